@@ -1,0 +1,141 @@
+"""A chip as numbers: what the YAML file becomes after it was validated.
+
+Every quantity is in SI base units (seconds, bytes, hertz, bytes per second) and may be a NumPy array where a sweep evaluates many chips at
+once. Nothing here reads a file; `hwmodels.schema` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from numpy.typing import NDArray
+
+Number: TypeAlias = float | NDArray[Any]
+Standing: TypeAlias = Literal["datasheet", "measured", "assumed", "fitted"]
+Role: TypeAlias = Literal["weights", "activations", "psums"]
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where one number comes from."""
+
+    source: str
+    standing: Standing
+
+
+@dataclass(frozen=True, slots=True)
+class Bandwidth:
+    """Bytes per second, or bytes per clock cycle, of one level and (if the level is per core) of one core.
+
+    `shared` says that reads and writes compete for one port; then `read` equals `write` and is the port's total.
+    """
+
+    read: Number
+    write: Number
+    shared: bool
+    per_cycle: bool
+
+    def read_bytes_per_s(self, clock_hz: Number) -> Number:
+        return self.read * clock_hz if self.per_cycle else self.read
+
+    def write_bytes_per_s(self, clock_hz: Number) -> Number:
+        return self.write * clock_hz if self.per_cycle else self.write
+
+
+@dataclass(frozen=True, slots=True)
+class MatrixUnit:
+    """The matrix engines of one core.
+
+    systolic: `rows` x `cols` PEs each, `rates[format]` MACs per PE and cycle.
+    tensor_core: works on granules of `tile` = (m, n, k), `rates[format]` MACs per unit and cycle; rows = cols = 1.
+    """
+
+    kind: Literal["systolic", "tensor_core"]
+    count: int
+    rows: int
+    cols: int
+    tile: tuple[int, int, int]
+    dataflows: tuple[str, ...]
+    weight_preload: Literal["overlapped", "serial"]
+    rates: Mapping[str, Number]
+    accumulate: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class VectorUnit:
+    """`lanes` fp32 lanes per core; `cycles[primitive]` cycles of one lane per element."""
+
+    lanes: Number
+    cycles: Mapping[str, Number]
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryLevel:
+    """One level of memory; `capacity_bytes` and `bandwidth` are per core where `per` is "core"."""
+
+    name: str
+    capacity_bytes: Number
+    bandwidth: Bandwidth
+    per: Literal["chip", "core"]
+    holds: frozenset[Role]
+    channels: int
+    latency_s: Number
+    burst_bytes: int
+    double_buffered: bool
+    multicast: bool
+    technology: str
+    ecc: Literal["none", "sideband", "inline"]
+
+
+@dataclass(frozen=True, slots=True)
+class Chip:
+    """A validated chip. `memory` runs from the outermost level (DRAM) inwards."""
+
+    name: str
+    default_format: str
+    clock_hz: Number
+    cores: Number
+    matrix: MatrixUnit
+    vector: VectorUnit
+    memory: tuple[MemoryLevel, ...]
+    launch_s: Number
+    resident_share: Number
+    tdp_w: float | None
+    technology: str
+    aliases: tuple[str, ...]
+    sources: tuple[str, ...]
+    provenance: Mapping[str, Provenance]
+
+    @property
+    def dram(self) -> MemoryLevel:
+        return self.memory[0]
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """Formats in which the matrix unit multiplies."""
+        return tuple(self.matrix.rates)
+
+    def peak_macs_per_s(self, number_format: str) -> Number:
+        """Datasheet peak of the matrix units of the whole chip in MACs per second (FLOP = 2 x MAC)."""
+        unit = self.matrix
+        return self.cores * unit.count * unit.rows * unit.cols * unit.rates[number_format] * self.clock_hz
+
+    def primitive_s(self, primitive: str) -> Number:
+        """Seconds per element of one vector primitive with all lanes of the chip busy."""
+        return self.vector.cycles[primitive] / (self.vector.lanes * self.cores * self.clock_hz)
+
+    def capacity_bytes(self, level: MemoryLevel) -> Number:
+        """Capacity of a level over the whole chip."""
+        return level.capacity_bytes * self.cores if level.per == "core" else level.capacity_bytes
+
+    def read_bytes_per_s(self, level: MemoryLevel) -> Number:
+        """Read bandwidth of a level over the whole chip."""
+        bandwidth = level.bandwidth.read_bytes_per_s(self.clock_hz)
+        return bandwidth * self.cores if level.per == "core" else bandwidth
+
+    def write_bytes_per_s(self, level: MemoryLevel) -> Number:
+        """Write bandwidth of a level over the whole chip."""
+        bandwidth = level.bandwidth.write_bytes_per_s(self.clock_hz)
+        return bandwidth * self.cores if level.per == "core" else bandwidth

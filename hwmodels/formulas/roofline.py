@@ -1,0 +1,39 @@
+"""The roofline: time on each unit and level if nothing else stood in the way.
+
+Source: Williams, Waterman and Patterson, "Roofline", CACM 52(4), 2009. All functions broadcast over scalars and NumPy arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from hwmodels.chip import Number
+
+
+def matrix_s(macs: Number, peak_macs_per_s: Number) -> Number:
+    """Seconds [s] for `macs` multiply-accumulates at a peak of `peak_macs_per_s` [1/s]."""
+    return macs / peak_macs_per_s
+
+
+def transfer_s(read_bytes: Number, written_bytes: Number, read_bytes_per_s: Number, write_bytes_per_s: Number, shared: bool) -> Number:
+    """Seconds [s] to move bytes through a level; one port for both directions if `shared` (then both rates are the port's)."""
+    if shared:
+        return (read_bytes + written_bytes) / read_bytes_per_s
+    return larger(read_bytes / read_bytes_per_s, written_bytes / write_bytes_per_s)
+
+
+def larger(a: Number, b: Number) -> Number:
+    """Maximum of two scalars or arrays."""
+    if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
+        return np.maximum(a, b)
+    return max(a, b)
+
+
+def largest(times: Iterable[Number]) -> Number:
+    """Maximum of several scalars or arrays; 0 for none."""
+    result: Number = 0.0
+    for time in times:
+        result = larger(result, time)
+    return result

@@ -1,0 +1,126 @@
+"""The numbers of a built chip under their dotted paths: what sweeps, `solve` and sensitivities vary."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from functional.errors import BadInput, Problem, UnknownName, did_you_mean
+from hwmodels.chip import Bandwidth, Chip, MatrixUnit, MemoryLevel, Number
+
+_MAY_BE_ZERO = ("latency", "launch")
+_WHOLE = ("cores", "matrix.count", "matrix.rows", "matrix.cols", "matrix.tile.m", "matrix.tile.n", "matrix.tile.k", "channels", "burst")
+
+
+def numeric_paths(chip: Chip) -> list[str]:
+    """Dotted paths of every number of the chip, in the order of a chip file."""
+    unit = chip.matrix
+    shape = ("rows", "cols") if unit.kind == "systolic" else ("tile.m", "tile.n", "tile.k")
+    return [
+        "clock",
+        "cores",
+        *(["tdp"] if chip.tdp_w is not None else []),
+        *(f"matrix.{field}" for field in ("count", *shape, *(f"rates.{name}" for name in unit.rates))),
+        "vector.lanes",
+        *(f"vector.cycles.{primitive}" for primitive in chip.vector.cycles),
+        *(f"memory.{level.name}.{field}" for level in chip.memory for field in _LEVEL_FIELDS),
+        "overhead.launch",
+        "resident_share",
+    ]
+
+
+_LEVEL_FIELDS = ("capacity", "bandwidth", "bandwidth.read", "bandwidth.write", "channels", "latency", "burst")
+
+
+def with_values(chip: Chip, values: Mapping[str, Number]) -> Chip:
+    """The chip with some numbers replaced, in SI base units; arrays describe many chips at once.
+
+    A bandwidth is in bytes per second, or in bytes per cycle where the chip states it so; without `.read` or `.write` it sets both.
+    """
+    known = numeric_paths(chip)
+    unknown = [path for path in values if path not in known]
+    if unknown:
+        raise UnknownName(Problem(f"the chip '{chip.name}' has no such number", did_you_mean(path, known), path=path) for path in unknown)
+    problems = [problem for path, value in values.items() for problem in _range_problems(path, value)]
+    if problems:
+        raise BadInput(problems)
+    for path, value in values.items():
+        chip = _with_value(chip, path.split("."), _whole(path, value))
+    return chip
+
+
+def _range_problems(path: str, value: Number) -> list[Problem]:
+    numbers = np.asarray(value, dtype=np.float64)
+    if not np.all(np.isfinite(numbers)):
+        return [Problem(f"expected finite numbers, found {value}", path=path)]
+    if np.any(numbers < 0) or (np.any(numbers == 0) and not path.endswith(_MAY_BE_ZERO)):
+        return [Problem(f"must be greater than 0, found {value}", path=path)]
+    if path == "resident_share" and np.any(numbers >= 1):
+        return [Problem(f"must be less than 1, found {value}", "tiles need the rest of the level", path=path)]
+    if path.endswith(_WHOLE) and np.any(numbers != np.floor(numbers)):
+        return [Problem(f"must be a whole number, found {value}", path=path)]
+    return []
+
+
+def _whole(path: str, value: Number) -> Any:
+    return int(value) if path.endswith(_WHOLE) and np.ndim(value) == 0 else value
+
+
+def _with_value(chip: Chip, path: list[str], value: Any) -> Chip:
+    """One number replaced; the path is known to exist."""
+    match path:
+        case ["clock"]:
+            return replace(chip, clock_hz=value)
+        case ["tdp"]:
+            return replace(chip, tdp_w=value)
+        case ["overhead", "launch"]:
+            return replace(chip, launch_s=value)
+        case ["cores" | "resident_share" as name]:
+            return replace(chip, **{name: value})
+        case ["matrix", *rest]:
+            return replace(chip, matrix=_matrix_with(chip.matrix, rest, value))
+        case ["vector", "lanes"]:
+            return replace(chip, vector=replace(chip.vector, lanes=value))
+        case ["vector", "cycles", primitive]:
+            return replace(chip, vector=replace(chip.vector, cycles={**chip.vector.cycles, primitive: value}))
+        case ["memory", name, *rest]:
+            memory = tuple(_level_with(level, rest, value) if level.name == name else level for level in chip.memory)
+            return replace(chip, memory=memory)
+    raise AssertionError(path)
+
+
+def _matrix_with(unit: MatrixUnit, path: list[str], value: Any) -> MatrixUnit:
+    match path:
+        case ["rates", number_format]:
+            return replace(unit, rates={**unit.rates, number_format: value})
+        case ["tile", axis]:
+            m, n, k = (value if axis == name else old for name, old in zip("mnk", unit.tile, strict=True))
+            return replace(unit, tile=(m, n, k))
+        case [name]:
+            return replace(unit, **{name: value})
+    raise AssertionError(path)
+
+
+def _level_with(level: MemoryLevel, path: list[str], value: Any) -> MemoryLevel:
+    match path:
+        case ["capacity"]:
+            return replace(level, capacity_bytes=value)
+        case ["latency"]:
+            return replace(level, latency_s=value)
+        case ["burst"]:
+            return replace(level, burst_bytes=value)
+        case ["channels"]:
+            return replace(level, channels=value)
+        case ["bandwidth", *direction]:
+            return replace(level, bandwidth=_bandwidth_with(level.bandwidth, direction, value))
+    raise AssertionError(path)
+
+
+def _bandwidth_with(bandwidth: Bandwidth, direction: list[str], value: Any) -> Bandwidth:
+    """One direction set by itself ends the sharing of the port."""
+    if not direction:
+        return replace(bandwidth, read=value, write=value)
+    return replace(bandwidth, shared=False, **{direction[0]: value})

@@ -1,0 +1,56 @@
+"""Predict how fast a language model runs on a chip, and what holds it back.
+
+    from sim import predict
+    timeline = predict("llama-3.2-1b", "edge-npu", phase="decode", context=1024)
+    print(timeline.total_s, timeline.bound_shares)
+
+Names are imported when they are first used, so that `import sim` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from functional.errors import BadInput, RooftileError
+    from hwmodels import chip_names, load_chip, with_values
+    from sim.api import predict, predict_graph, roofline_grid, trace_model
+    from sim.timeline import Timeline
+    from workloads.library import load_model, model_names
+
+__all__ = [
+    "BadInput",
+    "RooftileError",
+    "Timeline",
+    "chip_names",
+    "load_chip",
+    "load_model",
+    "model_names",
+    "predict",
+    "predict_graph",
+    "roofline_grid",
+    "trace_model",
+    "with_values",
+]
+
+_HOME = {
+    "BadInput": "functional.errors",
+    "RooftileError": "functional.errors",
+    "Timeline": "sim.timeline",
+    "chip_names": "hwmodels",
+    "load_chip": "hwmodels",
+    "load_model": "workloads.library",
+    "model_names": "workloads.library",
+    "predict": "sim.api",
+    "predict_graph": "sim.api",
+    "roofline_grid": "sim.api",
+    "trace_model": "sim.api",
+    "with_values": "hwmodels",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'sim' has no attribute '{name}'")
+    return getattr(import_module(_HOME[name]), name)

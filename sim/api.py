@@ -1,0 +1,104 @@
+"""The public functions: predict a step, or a whole grid of steps, of a model on a chip."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from functional.config import ModelConfig
+from functional.errors import Problem, ScenarioError, UnknownName, did_you_mean
+from functional.llama import Logits
+from functional.spec import Dim
+from hwmodels import load_chip
+from hwmodels.chip import Chip
+from sim.engines import ENGINES, roofline
+from sim.engines.result import assemble
+from sim.plan import plan
+from sim.timeline import Timeline
+from workloads.graph import OpGraph
+from workloads.library import load_model
+from workloads.scenario import PHASES, Formats, Phase, Scenario
+from workloads.trace import trace
+
+
+def trace_model(
+    model: str | Path | ModelConfig,
+    default_format: str = "bf16",
+    *,
+    phase: Phase = "prefill",
+    batch: Dim = 1,
+    prompt: Dim = 512,
+    context: Dim | None = None,
+    weights: str | None = None,
+    activations: str | None = None,
+    kv: str | None = None,
+    logits: Logits = "last",
+) -> OpGraph:
+    """The op graph of one step. `context` defaults to `prompt`; formats default to `default_format`.
+
+    Raises `BadInput`: an unknown model, phase or format, a length that the model cannot hold.
+    """
+    if phase not in PHASES:
+        raise UnknownName(Problem(f"unknown phase '{phase}'", did_you_mean(phase, PHASES), path="--phase"))
+    config = model if isinstance(model, ModelConfig) else load_model(model)
+    formats = Formats.of(default_format, weights, activations, kv)
+    if phase == "prefill":
+        return trace(config, Scenario.prefill(formats, batch, prompt, logits))
+    return trace(config, Scenario.decode(formats, batch, prompt if context is None else context, logits))
+
+
+def predict_graph(graph: OpGraph, chip: str | Path | Chip, engine: str = "roofline", *, fused: bool = True) -> Timeline:
+    """Predict a traced step on a chip with the engine of that name.
+
+    Raises `BadInput`: an unknown chip or engine, a format without a rate, array-valued lengths (see `roofline_grid`).
+    """
+    if engine not in ENGINES:
+        raise UnknownName(Problem(f"unknown engine '{engine}'", did_you_mean(engine, ENGINES), path="--engine"))
+    if any(np.ndim(value) for value in (graph.scenario.batch, graph.scenario.q_len, graph.scenario.context)):
+        raise ScenarioError("a timeline describes one step; for arrays of batches or lengths call roofline_grid")
+    planned = plan(graph, chip if isinstance(chip, Chip) else load_chip(chip), fused)
+    return assemble(planned, engine, ENGINES[engine](planned), float(roofline.floor_s(planned.demand, planned.chip)))
+
+
+def predict(
+    model: str | Path | ModelConfig,
+    chip: str | Path | Chip,
+    *,
+    phase: Phase = "prefill",
+    batch: int = 1,
+    prompt: int = 512,
+    context: int | None = None,
+    engine: str = "roofline",
+    weights: str | None = None,
+    activations: str | None = None,
+    kv: str | None = None,
+    logits: Logits = "last",
+    fused: bool = True,
+) -> Timeline:
+    """Predict one prefill, or one decode step after `context` tokens (default: `prompt`), in the chip's default format unless said.
+
+    Raises `BadInput` for all that `trace_model` and `predict_graph` refuse.
+    """
+    built = chip if isinstance(chip, Chip) else load_chip(chip)
+    graph = trace_model(
+        model,
+        built.default_format,
+        phase=phase,
+        batch=batch,
+        prompt=prompt,
+        context=context,
+        weights=weights,
+        activations=activations,
+        kv=kv,
+        logits=logits,
+    )
+    return predict_graph(graph, built, engine, fused=fused)
+
+
+def roofline_grid(graph: OpGraph, chip: Chip, *, fused: bool = True) -> roofline.Grid:
+    """The roofline over arrays: lengths and batches of the graph, numbers of the chip (`hwmodels.with_values`), or both, broadcast.
+
+    Raises `BadInput` for a format without a rate.
+    """
+    return roofline.grid(plan(graph, chip, fused))

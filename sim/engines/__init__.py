@@ -1,0 +1,11 @@
+"""Engines by name: each times the classes of a plan. A new engine is one module and one entry here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from sim.engines import roofline
+from sim.engines.result import GroupTimes
+from sim.plan import Plan
+
+ENGINES: Mapping[str, Callable[[Plan], list[GroupTimes]]] = {"roofline": roofline.time_classes}

@@ -1,0 +1,51 @@
+"""The plan: what is decided once, for all engines, before anything is timed on a chip.
+
+Fusion groups and the residency of intermediates come from `workloads` as numbers without a chip; here they meet one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from functional.errors import Problem, ScenarioError
+from hwmodels.chip import Chip, MemoryLevel, Number
+from workloads.demand import Demand, GroupClass, demand
+from workloads.graph import OpGraph
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plan:
+    """A step, ready to be timed on a chip."""
+
+    graph: OpGraph
+    chip: Chip
+    demand: Demand
+
+    @property
+    def classes(self) -> tuple[GroupClass, ...]:
+        return self.demand.classes
+
+
+def plan(graph: OpGraph, chip: Chip, fused: bool = True) -> Plan:
+    """Bring a step and a chip together; raises `ScenarioError` if the chip cannot multiply in a format that the step needs."""
+    asked = demand(graph, fused)
+    missing = [number_format for number_format in asked.macs if number_format not in chip.matrix.rates]
+    if missing:
+        raise ScenarioError(
+            Problem(
+                f"{chip.name} has no rate for {', '.join(missing)}",
+                f"choose --weights and --activations among {', '.join(chip.formats)}, or add the rate to the chip",
+                path=f"matrix.rates.{missing[0]}",
+            )
+        )
+    return Plan(graph, chip, asked)
+
+
+def resident_level(chip: Chip) -> MemoryLevel:
+    """The level in which intermediates may stay: the outermost on-chip one that holds activations."""
+    return next(level for level in chip.memory[1:] if "activations" in level.holds)
+
+
+def resident_capacity_bytes(chip: Chip) -> Number:
+    """What intermediates may use of it; tiles get the rest."""
+    return chip.capacity_bytes(resident_level(chip)) * chip.resident_share

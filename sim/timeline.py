@@ -1,0 +1,164 @@
+"""The one result of all engines: when each op ran, on what, what bound it and where the time went.
+
+Columns are NumPy arrays with one entry per op, in graph order; rows, dictionaries and tables are views made on demand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from functional.work import Contraction, flops
+from workloads.graph import OpGraph, OpNode
+
+Floats = NDArray[np.float64]
+
+LOST = ("padding", "refetch", "fill_drain", "dram_latency", "launch", "stall")
+"""Causes that part a latency from its roofline; they add up to the difference."""
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes needed against the capacity of the outermost memory."""
+
+    weights_bytes: int
+    kv_cache_bytes: int
+    activations_bytes: int
+    capacity_bytes: int
+
+    @property
+    def needed_bytes(self) -> int:
+        return self.weights_bytes + self.kv_cache_bytes + self.activations_bytes
+
+    @property
+    def fits(self) -> bool:
+        return self.needed_bytes <= self.capacity_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """embed_tokens, rotary_emb, layers.i, norm or lm_head: its latency and what bounds most of it."""
+
+    name: str
+    latency_s: float
+    bound_by: str
+
+
+@dataclass(frozen=True, eq=False)
+class Timeline:
+    """A predicted step.
+
+    Per op: `latency_s` is its end minus the latest end so far in graph order, so the column sums to the total; `busy_s` is the time that
+    its busiest unit works for it; `group` numbers what ran as one; `lost_s[cause]` [s] explains the distance from the roofline.
+    Per group: `resource_busy_s[resource]` [s].
+    """
+
+    graph: OpGraph
+    chip: str
+    engine: str
+    total_s: float
+    floor_s: float
+    memory: Memory
+    latency_s: Floats
+    busy_s: Floats
+    dram_bytes: Floats
+    issued_macs: Floats
+    bound_by: Sequence[str]
+    group: NDArray[np.int64]
+    lost_s: Mapping[str, Floats]
+    resource_busy_s: Mapping[str, Floats]
+
+    @property
+    def phase(self) -> str:
+        return self.graph.scenario.phase
+
+    @property
+    def tokens_per_s(self) -> float:
+        """New tokens of the whole batch per second."""
+        return int(self.graph.scenario.tokens) / self.total_s
+
+    @cached_property
+    def end_s(self) -> Floats:
+        """When each op has ended, in seconds from the start of the step."""
+        return np.cumsum(self.latency_s)
+
+    @cached_property
+    def components(self) -> tuple[Component, ...]:
+        """Latency of each component, in order; `bound_by` is what binds the largest part of it."""
+        by_bound: dict[str, dict[str, float]] = {}
+        for op, latency, bound in zip(self.graph.ops, self.latency_s.tolist(), self.bound_by, strict=True):
+            parts = by_bound.setdefault(op.component, {})
+            parts[bound] = parts.get(bound, 0.0) + latency
+        return tuple(Component(name, sum(parts.values()), max(parts, key=parts.__getitem__)) for name, parts in by_bound.items())
+
+    @cached_property
+    def bound_shares(self) -> dict[str, float]:
+        """Share of the latency that each resource binds, largest first."""
+        seconds: dict[str, float] = {}
+        for latency, bound in zip(self.latency_s.tolist(), self.bound_by, strict=True):
+            seconds[bound] = seconds.get(bound, 0.0) + latency
+        return {name: seconds[name] / self.total_s for name in sorted(seconds, key=seconds.__getitem__, reverse=True)}
+
+    def rows(self) -> Iterator[tuple[OpNode, dict[str, Any]]]:
+        """Each op with its figures, under the names of the JSON output."""
+        columns = zip(
+            self.graph.ops,
+            self.group.tolist(),
+            self.issued_macs.tolist(),
+            self.dram_bytes.tolist(),
+            self.latency_s.tolist(),
+            self.busy_s.tolist(),
+            self.bound_by,
+            *(self.lost_s[cause].tolist() for cause in LOST),
+            strict=True,
+        )
+        for op, group, issued_macs, dram_bytes, latency_s, busy_s, bound_by, *lost in columns:
+            yield (
+                op,
+                {
+                    "name": op.name,
+                    "kind": op.kind,
+                    "component": op.component,
+                    "group": group,
+                    "flops": int(flops(op.work)),
+                    "useful_macs": int(op.work.useful_macs) if isinstance(op.work, Contraction) else 0,
+                    "issued_macs": int(issued_macs),
+                    "dram_bytes": int(dram_bytes),
+                    "latency_s": latency_s,
+                    "busy_s": busy_s,
+                    "bound_by": bound_by,
+                    "lost_s": dict(zip(LOST, lost, strict=True)),
+                },
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The promised JSON object of `rooftile predict --format json`."""
+        scenario, memory = self.graph.scenario, self.memory
+        return {
+            "model": self.graph.model,
+            "chip": self.chip,
+            "engine": self.engine,
+            "phase": scenario.phase,
+            "batch": int(scenario.batch),
+            "q_len": int(scenario.q_len),
+            "kv_len": int(scenario.kv_len),
+            "formats": {name: getattr(scenario.formats, name) for name in ("weights", "activations", "kv")},
+            "latency_s": self.total_s,
+            "tokens_per_s": self.tokens_per_s,
+            "floor_s": self.floor_s,
+            "lost_s": {cause: float(self.lost_s[cause].sum()) for cause in LOST},
+            "components": [{"name": c.name, "latency_s": c.latency_s, "bound_by": c.bound_by} for c in self.components],
+            "ops": [row for _, row in self.rows()],
+            "memory": {
+                "weights_bytes": memory.weights_bytes,
+                "kv_cache_bytes": memory.kv_cache_bytes,
+                "activations_bytes": memory.activations_bytes,
+                "capacity_bytes": memory.capacity_bytes,
+                "fits": memory.fits,
+            },
+        }
