@@ -20,7 +20,7 @@ from functional.config import ModelConfig
 from functional.documents import load_document
 from functional.errors import CheckpointError, Problem
 from functional.llama import Weights, build_weights
-from functional.weights import rotary_frequencies, torch_dtype
+from functional.weights import dtype_named, rotary_frequencies
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _DTYPES = ("F32", "BF16", "F16")
@@ -38,7 +38,7 @@ class _Stored:
 
 
 def load_checkpoint(directory: str | Path, config: ModelConfig, dtype: str | None = None) -> Weights[Tensor]:
-    """Weights of `config` from a checkpoint's directory, as they are stored or converted to `dtype` (`float32`, `bfloat16`, ...).
+    """Weights of `config` from a checkpoint's directory, as they are stored or converted to `dtype` (`fp32`, `bf16`, ...).
 
     Raises `CheckpointError`.
     """
@@ -61,7 +61,7 @@ def _hub_name(name: str) -> str:
 
 def _wanted(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Shape of every tensor that may be in the checkpoint; lm_head also where it is tied, since some carry a copy."""
-    shapes = {"lm_head.weight": (config.vocab_size, config.hidden_size)}
+    shapes: dict[str, tuple[int, ...]] = {"lm_head.weight": (config.vocab_size, config.hidden_size)}
 
     def note(name: str, shape: tuple[int, ...]) -> None:
         shapes[_hub_name(name)] = shape
@@ -91,7 +91,8 @@ def _shards(directory: Path) -> list[Path]:
     if (directory / INDEX).is_file():
         return _indexed_shards(directory / INDEX)
     if not directory.is_dir():
-        raise CheckpointError(Problem("no such directory", "give the directory that holds the checkpoint", str(directory)))
+        message = "is a file, not a directory" if directory.exists() else "no such directory"
+        raise CheckpointError(Problem(message, "give the directory that holds the checkpoint", str(directory)))
     message = f"the directory holds no checkpoint: neither {SINGLE} nor {INDEX}"
     others = sorted(file.name for pattern in ("*.bin", "*.pth", "*.pt", "*.gguf") for file in directory.glob(pattern))
     cure = f"convert {others[0]} to safetensors" if others else "give the directory of a Hugging Face checkpoint"
@@ -114,12 +115,15 @@ def _indexed_shards(index: Path) -> list[Path]:
 
 def _read_header(file: Path) -> dict[str, _Stored] | Problem:
     """Tensors of one file, or why it cannot be one: the length that its header promises is compared with that of the file."""
-    size_bytes = file.stat().st_size
-    with file.open("rb") as stream:
-        header_bytes = int.from_bytes(stream.read(8), "little")
-        if size_bytes < 8 or header_bytes > size_bytes - 8:
-            return Problem("truncated, or no safetensors file: it ends within its header", "download it again", str(file))
-        text = stream.read(header_bytes)
+    try:
+        size_bytes = file.stat().st_size
+        with file.open("rb") as stream:
+            header_bytes = int.from_bytes(stream.read(8), "little")
+            text = stream.read(min(header_bytes, size_bytes))
+    except OSError as why:
+        return Problem(f"cannot be read: {why.strerror}", "", str(file))
+    if size_bytes < 8 + header_bytes:
+        return Problem("truncated, or no safetensors file: it ends within its header", "download it again", str(file))
     try:
         header = json.loads(text)
         header.pop("__metadata__", None)
@@ -184,14 +188,14 @@ def _read_tensors(files: dict[str, Path], dtype: str | None) -> dict[str, Tensor
     tensors: dict[str, Tensor] = {}
     for file in sorted(set(files.values())):
         try:
-            with safe_open(file, framework="pt") as shard:  # type: ignore[no-untyped-call]
+            with safe_open(file, framework="pt") as shard:
                 names = [name for name, place in files.items() if place == file]
                 tensors |= {name: shard.get_tensor(name) for name in names}
         except SafetensorError as why:
             raise CheckpointError(Problem(f"no valid safetensors file: {why}", "download it again", str(file))) from None
     if dtype is None:
         return tensors
-    wanted = torch_dtype(dtype)
+    wanted = dtype_named(dtype)
     return {name: tensor.to(wanted) for name, tensor in tensors.items()}
 
 

@@ -25,6 +25,8 @@ FieldPath: TypeAlias = tuple[str | int, ...]
 _INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*)")
 _DECIMAL = re.compile(r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")
 _WORDS = {"true": True, "True": True, "false": False, "False": False, "": None, "~": None, "null": None, "Null": None}
+_SAFE_DEPTH = 5000
+"""Levels of nesting that a C stack of 8 MiB takes many times over."""
 _TAGS = "tag:yaml.org,2002:"
 _PLAIN_TAGS = {_TAGS + kind for kind in ("str", "seq", "map")}
 
@@ -104,7 +106,7 @@ _Read: TypeAlias = tuple[Any, Callable[[FieldPath], int | None], list[Problem]]
 def _read_yaml(text: str, file: str) -> _Read:
     import yaml
 
-    loader = _yaml_loader()(text)
+    loader = _yaml_loader(text)
     try:
         root = loader.get_single_node()
     except yaml.MarkedYAMLError as why:
@@ -120,12 +122,16 @@ def _read_yaml(text: str, file: str) -> _Read:
     return data, tree.lines.get, tree.problems
 
 
-def _yaml_loader() -> Any:
-    """The composer of libyaml (ten times faster) where PyYAML has it, and without YAML 1.1's guesses at what a scalar means."""
+def _yaml_loader(text: str) -> Any:
+    """A composer without YAML 1.1's guesses at what a scalar means: that of libyaml (ten times faster) where PyYAML has it.
+
+    libyaml's recurses on the C stack, which a file of nothing but brackets overflows; Python's raises RecursionError.
+    """
     import yaml
 
-    base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    return type("StrictLoader", (base,), {"yaml_implicit_resolvers": {}})
+    may_be_deep = sum(text.count(opening) for opening in ("[", "{", "- ", "? ")) + max(map(len, text.splitlines())) > _SAFE_DEPTH
+    base: Any = yaml.SafeLoader if may_be_deep else getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return type("StrictLoader", (base,), {"yaml_implicit_resolvers": {}})(text)
 
 
 def _nowhere(path: FieldPath) -> None:
@@ -186,7 +192,9 @@ class _YamlTree:
         return data
 
     def _refuse(self, message: str, cure: str, node: Any, path: FieldPath) -> None:
-        self.problems.append(Problem(message, cure, self.file, node.start_mark.line + 1, dotted(path)))
+        """An alias's node stands elsewhere; the line of its field is where the mistake is."""
+        line = node.start_mark.line + 1
+        self.problems.append(Problem(message, cure, self.file, max(line, self.lines.get(path, line)), dotted(path)))
 
 
 def _scalar(text: str) -> str | int | float | bool | None:
@@ -273,14 +281,15 @@ def validation_problems(
 def _in_our_words(mistake: Any, path: FieldPath, known: list[str]) -> tuple[str, str]:
     kind, context, found = mistake["type"], mistake.get("ctx", {}), _describe(mistake["input"])
     if kind == "missing":
-        return "missing field", "every chip, model or sweep must state it" if len(path) == 1 else f"add '{path[-1]}: ...'"
+        return "missing field", f"add '{path[-1]}: ...'"
     if kind == "extra_forbidden":
         return "unknown field", did_you_mean(str(path[-1]), [name for name in known if name != path[-1]])
     if kind == "literal_error":
         return f"expected {context['expected']}, found {found}", ""
-    if kind in ("union_tag_not_found", "union_tag_invalid"):
-        expected = context.get("expected_tags", "one of the known kinds")
-        return f"expected {context['discriminator']} to be {expected}, found {context.get('tag', 'none')!r}", ""
+    if kind == "union_tag_not_found":
+        return f"the field {context['discriminator']} is missing", f"write one of: {', '.join(known)}"
+    if kind == "union_tag_invalid":
+        return f"unknown {context['discriminator'].strip(chr(39))} '{context['tag']}'", did_you_mean(context["tag"], known)
     if kind == "value_error":
         return str(context["error"]), getattr(context["error"], "cure", "")
     message = mistake["msg"].removeprefix("Input ").replace("should be", "must be").replace("valid dictionary", "mapping of fields")
@@ -288,7 +297,7 @@ def _in_our_words(mistake: Any, path: FieldPath, known: list[str]) -> tuple[str,
 
 
 def _walk(annotation: Any, loc: FieldPath) -> tuple[FieldPath, list[str]]:
-    """Follow pydantic's location through the models: the path as written in the file, and the field names known where it ends.
+    """Follow pydantic's location through the models: the path as in the file, and the names known there (fields, or tags of a union).
 
     Pydantic puts the tag of a discriminated union into the location; a reader of the file finds no such field.
     """
@@ -303,7 +312,8 @@ def _walk(annotation: Any, loc: FieldPath) -> tuple[FieldPath, list[str]]:
         fields = models[0].model_fields if models else {}
         known = list(fields)
         annotation = fields[str(part)].annotation if str(part) in fields else _item_of(annotation)
-    return tuple(path), known
+    alternatives = _models_in(annotation)
+    return tuple(path), [tag for model in alternatives for tag in _tags(model)] if len(alternatives) > 1 else known
 
 
 def _models_in(annotation: Any) -> list[Any]:

@@ -9,7 +9,7 @@ from functional.config import ModelConfig
 from functional.errors import Problem, ScenarioError
 from functional.interpreters import Torch
 from functional.llama import KVCache, Logits, Weights, build_weights, forward
-from functional.weights import named_weights, new_cache, rotary_frequencies
+from functional.weights import named_weights, new_cache
 
 
 def prefill(config: ModelConfig, weights: Weights[Tensor], ids: Tensor, cache: KVCache[Tensor], logits: Logits = "last") -> Tensor:

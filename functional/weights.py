@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from functional.config import ModelConfig
+from functional.formats import TENSOR_FORMATS, torch_dtype
 from functional.llama import LAYER_MODULES, KVCache, Weights, build_weights, inverse_frequencies
 
 _NORM_SPREAD = 0.1
@@ -19,23 +20,23 @@ def random_weights(config: ModelConfig, seed: int = 0, dtype: str = "float32", l
     """Seeded random weights; with `layers`, only that many of the decoder layers.
 
     Matrices are normal with variance 1 / columns, so that activations, scores and logits stay of order 1. Each tensor depends on the seed
-    and its name only: fewer layers are the same layers, and another dtype (a name of PyTorch's) is the same numbers, rounded.
+    and its name only: fewer layers are the same layers, and another dtype is the same numbers, rounded.
     """
     if layers is not None:
         config = replace(config, num_hidden_layers=layers)
 
     def make(name: str, shape: tuple[int, ...]) -> Tensor:
-        generator = torch.Generator().manual_seed(seed * 2**32 + zlib.crc32(name.encode()))
+        generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))  # PyTorch uses 32 bits of it
         normal = torch.empty(shape).normal_(generator=generator)
         tensor = normal.mul_(_NORM_SPREAD).add_(1) if len(shape) == 1 else normal.mul_(shape[1] ** -0.5)
-        return tensor.to(torch_dtype(dtype))
+        return tensor.to(dtype_named(dtype))
 
     return build_weights(config, make, rotary_frequencies(config))
 
 
-def torch_dtype(name: str) -> torch.dtype:
-    """`float32`, `bfloat16`, `float16`, ... as PyTorch's object."""
-    dtype: torch.dtype = getattr(torch, name)
+def dtype_named(name: str) -> torch.dtype:
+    """The type behind a number format (`bf16`) or behind PyTorch's own name for it (`bfloat16`)."""
+    dtype: torch.dtype = torch_dtype(name) if name in TENSOR_FORMATS else getattr(torch, name)
     return dtype
 
 
@@ -62,6 +63,6 @@ def new_cache(
     shape = (batch, config.num_key_value_heads, capacity, config.head_dim)
 
     def empty() -> tuple[Tensor, ...]:
-        return tuple(torch.zeros(shape, dtype=torch_dtype(dtype), device=device) for _ in range(config.num_hidden_layers))
+        return tuple(torch.zeros(shape, dtype=dtype_named(dtype), device=device) for _ in range(config.num_hidden_layers))
 
     return KVCache(empty(), empty())

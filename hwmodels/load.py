@@ -121,7 +121,7 @@ def _layer(document: Document, problems: list[Problem]) -> _Layer:
     named = [source for source in sources if isinstance(source, str)] if isinstance(sources, list) else []
     default = Provenance("; ".join(named) or f"stated in {Path(document.file).name}", standing)
     layer = _Layer(document, {}, {}, default)
-    layer.data.update(_unwrapped(document.data, (), layer, problems))
+    layer.data.update({key: _unwrapped(child, (key,), layer, problems) for key, child in document.data.items()})
     if "base" in layer.data:
         layer.data.setdefault("name", Path(document.file).stem)
     return layer

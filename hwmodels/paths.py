@@ -124,3 +124,36 @@ def _bandwidth_with(bandwidth: Bandwidth, direction: list[str], value: Any) -> B
     if not direction:
         return replace(bandwidth, read=value, write=value)
     return replace(bandwidth, shared=False, **{direction[0]: value})
+
+
+def value_of(chip: Chip, path: str) -> Number:
+    """The number under a dotted path, in SI base units; a bandwidth without direction is what is read."""
+    match path.split("."):
+        case ["clock"]:
+            return chip.clock_hz
+        case ["tdp"] if chip.tdp_w is not None:
+            return chip.tdp_w
+        case ["overhead", "launch"]:
+            return chip.launch_s
+        case ["cores" | "resident_share" as name]:
+            return float(getattr(chip, name))
+        case ["matrix", "rates", number_format]:
+            return chip.matrix.rates[number_format]
+        case ["matrix", "tile", axis]:
+            return chip.matrix.tile["mnk".index(axis)]
+        case ["matrix", name]:
+            return float(getattr(chip.matrix, name))
+        case ["vector", "lanes"]:
+            return chip.vector.lanes
+        case ["vector", "cycles", primitive]:
+            return chip.vector.cycles[primitive]
+        case ["memory", name, field, *direction]:
+            return _level_value(next(level for level in chip.memory if level.name == name), field, direction)
+    raise AssertionError(path)
+
+
+def _level_value(level: MemoryLevel, field: str, direction: list[str]) -> Number:
+    if field == "bandwidth":
+        return level.bandwidth.write if direction == ["write"] else level.bandwidth.read
+    values = {"capacity": level.capacity_bytes, "latency": level.latency_s, "burst": level.burst_bytes, "channels": level.channels}
+    return values[field]

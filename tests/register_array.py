@@ -3,8 +3,8 @@
 It knows ports, registers and their wiring, and nothing of any formula: cycles are counted, results are what left the array, and the SRAM
 accesses are tallied at its ports. An operand on a port in cycle t is seen by the PE beside it in t; what a PE writes is seen from t + 1.
 
-`pack` neighbours along k share one operand and are multiplied in one go; `stretch` is the number of cycles of one product. Operands must not
-be zero, so that a zero on a port is padding and is not tallied.
+`pack` neighbours along k share one operand and are multiplied in one go; `stretch` is the number of cycles of one product. Operands must
+not be zero, so that a zero on a port is padding and is not tallied.
 """
 
 from __future__ import annotations

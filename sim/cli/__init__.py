@@ -1,0 +1,63 @@
+"""The command `rooftile`: one lazily imported module per command, each with a Typer `app`.
+
+A command parses, calls one API function and prints. Exit codes: 0; 1 if `verify` finds a difference; 2 for bad input.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from functional.errors import RooftileError
+
+COMMANDS = ("predict", "graph", "chips", "models")
+
+
+class _LazyGroup(TyperGroup):
+    """Imports a command's module when that command is asked for."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in COMMANDS:
+            return None
+        command = typer.main.get_command(import_module(f"sim.cli.{cmd_name}").app)
+        command.name = cmd_name
+        return command
+
+
+app = typer.Typer(cls=_LazyGroup, no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"rooftile {version('rooftile')}")
+        raise typer.Exit
+
+
+@app.callback()
+def rooftile(
+    version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
+) -> None:
+    """How fast will this language model run on the chip that I am drawing, and what holds it back?"""
+
+
+def main() -> None:
+    """Entry point: mistakes of the user become one message on stderr and exit code 2."""
+    try:
+        app(prog_name="rooftile")
+    except RooftileError as error:
+        print(f"rooftile: {error}", file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:
+        # The reader of a pipe has left (`| head`): not an error. Keep the interpreter from flushing into the closed pipe at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)

@@ -1,0 +1,1 @@
+"""Tables and files made of results. Nothing here computes a prediction."""

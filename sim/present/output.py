@@ -1,0 +1,57 @@
+"""Where text goes: the terminal, or a file that is written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from functional.errors import BadInput, Problem
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+PIPE_COLUMNS = 120
+"""Width of tables where no terminal gives one."""
+
+
+def emit(text: str, out: Path | None) -> None:
+    """Print text, or write it to `out`; raises `BadInput` if that cannot be written."""
+    if out is None:
+        print(text)
+    else:
+        write_whole(out, text if text.endswith("\n") else text + "\n")
+
+
+def emit_tables(parts: list[RenderableType], out: Path | None) -> None:
+    """Print rich tables and lines, or write them as plain text to `out`."""
+    from rich.console import Console
+
+    if out is None:
+        console = Console() if sys.stdout.isatty() else Console(width=PIPE_COLUMNS)
+        for part in parts:
+            console.print(part, highlight=False, markup=False)
+        return
+    console = Console(width=PIPE_COLUMNS, force_terminal=False)
+    with console.capture() as capture:
+        for part in parts:
+            console.print(part, highlight=False, markup=False)
+    write_whole(out, capture.get())
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Replace a file in one step: a reader sees the old or the new content, never a part."""
+    try:
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            try:
+                file.write(text)
+                file.flush()
+                os.chmod(file.name, 0o644)
+                os.replace(file.name, path)
+            except OSError:
+                os.unlink(file.name)
+                raise
+    except OSError as error:
+        raise BadInput(Problem(f"cannot write: {error.strerror}", "choose a file in a folder that exists and is writable", str(path))) from error

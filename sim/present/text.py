@@ -1,0 +1,39 @@
+"""Predictions as JSON and CSV, and sentences about them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+
+from hwmodels.units import format_bytes
+from sim.timeline import LOST, Timeline
+
+
+def predictions_json(timelines: Sequence[Timeline]) -> str:
+    """The promised list, one object per phase."""
+    return json.dumps([timeline.to_dict() for timeline in timelines], indent=1)
+
+
+def predictions_csv(timelines: Sequence[Timeline]) -> str:
+    """One row per op and phase, under the JSON names; `lost_s` takes one column per cause."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    for timeline in timelines:
+        for i, (_, row) in enumerate(timeline.rows()):
+            lost = row.pop("lost_s")
+            if i == 0 and timeline is timelines[0]:
+                writer.writerow(["phase", *row, *(f"lost_{cause}_s" for cause in LOST)])
+            writer.writerow([timeline.phase, *row.values(), *lost.values()])
+    return buffer.getvalue()
+
+
+def does_not_fit(timeline: Timeline) -> str:
+    """The warning for a step that needs more memory than there is."""
+    memory = timeline.memory
+    return (
+        f"{timeline.graph.model} {timeline.phase} does not fit {timeline.chip}: it needs {format_bytes(memory.needed_bytes)} "
+        f"(weights {format_bytes(memory.weights_bytes)}, KV cache {format_bytes(memory.kv_cache_bytes)}, "
+        f"activations {format_bytes(memory.activations_bytes)}) of {format_bytes(memory.capacity_bytes)}; predicted as if it did"
+    )
