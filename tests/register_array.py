@@ -320,10 +320,8 @@ def tightest_intervals(
     """
     intervals: list[int] = []
     while len(intervals) < folds - 1:
-        interval = 1
-        while not _plays(dataflow, problems, rows, cols, [*intervals, interval], pack, stretch):
-            interval += 1
-        intervals.append(interval)
+        trials = (trial for trial in range(1, 100) if _plays(dataflow, problems, rows, cols, [*intervals, trial], pack, stretch))
+        intervals.append(next(trials))
     return intervals
 
 

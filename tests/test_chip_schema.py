@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from functional.errors import BadInput, ChipFileError, UnknownName
 from hwmodels import Advice, Chip, check_chip, chip_names, load_chip, numeric_paths, with_values
@@ -219,6 +221,24 @@ def test_all_mistakes_of_a_file_at_once(write) -> None:
         "toy.yaml:18: memory.dram.bandwidth: a bare number, 10; write a unit, e.g. '51.2 GB/s'",
         "toy.yaml:22: memory.sram.pre: unknown field; did you mean 'per'?",
     ]
+
+
+@given(line=st.integers(0, GOOD.count("\n") - 1), junk=st.text(alphabet="{}[]:,'\"#&*!|>%@`\\t -.0a5éµ\x00", max_size=12))
+def test_whatever_a_line_says_the_answer_is_a_chip_or_a_list_of_mistakes(tmp_path_factory, line: int, junk: str) -> None:
+    lines = GOOD.splitlines()
+    lines[line] = f"{lines[line].split(':')[0]}: {junk}"
+    path = tmp_path_factory.getbasetemp() / "junk.yaml"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    problems = [problem for problem in check_chip(path) if not isinstance(problem, Advice)]
+    if problems:
+        assert all(problem.file and problem.message for problem in problems)
+    else:
+        assert isinstance(load_chip(path), Chip)
+
+
+def test_a_top_field_named_value_is_no_number_with_a_source(write) -> None:
+    (mistake,) = said(write("value: 5\n" + GOOD))
+    assert mistake.startswith("toy.yaml:1: value: unknown field; known: name, ")
 
 
 def test_syntax_error(write) -> None:
