@@ -209,6 +209,14 @@ def test_flops_equal_those_that_pytorch_counts(name: str) -> None:
     assert counting.declared_flops == counter.get_total_flops() - hidden_flops
 
 
+def test_a_windowed_step_reads_the_window_and_no_more() -> None:
+    config = CONFIGS["window"]
+    counting = Counting()
+    forward(counting, config, random_weights(config), ids_for(config, 2, 1), new_cache(config, 2, 20), 19, 1)
+    assert counting.dense_macs["layers.1.self_attn.scores"] == 2 * 8 * 5 * 8  # batch, heads, window, head_dim
+    assert counting.dense_macs["layers.1.self_attn.context"] == 2 * 8 * 5 * 8
+
+
 def test_flops_by_hand() -> None:
     """Batch 2, 11 tokens, 64 wide, 8 heads of 8 on 2 key/value heads, 112 in the MLP, 90 words, 3 layers."""
     counting = Counting()

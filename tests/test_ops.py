@@ -244,6 +244,8 @@ def test_masked_ops_equal_their_rows(kind: str, seed: int) -> None:
         by_key = by_key or (kind == "MatMul" and call.attrs["mask_axis"] == "n")
         found = part[..., seen] if by_key else part
         torch.testing.assert_close(found, row.run())
+        if kind == "MatMul" and by_key:
+            assert (part == float("-inf")).sum() == part.numel() - found.numel()  # and all others are hidden
 
 
 def test_every_masked_op_is_taken_apart() -> None:

@@ -6,13 +6,13 @@ with the op that feeds them. A group never spans two components.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, TypeAlias
 
 from functional.spec import Dim
 from functional.work import Move
-from workloads.graph import OpGraph, OpNode
+from workloads.graph import OpGraph, OpNode, Use
 
 Kind: TypeAlias = Literal["weights", "activations"]
 
@@ -22,12 +22,11 @@ ELEMENTWISE = frozenset({"RoPE", "SiLU", "Mul", "Add", "MemCopy"})
 SOFTMAX = frozenset({"ReduceMax", "ElementwiseExp", "Normalize"})
 
 
-@dataclass(frozen=True, slots=True)
-class Flow:
+class Flow(NamedTuple):
     """Bytes of one tensor that one op of a group brings in or takes out.
 
     `tensor` is empty where the bytes always pass through DRAM (weights, KV cache, ids, logits), and names an intermediate where a plan may
-    keep them on the chip instead.
+    keep them on the chip instead. (A tuple, since a step has a thousand of them and a frozen dataclass takes three times as long to make.)
     """
 
     op: int
@@ -49,24 +48,24 @@ class Group:
 def fuse(graph: OpGraph, enabled: bool = True) -> tuple[Group, ...]:
     """The groups of a graph in order; one op per group if not `enabled`."""
     members = _partition(graph.ops) if enabled else [[i] for i in range(len(graph.ops))]
-    group_of = [g for g, ops in enumerate(members) for _ in ops]
-    index_of = {op.name: i for i, op in enumerate(graph.ops)}
-    leaving = _leaving(graph, group_of, index_of)
-    return tuple(
-        Group(tuple(ops), graph.ops[ops[0]].component, tuple(_flows(graph, ops, group_of, index_of, leaving))) for ops in members
-    )
+    maker = {op.name: op for op in graph.ops}
+    group_of = {graph.ops[i].name: g for g, ops in enumerate(members) for i in ops}
+    leaving = {use.tensor for op in graph.ops for use in op.inputs if group_of.get(use.tensor, -1) not in (-1, group_of[op.name])}
+    borders = _Borders(graph, maker, leaving)
+    return tuple(Group(tuple(ops), graph.ops[ops[0]].component, tuple(borders.flows(ops))) for ops in members)
 
 
 def _partition(ops: Sequence[OpNode]) -> list[list[int]]:
     groups: list[list[int]] = []
+    component: str | None = None
     made: set[str] = set()  # tensors that the last group makes
     shared: str | None = None  # what the linears of the last group read
     for i, op in enumerate(ops):
-        same_component = bool(groups) and ops[groups[-1][0]].component == op.component
-        if same_component and _joins(op, made, shared):
+        if op.component == component and _joins(op, made, shared):
             groups[-1].append(i)
         else:
             groups.append([i])
+            component = op.component
             made.clear()
             shared = op.inputs[0].tensor if op.kind == "Linear" else None
         made.add(op.name)
@@ -78,64 +77,67 @@ def _joins(op: OpNode, made: set[str], shared: str | None) -> bool:
     if op.kind == "Linear":
         return op.inputs[0].tensor == shared
     if op.kind in ELEMENTWISE or op.kind in SOFTMAX or (op.kind == "MatMul" and op.attrs["mask_axis"] == "k"):
-        return any(use.tensor in made for use in op.inputs)
+        return not made.isdisjoint([use.tensor for use in op.inputs])
     return False
 
 
-def _leaving(graph: OpGraph, group_of: Sequence[int], index_of: dict[str, int]) -> set[str]:
-    """Tensors that an op of a later group reads."""
-    return {
-        use.tensor
-        for i, op in enumerate(graph.ops)
-        for use in op.inputs
-        if use.tensor in index_of and group_of[index_of[use.tensor]] != group_of[i]
-    }
+@dataclass(frozen=True, slots=True)
+class _Borders:
+    """What crosses the border of a group: `maker` is the op that makes a tensor, `leaving` the tensors that a later group reads.
+
+    `older_bytes` keeps the size of what was in a KV cache, so that alike layers share one object even where it is an array.
+    """
+
+    graph: OpGraph
+    maker: Mapping[str, OpNode]
+    leaving: Set[str]
+    older_bytes: dict[tuple[int, int], Dim] = field(default_factory=dict)
+
+    def flows(self, members: Sequence[int]) -> list[Flow]:
+        ops = self.graph.ops
+        seen = {ops[i].name for i in members}
+        flows: list[Flow] = []
+        for i in members:
+            for use in ops[i].inputs:
+                if use.tensor not in seen:
+                    seen.add(use.tensor)
+                    flows += self._reads(i, use)
+            flows += self._writes(i)
+        return flows
+
+    def _reads(self, i: int, use: Use) -> list[Flow]:
+        """What one op reads of a tensor that its group did not make."""
+        made_by = self.maker.get(use.tensor)
+        if made_by is not None:
+            if made_by.kind == "MemCopy":
+                return self._reads_cache(i, use, made_by)
+            return [Flow(i, use.tensor, "activations", use.spec.size_bytes, False)]
+        op, role = self.graph.ops[i], self.graph.tensors[use.tensor].role
+        if role == "constant" or op.kind == "MemCopy":
+            return []  # a constant is held by the unit that uses it; a cache that is written into is not read
+        if op.kind == "Embedding" and role == "weight":
+            return [Flow(i, "", "weights", _moved_bytes(op), False)]
+        return [Flow(i, "", "weights" if role == "weight" else "activations", use.spec.size_bytes, False)]
+
+    def _reads_cache(self, i: int, use: Use, made_by: OpNode) -> list[Flow]:
+        """Of a KV cache, what was there before the step comes from DRAM; the new entries may still be on the chip."""
+        new_bytes = _moved_bytes(made_by)
+        key = id(use.spec), id(made_by.work)
+        older_bytes = self.older_bytes.get(key)
+        if older_bytes is None:
+            older_bytes = self.older_bytes[key] = use.spec.size_bytes - new_bytes
+        return [Flow(i, "", "activations", older_bytes, False), Flow(i, use.tensor, "activations", new_bytes, False)]
+
+    def _writes(self, i: int) -> list[Flow]:
+        """What one op leaves for later groups, for the cache or for the user."""
+        op = self.graph.ops[i]
+        if op.kind == "MemCopy":
+            return [Flow(i, "", "activations", _moved_bytes(op), True)]
+        if self.graph.tensors[op.name].role == "output":
+            return [Flow(i, "", "activations", op.output.size_bytes, True)]
+        return [Flow(i, op.name, "activations", op.output.size_bytes, True)] if op.name in self.leaving else []
 
 
-def _flows(
-    graph: OpGraph, members: Sequence[int], group_of: Sequence[int], index_of: dict[str, int], leaving: set[str]
-) -> list[Flow]:
-    flows: list[Flow] = []
-    here = group_of[members[0]]
-    seen: set[str] = set()
-    for i in members:
-        op = graph.ops[i]
-        for use in op.inputs:
-            producer = index_of.get(use.tensor)
-            if use.tensor in seen or (producer is not None and group_of[producer] == here):
-                continue
-            seen.add(use.tensor)
-            flows += _reads(graph, i, use.tensor, use.spec.size_bytes, producer)
-        flows += _writes(graph, i, leaving)
-    return flows
-
-
-def _reads(graph: OpGraph, i: int, tensor: str, size_bytes: Dim, producer: int | None) -> list[Flow]:
-    """What one op reads of a tensor that its group did not make."""
-    op = graph.ops[i]
-    if producer is not None:
-        made_by = graph.ops[producer]
-        if made_by.kind != "MemCopy":
-            return [Flow(i, tensor, "activations", size_bytes, False)]
-        # Of a KV cache, what was there before the step comes from DRAM; the new entries may still be on the chip.
-        assert isinstance(made_by.work, Move)
-        new_bytes = made_by.work.size_bytes
-        return [Flow(i, "", "activations", size_bytes - new_bytes, False), Flow(i, tensor, "activations", new_bytes, False)]
-    role = graph.tensors[tensor].role
-    if role == "constant" or op.kind == "MemCopy":
-        return []  # a constant is held by the unit that uses it; a cache that is written into is not read
-    if op.kind == "Embedding" and role == "weight":
-        assert isinstance(op.work, Move)
-        return [Flow(i, "", "weights", op.work.size_bytes, False)]
-    return [Flow(i, "", "weights" if role == "weight" else "activations", size_bytes, False)]
-
-
-def _writes(graph: OpGraph, i: int, leaving: set[str]) -> list[Flow]:
-    """What one op leaves for later groups, for the cache or for the user."""
-    op = graph.ops[i]
-    if op.kind == "MemCopy":
-        assert isinstance(op.work, Move)
-        return [Flow(i, "", "activations", op.work.size_bytes, True)]
-    if graph.tensors[op.name].role == "output":
-        return [Flow(i, "", "activations", op.output.size_bytes, True)]
-    return [Flow(i, op.name, "activations", op.output.size_bytes, True)] if op.name in leaving else []
+def _moved_bytes(op: OpNode) -> Dim:
+    assert isinstance(op.work, Move)
+    return op.work.size_bytes
