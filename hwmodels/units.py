@@ -124,6 +124,11 @@ def format_bytes(size_bytes: float, digits: int = 3) -> str:
     return _scaled(size_bytes, "B", _DECIMAL, digits)
 
 
+def format_capacity(size_bytes: float, digits: int = 4) -> str:
+    """`2 MiB` (powers of two, as memories are built)."""
+    return _scaled(size_bytes, "B", {"": 1.0, **_BINARY}, digits)
+
+
 def format_bandwidth(value: float, per_cycle: bool = False, digits: int = 4) -> str:
     """`51.2 GB/s`, or `256 B/cycle`."""
     return f"{_rounded(value, digits)} B{_PER_CYCLE}" if per_cycle else _scaled(value, "B/s", _DECIMAL, digits)

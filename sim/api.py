@@ -12,7 +12,7 @@ from functional.llama import Logits
 from functional.spec import Dim
 from hwmodels import load_chip
 from hwmodels.chip import Chip
-from sim.engines import ENGINES, roofline
+from sim.engines import DEFAULT_ENGINE, ENGINES, roofline
 from sim.engines.result import assemble
 from sim.plan import plan
 from sim.timeline import Timeline
@@ -48,7 +48,7 @@ def trace_model(
     return trace(config, Scenario.decode(formats, batch, prompt if context is None else context, logits))
 
 
-def predict_graph(graph: OpGraph, chip: str | Path | Chip, engine: str = "roofline", *, fused: bool = True) -> Timeline:
+def predict_graph(graph: OpGraph, chip: str | Path | Chip, engine: str = DEFAULT_ENGINE, *, fused: bool = True) -> Timeline:
     """Predict a traced step on a chip with the engine of that name.
 
     Raises `BadInput`: an unknown chip or engine, a format without a rate, array-valued lengths (see `roofline_grid`).
@@ -69,7 +69,7 @@ def predict(
     batch: int = 1,
     prompt: int = 512,
     context: int | None = None,
-    engine: str = "roofline",
+    engine: str = DEFAULT_ENGINE,
     weights: str | None = None,
     activations: str | None = None,
     kv: str | None = None,

@@ -106,18 +106,27 @@ class Timeline:
 
     def rows(self) -> Iterator[tuple[OpNode, dict[str, Any]]]:
         """Each op with its figures, under the names of the JSON output."""
+        lost_s = [dict.fromkeys(LOST, 0.0) for _ in self.graph.ops]
+        for cause in LOST:
+            for i in np.flatnonzero(self.lost_s[cause]).tolist():
+                lost_s[i][cause] = float(self.lost_s[cause][i])
         columns = zip(
             self.graph.ops,
             self.group.tolist(),
-            self.issued_macs.tolist(),
-            self.dram_bytes.tolist(),
+            self.issued_macs.astype(np.int64).tolist(),
+            self.dram_bytes.astype(np.int64).tolist(),
             self.latency_s.tolist(),
             self.busy_s.tolist(),
             self.bound_by,
-            *(self.lost_s[cause].tolist() for cause in LOST),
+            lost_s,
             strict=True,
         )
-        for op, group, issued_macs, dram_bytes, latency_s, busy_s, bound_by, *lost in columns:
+        counted: dict[int, tuple[int, int]] = {}  # FLOPs and MACs by work, which alike ops share
+        for op, group, issued_macs, dram_bytes, latency_s, busy_s, bound_by, lost in columns:
+            counts = counted.get(id(op.work))
+            if counts is None:
+                macs = int(op.work.useful_macs) if isinstance(op.work, Contraction) else 0
+                counts = counted[id(op.work)] = int(flops(op.work)), macs
             yield (
                 op,
                 {
@@ -125,14 +134,14 @@ class Timeline:
                     "kind": op.kind,
                     "component": op.component,
                     "group": group,
-                    "flops": int(flops(op.work)),
-                    "useful_macs": int(op.work.useful_macs) if isinstance(op.work, Contraction) else 0,
-                    "issued_macs": int(issued_macs),
-                    "dram_bytes": int(dram_bytes),
+                    "flops": counts[0],
+                    "useful_macs": counts[1],
+                    "issued_macs": issued_macs,
+                    "dram_bytes": dram_bytes,
                     "latency_s": latency_s,
                     "busy_s": busy_s,
                     "bound_by": bound_by,
-                    "lost_s": dict(zip(LOST, lost, strict=True)),
+                    "lost_s": lost,
                 },
             )
 

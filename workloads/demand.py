@@ -5,27 +5,27 @@ An engine times a class, not a group: the layers of a model, alike but for their
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 from functional.formats import bits_of, is_integer
 from functional.spec import Dim
-from functional.work import Contraction, Vector
-from workloads.fuse import Group, Kind, fuse
+from functional.work import Contraction, Move, Vector, Work
+from workloads.fuse import Flow, Group, Kind, fuse
 from workloads.graph import OpGraph, OpNode
 from workloads.residency import Residency, residency
 
+Key = TypeVar("Key", bound=Hashable)
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Crossing:
-    """Bytes that cross the border of a group: through DRAM unless the chip can keep `threshold_bytes` (None: always through DRAM)."""
+
+class Crossing(NamedTuple):
+    """Bytes of an intermediate that cross the border of a group: through DRAM unless the chip can keep `threshold_bytes`."""
 
     size_bytes: Dim
     is_write: bool
-    kind: Kind
-    threshold_bytes: Dim | None
+    threshold_bytes: Dim
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,11 +33,15 @@ class Load:
     """What an op or a group asks for.
 
     `macs` are useful MACs by compute format, `sums` the accumulators that leave the array by compute format, `counts` vector primitives.
+    `moved` are the bytes that cross the border of the group by kind and whether they are written; of these, `always_dram` (by whether they
+    are written) pass through DRAM on every chip, and `crossings` where the chip cannot keep them.
     """
 
     macs: Mapping[str, Dim]
     sums: Mapping[str, Dim]
     counts: Mapping[str, Dim]
+    moved: Mapping[tuple[Kind, bool], Dim]
+    always_dram: Mapping[bool, Dim]
     crossings: tuple[Crossing, ...]
 
 
@@ -54,21 +58,24 @@ class GroupClass:
 
 @dataclass(frozen=True, eq=False)
 class Demand:
-    """All groups of a step in order, the class of each, and the bytes that nothing can save."""
+    """All groups of a step in order, the class of each, and the bytes that nothing can save.
+
+    `gathered_twice_bytes` are embedding rows that lm_head reads again with the whole table, where the two are tied.
+    """
 
     groups: tuple[Group, ...]
     class_of: tuple[int, ...]
     classes: tuple[GroupClass, ...]
     residency: Residency
+    gathered_twice_bytes: Dim
 
     @cached_property
-    def component_counts(self) -> dict[str, dict[int, int]]:
-        """How often each class occurs in each component."""
-        counts: dict[str, dict[int, int]] = {}
+    def components(self) -> dict[str, tuple[int, ...]]:
+        """The classes of each component's groups, in order."""
+        classes: dict[str, list[int]] = {}
         for group, index in zip(self.groups, self.class_of, strict=True):
-            of_component = counts.setdefault(group.component, {})
-            of_component[index] = of_component.get(index, 0) + 1
-        return counts
+            classes.setdefault(group.component, []).append(index)
+        return {name: tuple(indices) for name, indices in classes.items()}
 
     @cached_property
     def macs(self) -> dict[str, Dim]:
@@ -82,14 +89,12 @@ class Demand:
     def compulsory_bytes(self, is_write: bool) -> Dim:
         """DRAM bytes (read or written) of any execution of the step, however large its on-chip memory.
 
-        Every used weight once (of an embedding table only the gathered rows), KV entries present before the step once, new ones written
-        once, ids read and logits written.
+        Every used weight once (of an embedding table only the gathered rows, unless lm_head shares it), KV entries present before the step
+        once, new ones written once, ids read and logits written.
         """
-        total: Dim = 0
+        total: Dim = 0 if is_write else -self.gathered_twice_bytes
         for each in self.classes:
-            for crossing in each.load.crossings:
-                if crossing.threshold_bytes is None and crossing.is_write == is_write:
-                    total = total + each.count * crossing.size_bytes
+            total = total + each.count * each.load.always_dram.get(is_write, 0)
         return total
 
 
@@ -123,39 +128,54 @@ def _demand(graph: OpGraph, fused: bool) -> Demand:
         counts[index] += 1
         class_of.append(index)
     classes = tuple(_group_class(graph, group, thresholds, count) for group, count in zip(examples, counts, strict=True))
-    return Demand(groups, tuple(class_of), classes, resident)
+    return Demand(groups, tuple(class_of), classes, resident, _gathered_twice_bytes(graph))
+
+
+def _gathered_twice_bytes(graph: OpGraph) -> Dim:
+    tables = {op.inputs[1].tensor for op in graph.ops if op.kind == "Linear"}
+    gathers = [op for op in graph.ops if op.kind == "Embedding" and op.inputs[1].tensor in tables]
+    return sum((op.work.size_bytes for op in gathers if isinstance(op.work, Move)), start=0)
 
 
 def _key(graph: OpGraph, group: Group, thresholds: Mapping[str, Dim]) -> Any:
     """Equal for groups that ask the same; alike ops of a traced graph share their work objects, and arrays are told apart by identity."""
     first = group.ops[0]
     crossings = [
-        (flow.op - first, flow.kind, flow.is_write, _identity(flow.size_bytes), _identity(thresholds.get(flow.tensor)))
-        for flow in group.flows
+        (op - first, kind, is_write, _identity(size_bytes), _identity(thresholds.get(tensor)))
+        for op, tensor, kind, size_bytes, is_write in group.flows
     ]
     return *[id(graph.ops[i].work) for i in group.ops], *crossings
 
 
-def _identity(value: Dim | None) -> Any:
-    return value if isinstance(value, int) or value is None else ("array", id(value))
+def _identity(value: Dim | None) -> int | None:
+    return value if isinstance(value, int) or value is None else -id(value)
 
 
 def _group_class(graph: OpGraph, group: Group, thresholds: Mapping[str, Dim], count: int) -> GroupClass:
     ops = tuple(graph.ops[i] for i in group.ops)
-    loads = tuple(_op_load(graph.ops[i], i, group, thresholds) for i in group.ops)
+    flows: dict[int, list[Flow]] = {i: [] for i in group.ops}
+    for flow in group.flows:
+        flows[flow.op].append(flow)
+    loads = tuple(_op_load(op.work, flows[i], thresholds) for i, op in zip(group.ops, ops, strict=True))
     return GroupClass(group, ops, _sum(loads), loads, count)
 
 
-def _op_load(op: OpNode, index: int, group: Group, thresholds: Mapping[str, Dim]) -> Load:
-    crossings = tuple(
-        Crossing(flow.size_bytes, flow.is_write, flow.kind, thresholds.get(flow.tensor)) for flow in group.flows if flow.op == index
-    )
-    work = op.work
+def _op_load(work: Work, flows: Sequence[Flow], thresholds: Mapping[str, Dim]) -> Load:
+    moved: dict[tuple[Kind, bool], Dim] = {}
+    always_dram: dict[bool, Dim] = {}
+    crossings: list[Crossing] = []
+    for _, tensor, kind, size_bytes, is_write in flows:
+        moved[kind, is_write] = moved.get((kind, is_write), 0) + size_bytes
+        if tensor:
+            crossings.append(Crossing(size_bytes, is_write, thresholds[tensor]))
+        else:
+            always_dram[is_write] = always_dram.get(is_write, 0) + size_bytes
+    border = moved, always_dram, tuple(crossings)
     if isinstance(work, Contraction):
         number_format = compute_format(work)
-        sums = work.batch * work.m * work.n
-        return Load({number_format: work.useful_macs}, {number_format: sums}, _dequantise(work, number_format), crossings)
-    return Load({}, {}, work.counts if isinstance(work, Vector) else {}, crossings)
+        sums = work.useful_macs // work.k if work.mask_axis == "n" else work.batch * work.m * work.n  # masked scores leave no sum
+        return Load({number_format: work.useful_macs}, {number_format: sums}, _dequantise(work, number_format), *border)
+    return Load({}, {}, work.counts if isinstance(work, Vector) else {}, *border)
 
 
 def _dequantise(work: Contraction, number_format: str) -> dict[str, Dim]:
@@ -168,12 +188,23 @@ def _dequantise(work: Contraction, number_format: str) -> dict[str, Dim]:
     return {} if isinstance(elements, int) and elements == 0 else {"convert": elements, "mul": elements}
 
 
-def _sum(loads: tuple[Load, ...]) -> Load:
-    macs: dict[str, Dim] = {}
-    sums: dict[str, Dim] = {}
-    counts: dict[str, Dim] = {}
-    for load in loads:
-        for total, part in ((macs, load.macs), (sums, load.sums), (counts, load.counts)):
-            for name, value in part.items():
-                total[name] = total.get(name, 0) + value
-    return Load(macs, sums, counts, tuple(crossing for load in loads for crossing in load.crossings))
+def _sum(loads: Sequence[Load]) -> Load:
+    if len(loads) == 1:
+        return loads[0]
+    return Load(
+        macs=_added([load.macs for load in loads]),
+        sums=_added([load.sums for load in loads]),
+        counts=_added([load.counts for load in loads]),
+        moved=_added([load.moved for load in loads]),
+        always_dram=_added([load.always_dram for load in loads]),
+        crossings=tuple([crossing for load in loads for crossing in load.crossings]),
+    )
+
+
+def _added(parts: Sequence[Mapping[Key, Dim]]) -> dict[Key, Dim]:
+    """Sums by key."""
+    total: dict[Key, Dim] = {}
+    for part in parts:
+        for key, value in part.items():
+            total[key] = total[key] + value if key in total else value
+    return total

@@ -6,7 +6,7 @@ with the op that feeds them. A group never spans two components.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -48,11 +48,9 @@ class Group:
 def fuse(graph: OpGraph, enabled: bool = True) -> tuple[Group, ...]:
     """The groups of a graph in order; one op per group if not `enabled`."""
     members = _partition(graph.ops) if enabled else [[i] for i in range(len(graph.ops))]
-    maker = {op.name: op for op in graph.ops}
-    group_of = {graph.ops[i].name: g for g, ops in enumerate(members) for i in ops}
-    leaving = {use.tensor for op in graph.ops for use in op.inputs if group_of.get(use.tensor, -1) not in (-1, group_of[op.name])}
-    borders = _Borders(graph, maker, leaving)
-    return tuple(Group(tuple(ops), graph.ops[ops[0]].component, tuple(borders.flows(ops))) for ops in members)
+    borders = _Borders(graph, {op.name: op for op in graph.ops})
+    groups = [Group(tuple(ops), graph.ops[ops[0]].component, tuple(borders.flows(ops))) for ops in reversed(members)]
+    return tuple(reversed(groups))
 
 
 def _partition(ops: Sequence[OpNode]) -> list[list[int]]:
@@ -83,14 +81,15 @@ def _joins(op: OpNode, made: set[str], shared: str | None) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Borders:
-    """What crosses the border of a group: `maker` is the op that makes a tensor, `leaving` the tensors that a later group reads.
+    """What crosses the borders of groups, asked from the last group to the first, so that it is known which tensors are read later.
 
-    `older_bytes` keeps the size of what was in a KV cache, so that alike layers share one object even where it is an array.
+    `maker` is the op that makes a tensor, `read_later` what the groups asked so far read of others. `older_bytes` keeps the size of what
+    was in a KV cache, so that alike layers share one object even where it is an array.
     """
 
     graph: OpGraph
     maker: Mapping[str, OpNode]
-    leaving: Set[str]
+    read_later: set[str] = field(default_factory=set)
     older_bytes: dict[tuple[int, int], Dim] = field(default_factory=dict)
 
     def flows(self, members: Sequence[int]) -> list[Flow]:
@@ -101,41 +100,45 @@ class _Borders:
             for use in ops[i].inputs:
                 if use.tensor not in seen:
                     seen.add(use.tensor)
-                    flows += self._reads(i, use)
-            flows += self._writes(i)
+                    self._add_reads(flows, i, use)
+            self._add_write(flows, i)
         return flows
 
-    def _reads(self, i: int, use: Use) -> list[Flow]:
+    def _add_reads(self, flows: list[Flow], i: int, use: Use) -> None:
         """What one op reads of a tensor that its group did not make."""
         made_by = self.maker.get(use.tensor)
-        if made_by is not None:
-            if made_by.kind == "MemCopy":
-                return self._reads_cache(i, use, made_by)
-            return [Flow(i, use.tensor, "activations", use.spec.size_bytes, False)]
-        op, role = self.graph.ops[i], self.graph.tensors[use.tensor].role
-        if role == "constant" or op.kind == "MemCopy":
-            return []  # a constant is held by the unit that uses it; a cache that is written into is not read
-        if op.kind == "Embedding" and role == "weight":
-            return [Flow(i, "", "weights", _moved_bytes(op), False)]
-        return [Flow(i, "", "weights" if role == "weight" else "activations", use.spec.size_bytes, False)]
-
-    def _reads_cache(self, i: int, use: Use, made_by: OpNode) -> list[Flow]:
-        """Of a KV cache, what was there before the step comes from DRAM; the new entries may still be on the chip."""
+        if made_by is None:
+            self._add_read_from_memory(flows, i, use)
+            return
+        self.read_later.add(use.tensor)
+        if made_by.kind != "MemCopy":
+            flows.append(Flow(i, use.tensor, "activations", use.spec.size_bytes, False))
+            return
+        # Of a KV cache, what was there before the step comes from DRAM; the new entries may still be on the chip.
         new_bytes = _moved_bytes(made_by)
         key = id(use.spec), id(made_by.work)
         older_bytes = self.older_bytes.get(key)
         if older_bytes is None:
             older_bytes = self.older_bytes[key] = use.spec.size_bytes - new_bytes
-        return [Flow(i, "", "activations", older_bytes, False), Flow(i, use.tensor, "activations", new_bytes, False)]
+        flows += Flow(i, "", "activations", older_bytes, False), Flow(i, use.tensor, "activations", new_bytes, False)
 
-    def _writes(self, i: int) -> list[Flow]:
-        """What one op leaves for later groups, for the cache or for the user."""
+    def _add_read_from_memory(self, flows: list[Flow], i: int, use: Use) -> None:
+        """Weights and ids. A constant is held by the unit that uses it; a cache that is written into is not read."""
+        op, role = self.graph.ops[i], self.graph.tensors[use.tensor].role
+        if role == "weight":
+            flows.append(Flow(i, "", "weights", _moved_bytes(op) if op.kind == "Embedding" else use.spec.size_bytes, False))
+        elif role != "constant" and op.kind != "MemCopy":
+            flows.append(Flow(i, "", "activations", use.spec.size_bytes, False))
+
+    def _add_write(self, flows: list[Flow], i: int) -> None:
+        """What one op leaves for the cache, for later groups or for the user."""
         op = self.graph.ops[i]
         if op.kind == "MemCopy":
-            return [Flow(i, "", "activations", _moved_bytes(op), True)]
-        if self.graph.tensors[op.name].role == "output":
-            return [Flow(i, "", "activations", op.output.size_bytes, True)]
-        return [Flow(i, op.name, "activations", op.output.size_bytes, True)] if op.name in self.leaving else []
+            flows.append(Flow(i, "", "activations", _moved_bytes(op), True))
+        elif op.name in self.read_later:
+            flows.append(Flow(i, op.name, "activations", op.output.size_bytes, True))
+        elif self.graph.tensors[op.name].role == "output":
+            flows.append(Flow(i, "", "activations", op.output.size_bytes, True))
 
 
 def _moved_bytes(op: OpNode) -> Dim:

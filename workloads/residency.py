@@ -30,16 +30,18 @@ def residency(groups: Sequence[Group]) -> Residency:
     thresholds: dict[str, Dim] = {}
     peak: Dim = 0
     memo: dict[Any, list[Dim]] = {}
-    for live in dict.fromkeys(_live_tensors(len(groups), births, deaths)):
-        key = tuple([_identity(sizes[name]) for name in live])
+    identities = {name: _identity(size) for name, size in sizes.items()}
+    for live in _live_tensors(len(groups), births, deaths):
+        key = tuple([identities[name] for name in live])
         needs = memo.get(key)
         if needs is None:
             needs = memo[key] = _needs([sizes[name] for name in live])
             for need in needs:  # the last in rank asks for all that are alive
                 peak = _larger(peak, need)
         for name, need in zip(live, needs, strict=True):
-            known = thresholds.get(name)
-            thresholds[name] = need if known is None or known is need else _larger(known, need)
+            known = thresholds.setdefault(name, need)
+            if known is not need:
+                thresholds[name] = _larger(known, need)
     return Residency(thresholds, peak)
 
 

@@ -6,8 +6,12 @@ Source: Williams, Waterman and Patterson, "Roofline", CACM 52(4), 2009. All func
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import reduce
+from operator import add
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hwmodels.chip import Number
 
@@ -32,8 +36,22 @@ def larger(a: Number, b: Number) -> Number:
 
 
 def largest(times: Iterable[Number]) -> Number:
-    """Maximum of several scalars or arrays; 0 for none."""
-    result: Number = 0.0
+    """Maximum of several scalars or arrays, none of them negative; 0 for none."""
+    scalar = 0.0
+    arrays: list[NDArray[Any]] = []
     for time in times:
-        result = larger(result, time)
-    return result
+        if isinstance(time, np.ndarray):
+            arrays.append(time)
+        elif time > scalar:
+            scalar = time
+    if not arrays:
+        return scalar
+    array = reduce(np.maximum, arrays)
+    # NumPy compares two arrays much faster than an array and a number, and most often need not.
+    return array if scalar <= array.min(initial=np.inf) else np.maximum(array, np.full(array.shape, scalar))
+
+
+def total(times: Iterable[Number]) -> Number:
+    """Sum of several scalars or arrays from the first to the last; 0 for none."""
+    terms = list(times)
+    return reduce(add, terms) if terms else 0.0

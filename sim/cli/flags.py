@@ -2,26 +2,13 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
 
-
-class PhaseFlag(str, Enum):
-    """The two phases of inference."""
-
-    prefill = "prefill"
-    decode = "decode"
-
-
-class LogitsFlag(str, Enum):
-    """For which tokens lm_head runs."""
-
-    last = "last"
-    all = "all"
-
+from functional.llama import Logits as LogitsChoice
+from workloads.scenario import Phase as PhaseChoice
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A library model (`rooftile models list`), or a config.json or params.json.")]
 ChipOption = Annotated[str, typer.Option("--chip", metavar="CHIP", help="A library chip (`rooftile chips list`), or a YAML file.")]
@@ -34,5 +21,6 @@ Context = Annotated[
 Weights = Annotated[Optional[str], typer.Option("--weights", metavar="FMT", help="Number format of the weights.")]  # noqa: UP045
 Activations = Annotated[Optional[str], typer.Option("--activations", metavar="FMT", help="Number format between ops.")]  # noqa: UP045
 Kv = Annotated[Optional[str], typer.Option("--kv", metavar="FMT", help="Number format of the KV cache.")]  # noqa: UP045
-Logits = Annotated[LogitsFlag, typer.Option("--logits", help="Tokens for which lm_head runs.")]
+Phase = Annotated[Optional[PhaseChoice], typer.Option("--phase", help="One phase only. [default: both]")]  # noqa: UP045
+Logits = Annotated[LogitsChoice, typer.Option("--logits", help="Tokens for which lm_head runs.")]
 Out = Annotated[Optional[Path], typer.Option("--out", metavar="PATH", help="Write here instead of to the terminal.")]  # noqa: UP045

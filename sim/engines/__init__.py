@@ -9,3 +9,4 @@ from sim.engines.result import GroupTimes
 from sim.plan import Plan
 
 ENGINES: Mapping[str, Callable[[Plan], list[GroupTimes]]] = {"roofline": roofline.time_classes}
+DEFAULT_ENGINE = "roofline"

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hwmodels.chip import Number
+from hwmodels.formulas.roofline import total
 from sim.plan import Plan
 from sim.timeline import LOST, Floats, Memory, Timeline
+from workloads.demand import Demand
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,44 +28,55 @@ class GroupTimes:
     op_issued_macs: Floats
 
 
-def weighted_sum(values: Sequence[Number], counts: Mapping[int, int]) -> Number:
-    """Sum of count x value: the one way in which groups add up, so that a sweep equals a prediction to the last bit."""
-    total: Number = 0.0
-    for index, count in counts.items():
-        total = total + count * values[index]
-    return total
+def step_s(asked: Demand, latencies_s: Sequence[Number]) -> tuple[Number, dict[tuple[int, ...], Number]]:
+    """Seconds of the step, and of each of `asked.components.values()`, from those of each class of groups.
+
+    Groups add up one after the other within their component, then components: the one way in which they do, so that a grid equals a
+    prediction to the last bit, however many classes each of them has.
+    """
+    sums = {classes: total(latencies_s[i] for i in classes) for classes in dict.fromkeys(asked.components.values())}
+    return total(sums[classes] for classes in asked.components.values()), sums
 
 
 def assemble(plan: Plan, engine: str, times: Sequence[GroupTimes], floor_s: float) -> Timeline:
     """The timeline of groups that run one after the other."""
-    total = weighted_sum([each.latency_s for each in times], {i: group_class.count for i, group_class in enumerate(plan.classes)})
-    sizes = np.array([len(group.ops) for group in plan.demand.groups])
-    resources = times[0].busy_s
+    total_s, _ = step_s(plan.demand, [each.latency_s for each in times])
+    class_of = np.array(plan.demand.class_of)
+    sizes = np.array([len(group_class.ops) for group_class in plan.classes])
+    # Where each op finds its figures in a column that lists every class once.
+    starts = np.cumsum(sizes) - sizes
+    first = np.cumsum(sizes[class_of]) - sizes[class_of]
+    source = np.arange(len(plan.graph.ops)) + np.repeat(starts[class_of] - first, sizes[class_of])
+
+    def per_op(by_class: Iterable[Floats]) -> Floats:
+        column: Floats = np.concatenate(list(by_class))[source]
+        return column
+
+    lost = {cause for each in times for cause in each.lost_s}
     return Timeline(
         graph=plan.graph,
         chip=plan.chip.name,
         engine=engine,
-        total_s=float(total),
+        total_s=float(total_s),
         floor_s=floor_s,
         memory=_memory(plan),
-        latency_s=_per_op(plan, [each.latency_s * each.shares for each in times]),
-        busy_s=_per_op(plan, [each.op_busy_s for each in times]),
-        dram_bytes=_per_op(plan, [each.op_dram_bytes for each in times]),
-        issued_macs=_per_op(plan, [each.op_issued_macs for each in times]),
+        latency_s=per_op(each.latency_s * each.shares for each in times),
+        busy_s=per_op(each.op_busy_s for each in times),
+        dram_bytes=per_op(each.op_dram_bytes for each in times),
+        issued_macs=per_op(each.op_issued_macs for each in times),
         bound_by=[times[index].bound_by for group, index in zip(plan.demand.groups, plan.demand.class_of, strict=True) for _ in group.ops],
-        group=np.repeat(np.arange(len(plan.demand.groups)), sizes),
-        lost_s={cause: _per_op(plan, [each.lost_s.get(cause, 0.0) * each.shares for each in times]) for cause in LOST},
-        resource_busy_s={name: np.array([times[index].busy_s[name] for index in plan.demand.class_of]) for name in resources},
+        group=np.repeat(np.arange(len(class_of)), sizes[class_of]),
+        lost_s={
+            cause: per_op(each.lost_s.get(cause, 0.0) * each.shares for each in times) if cause in lost else np.zeros(len(source))
+            for cause in LOST
+        },
+        resource_busy_s={name: np.array([each.busy_s[name] for each in times])[class_of] for name in times[0].busy_s},
     )
-
-
-def _per_op(plan: Plan, by_class: Sequence[Floats]) -> NDArray[np.float64]:
-    return np.concatenate([by_class[index] for index in plan.demand.class_of])
 
 
 def _memory(plan: Plan) -> Memory:
     """What the step needs at the same time in the outermost memory; the KV cache with the entries that the step adds."""
-    made = {op.name for op in plan.graph.ops}
+    made = {op.name for op in plan.graph.ops if op.kind == "MemCopy"}
     weights = cache = 0
     for tensor in plan.graph.tensors.values():
         if tensor.role == "weight":

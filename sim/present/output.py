@@ -13,7 +13,7 @@ from functional.errors import BadInput, Problem
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-PIPE_COLUMNS = 120
+PIPE_COLUMNS = 140
 """Width of tables where no terminal gives one."""
 
 
@@ -54,4 +54,5 @@ def write_whole(path: Path, text: str) -> None:
                 os.unlink(file.name)
                 raise
     except OSError as error:
-        raise BadInput(Problem(f"cannot write: {error.strerror}", "choose a file in a folder that exists and is writable", str(path))) from error
+        cure = "choose a file in a folder that exists and is writable"
+        raise BadInput(Problem(f"cannot write: {error.strerror}", cure, str(path))) from error

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rich import box
 from rich.console import RenderableType
@@ -17,7 +18,7 @@ from functional.spec import format_shape
 from functional.work import Contraction, Move, Vector
 from hwmodels.chip import Chip
 from hwmodels.paths import value_of
-from hwmodels.units import format_bandwidth, format_bytes, format_rate, format_seconds
+from hwmodels.units import format_bandwidth, format_bytes, format_capacity, format_rate, format_seconds
 from sim.timeline import Component, Timeline
 from workloads.graph import OpGraph
 from workloads.summary import Summary
@@ -53,12 +54,17 @@ def headline(timeline: Timeline) -> str:
     else:
         what, name = f"decode of one token after {scenario.context}", "TPOT"
     shares = ", ".join(f"{bound} {share:.0%}" for bound, share in timeline.bound_shares.items() if share >= 0.005)
-    floor = f"floor {format_seconds(timeline.floor_s)} ({timeline.total_s / timeline.floor_s:.3g}x)"
+    floor = f"{timeline.total_s / timeline.floor_s:.2f} x the floor of {format_seconds(timeline.floor_s)}"
     return (
         f"{timeline.graph.model} on {timeline.chip}: {what}, batch {scenario.batch}, {kinds}, {timeline.engine} engine\n"
-        f"{name} {format_seconds(timeline.total_s)}   {timeline.tokens_per_s:,.4g} tokens/s   {floor}\n"
+        f"{name} {format_seconds(timeline.total_s)}   {_significant(timeline.tokens_per_s)} tokens/s   {floor}\n"
         f"bound by: {shares}\n"
     )
+
+
+def _significant(value: float) -> str:
+    """Four significant digits, thousands set off, never an exponent."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
 @dataclass
@@ -109,7 +115,8 @@ def _dearest_ops(timeline: Timeline) -> Table:
         row = rows.setdefault((name, figures["bound_by"]), _Row(name, 0, 0.0, figures["latency_s"], figures["bound_by"]))
         row.count += 1
         row.latency_s += figures["latency_s"]
-    table = new_table("", f"dearest ops ({min(DEAREST, len(rows))} of {len(rows)})", "count", "each", "latency", "share", "bound by")
+    title = f"dearest ops ({min(DEAREST, len(rows))} of {len(rows)})"
+    table = new_table("", title, "count", "each", "latency", "share", "bound by")
     for row in sorted(rows.values(), key=lambda row: -row.latency_s)[:DEAREST]:
         _add(table, row, timeline.total_s)
     return table
@@ -131,7 +138,8 @@ def _memory(timeline: Timeline) -> str:
 
 def graph_table(graph: OpGraph) -> Table:
     """Every op of a graph with its shapes and work."""
-    table = new_table(f"{graph.model}, {graph.scenario.phase}: {len(graph.ops)} ops", "op", "kind", "inputs", "output", "MACs", "vector", "bytes")
+    title = f"{graph.model}, {graph.scenario.phase}: {len(graph.ops)} ops"
+    table = new_table(title, "op", "kind", "inputs", "output", "MACs", "vector", "bytes")
     for op in graph.ops:
         work = op.work
         inputs = " ".join(format_shape(use.spec.shape) for use in op.inputs)
@@ -189,8 +197,8 @@ def chips_table(chips: Sequence[Chip]) -> Table:
             chip.default_format,
             format_rate(2 * float(chip.peak_macs_per_s(chip.default_format)), _flop_unit(chip.default_format)),
             format_bandwidth(float(chip.read_bytes_per_s(chip.dram))),
-            format_bytes(float(chip.dram.capacity_bytes)),
-            format_bytes(on_chip),
+            format_capacity(float(chip.dram.capacity_bytes)),
+            format_capacity(on_chip),
             f"{chip.cores}",
             f"{unit.count} x {shape}",
         )
@@ -203,8 +211,10 @@ def chip_tables(chip: Chip) -> list[RenderableType]:
     table.columns[3].justify = "left"
     table.columns[3].no_wrap = False
     table.columns[3].overflow = "fold"
+    of_file = "; ".join(chip.sources)
     for path, origin in chip.provenance.items():
-        table.add_row(path, _chip_value(chip, path), origin.standing, origin.source)
+        source = "as above" if origin.source == of_file else origin.source
+        table.add_row(path, _chip_value(chip, path), origin.standing, source)
     peaks = ", ".join(
         f"{name} {format_rate(2 * float(chip.peak_macs_per_s(name)), _flop_unit(name))}" for name in chip.formats
     )
@@ -222,7 +232,34 @@ def _chip_value(chip: Chip, path: str) -> str:
     if "bandwidth" in parts:
         level = next(level for level in chip.memory if level.name == parts[1])
         return format_bandwidth(value, level.bandwidth.per_cycle)
-    written = {"capacity": format_bytes, "burst": format_bytes, "latency": format_seconds, "launch": format_seconds}.get(parts[-1])
+    written = {"capacity": format_capacity, "burst": format_bytes, "latency": format_seconds, "launch": format_seconds}.get(parts[-1])
     if written is not None:
         return written(value)
     return {"clock": f"{format_rate(value, 'Hz')}", "tdp": f"{value:g} W"}.get(path, f"{value:g}")
+
+
+def facts_table(title: str, facts: Mapping[str, Any]) -> Table:
+    """Nested facts under the names of the JSON output, one per line; seconds and bytes with their unit."""
+    table = new_table(title, "figure", "value")
+
+    def add(name: str, value: Any) -> None:
+        if isinstance(value, Mapping):
+            for part, inner in value.items():
+                add(f"{name}.{part}" if name else part, inner)
+        else:
+            table.add_row(name, _written(name, value))
+
+    add("", facts)
+    return table
+
+
+def _written(name: str, value: Any) -> str:
+    if isinstance(value, list):
+        return " ".join(str(part) if not isinstance(part, list) else "x".join(map(str, part)) for part in value)
+    if not isinstance(value, int | float):
+        return str(value)
+    if "_s" in {name[-2:], name.partition(".")[0][-2:]}:
+        return format_seconds(value)
+    if "bytes" in name:
+        return f"{value:,.0f} B"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"

@@ -1,0 +1,184 @@
+"""Traffic of a nest of loops over tiles: how often each tile is moved, with its edges exact.
+
+An axis of `extent` elements is cut by each stage of memory, outermost first, into pieces of `sizes[stage]`, the last one smaller. All loops
+run as one nest, outermost stage first; a stage fetches a tile when the one needed next is not the one held. Before stage `split_stage` a
+block may be cut into equal parts, one per core; parts run at the same time and are no loop. A core that sits out a block gives up what
+it holds. (Exact with at most one shared stage before the split.)
+
+**How often.** A tile selected by two axes x and y is needed at every position of the third axis z. Fix the tile. A step of the z loop of
+stage i leaves it in place iff no loop over x or y inside that z loop has more than one trip: else such a loop was at its last position and
+starts again at its first. What lies inside the z loop of stage i also lies inside those of the stages outside it, so there is one deepest
+stage i whose z loop drives the tile away, and the tile is fetched once per position of z as stage i cuts it: sum of trips, edges included,
+however those of deeper stages go. No z loop drives it away: once. This is the product of the trips of all loops at or outside the
+innermost relevant one, for edges of any shape; trips differ between full and smaller blocks, hence the sums over alike blocks.
+
+This is the counting of Timeloop (Parashar et al., ISPASS 2019, doi:10.1109/ISPASS.2019.00042, tile analysis) with imperfect factors.
+Everything broadcasts over integers and int64 arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from hwmodels.formulas.systolic import Count, ceil_div
+
+Flag: TypeAlias = Any
+"""bool or array of bool."""
+
+
+class Blocks(NamedTuple):
+    """Alike blocks of one axis: how many, their length (0 where there are none), and the trips of the loops of the stages around them."""
+
+    blocks: Count
+    length: Count
+    trips: tuple[Count, ...]
+
+    @property
+    def elements(self) -> Count:
+        return self.blocks * self.length
+
+
+class AxisCuts(NamedTuple):
+    """One axis, cut by every stage. `around[s]` are the blocks that stage s cuts; the last entry are the pieces that the array gets.
+
+    `every`: parts of all cores are counted; else only those of the first core, whose parts are the largest.
+    """
+
+    around: tuple[tuple[Blocks, ...], ...]
+    sizes: tuple[Count, ...]
+    split_stage: int
+    parts: int
+    every: bool
+
+
+def divide(block: Blocks, size: Count) -> tuple[Blocks, ...]:
+    """Blocks cut by a loop into pieces of `size`: the full ones and the one at the edge."""
+    trips = (*block.trips, ceil_div(block.length, size))
+    rest = block.length % size
+    full = Blocks(block.blocks * (block.length // size), np.minimum(size, block.length), trips)
+    if isinstance(rest, int) and rest == 0:
+        return (full,)
+    return full, Blocks(block.blocks * np.minimum(rest, 1), rest, trips)
+
+
+def share_out(block: Blocks, parts: int, every: bool) -> tuple[Blocks, ...]:
+    """Blocks cut into equal parts for as many cores (rounded up, the last one smaller): all of them, or those of the first core."""
+    if parts == 1:
+        return (block,)
+    size = np.maximum(ceil_div(block.length, parts), 1)
+    if not every:
+        return (Blocks(block.blocks, np.minimum(size, block.length), block.trips),)
+    return tuple(piece._replace(trips=block.trips) for piece in divide(block, size))
+
+
+def cut_axis(extent: int, sizes: Sequence[Count], split_stage: int, parts: int, every: bool) -> AxisCuts:
+    """An axis of `extent` elements, cut by stage after stage."""
+    level: tuple[Blocks, ...] = (Blocks(1, extent, ()),)
+    around = []
+    for stage in range(len(sizes) + 1):
+        if stage == split_stage:
+            level = tuple(piece for block in level for piece in share_out(block, parts, every))
+        around.append(level)
+        if stage < len(sizes):
+            level = tuple(piece for block in level for piece in divide(block, sizes[stage]))
+    return AxisCuts(tuple(around), tuple(sizes), split_stage, parts, every)
+
+
+def positions(axis: AxisCuts, stage: int) -> list[Count]:
+    """How often a tile of `stage` is fetched that moves with no loop of this axis, with those of stage 0, of stages 0 and 1, ...
+
+    Below the split, every core that has a part of this axis fetches the tile for itself.
+    """
+    counts: list[Count] = []
+    for moving in range(-1, stage + 1):
+        if moving >= axis.split_stage or axis.split_stage > stage:
+            counts.append(_total(axis, moving))
+        else:
+            counts.append(_sharers(axis, moving))
+    return counts
+
+
+def _total(axis: AxisCuts, moving: int) -> Count:
+    if moving < 0:
+        return 1
+    total: Count = 0
+    for block in axis.around[moving]:
+        total = total + block.blocks * ceil_div(block.length, axis.sizes[moving])
+    return total
+
+
+def _sharers(axis: AxisCuts, moving: int) -> Count:
+    """Cores that have a part, summed over the blocks below the loop of stage `moving`."""
+    total: Count = 0
+    for block in axis.around[moving + 1] if moving + 1 < axis.split_stage else ():
+        total = total + block.blocks * _active_parts(block.length, axis, moving + 1)
+    if moving + 1 == axis.split_stage:
+        for block in axis.around[axis.split_stage]:
+            total = total + block.blocks
+    return total
+
+
+def _active_parts(length: Count, axis: AxisCuts, stage: int) -> Count:
+    """Cores that ever have a part of a block that stage `stage`, shared by all, cuts further: of a full or an edge tile."""
+    if stage == axis.split_stage:
+        part = np.maximum(ceil_div(length, axis.parts), 1)
+        return ceil_div(length, part) if axis.every else np.minimum(length, 1)
+    size = axis.sizes[stage]
+    return np.maximum(_active_parts(np.minimum(length, size), axis, stage + 1), _active_parts(length % size, axis, stage + 1))
+
+
+def visits(x: Blocks, y: Blocks, inside: Sequence[tuple[Flag, Flag]], z_positions: Sequence[Count]) -> Count:
+    """How often a tile in blocks x and y of two axes is fetched (see the head of this module).
+
+    `inside[i]`: whether the loops over x and over y of stage i lie inside its loop over z. Trips of x and y include the stage's own.
+    """
+    stages = len(x.trips)
+    below: list[Flag] = [False] * stages
+    moved: Flag = False
+    for stage in reversed(range(stages)):
+        x_moves, y_moves = x.trips[stage] > 1, y.trips[stage] > 1
+        x_inside, y_inside = inside[stage]
+        below[stage] = moved | (x_inside & x_moves) | (y_inside & y_moves)
+        moved = moved | x_moves | y_moves
+    result = z_positions[0]
+    for stage in range(stages):
+        result = np.where(below[stage], z_positions[stage + 1], result)
+    return result
+
+
+class Visited(NamedTuple):
+    """Tiles of alike blocks of two axes, and how often each is fetched."""
+
+    x: Blocks
+    y: Blocks
+    visits: Count
+
+    @property
+    def elements(self) -> Count:
+        """Elements of all the tiles, each once."""
+        return self.x.elements * self.y.elements
+
+
+def visited(x: AxisCuts, y: AxisCuts, z: AxisCuts, stage: int, inside: Sequence[tuple[Flag, Flag]]) -> list[Visited]:
+    """Every tile that a stage holds of a role selected by x and y, in groups of alike blocks."""
+    z_positions = positions(z, stage)
+    groups = []
+    for x_block in x.around[stage]:
+        x_trips = (*x_block.trips, ceil_div(x_block.length, x.sizes[stage]))
+        for y_block in y.around[stage]:
+            y_trips = (*y_block.trips, ceil_div(y_block.length, y.sizes[stage]))
+            often = visits(x_block._replace(trips=x_trips), y_block._replace(trips=y_trips), inside, z_positions)
+            groups.append(Visited(x_block, y_block, often))
+    return groups
+
+
+def packed_bytes(group: Visited, x_size: Count, y_size: Count, bits: int, burst_bytes: int) -> Count:
+    """Bytes of all tiles of a group, each once, where every tile lies by itself and begins a new burst."""
+    total: Count = 0
+    for x in divide(group.x, x_size):
+        for y in divide(group.y, y_size):
+            total = total + x.blocks * y.blocks * burst_bytes * ceil_div(x.length * y.length * bits, 8 * burst_bytes)
+    return total
