@@ -1,0 +1,108 @@
+"""An attention mapping: how softmax(scale q k^T) v of one layer is cut into tiles, ordered and split, so that it can be timed and executed.
+
+Queries [B, H, T, E], keys and values [B, G, S, E], output [B, H, T, E] (axis letters: `functional.spec`). A *pair* is one sequence and one
+KV head; the H / G query heads that share the KV head are worked on together, as rows of one product: a query tile of `q_tile` positions
+has `q_tile` x H / G rows of width E, a key tile `kv_tile` keys of width E, and a value tile as many values.
+
+The loops, outermost first: pairs of this core, query tiles, key tiles, in ascending order. Query tiles are cut from the core's own query
+positions, key tiles at multiples of `kv_tile` from key 0; the last of each may be smaller. A key tile that no query of the query tile sees
+is *skipped*: neither fetched nor computed. One that is seen in part is fetched and computed whole.
+
+What is fetched when: one query tile, one key tile, one value tile are held at a time. A query tile is fetched from DRAM once. Key and value
+tiles are fetched once per query tile that sees them, whatever the one before it has left, with one exception: if one tile is all there
+is (`kv_tile` >= keys) it is fetched once per pair and stays while the query tiles of the core pass. Heads that share a KV head never fetch
+it again. Every output tile is written once, in the output format. Cores share no fetch.
+
+* `fused`, not `online`: three passes over whole rows. All key tiles give scores, which stay on the chip for all visible tiles of the query
+  tile, in the format between ops; maxima, exponentials and their sum; then all value tiles. Scores never leave the chip.
+* `fused` and `online`: one pass. Key tile and value tile arrive together; scores of one key tile are held, and the output in the
+  accumulator's format is rescaled where the running maximum grows (Milakov and Gimelshein, arXiv 1805.02867; Dao et al., arXiv
+  2205.14135). Floats only.
+* not `fused`: as three passes, but between the graph's ops everything passes through DRAM. Elements of computed score tiles (skipped tiles
+  have none) are written by the scores, read by the maxima, read by the exponentials, which write theirs, read and written by the
+  normalisation, read by the product with the values; maxima, one per row, are written once and read once.
+
+`split` = (parts of pairs, parts of query positions) over as many cores, equal parts rounded up, the last ones smaller or empty. The
+matrix units of one core share the rows of a query tile (`array_axis` "m") or the columns of a product ("n").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from functional.work import Mask
+from sim.mapping import Span, parts
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """One layer's attention. Query i sees key j iff j <= i + mask_offset and, with a window, j > i + mask_offset - window."""
+
+    batch: int
+    heads: int
+    kv_heads: int
+    q_len: int
+    kv_len: int
+    head_dim: int
+    mask_offset: int
+    window: int | None
+    act_bits: int
+    kv_bits: int
+    acc_bits: int
+    compute: str
+
+    @property
+    def rows_per_query(self) -> int:
+        """Query heads that share a KV head."""
+        return self.heads // self.kv_heads
+
+    @property
+    def pairs(self) -> int:
+        return self.batch * self.kv_heads
+
+    @property
+    def mask(self) -> Mask:
+        return Mask(self.mask_offset, self.window)
+
+    @property
+    def useful_macs(self) -> int:
+        """Of both products, unmasked."""
+        return 2 * self.batch * self.heads * int(self.mask.visible_pairs(self.q_len, self.kv_len)) * self.head_dim
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionMapping:
+    """One complete decision; the module's text says what each field means. `buffers` copies of a key and a value tile fit."""
+
+    attention: Attention
+    q_tile: int
+    kv_tile: int
+    fused: bool
+    online: bool
+    buffers: int
+    split: tuple[int, int]
+    dataflow: str
+    array_axis: Literal["m", "n"]
+
+
+def visible_keys(attention: Attention, queries: Span) -> Span:
+    """Keys that at least one query of a range sees; empty (stop <= start) where there is none."""
+    oldest = 0 if attention.window is None else queries.start + attention.mask_offset - attention.window + 1
+    return Span(max(oldest, 0), min(queries.stop + attention.mask_offset, attention.kv_len))
+
+
+def key_tiles(mapping: AttentionMapping, queries: Span) -> list[Span]:
+    """The key tiles that a query tile computes, in order; what is fully masked is left out."""
+    seen = visible_keys(mapping.attention, queries)
+    tiles = parts(Span(0, mapping.attention.kv_len), mapping.kv_tile)
+    return [tile for tile in tiles if tile.start < seen.stop and tile.stop > seen.start]
+
+
+def core_parts(mapping: AttentionMapping) -> Iterator[tuple[Span, Span]]:
+    """(pairs, query positions) of each core that has any."""
+    pairs, queries = mapping.attention.pairs, mapping.attention.q_len
+    for some_pairs in parts(Span(0, pairs), -(-pairs // mapping.split[0])):
+        for some_queries in parts(Span(0, queries), -(-queries // mapping.split[1])):
+            yield some_pairs, some_queries

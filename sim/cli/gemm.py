@@ -1,0 +1,50 @@
+"""`rooftile gemm`."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Literal, Optional
+
+import typer
+
+from functional.errors import BadInput, Problem
+
+app = typer.Typer(rich_markup_mode=None)
+
+
+@app.command()
+def gemm(
+    m: Annotated[int, typer.Option("--m", help="Rows of A and C.")],
+    n: Annotated[int, typer.Option("--n", help="Columns of W and C.")],
+    k: Annotated[int, typer.Option("--k", help="Columns of A, rows of W.")],
+    chip: Annotated[Optional[str], typer.Option("--chip", metavar="CHIP", help="Map it on a chip.")] = None,  # noqa: UP045
+    dtype: Annotated[Optional[str], typer.Option("--dtype", metavar="FMT", help="Number format on the chip. [default: the chip's]")] = None,  # noqa: UP045
+    rows: Annotated[Optional[int], typer.Option("--rows", metavar="R", help="Or take a systolic array alone: its rows,")] = None,  # noqa: UP045
+    cols: Annotated[Optional[int], typer.Option("--cols", metavar="C", help="its columns,")] = None,  # noqa: UP045
+    dataflow: Annotated[Literal["os", "ws", "is"], typer.Option("--dataflow", help="its dataflow,")] = "ws",
+    mode: Annotated[Literal["physical", "scalesim"], typer.Option("--mode", help="and whose cycles to count.")] = "physical",
+    form: Annotated[Literal["table", "json"], typer.Option("--format", help="How to print.")] = "table",
+) -> None:
+    """Map one GEMM C[m, n] = A[m, k] W[k, n] on a chip, or run it on a systolic array alone."""
+    if chip is not None and (rows or cols):
+        raise BadInput(Problem("a chip has its own array", "give --chip, or --rows and --cols"))
+    if chip is not None:
+        from hwmodels import load_chip
+        from sim.gemm import gemm_on_chip
+
+        mapped = gemm_on_chip(m, n, k, load_chip(chip), dtype)
+        result, title = mapped.to_dict(), f"{m} x {n} x {k} on {mapped.chip}"
+    elif rows is None or cols is None:
+        raise BadInput(Problem("nothing to run on", "give --chip CHIP, or --rows R and --cols C"))
+    else:
+        from sim.array import run_array
+
+        result = run_array(m, n, k, rows, cols, dataflow, mode).to_dict()
+        title = f"{m} x {n} x {k} on a {rows} x {cols} array, {dataflow}, {mode}"
+    if form == "json":
+        print(json.dumps(result, indent=1))
+    else:
+        from sim.present.output import emit_tables
+        from sim.present.tables import facts_table
+
+        emit_tables([facts_table(title, result)], None)

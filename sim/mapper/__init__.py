@@ -1,0 +1,86 @@
+"""The mapper: of all ways to tile, order, place and split one GEMM on a chip, the one of least tiled cost."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, TypeAlias
+
+from functional.errors import BadInput, Problem
+from hwmodels.chip import Chip
+from sim.mapper.cost import GemmCost, cost_of
+from sim.mapper.problem import Choice, Setting, capacity_bytes, setting_of, tile_bits
+from sim.mapper.search import search
+from sim.mapper.traffic import TrafficTile, map_gemm_traffic
+from sim.mapping import AXES, Gemm, GemmMapping, StageTiling, Tile
+
+__all__ = ["GemmCost", "MappedGemm", "Objective", "TrafficTile", "cost_gemm", "map_gemm", "map_gemm_traffic"]
+
+Objective: TypeAlias = Literal["latency", "traffic"]
+
+
+class MappedGemm(NamedTuple):
+    """A mapping and its tiled cost."""
+
+    mapping: GemmMapping
+    cost: GemmCost
+
+
+def map_gemm(gemm: Gemm, chip: Chip, objective: Objective = "latency", exhaustive: bool = False) -> MappedGemm:
+    """The best mapping: of least latency, then DRAM bytes, then bytes moved, then tile steps; for "traffic" DRAM bytes come first.
+
+    Exact over the candidates that `sim.mapper.search` defines if the chip has one stage, or if `exhaustive`, which takes seconds with two.
+    Raises `BadInput` for extents or chips that are arrays, a format without a rate, and levels too small for a single element of each tile.
+    """
+    if objective not in ("latency", "traffic"):
+        raise BadInput(Problem(f"unknown objective '{objective}'", "known: latency, traffic", path="objective"))
+    setting = setting_of(gemm, chip)
+    choice = search(setting, objective, exhaustive)
+    return MappedGemm(_mapping(setting, choice), cost_of(setting, choice))
+
+
+def cost_gemm(mapping: GemmMapping, chip: Chip) -> GemmCost:
+    """The tiled cost of a given mapping; raises `BadInput` where the chip cannot carry it out."""
+    setting = setting_of(mapping.gemm, chip)
+    problems = _unfit(setting, mapping)
+    if problems:
+        raise BadInput(problems)
+    ranks = tuple((order.index("m"), order.index("n"), order.index("k")) for order in (stage.order for stage in mapping.stages))
+    tiles = tuple((stage.tile.m, stage.tile.n, stage.tile.k) for stage in mapping.stages)
+    return cost_of(setting, Choice(tiles, ranks, mapping.split, mapping.dataflow, mapping.array_axis))
+
+
+def _mapping(setting: Setting, choice: Choice) -> GemmMapping:
+    tilings = []
+    for stage, tile, ranks in zip(setting.stages, choice.tiles, choice.ranks, strict=True):
+        first, second, third = sorted(AXES, key=lambda axis, ranks=ranks: int(ranks[AXES.index(axis)]))  # type: ignore[misc]
+        buffers = 2 if any(level.double_buffered for level in stage.levels) else 1
+        tilings.append(StageTiling(Tile(*(int(extent) for extent in tile)), (first, second, third), buffers))
+    return GemmMapping(
+        setting.gemm, tuple(tilings), choice.split, setting.split_stage, choice.dataflow, "n" if choice.array_axis == "n" else "m"
+    )
+
+
+def _unfit(setting: Setting, mapping: GemmMapping) -> list[Problem]:
+    """Why a chip cannot carry out a mapping."""
+    chip, found = setting.chip, []
+    flows = chip.matrix.dataflows
+    if chip.matrix.kind == "systolic" and mapping.dataflow not in flows:
+        cure = f"choose {' or '.join(flows)}, or add it to the list"
+        found.append(Problem(f"the array of {chip.name} has no dataflow '{mapping.dataflow}'", cure, path="matrix.dataflows"))
+    asked = mapping.split[0] * mapping.split[1]
+    if asked > setting.cores:
+        found.append(
+            Problem(
+                f"a split into {asked} parts needs as many cores; {chip.name} has {setting.cores}", f"raise cores to {asked}", path="cores"
+            )
+        )
+    if len(mapping.stages) != len(setting.stages) or mapping.split_stage != setting.split_stage:
+        found.append(Problem(f"the mapping was made for other memory than that of {chip.name}", "map the GEMM again", path="memory"))
+        return found
+    for place in setting.places[1:]:
+        level, needed = place.level, int(tile_bits(setting, place.level, mapping.stages[place.stage].tile)) / 8
+        room = capacity_bytes(setting, level)
+        if needed > room:
+            path = f"memory.{level.name}.capacity"
+            least = -(-needed * float(level.capacity_bytes) // room)
+            found.append(Problem(f"the tiles take {needed:.0f} of {room:.0f} bytes", f"raise {path} to at least {least:.0f} B", path=path))
+    return found

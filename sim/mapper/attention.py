@@ -1,0 +1,322 @@
+"""The tiled cost of one attention, and the search for its mapping.
+
+Everything follows from `sim.attention_mapping`: which tiles are fetched and computed, and when. Of all cores the most loaded one decides;
+DRAM and levels that cores share serve them all. Tiles are held where the array reads them: in the innermost level that holds activations;
+score and output tiles in the accumulator's format where psums are held.
+
+**Latency.** A lower bound on every schedule of the mapping, as for a GEMM (`sim.mapper.cost`): max over units and levels of prefix + busy +
+suffix. Before the array and the vector unit do anything, DRAM has answered and the first query and key tile have passed its port; after
+them the last output tile is still to be written. DRAM itself waits for its first answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from functional.errors import BadInput, Problem
+from functional.formats import is_integer
+from hwmodels.chip import Chip, MemoryLevel, Role
+from hwmodels.formulas import systolic, tensor_core
+from hwmodels.formulas.roofline import transfer_s
+from hwmodels.formulas.systolic import ceil_div, whole_cycles
+from sim.attention_mapping import Attention, AttentionMapping
+from sim.plan import resident_level
+
+Part: TypeAlias = Literal["all", "scores", "context"]
+"""Both products with the softmax between them, or one product by itself."""
+
+Counts: TypeAlias = NDArray[np.int64]
+
+
+class InDram(NamedTuple):
+    """Which sides of an attention lie in DRAM; the others stay on the chip."""
+
+    queries: bool = True
+    keys: bool = True
+    output: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionCost:
+    """Tiled cost of an attention; DRAM bytes, score elements computed and MACs issued are those of the whole chip."""
+
+    latency_s: float
+    bound_by: str
+    busy_s: dict[str, float]
+    prefix_s: float
+    suffix_s: float
+    dram_read_bytes: float
+    dram_written_bytes: float
+    computed_scores: float
+    issued_macs: float
+
+
+class _Tiles(NamedTuple):
+    """Query tiles of a pair: the part of the queries that each belongs to, its positions, the key tiles that it computes (full ones, the
+    smaller one at the end) and their keys."""
+
+    part: Counts
+    queries: Counts
+    full: Counts
+    edge: Counts
+    keys: Counts
+
+
+class _Use(NamedTuple):
+    """What pairs ask of a core: array cycles, MACs issued, operand bytes read, elements, and bytes of tiles fetched and stored."""
+
+    cycles: Any
+    issued_macs: Any
+    operand_bytes: Any
+    psum_reads: Any
+    psum_writes: Any
+    computed_scores: Any
+    query_bytes: Any
+    key_bytes: Any
+    output_bytes: Any
+
+
+def attention_cost(
+    mapping: AttentionMapping,
+    chip: Chip,
+    counts: Mapping[str, Any],
+    in_dram: InDram = InDram(),  # noqa: B008 (immutable)
+    part: Part = "all",
+    score_bytes: tuple[float, float] = (0, 0),
+) -> AttentionCost:
+    """Cost of one mapping. `counts` are the vector primitives of the unmasked scores; `score_bytes` (read, written) pass DRAM besides."""
+    attention = mapping.attention
+    use = _use(mapping, chip, part)
+    pairs = int(ceil_div(attention.pairs, mapping.split[0]))
+    worst = _Use(*(pairs * float(np.max(column)) for column in use))
+    whole = _Use(*(attention.pairs * float(np.sum(column)) for column in use))
+
+    read = whole.query_bytes * in_dram.queries + whole.key_bytes * in_dram.keys + score_bytes[0]
+    written = whole.output_bytes * in_dram.output + score_bytes[1]
+    if part == "all" and not mapping.fused:
+        passes = whole.computed_scores * attention.act_bits / 8
+        maxima = attention.batch * attention.heads * attention.q_len * attention.act_bits / 8
+        read, written = read + 4 * passes + maxima, written + 3 * passes + maxima
+    visible = attention.batch * attention.heads * float(attention.mask.visible_pairs(attention.q_len, attention.kv_len))
+    busy = _busy(mapping, chip, worst, whole, (read, written), {name: float(count) / visible for name, count in counts.items()})
+    return _bounded(mapping, chip, busy, in_dram, whole, read, written)
+
+
+def _bounded(
+    mapping: AttentionMapping, chip: Chip, busy: dict[str, float], in_dram: InDram, whole: _Use, read: float, written: float
+) -> AttentionCost:
+    attention, dram = mapping.attention, chip.dram
+    latency_s = float(dram.latency_s) if read > 0 else 0.0
+    tile_bytes = mapping.q_tile * attention.rows_per_query * attention.head_dim * attention.act_bits / 8
+    key_bytes = min(mapping.kv_tile, attention.kv_len) * attention.head_dim * attention.kv_bits / 8
+    first_s = (tile_bytes * in_dram.queries + key_bytes * in_dram.keys) / float(chip.read_bytes_per_s(dram))
+    last_rows = (attention.q_len - 1) % mapping.q_tile + 1
+    last_bytes = last_rows * attention.rows_per_query * attention.head_dim * attention.act_bits / 8
+    suffix_s = last_bytes * in_dram.output / float(chip.write_bytes_per_s(dram)) if mapping.split == (1, 1) else 0.0
+    ends = {name: (latency_s, 0.0) if name == dram.name else (latency_s + first_s, suffix_s) for name in busy}
+    latencies = {name: ends[name][0] + busy[name] + ends[name][1] if busy[name] else 0.0 for name in busy}
+    bound_by = max(latencies, key=latencies.__getitem__)
+    prefix, suffix = ends[bound_by]
+    return AttentionCost(latencies[bound_by], bound_by, busy, prefix, suffix, read, written, whole.computed_scores, whole.issued_macs)
+
+
+def _busy(
+    mapping: AttentionMapping, chip: Chip, worst: _Use, whole: _Use, dram_bytes: tuple[float, float], per_score: Mapping[str, float]
+) -> dict[str, float]:
+    """Seconds that each unit and level works."""
+    attention = mapping.attention
+    clock = float(chip.clock_hz)
+    lane_cycles = sum(each * float(chip.vector.cycles[name]) for name, each in per_score.items()) * worst.computed_scores
+    busy = {
+        "matrix": worst.cycles / clock,
+        "vector": whole_cycles(lane_cycles / float(chip.vector.lanes)) / clock,
+        chip.dram.name: transfer_s(*dram_bytes, *_rates(chip, chip.dram), chip.dram.bandwidth.shared),
+    }
+    operands, sums = innermost(chip, "activations"), innermost(chip, "psums")
+    passes = 3 * worst.computed_scores * attention.act_bits / 8 if per_score else 0.0
+    for level in chip.memory[1:]:
+        use = whole if level.per == "chip" else worst
+        read = written = 0.0
+        if level is operands:
+            read = use.operand_bytes + passes
+            written = use.query_bytes + use.key_bytes + use.output_bytes + passes
+        elif "activations" in level.holds:
+            read, written = use.query_bytes + use.key_bytes, use.output_bytes
+        if level is sums:
+            read += use.psum_reads * attention.acc_bits / 8
+            written += use.psum_writes * attention.acc_bits / 8
+        rates = level.bandwidth.read_bytes_per_s(chip.clock_hz), level.bandwidth.write_bytes_per_s(chip.clock_hz)
+        busy[level.name] = float(transfer_s(read, written, *rates, level.bandwidth.shared))
+    return {name: float(seconds) for name, seconds in busy.items()}
+
+
+def _rates(chip: Chip, level: MemoryLevel) -> tuple[Any, Any]:
+    return chip.read_bytes_per_s(level), chip.write_bytes_per_s(level)
+
+
+def innermost(chip: Chip, role: Role) -> MemoryLevel:
+    """The level next to the array that holds a role."""
+    return next(level for level in reversed(chip.memory) if role in level.holds)
+
+
+def _query_tiles(mapping: AttentionMapping) -> _Tiles:
+    attention, kv_tile = mapping.attention, mapping.kv_tile
+    size = int(ceil_div(attention.q_len, mapping.split[1]))
+    cuts = [np.arange(first, min(first + size, attention.q_len), mapping.q_tile) for first in range(0, attention.q_len, size)]
+    part = np.repeat(np.arange(len(cuts)), [len(cut) for cut in cuts])
+    starts = np.concatenate(cuts)
+    stops = np.minimum(starts + mapping.q_tile, np.minimum((part + 1) * size, attention.q_len))
+    oldest = 0 * starts if attention.window is None else np.maximum(starts + attention.mask_offset - attention.window + 1, 0)
+    newest = np.clip(stops + attention.mask_offset, oldest, attention.kv_len)
+    begin, end = oldest // kv_tile, -(-newest // kv_tile)
+    edge = (end * kv_tile > attention.kv_len).astype(np.int64)
+    return _Tiles(part, stops - starts, end - begin - edge, edge, np.minimum(end * kv_tile, attention.kv_len) - begin * kv_tile)
+
+
+def _use(mapping: AttentionMapping, chip: Chip, part: Part) -> _Use:
+    """What one pair asks, for each part of the query positions."""
+    attention = mapping.attention
+    tiles = _query_tiles(mapping)
+    rows = tiles.queries * attention.rows_per_query
+    products = np.zeros((5, len(rows)))
+    for often, keys in ((tiles.full, mapping.kv_tile), (tiles.edge, attention.kv_len % mapping.kv_tile)):
+        if keys:
+            if part != "context":
+                products += often * _product(mapping, chip, rows, keys, attention.head_dim)
+            if part != "scores":
+                products += often * _product(mapping, chip, rows, attention.head_dim, keys)
+    side_bytes = _packed(chip, rows * attention.head_dim * attention.act_bits / 8)
+    columns = _Use(
+        *products,
+        rows * tiles.keys,
+        side_bytes * (part != "context"),
+        (2 if part == "all" else 1) * _key_bytes(mapping, chip, tiles),
+        side_bytes * (part != "scores"),
+    )
+    return _Use(*(np.bincount(tiles.part, weights=column) for column in columns))
+
+
+def _key_bytes(mapping: AttentionMapping, chip: Chip, tiles: _Tiles) -> NDArray[np.float64]:
+    """Bytes of key tiles that each query tile fetches (value tiles are as many): once per part if one tile holds them all."""
+    attention = mapping.attention
+    element_bytes = attention.head_dim * attention.kv_bits / 8
+    if mapping.kv_tile >= attention.kv_len:
+        first_of_part = np.diff(tiles.part, prepend=-1) > 0
+        return first_of_part * _packed(chip, np.array([attention.kv_len * element_bytes]))
+    full, edge = _packed(chip, np.array([mapping.kv_tile * element_bytes, attention.kv_len % mapping.kv_tile * element_bytes]))
+    return tiles.full * full + tiles.edge * edge
+
+
+def _packed(chip: Chip, sizes_bytes: NDArray[Any]) -> NDArray[np.float64]:
+    """Bytes of tiles that lie on bursts of their own."""
+    packed: NDArray[np.float64] = np.ceil(sizes_bytes / chip.dram.burst_bytes) * chip.dram.burst_bytes
+    return packed
+
+
+def _product(mapping: AttentionMapping, chip: Chip, m: Counts, n: int, k: int) -> NDArray[np.float64]:
+    """Of a product m x n x k: array cycles, MACs issued, operand bytes read, partial sums read and written; a row each."""
+    unit, attention = chip.matrix, mapping.attention
+    rate = float(unit.rates[attention.compute])
+    a_bytes, b_bytes = attention.act_bits / 8, attention.kv_bits / 8
+    columns: tuple[Any, ...]
+    if unit.kind == "tensor_core":
+        cycles = tensor_core.tile_cycles(unit.tile, unit.count, rate, m, n, k)
+        issued: Any = tensor_core.issued_macs(unit.tile, m, n, k)
+        columns = (cycles, issued, m * k * a_bytes + n * k * b_bytes, 0 * m, m * n)
+    else:
+        part_m: Any = -(-m // unit.count) if mapping.array_axis == "m" else m
+        part_n: Any = -(-n // unit.count) if mapping.array_axis == "n" else n
+        shape = (unit.rows, unit.cols, part_m, part_n, k, rate)
+        cycles = systolic.tile_cycles(mapping.dataflow, unit.weight_preload, *shape)
+        accesses = systolic.sram_accesses(mapping.dataflow, *shape)
+        streamed = systolic.AXES[mapping.dataflow][2]
+        pack = 1.0 if streamed == "k" else max(rate, 1.0)
+        issued = systolic.folds(mapping.dataflow, *shape) * unit.rows * unit.cols * pack * {"m": part_m, "n": part_n, "k": k}[streamed]
+        operands = accesses.a_reads * a_bytes + accesses.w_reads * b_bytes
+        columns = (cycles, *(unit.count * each for each in (issued, operands, accesses.psum_reads, accesses.psum_writes)))
+    return np.array([np.broadcast_to(np.asarray(column, float), m.shape) for column in columns])
+
+
+def map_attention(
+    attention: Attention,
+    chip: Chip,
+    counts: Mapping[str, Any],
+    in_dram: InDram = InDram(),
+    part: Part = "all",
+    **more: Any,
+) -> tuple[AttentionMapping, AttentionCost]:
+    """The mapping of least latency (then DRAM traffic) among tiles of whole array passes, equal cuts and the whole length.
+
+    Three passes over whole rows where they fit; else online, for floats; else unfused. Raises `BadInput` if not one query tile fits.
+    """
+    online = [] if is_integer(attention.compute) else [(True, True)]
+    for fused, is_online in [(True, False), *online, (False, False)]:
+        best = None
+        for mapping in _candidates(attention, chip, fused, is_online):
+            cost = attention_cost(mapping, chip, counts, in_dram, part, **more)
+            rank = (cost.latency_s, cost.dram_read_bytes + cost.dram_written_bytes, -mapping.q_tile)
+            if best is None or rank < best[0]:
+                best = rank, mapping, cost
+        if best is not None:
+            return best[1], best[2]
+    level = innermost(chip, "activations")
+    raise BadInput(Problem("not one query with one key fits", f"raise memory.{level.name}.capacity", path=f"memory.{level.name}.capacity"))
+
+
+def _candidates(attention: Attention, chip: Chip, fused: bool, online: bool) -> Iterator[AttentionMapping]:
+    unit = chip.matrix
+    rows, keys = (unit.rows, unit.cols) if unit.kind == "systolic" else (unit.tile[0], unit.tile[1])
+    dataflows = unit.dataflows if unit.kind == "systolic" else ("",)
+    buffers = 2 if innermost(chip, "activations").double_buffered else 1
+    for split in _splits(attention, int(chip.cores)):
+        positions = int(ceil_div(attention.q_len, split[1]))
+        for q_tile in _sizes(positions, max(1, rows // attention.rows_per_query)):
+            for kv_tile in _sizes(attention.kv_len, keys):
+                first = AttentionMapping(attention, q_tile, kv_tile, fused, online, buffers, split, dataflows[0], "m")
+                if not fits(first, chip):
+                    continue
+                for dataflow in dataflows:
+                    yield replace(first, dataflow=dataflow)
+                    if unit.kind == "systolic" and unit.count > 1:
+                        yield replace(first, dataflow=dataflow, array_axis="n")
+
+
+def _splits(attention: Attention, cores: int) -> list[tuple[int, int]]:
+    """Cores over pairs first, the rest over query positions."""
+    over_pairs = min(cores, attention.pairs)
+    found = {(over_pairs, min(cores // over_pairs, attention.q_len)), (1, min(cores, attention.q_len)), (over_pairs, 1)}
+    return sorted(found, key=lambda split: -split[0] * split[1])
+
+
+def _sizes(length: int, granule: int) -> list[int]:
+    """The whole length, and granules doubled until then."""
+    sizes = {length}
+    size = granule
+    while size < length:
+        sizes.add(size)
+        size *= 2
+    sizes.add(min(1, length))
+    return sorted(sizes, reverse=True)
+
+
+def fits(mapping: AttentionMapping, chip: Chip) -> bool:
+    """Whether all that the mapping holds at a time fits the levels that hold it."""
+    attention = mapping.attention
+    rows = mapping.q_tile * attention.rows_per_query
+    kv_tile = min(mapping.kv_tile, attention.kv_len)
+    kept_keys = attention.kv_len if mapping.fused and not mapping.online else kv_tile
+    operands, sums = innermost(chip, "activations"), innermost(chip, "psums")
+    need_bits: dict[str, float] = {operands.name: 0.0, sums.name: 0.0}
+    need_bits[operands.name] += rows * (attention.head_dim + kept_keys) * attention.act_bits
+    need_bits[operands.name] += 2 * mapping.buffers * kv_tile * attention.head_dim * attention.kv_bits
+    need_bits[sums.name] += rows * max(attention.head_dim, kv_tile) * attention.acc_bits
+    for level in (operands, sums):
+        share = 1 - float(chip.resident_share) if level is resident_level(chip) else 1.0
+        if need_bits[level.name] > 8 * share * float(level.capacity_bytes):
+            return False
+    return True

@@ -1,0 +1,143 @@
+"""What the mapper asks of a GEMM and a chip before it chooses anything: stages, places of each role, rates, capacities."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from functional.errors import BadInput, Problem
+from hwmodels.chip import Chip, MemoryLevel, Role
+from sim.mapping import AXES, Axis, ChipStage, Gemm, chip_stages
+from sim.plan import resident_level
+
+ROLE_AXES: dict[Role, tuple[int, int, int]] = {"activations": (0, 2, 1), "weights": (2, 1, 0), "psums": (0, 1, 2)}
+"""Indices into `AXES`: the two axes that select a tile of a role, and the one that does not."""
+
+Amount: TypeAlias = Any
+"""int, or an array of int64 or float64: one mapping, or many at once."""
+
+Extents: TypeAlias = tuple[Amount, Amount, Amount]
+"""Along m, n and k."""
+
+
+class Choice(NamedTuple):
+    """One mapping, or as many as the arrays in it hold. `ranks[stage][axis]` is the place of the loop over an axis, 0 outermost."""
+
+    tiles: tuple[Extents, ...]
+    ranks: tuple[Extents, ...]
+    split: tuple[int, int]
+    dataflow: str
+    array_axis: Axis
+
+
+class Place(NamedTuple):
+    """A level with the rates at which it is priced: of one core if it belongs to a core, else of the chip."""
+
+    level: MemoryLevel
+    stage: int
+    read_bytes_per_s: float
+    write_bytes_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A GEMM on a chip. `holders[role]` are the places that hold a role, DRAM first."""
+
+    gemm: Gemm
+    chip: Chip
+    stages: tuple[ChipStage, ...]
+    split_stage: int
+    places: tuple[Place, ...]
+    holders: Mapping[Role, tuple[Place, ...]]
+    rate: float
+
+    @property
+    def cores(self) -> int:
+        return int(self.chip.cores)
+
+    @property
+    def extents(self) -> tuple[int, int, int]:
+        return self.gemm.m, self.gemm.n, self.gemm.k
+
+    def bits(self, role: Role) -> int:
+        """Bits of an element in a tile."""
+        return {"activations": self.gemm.a_bits, "weights": self.gemm.w_bits, "psums": self.gemm.acc_bits}[role]
+
+    def shared(self, place: Place) -> bool:
+        """Whether all cores use this place."""
+        return place.stage < self.split_stage
+
+
+def setting_of(gemm: Gemm, chip: Chip) -> Setting:
+    """Check a GEMM against a chip; raises `BadInput` with every reason why it cannot be mapped."""
+    problems = [*_bad_extents(gemm), *_bad_chip(gemm, chip)]
+    if problems:
+        raise BadInput(problems)
+    stages = chip_stages(chip)
+    split_stage = next((i for i, stage in enumerate(stages) if stage.per_core), len(stages))
+    clock = chip.clock_hz
+    indices = [-1, *(i for i, stage in enumerate(stages) for _ in stage.levels)]
+    places = tuple(
+        Place(level, i, float(level.bandwidth.read_bytes_per_s(clock)), float(level.bandwidth.write_bytes_per_s(clock)))
+        for i, level in zip(indices, chip.memory, strict=True)
+    )
+    holders = {role: tuple(place for place in places if role in place.level.holds) for role in ROLE_AXES}
+    setting = Setting(gemm, chip, stages, split_stage, places, holders, float(chip.matrix.rates[gemm.compute]))
+    _check_smallest(setting)
+    return setting
+
+
+def _bad_extents(gemm: Gemm) -> list[Problem]:
+    found = []
+    for axis in AXES:
+        extent = getattr(gemm, axis)
+        if isinstance(extent, np.ndarray):
+            found.append(Problem("is an array", "map one shape at a time; only the roofline takes grids", path=axis))
+        elif extent < 1:
+            found.append(Problem(f"must be at least 1, found {extent}", path=axis))
+    return found
+
+
+def _bad_chip(gemm: Gemm, chip: Chip) -> list[Problem]:
+    found = []
+    if gemm.compute not in chip.matrix.rates:
+        cure = f"choose one of {', '.join(chip.formats)}, or add the rate to the chip"
+        found.append(Problem(f"{chip.name} has no rate for {gemm.compute}", cure, path=f"matrix.rates.{gemm.compute}"))
+    numbers = [chip.clock_hz, chip.cores, chip.resident_share, *(level.capacity_bytes for level in chip.memory)]
+    if any(isinstance(number, np.ndarray) for number in numbers):
+        found.append(Problem(f"{chip.name} has arrays for numbers", "map one chip at a time; only the roofline takes grids"))
+    return found
+
+
+def capacity_bytes(setting: Setting, level: MemoryLevel) -> float:
+    """What tiles may use of a level: all of it, less what intermediates may keep of the level where they stay."""
+    share = 1 - float(setting.chip.resident_share) if level is resident_level(setting.chip) else 1.0
+    return float(level.capacity_bytes) * share
+
+
+def tile_bits(setting: Setting, level: MemoryLevel, tile: Extents) -> Amount:
+    """Bits of all tiles that a level has room for at a time."""
+    total: Amount = 0
+    for role in level.holds:
+        x, y, _ = ROLE_AXES[role]
+        total = total + tile[x] * tile[y] * setting.bits(role)
+    return total * (2 if level.double_buffered else 1)
+
+
+def _check_smallest(setting: Setting) -> None:
+    """One element of each role must fit everywhere."""
+    problems = []
+    for place in setting.places[1:]:
+        level, needed = place.level, int(tile_bits(setting, place.level, (1, 1, 1)))
+        share = capacity_bytes(setting, level) / float(level.capacity_bytes)
+        if needed > 8 * capacity_bytes(setting, level):
+            path = f"memory.{level.name}.capacity"
+            least = -(-needed // 8) / share
+            problems.append(
+                Problem(f"not one element of each tile fits {level.name}", f"raise {path} to at least {least:.4g} B", path=path)
+            )
+    if problems:
+        raise BadInput(problems)

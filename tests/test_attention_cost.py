@@ -1,0 +1,118 @@
+"""Defends: the tiled cost of attention charges exactly the tiles that its mapping fetches and computes, and lies above the roofline."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from hwmodels import load_chip
+from hwmodels.chip import Chip
+from sim.attention_mapping import Attention, AttentionMapping, core_parts, key_tiles
+from sim.mapper.attention import InDram, attention_cost, fits, map_attention
+from sim.mapping import Span
+
+UNMASKED = 10**6
+
+
+def attention(kv_heads: int = 32, **changes: int | None) -> Attention:
+    """32 query heads of 64, 512 x 512, one byte per element, no mask."""
+    shape = Attention(1, 32, kv_heads, 512, 512, 64, UNMASKED, None, 8, 8, 32, "int8")
+    return replace(shape, **changes)  # type: ignore[arg-type]
+
+
+def small_chip() -> Chip:
+    """edge-npu with 128 KiB, all of it for tiles, single-buffered, and bursts of one byte."""
+    chip = load_chip("edge-npu")
+    sram = replace(chip.memory[1], capacity_bytes=128 * 1024, double_buffered=False)
+    return replace(chip, memory=(replace(chip.dram, burst_bytes=1), sram), resident_share=1e-9)
+
+
+def whole_head(shape: Attention, fused: bool) -> AttentionMapping:
+    """Eight rows of queries against all keys of a head."""
+    return AttentionMapping(shape, 8 // shape.rows_per_query, 512, fused, False, 1, (1, 1), "ws", "m")
+
+
+@pytest.mark.parametrize(
+    ("kv_heads", "fused", "expected_bytes"),
+    [
+        (32, True, 4_194_304),  # q, k, v and the output once: 4 x 32 x 512 x 64
+        (8, True, 2_621_440),  # k and v of 8 heads: 2 x 1,048,576 + 2 x 262,144
+        (32, False, 62_947_328),  # and 7 x 32 x 512 x 512 scores, and the row maxima written and read: 2 x 32 x 512
+    ],
+)
+def test_traffic_by_hand(kv_heads: int, fused: bool, expected_bytes: int) -> None:
+    mapping = whole_head(attention(kv_heads), fused)
+    assert not fused or fits(mapping, small_chip())
+    cost = attention_cost(mapping, small_chip(), {})
+    assert cost.dram_read_bytes + cost.dram_written_bytes == expected_bytes
+
+
+def test_softmax_as_one_op_saves_three_visits_and_the_maxima() -> None:
+    cost = attention_cost(whole_head(attention(), fused=False), small_chip(), {})
+    scores, maxima = 32 * 512 * 512, 32 * 512
+    one_op = cost.dram_read_bytes + cost.dram_written_bytes - 3 * scores - 2 * maxima
+    assert one_op == 37_748_736
+
+
+def walked(mapping: AttentionMapping, burst: int) -> tuple[int, int, int]:
+    """DRAM bytes read and written and score elements computed, tile after tile."""
+    shape = mapping.attention
+
+    def packed(elements: int, bits: int) -> int:
+        return -(-elements * bits // (8 * burst)) * burst
+
+    read = written = scores = 0
+    for pairs, queries in core_parts(mapping):
+        for _ in range(pairs.start, pairs.stop):
+            held = None
+            for start in range(queries.start, queries.stop, mapping.q_tile):
+                tile = Span(start, min(start + mapping.q_tile, queries.stop))
+                rows = (tile.stop - tile.start) * shape.rows_per_query
+                read += packed(rows * shape.head_dim, shape.act_bits)
+                written += packed(rows * shape.head_dim, shape.act_bits)
+                for keys in key_tiles(mapping, tile):
+                    scores += rows * (keys.stop - keys.start)
+                    if keys != held:
+                        read += 2 * packed((keys.stop - keys.start) * shape.head_dim, shape.kv_bits)
+                    held = keys if mapping.kv_tile >= shape.kv_len else None
+    return read, written, scores
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_cost_equals_a_walk_over_the_tiles(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    kv_heads, q_len = int(rng.integers(1, 4)), int(rng.integers(1, 30))
+    kv_len = q_len + int(rng.integers(0, 20))
+    window = None if rng.random() < 0.5 else int(rng.integers(1, 12))
+    heads = kv_heads * int(rng.integers(1, 4))
+    shape = Attention(int(rng.integers(1, 3)), heads, kv_heads, q_len, kv_len, 8, kv_len - q_len, window, 16, 8, 32, "bf16")
+    q_tile, kv_tile = int(rng.integers(1, q_len + 1)), int(rng.integers(1, kv_len + 1))
+    split = (int(rng.integers(1, shape.pairs + 1)), int(rng.integers(1, q_len + 1)))
+    mapping = AttentionMapping(shape, q_tile, kv_tile, True, False, 2, split, "os", "m")
+    chip = load_chip("edge-npu")
+    cost = attention_cost(mapping, chip, {})
+    assert (cost.dram_read_bytes, cost.dram_written_bytes, cost.computed_scores) == walked(mapping, chip.dram.burst_bytes)
+
+
+@pytest.mark.parametrize("chip_name", ["edge-npu", "gemmini-default", "cloud-npu", "tpu-v4i", "a100-sxm4-80gb"])
+@pytest.mark.parametrize(("q_len", "kv_len"), [(1, 1025), (37, 37), (512, 512)])
+def test_cost_is_above_the_roofline_and_its_mapping_fits(chip_name: str, q_len: int, kv_len: int) -> None:
+    chip = load_chip(chip_name)
+    shape = Attention(1, 32, 8, q_len, kv_len, 64, kv_len - q_len, None, 16, 16, 32, "bf16" if "bf16" in chip.formats else "int8")
+    seen = 32 * int(shape.mask.visible_pairs(q_len, kv_len))
+    mapping, cost = map_attention(shape, chip, {"exp": seen})
+    assert fits(mapping, chip)
+    assert cost.busy_s["matrix"] >= shape.useful_macs / float(chip.peak_macs_per_s(shape.compute)) * (1 - 1e-12)
+    assert cost.busy_s["vector"] >= seen * float(chip.primitive_s("exp")) * (1 - 1e-12)
+    compulsory = 2 * (32 * q_len + 8 * kv_len) * 64 * 2
+    assert cost.dram_read_bytes + cost.dram_written_bytes >= compulsory
+    assert cost.latency_s >= max(cost.busy_s.values())
+    assert cost.issued_macs >= shape.useful_macs
+
+
+def test_what_stays_on_the_chip_is_not_fetched() -> None:
+    mapping = whole_head(attention(), fused=True)
+    cost = attention_cost(mapping, small_chip(), {}, InDram(queries=False, keys=False, output=False))
+    assert cost.dram_read_bytes == cost.dram_written_bytes == 0

@@ -1,0 +1,427 @@
+"""Defends: the cost of a mapping is what walking its loops costs, and the mapper finds the mapping of least cost."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from functional.errors import BadInput
+from hwmodels.chip import Bandwidth, Chip, MatrixUnit, MemoryLevel, Role, VectorUnit
+from hwmodels.load import load_chip
+from sim.mapper import GemmCost, cost_gemm, map_gemm, map_gemm_traffic
+from sim.mapper.bound import axis_numbers, bound
+from sim.mapper.cost import evaluate
+from sim.mapper.problem import Choice, setting_of
+from sim.mapper.search import array_grains, variants
+from sim.mapping import AXES, Gemm, GemmMapping, StageTiling, Tile, chip_stages
+from tests.walked_gemm import latency_s, walk
+
+W, A, P = "weights", "activations", "psums"
+MEMORIES: tuple[tuple[tuple[str, tuple[Role, ...]], ...], ...] = (
+    (("core", (W, A, P)),),
+    (("chip", (W, A, P)),),
+    (("core", (W, A)), ("core", (P,))),
+    (("chip", (W, A)), ("core", (W, A)), ("core", (P,))),
+    (("chip", (W, A)), ("core", (W, A, P))),
+    (("chip", (W, A, P)), ("core", (W, A, P))),
+    (("chip", (W, A, P)), ("chip", (W, A, P))),
+    (("core", (W, A, P)), ("core", (W, A, P))),
+    (("core", (W, A, P)), ("core", (W,))),
+)
+"""Per and holds of the on-chip levels, outermost first: one and two stages, operands that pass by a stage, accumulators apart."""
+
+
+def close(value: float) -> object:
+    return pytest.approx(value, rel=1e-9, abs=1e-15)
+
+
+@st.composite
+def units(draw: st.DrawFn) -> MatrixUnit:
+    rates = {"int8": draw(st.sampled_from([0.5, 1, 1.5, 2, 3]))}
+    preload, count = draw(st.sampled_from(["overlapped", "serial"])), draw(st.integers(1, 3))
+    side = st.integers(1, 5)
+    if draw(st.booleans()):
+        return MatrixUnit("systolic", count, draw(side), draw(side), (1, 1, 1), ("os", "ws", "is"), preload, rates, {"int8": "int32"})
+    return MatrixUnit("tensor_core", count, 1, 1, (draw(side), draw(side), draw(side)), (), "overlapped", rates, {"int8": "int32"})
+
+
+@st.composite
+def levels(draw: st.DrawFn, name: str, per: str, holds: tuple[Role, ...], capacity_bytes: float) -> MemoryLevel:
+    shared = draw(st.booleans())
+    rate = st.sampled_from([1e9, 3e9, 8e9])
+    read = draw(rate)
+    return MemoryLevel(
+        name=name,
+        capacity_bytes=capacity_bytes,
+        bandwidth=Bandwidth(read, read if shared else draw(rate), shared, False),
+        per="core" if per == "core" else "chip",
+        holds=frozenset(holds),
+        channels=1,
+        latency_s=draw(st.sampled_from([0.0, 1e-8])),
+        burst_bytes=draw(st.sampled_from([1, 4, 7])),
+        double_buffered=draw(st.booleans()),
+        multicast=draw(st.booleans()),
+        technology="",
+        ecc="none",
+    )
+
+
+@st.composite
+def chips(
+    draw: st.DrawFn, memories: tuple[int, ...] = tuple(range(len(MEMORIES))), cores: tuple[int, ...] = (1, 2, 3, 7), room: bool = True
+) -> Chip:
+    memory = [draw(levels("dram", "chip", (W, A, P), 1e12))]
+    for i, (per, holds) in enumerate(MEMORIES[draw(st.sampled_from(memories))]):
+        capacity_bytes = 1e9 if room else float(draw(st.integers(50, 400)))
+        memory.append(draw(levels(f"level{i}", per, holds, capacity_bytes)))
+    vector = VectorUnit(1, {})
+    number = draw(st.sampled_from(cores))
+    return Chip("random", "int8", 1e9, number, draw(units()), vector, tuple(memory), 0.0, 0.5, None, "", (), (), {})
+
+
+def gemms(limit: int) -> st.SearchStrategy[Gemm]:
+    extent, bits = st.integers(1, limit), st.sampled_from([4, 8, 16])
+    return st.builds(Gemm, extent, extent, extent, bits, bits, st.sampled_from([8, 16]), st.just(32), st.just("int8"))
+
+
+@st.composite
+def mappings(draw: st.DrawFn, gemm: Gemm, chip: Chip) -> GemmMapping:
+    extents, tilings = [gemm.m, gemm.n, gemm.k], []
+    stages = chip_stages(chip)
+    for _ in stages:
+        extents = [draw(st.integers(1, extent)) for extent in extents]
+        order = draw(st.permutations(AXES))
+        tilings.append(StageTiling(Tile(*extents), (order[0], order[1], order[2]), 2))
+    rows = draw(st.integers(1, int(chip.cores)))
+    cols = draw(st.integers(1, int(chip.cores) // rows))
+    split_stage = sum(not stage.per_core for stage in stages)
+    dataflow = draw(st.sampled_from(chip.matrix.dataflows)) if chip.matrix.dataflows else ""
+    return GemmMapping(gemm, tuple(tilings), (rows, cols), split_stage, dataflow, draw(st.sampled_from(["m", "n"])))
+
+
+# --- the cost of a mapping ---
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_a_random_mapping_on_a_random_chip_costs_what_walking_its_loops_costs(data: st.DataObject) -> None:
+    chip, gemm = data.draw(chips()), data.draw(gemms(13))
+    mapping = data.draw(mappings(gemm, chip))
+    cost, walked = cost_gemm(mapping, chip), walk(mapping, chip)
+    for level in chip.memory:
+        assert cost.read_bytes[level.name] == close(max(walked.read[level.name].values(), default=0))
+        assert cost.written_bytes[level.name] == close(max(walked.written[level.name].values(), default=0))
+    assert cost.array_cycles == max(walked.cycles.values())
+    assert cost.tile_steps == max(walked.steps.values())
+    assert cost.issued_macs == close(round(walked.issued_macs)) or abs(cost.issued_macs - walked.issued_macs) <= 1
+    assert cost.latency_s == close(latency_s(mapping, chip, walked))
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_no_cost_is_below_the_roofline(data: st.DataObject) -> None:
+    chip, gemm = data.draw(chips()), data.draw(gemms(40))
+    cost = cost_gemm(data.draw(mappings(gemm, chip)), chip)
+    assert cost.latency_s >= roofline_s(gemm, chip) * (1 - 1e-12)
+    assert cost.dram_bytes >= compulsory_bytes(gemm)
+    assert cost.issued_macs >= gemm.macs
+    assert cost.utilisation <= 1 + 1e-12
+
+
+def compulsory_bytes(gemm: Gemm) -> float:
+    return (gemm.m * gemm.k * gemm.a_bits + gemm.k * gemm.n * gemm.w_bits + gemm.m * gemm.n * gemm.out_bits) / 8
+
+
+def roofline_s(gemm: Gemm, chip: Chip) -> float:
+    """Each operand once from each level that holds it, sums once into their level, all MACs at the peak."""
+    times = [gemm.macs / float(chip.peak_macs_per_s(gemm.compute))]
+    sizes = {"activations": gemm.m * gemm.k * gemm.a_bits / 8, "weights": gemm.k * gemm.n * gemm.w_bits / 8}
+    for level in chip.memory:
+        read = sum(size for role, size in sizes.items() if role in level.holds)
+        written = gemm.m * gemm.n * gemm.out_bits / 8 if "psums" in level.holds else 0
+        rates = float(chip.read_bytes_per_s(level)), float(chip.write_bytes_per_s(level))
+        times.append((read + written) / rates[0] if level.bandwidth.shared else max(read / rates[0], written / rates[1]))
+    return max(times)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_the_bound_of_a_box_is_below_the_cost_of_each_mapping_in_it(data: st.DataObject) -> None:
+    chip, gemm = data.draw(chips()), data.draw(gemms(20))
+    pair = [data.draw(mappings(gemm, chip))]
+    setting = setting_of(gemm, chip)
+    choice = choice_of(pair[0])
+    tiles = [
+        np.array([[tile[axis] for tile in choice.tiles], [min(tile[axis] + 3, gemm.n) for tile in choice.tiles]]).T for axis in range(3)
+    ]
+    numbers = [
+        axis_numbers(setting, axis, list(tiles[axis]), (*choice.split, 1)[axis], choice.dataflow, choice.array_axis).min(
+            axis=1, keepdims=True
+        )
+        for axis in range(3)
+    ]
+    low, cost = bound(setting, numbers, choice.ranks), evaluate(setting, choice)
+    for lower, exact in zip(low, (cost.latency_s, cost.dram_bytes, cost.moved_bytes, cost.steps), strict=True):
+        assert float(np.ravel(lower)[0]) <= float(exact) * (1 + 1e-9)
+
+
+def choice_of(mapping: GemmMapping) -> Choice:
+    ranks = tuple(tuple(stage.order.index(axis) for axis in AXES) for stage in mapping.stages)
+    tiles = tuple(tuple(stage.tile) for stage in mapping.stages)
+    return Choice(tiles, ranks, mapping.split, mapping.dataflow, mapping.array_axis)  # type: ignore[arg-type]
+
+
+# --- the best mapping ---
+
+
+def oracle_rows() -> list[dict[str, str]]:
+    with (Path(__file__).parent / "data" / "gemm_traffic.csv").open() as lines:
+        return list(csv.DictReader(line for line in lines if not line.startswith("#")))
+
+
+def test_the_least_traffic_is_that_of_an_exhaustive_search() -> None:
+    rows = oracle_rows()
+    assert len(rows) == 48
+    for row in rows:
+        shape = tuple(int(row[name]) for name in ("M", "N", "K", "S_elems"))
+        for column, double_buffered in (("best_even", False), ("best_even_doublebuf", True)):
+            found = map_gemm_traffic(*shape, double_buffered)
+            assert found.traffic_elements == int(row[column]), row
+            assert found.traffic_elements >= float(row["lower_bound"]) - 0.5, row
+
+
+def every_tile(extent: int, grain: int) -> list[int]:
+    """For each number of trips the smallest tile and the smallest multiple of the grain, found by trying all."""
+    found: dict[int, list[int]] = {}
+    for tile in range(1, extent + 1):
+        found.setdefault(-(-extent // tile), []).append(tile)
+    return sorted({tile for tiles in found.values() for tile in (tiles[0], *[t for t in tiles if t % grain == 0][:1])})
+
+
+def every_choice(gemm: Gemm, chip: Chip) -> list[Choice]:
+    """Every combination of candidate tiles, orders, splits, dataflows and axes, unpruned."""
+    setting = setting_of(gemm, chip)
+    found = []
+    for variant in variants(setting):
+        grains = array_grains(setting, variant)
+        chains: list[list[tuple[int, ...]]] = []
+        for axis, extent in enumerate((gemm.m, gemm.n, gemm.k)):
+            rows: list[tuple[int, ...]] = [()]
+            for stage in range(len(setting.stages)):
+                grown = []
+                for row in rows:
+                    outer = row[-1] if row else extent
+                    if stage == setting.split_stage:
+                        outer = -(-outer // (*variant.split, 1)[axis])
+                    grown += [(*row, tile) for tile in every_tile(outer, grains[axis])]
+                rows = grown
+            chains.append(rows)
+        tiles = [np.array(rows).T for rows in chains]
+        grid = np.meshgrid(*(np.arange(each.shape[1]) for each in tiles), indexing="ij")
+        picked = tuple(tuple(tiles[a][s][grid[a].ravel()] for a in range(3)) for s in range(len(setting.stages)))
+        for ranks in itertools.product(itertools.permutations(range(3)), repeat=len(setting.stages)):
+            found.append(Choice(picked, ranks, *variant))
+    return found
+
+
+def has_room(choice: Choice, gemm: Gemm, chip: Chip) -> np.ndarray:
+    """Which tiles fit, with half of the outermost level of activations kept for intermediates."""
+    fine = np.ones_like(choice.tiles[0][0], dtype=bool)
+    bits = {A: gemm.a_bits, W: gemm.w_bits, P: gemm.acc_bits}
+    stages = chip_stages(chip)
+    resident = next(level for level in chip.memory[1:] if A in level.holds)
+    for stage, (m, n, k) in zip(stages, choice.tiles, strict=True):
+        elements = {A: m * k, W: k * n, P: m * n}
+        for level in stage.levels:
+            needed = sum(elements[role] * bits[role] for role in level.holds) * (2 if level.double_buffered else 1)
+            fine &= needed <= 8 * level.capacity_bytes * (0.5 if level is resident else 1)
+    return fine
+
+
+def parts_alike(choice: Choice, gemm: Gemm, chip: Chip) -> np.ndarray:
+    """Where the split comes after a shared stage: no core sits out the tile at the edge only."""
+    fine = np.ones_like(choice.tiles[0][0], dtype=bool)
+    stage = sum(not found.per_core for found in chip_stages(chip))
+    if stage > 0:
+        for extent, tile, parts in zip((gemm.m, gemm.n), choice.tiles[stage - 1], choice.split, strict=False):
+            enclosing = np.minimum(choice.tiles[stage - 2][0] if stage > 1 else extent, extent)
+            busy = [-(-length // -(-length // parts)) for length in (np.minimum(tile, enclosing), (enclosing - 1) % tile + 1)]
+            fine &= busy[0] == busy[1]
+    return fine
+
+
+def least(gemm: Gemm, chip: Chip) -> tuple[float, ...] | None:
+    setting = setting_of(gemm, chip)
+    best = None
+    for choice in every_choice(gemm, chip):
+        fine = has_room(choice, gemm, chip) & parts_alike(choice, gemm, chip)
+        if not fine.any():
+            continue
+        choice = choice._replace(tiles=tuple(tuple(each[fine] for each in tile) for tile in choice.tiles))
+        keys = np.array([np.broadcast_to(each, (int(fine.sum()),)) for each in evaluate(setting, choice)[:4]])
+        key = tuple(keys[:, np.lexsort(keys[::-1])[0]])
+        best = key if best is None or key < best else best
+    return best
+
+
+def ranked(cost: GemmCost) -> tuple[float, ...]:
+    return cost.latency_s, cost.dram_bytes, cost.moved_bytes, cost.tile_steps
+
+
+def mapped_or_none(gemm: Gemm, chip: Chip) -> GemmCost | None:
+    try:
+        return map_gemm(gemm, chip, exhaustive=True).cost
+    except BadInput:
+        return None
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_with_one_stage_the_mapper_equals_an_unpruned_search_up_to_24(data: st.DataObject) -> None:
+    chip, gemm = data.draw(chips((0, 2), (1, 2), room=False)), data.draw(gemms(24))
+    found = mapped_or_none(gemm, chip)
+    if found is not None:
+        assert ranked(found) == close_each(least(gemm, chip))
+
+
+@settings(max_examples=5, deadline=None)
+@given(st.data())
+def test_with_two_stages_the_mapper_equals_an_unpruned_search(data: st.DataObject) -> None:
+    chip, gemm = data.draw(chips((3, 4, 5, 7), (1, 2), room=False)), data.draw(gemms(4))
+    found = mapped_or_none(gemm, chip)
+    if found is not None:
+        assert ranked(found) == close_each(least(gemm, chip))
+
+
+def close_each(values: tuple[float, ...] | None) -> object:
+    assert values is not None
+    return pytest.approx(values, rel=1e-9)
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.data())
+def test_no_walked_mapping_is_better_than_the_mappers(data: st.DataObject) -> None:
+    chip, gemm = data.draw(chips((0, 2, 3, 4), (1, 2), room=False)), data.draw(gemms(24))
+    found = mapped_or_none(gemm, chip)
+    if found is None:
+        return
+    setting = setting_of(gemm, chip)
+    for _ in range(10):
+        choices = every_choice(gemm, chip) if gemm.macs <= 64 else []
+        if not choices:
+            return
+        choice = data.draw(st.sampled_from(choices))
+        fine = has_room(choice, gemm, chip)
+        if not fine.any():
+            continue
+        index = data.draw(st.sampled_from(np.flatnonzero(fine).tolist()))
+        tilings = tuple(
+            StageTiling(Tile(*(int(each[index]) for each in tile)), tuple(AXES[i] for i in np.argsort(ranks)), 2)  # type: ignore[arg-type]
+            for tile, ranks in zip(choice.tiles, choice.ranks, strict=True)
+        )
+        mapping = GemmMapping(gemm, tilings, choice.split, setting.split_stage, choice.dataflow, choice.array_axis)
+        assert found.latency_s <= latency_s(mapping, chip, walk(mapping, chip)) * (1 + 1e-9)
+
+
+# --- monotone ---
+
+
+def faster(chip: Chip) -> list[Chip]:
+    """The chip with one thing better each time."""
+
+    def wider(level: MemoryLevel) -> MemoryLevel:
+        bandwidth = level.bandwidth
+        return replace(level, bandwidth=replace(bandwidth, read=bandwidth.read * 1.7, write=bandwidth.write * 1.7))
+
+    found = [replace(chip, cores=int(chip.cores) + 1), replace(chip, clock_hz=chip.clock_hz * 1.5)]
+    for i, level in enumerate(chip.memory):
+        for better in (wider(level), replace(level, capacity_bytes=level.capacity_bytes * 2), replace(level, latency_s=0.0)):
+            found.append(replace(chip, memory=(*chip.memory[:i], better, *chip.memory[i + 1 :])))
+    rate = chip.matrix.rates["int8"]
+    return [*found, replace(chip, matrix=replace(chip.matrix, rates={"int8": rate * 2}))]
+
+
+@settings(max_examples=6, deadline=None)
+@given(st.data())
+def test_a_better_chip_is_never_slower(data: st.DataObject) -> None:
+    chip, gemm = data.draw(chips((0, 1, 2), (1, 2, 3), room=False)), data.draw(gemms(24))
+    before = mapped_or_none(gemm, chip)
+    if before is not None:
+        for better in faster(chip):
+            assert map_gemm(gemm, better, exhaustive=True).cost.latency_s <= before.latency_s * (1 + 1e-9), better
+
+
+# --- hand value ---
+
+
+def test_hand_value_of_one_tile_on_a_chip_with_round_numbers() -> None:
+    """4 x 4 x 4 in one tile on a 4 x 4 array at 1 GHz, 1 B/ns DRAM after 10 ns, 4 B/ns SRAM: 10 + 32 + 16 + 4 ... each term by hand."""
+    dram = MemoryLevel("dram", 1e9, Bandwidth(1e9, 1e9, True, False), "chip", frozenset({W, A, P}), 1, 1e-8, 1, True, False, "", "none")
+    sram = replace(dram, name="sram", bandwidth=Bandwidth(4e9, 4e9, True, False), per="core", latency_s=0.0, capacity_bytes=1e6)
+    unit = MatrixUnit("systolic", 1, 4, 4, (1, 1, 1), ("ws",), "overlapped", {"int8": 1}, {"int8": "int32"})
+    chip = Chip("hand", "int8", 1e9, 1, unit, VectorUnit(1, {}), (dram, sram), 0.0, 0.5, None, "", (), (), {})
+    gemm = Gemm(4, 4, 4, 8, 8, 8, 32, "int8")
+    cost = cost_gemm(GemmMapping(gemm, (StageTiling(Tile(4, 4, 4), ("m", "n", "k"), 2),), (1, 1), 0, "ws", "m"), chip)
+    assert cost.prefix_s["matrix"] == close(42e-9)  # 10 ns, then 16 B of A and 16 B of W
+    assert cost.busy_s["matrix"] == close(4e-9)
+    assert cost.suffix_s["matrix"] == close((10 + 16) * 1e-9)  # 2 x 4 + 4 - 2 cycles to fill and drain, 16 B of C
+    assert cost.busy_s["dram"] == close(48e-9)
+    assert cost.busy_s["sram"] == close((32 + 32 + 64 + 16) / 4 * 1e-9)  # fills, operands, sums of 4 B, the finished C
+    assert cost.latency_s == close(72e-9)
+
+
+# --- bad input ---
+
+
+def edge() -> Chip:
+    return load_chip("edge-npu")
+
+
+def test_bad_input_names_the_field() -> None:
+    gemm = Gemm(8, 8, 8, 8, 8, 8, 32, "int8")
+    with pytest.raises(BadInput, match=r"m: is an array; map one shape at a time"):
+        map_gemm(replace(gemm, m=np.array([1, 2])), edge())  # type: ignore[arg-type]
+    with pytest.raises(BadInput, match=r"n: must be at least 1, found 0"):
+        map_gemm(replace(gemm, n=0), edge())
+    with pytest.raises(BadInput, match=r"matrix\.rates\.fp8: edge-npu has no rate for fp8; choose one of int8, bf16"):
+        map_gemm(replace(gemm, compute="fp8"), edge())
+    with pytest.raises(BadInput, match=r"unknown objective 'speed'"):
+        map_gemm(gemm, edge(), "speed")  # type: ignore[arg-type]
+    with pytest.raises(BadInput, match="raise capacity_elements to at least 6"):
+        map_gemm_traffic(4, 4, 4, 5, True)
+    dram, sram = edge().memory
+    tiny = replace(edge(), memory=(dram, replace(sram, capacity_bytes=16.0)))
+    with pytest.raises(
+        BadInput, match=r"memory\.sram\.capacity: not one element of each tile fits sram; raise memory\.sram\.capacity to at least 24 B"
+    ):
+        map_gemm(gemm, tiny)
+
+
+def test_a_mapping_that_the_chip_cannot_carry_out_is_refused() -> None:
+    gemm = Gemm(2048, 2048, 2048, 8, 8, 8, 32, "int8")
+    fine = map_gemm(gemm, edge()).mapping
+    with pytest.raises(BadInput, match=r"matrix\.dataflows: the array of edge-npu has no dataflow 'is'; choose ws or os"):
+        cost_gemm(replace(fine, dataflow="is"), edge())
+    with pytest.raises(BadInput, match="raise cores to 4"):
+        cost_gemm(replace(fine, split=(2, 2)), edge())
+    large = replace(fine, stages=(replace(fine.stages[0], tile=Tile(2048, 2048, 2048)),))
+    with pytest.raises(BadInput, match=r"raise memory\.sram\.capacity to at least 100663296 B"):
+        cost_gemm(large, edge())
+
+
+@pytest.mark.parametrize("name", ["edge-npu", "cloud-npu", "gemmini-default", "tpu-v4i", "a100-sxm4-80gb"])
+def test_the_library_maps_a_layer_and_its_cost_is_that_of_the_mapping(name: str) -> None:
+    chip = load_chip(name)
+    bits = {"int8": 8, "bf16": 16}[chip.default_format]
+    for m in (1, 37, 512):
+        gemm = Gemm(m, 2048, 2048, bits, bits, bits, 32, chip.default_format)
+        mapping, cost = map_gemm(gemm, chip)
+        assert cost == cost_gemm(mapping, chip)
+        assert cost.latency_s >= roofline_s(gemm, chip) * (1 - 1e-12)

@@ -1,0 +1,287 @@
+"""The loop nest of a mapping, walked step by step: every fetch, spill, burst and cycle counted one at a time, for the mapper's tests."""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+from hwmodels.chip import Chip, MemoryLevel
+from hwmodels.formulas import systolic, tensor_core
+from sim.mapping import AXES, OPERAND_AXES, Block, GemmMapping, Span, blocks, chip_stages, whole
+
+CoreIndex = tuple[int, int]
+
+
+@dataclass
+class Visit:
+    """One stay of a tile in a stage."""
+
+    lengths: tuple[int, int]
+    first: bool = True
+    last: bool = True
+
+
+@dataclass
+class Walk:
+    read: dict[str, dict[CoreIndex, float]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(float)))
+    written: dict[str, dict[CoreIndex, float]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(float)))
+    cycles: dict[CoreIndex, int] = field(default_factory=lambda: defaultdict(int))
+    steps: dict[CoreIndex, int] = field(default_factory=lambda: defaultdict(int))
+    issued_macs: float = 0
+    visits: dict[tuple[str, int, CoreIndex], list[Visit]] = field(default_factory=dict)
+    pieces: dict[CoreIndex, list[tuple[int, int, int]]] = field(default_factory=dict)
+
+
+def shares(block: Block, split: tuple[int, int]) -> dict[CoreIndex, Block]:
+    """Equal parts, by hand."""
+    m, n, k = block
+    row, col = -(-(m.stop - m.start) // split[0]), -(-(n.stop - n.start) // split[1])
+    found = {}
+    for i, j in itertools.product(range(split[0]), range(split[1])):
+        rows = Span(m.start + i * row, min(m.start + (i + 1) * row, m.stop))
+        cols = Span(n.start + j * col, min(n.start + (j + 1) * col, n.stop))
+        if rows.start < rows.stop and cols.start < cols.stop:
+            found[i, j] = (rows, cols, k)
+    return found
+
+
+def nest(mapping: GemmMapping, core: CoreIndex) -> list[list[Block]]:
+    """The tiles of all stages, and what the array gets, step by step of one core; an empty list where the core sits out an enclosing
+    tile."""
+
+    def inside(block: Block, stage: int) -> list[list[Block]]:
+        if stage == mapping.split_stage:
+            own = shares(block, mapping.split)
+            if core not in own:
+                return [[]]
+            block = own[core]
+        if stage == len(mapping.stages):
+            return [[block]]
+        return [[tile, *rest] if rest else [] for tile in blocks(block, mapping.stages[stage]) for rest in inside(tile, stage + 1)]
+
+    return inside(whole(mapping.gemm), 0)
+
+
+def stays(steps: list[list[Block]], role: str, stage: int) -> list[Visit]:
+    x, y = (AXES.index(axis) for axis in OPERAND_AXES[role])
+    found: list[tuple[tuple[Span, Span], Visit]] = []
+    held = None
+    for step in steps:
+        if not step:
+            held = None
+            continue
+        tile = (step[stage][x], step[stage][y])
+        if tile != held:
+            found.append((tile, Visit((tile[0].stop - tile[0].start, tile[1].stop - tile[1].start))))
+            held = tile
+    seen: dict[tuple[Span, Span], Visit] = {}
+    for tile, visit in found:
+        if tile in seen:
+            visit.first, seen[tile].last = False, False
+        seen[tile] = visit
+    return [visit for _, visit in found]
+
+
+def holders(chip: Chip, role: str) -> list[tuple[int, MemoryLevel]]:
+    on_chip = [(i, level) for i, stage in enumerate(chip_stages(chip)) for level in stage.levels if role in level.holds]
+    return [(-1, chip.memory[0]), *on_chip]
+
+
+def burst_up(bits: int, level: MemoryLevel, is_dram: bool) -> float:
+    return -(-bits // (8 * level.burst_bytes)) * level.burst_bytes if is_dram else bits / 8
+
+
+def walk(mapping: GemmMapping, chip: Chip) -> Walk:
+    result, gemm = Walk(), mapping.gemm
+    bits = {"activations": gemm.a_bits, "weights": gemm.w_bits}
+    cores = list(itertools.product(range(mapping.split[0]), range(mapping.split[1])))
+    steps = {core: nest(mapping, core) for core in cores}
+    cores = [core for core in cores if any(steps[core])]
+    for role in ("activations", "weights", "psums"):
+        for (outer_stage, outer), (stage, inner) in itertools.pairwise(holders(chip, role)):
+            shared = stage < mapping.split_stage
+            outer_shared = outer_stage < mapping.split_stage
+            for core in [(0, 0)] if shared else cores:
+                visits = stays(steps[core], role, stage)
+                result.visits[role, stage, core] = visits
+                outer_core = (0, 0) if outer_shared else core
+                for visit in visits:
+                    count = visit.lengths[0] * visit.lengths[1]
+                    if role == "psums":
+                        if not visit.first:
+                            result.read[outer.name][outer_core] += burst_up(count * gemm.acc_bits, outer, outer_stage < 0)
+                            result.written[inner.name][core] += count * gemm.acc_bits / 8
+                        leaving = gemm.out_bits if visit.last else gemm.acc_bits
+                        result.read[inner.name][core] += count * leaving / 8
+                        result.written[outer.name][outer_core] += burst_up(count * leaving, outer, outer_stage < 0)
+                    else:
+                        served = outer_shared and not shared and outer.multicast and core[1 if role == "activations" else 0] > 0
+                        if not served:
+                            result.read[outer.name][outer_core] += burst_up(count * bits[role], outer, outer_stage < 0)
+                        result.written[inner.name][core] += count * bits[role] / 8
+    for core in cores:
+        play_array(mapping, chip, core, steps[core], result)
+    return result
+
+
+def unit_parts(length: int, shared: bool, count: int) -> list[int]:
+    if not shared:
+        return [length]
+    size = -(-length // count)
+    return [min(size, length - start) for start in range(0, length, size)]
+
+
+def play_array(mapping: GemmMapping, chip: Chip, core: CoreIndex, steps: list[list[Block]], result: Walk) -> None:
+    gemm, unit = mapping.gemm, chip.matrix
+    rate = unit.rates[gemm.compute]
+    result.pieces[core] = []
+    for step in filter(None, steps):
+        m, n, k = (span.stop - span.start for span in step[-1])
+        result.pieces[core].append((m, n, k))
+        result.steps[core] += 1
+        counts = {"activations": 0, "weights": 0, "psums_read": 0, "psums_written": 0}
+        if step[-1][2].start > 0:
+            counts["psums_read"] += m * n
+        if unit.kind == "tensor_core":
+            result.cycles[core] += tensor_core.tile_cycles(unit.tile, unit.count, rate, m, n, k)
+            result.issued_macs += tensor_core.issued_macs(unit.tile, m, n, k)
+            counts["activations"] += m * k
+            counts["weights"] += k * n
+            counts["psums_written"] += m * n
+        else:
+            cycles = []
+            for um in unit_parts(m, mapping.array_axis == "m", unit.count):
+                for un in unit_parts(n, mapping.array_axis == "n", unit.count):
+                    where = (mapping.dataflow, unit.rows, unit.cols, um, un, k, rate)
+                    cycles.append(systolic.tile_cycles(mapping.dataflow, unit.weight_preload, *where[1:]))
+                    used = systolic.sram_accesses(*where)
+                    counts["activations"] += used.a_reads
+                    counts["weights"] += used.w_reads
+                    counts["psums_read"] += used.psum_reads
+                    counts["psums_written"] += used.psum_writes
+                    pack = max(rate, 1)
+                    lengths = {"m": um, "n": un, "k": systolic.whole_cycles(k / pack)}
+                    _, _, streamed = systolic.AXES[mapping.dataflow]
+                    folds = systolic.folds(*where)
+                    result.issued_macs += folds * unit.rows * unit.cols * lengths[streamed] * pack
+            result.cycles[core] += max(cycles)
+        for role, direction, size in (
+            ("activations", result.read, counts["activations"] * gemm.a_bits / 8),
+            ("weights", result.read, counts["weights"] * gemm.w_bits / 8),
+            ("psums", result.read, counts["psums_read"] * gemm.acc_bits / 8),
+            ("psums", result.written, counts["psums_written"] * gemm.acc_bits / 8),
+        ):
+            stage, level = holders(chip, role)[-1]
+            shared = stage < mapping.split_stage
+            parts_axis = {"activations": 1, "weights": 0}.get(role)
+            if shared and level.multicast and parts_axis is not None and core[parts_axis] > 0:
+                continue
+            direction[level.name][(0, 0) if shared else core] += size
+
+
+def largest_unit_part(mapping: GemmMapping, chip: Chip, piece: tuple[int, int, int]) -> tuple[int, int, int]:
+    m, n, k = piece
+    count = chip.matrix.count
+    return (unit_parts(m, mapping.array_axis == "m", count)[0], unit_parts(n, mapping.array_axis == "n", count)[0], k)
+
+
+def step_cycles(mapping: GemmMapping, chip: Chip, piece: tuple[int, int, int], alone: bool) -> int:
+    unit, rate = chip.matrix, chip.matrix.rates[mapping.gemm.compute]
+    if unit.kind == "tensor_core":
+        return int(tensor_core.tile_cycles(unit.tile, unit.count, rate, *piece))
+    cycles_of = systolic.alone_cycles if alone else systolic.tile_cycles
+    part = largest_unit_part(mapping, chip, piece)
+    return int(cycles_of(mapping.dataflow, unit.weight_preload, unit.rows, unit.cols, *part, rate))
+
+
+def transfer(chip: Chip, outer: tuple[int, MemoryLevel], inner: MemoryLevel, bits: int, load: bool) -> tuple[float, float]:
+    """Seconds of one transfer on the outer and on the inner port."""
+    stage, level = outer
+    outside, inside = level.bandwidth, inner.bandwidth
+    outer_bytes = burst_up(bits, level, stage < 0)
+    if load:
+        return outer_bytes / outside.read_bytes_per_s(chip.clock_hz), bits / 8 / inside.write_bytes_per_s(chip.clock_hz)
+    return outer_bytes / outside.write_bytes_per_s(chip.clock_hz), bits / 8 / inside.read_bytes_per_s(chip.clock_hz)
+
+
+def latency_s(mapping: GemmMapping, chip: Chip, counted: Walk) -> float:
+    """The tiled bound from what was walked, written a second time from its definition."""
+    gemm, clock_hz, origin = mapping.gemm, chip.clock_hz, (0, 0)
+    several = mapping.split != (1, 1)
+    started: dict[tuple[str, str], float] = {}
+    chains, rests, crossing = [], [], chip.dram.latency_s
+    moves: dict[tuple[str, str], float] = {}
+    for role, bits in (("activations", gemm.a_bits), ("weights", gemm.w_bits)):
+        now = 0.0
+        for index, (outer, (stage, inner)) in enumerate(itertools.pairwise(holders(chip, role))):
+            now += outer[1].latency_s
+            started[role, inner.name] = now
+            visits = counted.visits[role, stage, origin]
+            ports = transfer(chip, outer, inner, visits[0].lengths[0] * visits[0].lengths[1] * bits, True)
+            now += max(ports)
+            moved = sum(visit.lengths[0] * visit.lengths[1] for visit in visits) * bits / 8
+            rate = min(outer[1].bandwidth.read_bytes_per_s(clock_hz), inner.bandwidth.write_bytes_per_s(clock_hz))
+            moves[role, inner.name] = moved / rate
+            if index == 0:
+                crossing, landed = crossing + ports[0], now
+        chains.append(now)
+        rests.append(now - landed)
+    ready = max(*chains, crossing + min(rests))
+    stores, store_ports = [], []
+    for outer, (stage, inner) in itertools.pairwise(holders(chip, "psums")):
+        visits = counted.visits["psums", stage, origin]
+        ports = transfer(chip, outer, inner, visits[-1].lengths[0] * visits[-1].lengths[1] * gemm.out_bits, False)
+        stores.append(max(ports))
+        store_ports.append(ports[1])
+        back = sum(v.lengths[0] * v.lengths[1] * gemm.acc_bits / 8 for v in visits if not v.first)
+        away = sum(v.lengths[0] * v.lengths[1] * (gemm.out_bits if v.last else gemm.acc_bits) / 8 for v in visits)
+        into = min(outer[1].bandwidth.read_bytes_per_s(clock_hz), inner.bandwidth.write_bytes_per_s(clock_hz))
+        out = min(outer[1].bandwidth.write_bytes_per_s(clock_hz), inner.bandwidth.read_bytes_per_s(clock_hz))
+        moves["psums", inner.name] = back / into + away / out
+    pieces = counted.pieces[origin]
+    end = pieces[0] if mapping.dataflow == "os" else pieces[-1]
+    extra = (step_cycles(mapping, chip, end, True) - step_cycles(mapping, chip, end, False)) / clock_hz
+    last_extra = (step_cycles(mapping, chip, pieces[-1], True) - step_cycles(mapping, chip, pieces[-1], False)) / clock_hz
+    array_s = counted.cycles[origin] / clock_hz
+    bounds = [ready + array_s + extra + sum(stores)]
+    unit = chip.matrix
+    drain = 0 if unit.kind == "tensor_core" else (2 if mapping.dataflow == "os" else 1) * unit.rows + unit.cols - 2
+    chip_stage = {level.name: stage for stage, found in enumerate(chip_stages(chip)) for level in found.levels}
+    for level in chip.memory:
+        read = counted.read[level.name][origin] / level.bandwidth.read_bytes_per_s(clock_hz)
+        write = counted.written[level.name][origin] / level.bandwidth.write_bytes_per_s(clock_hz)
+        own_starts = [time for (_, name), time in started.items() if name == level.name]
+        prefix = min(own_starts, default=ready) if level is not chip.dram else level.latency_s
+        sums = [name.name for _, name in holders(chip, "psums")]
+        shared_by_several = several and chip_stage.get(level.name, -1) < mapping.split_stage
+        if level is chip.dram:
+            after = (0.0, 0.0)
+        elif level.name in sums:
+            index = sums.index(level.name) - 1
+            after = (stores[index] - store_ports[index] + sum(stores[:index]), sum(stores[: index + 1]))
+        else:
+            step = step_cycles(mapping, chip, (1, 1, 1) if shared_by_several else pieces[-1], True) / clock_hz
+            rest = 0.0 if shared_by_several else sum(stores)
+            feeds = any(holders(chip, role)[-1][1] is level for role in ("activations", "weights"))
+            after = ((drain / clock_hz if feeds else step) + rest, step + rest)
+        if level.bandwidth.shared:
+            bounds.append(prefix + read + write + after[0])
+        else:
+            bounds.append(prefix + max(read + after[0], write + after[1]))
+    for role in ("activations", "weights"):
+        places = [level for _, level in holders(chip, role)][1:]
+        for index, level in enumerate(places):
+            if not level.double_buffered:
+                begin = started[role, level.name] + moves[role, level.name]
+                if level is places[-1]:
+                    bounds.append(begin + array_s + last_extra + sum(stores))
+                else:
+                    step = step_cycles(mapping, chip, pieces[-1], True) / clock_hz
+                    bounds.append(begin + moves[role, places[index + 1].name] + step + sum(stores))
+    places = [level for _, level in holders(chip, "psums")][1:]
+    for index, level in enumerate(places):
+        if not level.double_buffered:
+            uses = array_s + last_extra if level is places[-1] else moves["psums", places[index + 1].name]
+            bounds.append(ready + moves["psums", level.name] + uses + sum(stores[:index]))
+    return max(bounds)
