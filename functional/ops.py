@@ -262,6 +262,12 @@ def _hidden(scores: Tensor, mask: Mask) -> Tensor:
     return future if mask.window is None else future | (key <= last - mask.window)
 
 
+def _sees_all(scores: Tensor, mask: Mask) -> bool:
+    """Whether the first query sees the last key, and the last query the first: a decode step."""
+    queries, keys = scores.shape[-2:]
+    return int(mask.offset) >= keys - 1 and (mask.window is None or mask.window >= int(mask.offset) + queries)
+
+
 @_register
 class MatMul:
     """Attention's products, each key/value head read once for all query heads that share it.
@@ -276,7 +282,7 @@ class MatMul:
         if mask_axis == "k":
             return (grouped @ b).reshape(*a.shape[:3], b.shape[3])
         scores = (grouped @ b.transpose(-1, -2)).reshape(*a.shape[:3], b.shape[2])
-        return scores.masked_fill(_hidden(scores, mask), float("-inf"))
+        return scores if _sees_all(scores, mask) else scores.masked_fill(_hidden(scores, mask), float("-inf"))
 
     @staticmethod
     def shape(a: TensorSpec, b: TensorSpec, *, mask: Mask, mask_axis: str) -> TensorSpec:

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from functional.errors import BadInput, RooftileError
     from hwmodels import chip_names, load_chip, with_values
     from sim.api import predict, predict_graph, roofline_grid, trace_model
+    from sim.explore.compare import compare
+    from sim.explore.limits import limits
+    from sim.explore.sensitivity import sensitivity
+    from sim.explore.solve import solve
+    from sim.explore.sweep import sweep, sweep_table
     from sim.timeline import Timeline
     from workloads.library import load_model, model_names
 
@@ -24,12 +29,18 @@ __all__ = [
     "RooftileError",
     "Timeline",
     "chip_names",
+    "compare",
+    "limits",
     "load_chip",
     "load_model",
     "model_names",
     "predict",
     "predict_graph",
     "roofline_grid",
+    "sensitivity",
+    "solve",
+    "sweep",
+    "sweep_table",
     "trace_model",
     "with_values",
 ]
@@ -39,12 +50,18 @@ _HOME = {
     "RooftileError": "functional.errors",
     "Timeline": "sim.timeline",
     "chip_names": "hwmodels",
+    "compare": "sim.explore.compare",
+    "limits": "sim.explore.limits",
     "load_chip": "hwmodels",
     "load_model": "workloads.library",
     "model_names": "workloads.library",
     "predict": "sim.api",
     "predict_graph": "sim.api",
     "roofline_grid": "sim.api",
+    "sensitivity": "sim.explore.sensitivity",
+    "solve": "sim.explore.solve",
+    "sweep": "sim.explore.sweep",
+    "sweep_table": "sim.explore.sweep",
     "trace_model": "sim.api",
     "with_values": "hwmodels",
 }

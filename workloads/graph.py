@@ -149,7 +149,8 @@ class OpGraph:
 
     def to_dot(self) -> str:
         """The graph in Graphviz's DOT, components as clusters."""
-        lines = [f'digraph "{self.model}" {{', "  node [shape=box];"]
+        name = self.model.replace("\\", "\\\\").replace('"', '\\"')
+        lines = [f'digraph "{name}" {{', "  node [shape=box];"]
         for i, (component, ops) in enumerate(self.by_component().items()):
             lines.append(f'  subgraph cluster_{i} {{ label="{component}";')
             lines += [f'    "{op.name}" [label="{op.name}\\n{op.kind}"];' for op in ops]

@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 
 from functional.errors import RooftileError
 
-COMMANDS = ("predict", "graph", "chips", "models")
+COMMANDS = ("predict", "gemm", "graph", "chips", "models", "sweep", "solve", "limits", "compare", "golden", "generate")
 
 
 class _LazyGroup(TyperGroup):

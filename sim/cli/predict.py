@@ -3,41 +3,39 @@
 from __future__ import annotations
 
 import sys
-from enum import Enum
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from functional.errors import BadInput, Problem
 from sim.cli import flags
-from sim.engines import ENGINES
+from sim.engines import DEFAULT_ENGINE, ENGINES
+from workloads.scenario import PHASES
+
+if TYPE_CHECKING:
+    from sim.explore.sensitivity import Sensitivity
 
 app = typer.Typer(rich_markup_mode=None)
-EngineFlag = Enum("EngineFlag", {name: name for name in ENGINES}, type=str)
-
-
-class FormatFlag(str, Enum):
-    """How to print."""
-
-    table = "table"
-    json = "json"
-    csv = "csv"
 
 
 @app.command()
 def predict(
     model: flags.Model,
     chip: flags.ChipOption,
-    phase: Annotated[Optional[flags.PhaseFlag], typer.Option("--phase", help="One phase only. [default: both]")] = None,  # noqa: UP045
+    phase: flags.Phase = None,
     batch: flags.Batch = 1,
     prompt: flags.Prompt = 512,
     context: flags.Context = None,
-    engine: Annotated[EngineFlag, typer.Option("--engine", help="Fidelity of the prediction.")] = EngineFlag("roofline"),  # type: ignore[valid-type]  # noqa: B008
+    engine: Annotated[str, typer.Option("--engine", metavar="|".join(ENGINES), help="Fidelity of the prediction.")] = DEFAULT_ENGINE,
     weights: flags.Weights = None,
     activations: flags.Activations = None,
     kv: flags.Kv = None,
-    logits: flags.Logits = flags.LogitsFlag.last,
+    logits: flags.Logits = "last",
     no_fuse: Annotated[bool, typer.Option("--no-fuse", help="Run every op by itself, through memory.")] = False,
-    form: Annotated[FormatFlag, typer.Option("--format", help="How to print.")] = FormatFlag.table,
+    sensitivity: Annotated[
+        bool, typer.Option("--sensitivity", help="Add how latency answers to each number of the chip: what to buy, what is over-built.")
+    ] = False,
+    form: Annotated[Literal["table", "json", "csv"], typer.Option("--format", help="How to print.")] = "table",
     out: flags.Out = None,
 ) -> None:
     """Predict how long prefill and decode take on a chip: per op, per layer and for lm_head, and what bounds each."""
@@ -45,7 +43,9 @@ def predict(
     from sim.present import text
     from sim.present.output import emit, emit_tables
 
-    phases = [phase.value] if phase else ["prefill", "decode"]
+    if sensitivity and form == "csv":
+        raise BadInput(Problem("a CSV file has one row per op", "use --format table or json", path="--sensitivity"))
+    phases = [phase] if phase else PHASES
     timelines = [
         predict_step(
             model,
@@ -54,11 +54,11 @@ def predict(
             batch=batch,
             prompt=prompt,
             context=context,
-            engine=engine.value,
+            engine=engine,
             weights=weights,
             activations=activations,
             kv=kv,
-            logits=logits.value,
+            logits=logits,
             fused=not no_fuse,
         )
         for each in phases
@@ -66,11 +66,37 @@ def predict(
     for timeline in timelines:
         if not timeline.memory.fits:
             print(f"rooftile: warning: {text.does_not_fit(timeline)}", file=sys.stderr)
-    if form is FormatFlag.json:
-        emit(text.predictions_json(timelines), out)
-    elif form is FormatFlag.csv:
+    responses: list[tuple[Sensitivity, ...]] = []
+    if sensitivity:
+        from sim.explore.sensitivity import sensitivity as sensitivity_of
+
+        responses = [
+            sensitivity_of(
+                model,
+                chip,
+                phase=each,
+                batch=batch,
+                prompt=prompt,
+                context=context,
+                engine=engine,
+                weights=weights,
+                activations=activations,
+                kv=kv,
+                logits=logits,
+                fused=not no_fuse,
+            )
+            for each in phases
+        ]
+    if form == "json":
+        emit(text.predictions_json(timelines, [{"sensitivity": [row.to_dict() for row in rows]} for rows in responses]), out)
+    elif form == "csv":
         emit(text.predictions_csv(timelines), out)
     else:
         from sim.present.tables import prediction_tables
 
-        emit_tables([part for timeline in timelines for part in prediction_tables(timeline)], out)
+        parts = [prediction_tables(timeline) for timeline in timelines]
+        if sensitivity:
+            from sim.present.explore_tables import sensitivity_tables
+
+            parts = [[*part, *sensitivity_tables(rows)] for part, rows in zip(parts, responses, strict=True)]
+        emit_tables([each for part in parts for each in part], out)

@@ -24,15 +24,18 @@ class MappedGemm(NamedTuple):
     cost: GemmCost
 
 
-def map_gemm(gemm: Gemm, chip: Chip, objective: Objective = "latency", exhaustive: bool = False) -> MappedGemm:
+def map_gemm(
+    gemm: Gemm, chip: Chip, objective: Objective = "latency", exhaustive: bool = False, a_resident: bool = False
+) -> MappedGemm:
     """The best mapping: of least latency, then DRAM bytes, then bytes moved, then tile steps; for "traffic" DRAM bytes come first.
 
+    `a_resident`: A is an intermediate that the plan keeps on the chip; it is read where it lies, and needs no tile there.
     Exact over the candidates that `sim.mapper.search` defines if the chip has one stage, or if `exhaustive`, which takes seconds with two.
     Raises `BadInput` for extents or chips that are arrays, a format without a rate, and levels too small for a single element of each tile.
     """
     if objective not in ("latency", "traffic"):
         raise BadInput(Problem(f"unknown objective '{objective}'", "known: latency, traffic", path="objective"))
-    setting = setting_of(gemm, chip)
+    setting = setting_of(gemm, chip, a_resident)
     choice = search(setting, objective, exhaustive)
     return MappedGemm(_mapping(setting, choice), cost_of(setting, choice))
 

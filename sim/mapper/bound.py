@@ -150,6 +150,7 @@ def bound(setting: Setting, numbers: Sequence[Floats], ranks: Any, single: bool 
         tiles = np.floor(numbers[x][at.extent] / x_size) * np.floor(numbers[y][at.extent] / y_size)
         return tiles * (np.ceil(bursts) - bursts) * setting.chip.dram.burst_bytes
 
+    from_dram = all(len(setting.holders[role]) > 1 and setting.holders[role][0].stage < 0 for role in ("activations", "weights"))
     ready: Any = 0.0
     crossing: Any = float(setting.chip.dram.latency_s)
     rests: Any = np.inf
@@ -178,8 +179,10 @@ def bound(setting: Setting, numbers: Sequence[Floats], ranks: Any, single: bool 
             if number == 0:
                 crossing, after_first = crossing + first / outer.read_bytes_per_s, chain
         ready = np.maximum(ready, chain)
-        rests = np.minimum(rests, chain - after_first)
-    ready = np.maximum(ready, crossing + rests)
+        if from_dram:
+            rests = np.minimum(rests, chain - after_first)
+    if from_dram:
+        ready = np.maximum(ready, crossing + rests)
     stores: Any = 0.0
     beyond: dict[str, tuple[Any, Any]] = {}
     for outer, inner in pairwise(setting.holders["psums"]):

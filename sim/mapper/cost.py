@@ -336,11 +336,18 @@ def _started(links: list[Link], index: int) -> Seconds:
 
 
 def _ready(loads: list[list[Link]]) -> Seconds:
-    """Earliest first step: each operand comes down its chain; all cross DRAM's port, and the last of them has its rest to go."""
-    chains = [_started(links, len(links) - 1) + links[-1].one_s for links in loads]
-    crossing = _sum(links[0].outer_s for links in loads) + loads[0][0].latency_s
-    rests = [chain - links[0].latency_s - links[0].one_s for chain, links in zip(chains, loads, strict=True)]
-    return np.maximum(np.maximum(chains[0], chains[1]), crossing + np.minimum(rests[0], rests[1]))
+    """Earliest first step: each operand comes down its chain; what comes from DRAM crosses its port one after the other, and the last to do
+    so has the rest of its chain to go. An operand that lies where the array reads it has no chain."""
+    coming = [links for links in loads if links]
+    if not coming:
+        return 0.0
+    chains = [_started(links, len(links) - 1) + links[-1].one_s for links in coming]
+    ready = chains[0] if len(chains) == 1 else np.maximum(*chains)
+    if len(coming) < 2 or any(links[0].outer.stage >= 0 for links in coming):
+        return ready
+    crossing = _sum(links[0].outer_s for links in coming) + coming[0][0].latency_s
+    rests = [chain - links[0].latency_s - links[0].one_s for chain, links in zip(chains, coming, strict=True)]
+    return np.maximum(ready, crossing + np.minimum(*rests))
 
 
 def _level_term(

@@ -44,7 +44,8 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A GEMM on a chip. `holders[role]` are the places that hold a role, DRAM first."""
+    """A GEMM on a chip. `holders[role]` are the place that a role comes from (DRAM, unless plan keeps it on the chip) and those further in
+    that hold tiles of it; `roles[level]` are the roles of which a level holds tiles."""
 
     gemm: Gemm
     chip: Chip
@@ -52,6 +53,7 @@ class Setting:
     split_stage: int
     places: tuple[Place, ...]
     holders: Mapping[Role, tuple[Place, ...]]
+    roles: Mapping[str, tuple[Role, ...]]
     rate: float
 
     @property
@@ -71,8 +73,11 @@ class Setting:
         return place.stage < self.split_stage
 
 
-def setting_of(gemm: Gemm, chip: Chip) -> Setting:
-    """Check a GEMM against a chip; raises `BadInput` with every reason why it cannot be mapped."""
+def setting_of(gemm: Gemm, chip: Chip, a_resident: bool = False) -> Setting:
+    """Check a GEMM against a chip; raises `BadInput` with every reason why it cannot be mapped.
+
+    `a_resident`: A lies in the chip's resident level, in the share of it that intermediates may use.
+    """
     problems = [*_bad_extents(gemm), *_bad_chip(gemm, chip)]
     if problems:
         raise BadInput(problems)
@@ -85,7 +90,13 @@ def setting_of(gemm: Gemm, chip: Chip) -> Setting:
         for i, level in zip(indices, chip.memory, strict=True)
     )
     holders = {role: tuple(place for place in places if role in place.level.holds) for role in ROLE_AXES}
-    setting = Setting(gemm, chip, stages, split_stage, places, holders, float(chip.matrix.rates[gemm.compute]))
+    if a_resident:
+        home = next(i for i, place in enumerate(holders["activations"]) if place.level is resident_level(chip))
+        holders["activations"] = holders["activations"][home:]
+    roles = {
+        place.level.name: tuple(role for role in ROLE_AXES if place in holders[role][1:]) for place in places[1:]
+    }
+    setting = Setting(gemm, chip, stages, split_stage, places, holders, roles, float(chip.matrix.rates[gemm.compute]))
     _check_smallest(setting)
     return setting
 
@@ -121,7 +132,7 @@ def capacity_bytes(setting: Setting, level: MemoryLevel) -> float:
 def tile_bits(setting: Setting, level: MemoryLevel, tile: Extents) -> Amount:
     """Bits of all tiles that a level has room for at a time."""
     total: Amount = 0
-    for role in level.holds:
+    for role in setting.roles[level.name]:
         x, y, _ = ROLE_AXES[role]
         total = total + tile[x] * tile[y] * setting.bits(role)
     return total * (2 if level.double_buffered else 1)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from hwmodels.units import format_bytes
 from sim.timeline import LOST, Timeline
 
 
-def predictions_json(timelines: Sequence[Timeline]) -> str:
-    """The promised list, one object per phase."""
-    return json.dumps([timeline.to_dict() for timeline in timelines], indent=1)
+def predictions_json(timelines: Sequence[Timeline], more: Sequence[Mapping[str, Any]] = ()) -> str:
+    """The promised list, one object per phase; `more` holds further keys for each."""
+    further = more or [{}] * len(timelines)
+    return json.dumps([{**timeline.to_dict(), **keys} for timeline, keys in zip(timelines, further, strict=True)], indent=1)
 
 
 def predictions_csv(timelines: Sequence[Timeline]) -> str:

@@ -1,0 +1,57 @@
+"""`rooftile compare`."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Literal
+
+import typer
+
+from sim.cli import flags
+from sim.engines import DEFAULT_ENGINE, ENGINES
+
+app = typer.Typer(rich_markup_mode=None)
+
+
+@app.command()
+def compare(
+    chip_a: Annotated[str, typer.Argument(metavar="CHIP_A", help="A library chip, or a YAML file.")],
+    chip_b: Annotated[str, typer.Argument(metavar="CHIP_B", help="The chip to compare it with.")],
+    model: Annotated[str, typer.Option("--model", metavar="MODEL", help="A library model, or a config.json or params.json.")],
+    phase: flags.Phase = None,
+    batch: flags.Batch = 1,
+    prompt: flags.Prompt = 512,
+    context: flags.Context = None,
+    engine: Annotated[str, typer.Option("--engine", metavar="|".join(ENGINES), help="Fidelity of the prediction.")] = DEFAULT_ENGINE,
+    weights: flags.Weights = None,
+    activations: flags.Activations = None,
+    kv: flags.Kv = None,
+    logits: flags.Logits = "last",
+    no_fuse: Annotated[bool, typer.Option("--no-fuse", help="Run every op by itself, through memory.")] = False,
+    form: Annotated[Literal["table", "json"], typer.Option("--format", help="How to print.")] = "table",
+    out: flags.Out = None,
+) -> None:
+    """Put two chips side by side, per phase and component, with the reason of each difference."""
+    from sim.explore.compare import compare as compare_chips
+    from sim.present.explore_tables import comparison_tables
+    from sim.present.output import emit, emit_tables
+
+    comparisons = compare_chips(
+        model,
+        chip_a,
+        chip_b,
+        phase=phase,
+        batch=batch,
+        prompt=prompt,
+        context=context,
+        engine=engine,
+        weights=weights,
+        activations=activations,
+        kv=kv,
+        logits=logits,
+        fused=not no_fuse,
+    )
+    if form == "json":
+        emit(json.dumps([comparison.to_dict() for comparison in comparisons], indent=1), out)
+    else:
+        emit_tables([part for comparison in comparisons for part in comparison_tables(comparison)], out)

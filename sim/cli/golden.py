@@ -1,0 +1,50 @@
+"""`rooftile golden`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from sim.cli import flags
+from workloads.scenario import Phase
+
+app = typer.Typer(rich_markup_mode=None)
+
+
+@app.command()
+def golden(
+    model: flags.Model,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Write into this folder, which must be new or empty.")],
+    ops: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(
+            "--ops", metavar="PATTERN", help="Ops by name, `*` for any text; may be repeated. [default: all but embed_tokens and lm_head]"
+        ),
+    ] = None,
+    number_format: Annotated[str, typer.Option("--format", metavar="FMT", help="bf16, fp16, fp32 or int8.")] = "bf16",
+    phase: Annotated[Phase, typer.Option("--phase", help="The step to compute.")] = "prefill",
+    batch: flags.Batch = 1,
+    prompt: flags.Prompt = 16,
+    context: flags.Context = None,
+    layers: Annotated[int, typer.Option("--layers", metavar="L", help="Decoder layers to build.")] = 1,
+    seed: Annotated[int, typer.Option("--seed", metavar="S", help="Seed of weights and token ids.")] = 0,
+) -> None:
+    """Write golden vectors for RTL verification: inputs, weights and outputs of ops, as .npz and $readmemh files with a manifest."""
+    from sim.golden import MANIFEST, write_golden
+
+    manifest = write_golden(
+        model,
+        out,
+        ops=ops or (),
+        number_format=number_format,
+        phase=phase,
+        batch=batch,
+        prompt=prompt,
+        context=context,
+        layers=layers,
+        seed=seed,
+    )
+    tensors = sum(len(op["tensors"]) for op in manifest["ops"])
+    print(f"{out / MANIFEST}: {len(manifest['ops'])} ops, {tensors} tensors in {number_format}")

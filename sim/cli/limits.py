@@ -1,0 +1,36 @@
+"""`rooftile limits`."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Literal
+
+import typer
+
+from sim.cli import flags
+
+app = typer.Typer(rich_markup_mode=None)
+
+
+@app.command()
+def limits(
+    model: flags.Model,
+    chip: flags.ChipOption,
+    batch: Annotated[int, typer.Option("--batch", metavar="B", help="Sequences at a time, for the longest context.")] = 1,
+    context: Annotated[int, typer.Option("--context", metavar="N", help="Tokens in the KV cache, for the largest batch.")] = 512,
+    weights: flags.Weights = None,
+    activations: flags.Activations = None,
+    kv: flags.Kv = None,
+    form: Annotated[Literal["table", "json"], typer.Option("--format", help="How to print.")] = "table",
+    out: flags.Out = None,
+) -> None:
+    """Find the largest batch and the longest context that fit, per format, and the batch at which decode turns compute-bound."""
+    from sim.explore.limits import limits as limits_of
+    from sim.present.explore_tables import limits_tables
+    from sim.present.output import emit, emit_tables
+
+    found = limits_of(model, chip, batch=batch, context=context, weights=weights, activations=activations, kv=kv)
+    if form == "json":
+        emit(json.dumps(found.to_dict(), indent=1), out)
+    else:
+        emit_tables(limits_tables(found), out)

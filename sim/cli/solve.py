@@ -1,0 +1,64 @@
+"""`rooftile solve`."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Literal, Optional
+
+import typer
+
+from sim.cli import flags
+from sim.engines import DEFAULT_ENGINE, ENGINES
+
+app = typer.Typer(rich_markup_mode=None)
+
+
+@app.command()
+def solve(
+    model: flags.Model,
+    chip: flags.ChipOption,
+    target: Annotated[
+        str, typer.Option("--target", help="What to reach: '30 tok/s', '33 ms' (with --phase), 'TTFT 200 ms', 'TPOT 40 ms'.")
+    ],
+    vary: Annotated[list[str], typer.Option("--vary", metavar="PATH", help="A number of the chip; may be given several times.")],
+    cost: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--cost", help="Weights, e.g. 'memory.dram.bandwidth=1,matrix.rows=2 per 8'; without `per`, of the chip's own value."),
+    ] = None,
+    phase: Annotated[
+        Optional[Literal["prefill", "decode"]],  # noqa: UP045
+        typer.Option("--phase", help="The step to time. [default: what the target means]"),
+    ] = None,
+    batch: flags.Batch = 1,
+    prompt: flags.Prompt = 512,
+    context: flags.Context = None,
+    engine: Annotated[str, typer.Option("--engine", metavar="|".join(ENGINES), help="Fidelity of the prediction.")] = DEFAULT_ENGINE,
+    weights: flags.Weights = None,
+    activations: flags.Activations = None,
+    kv: flags.Kv = None,
+    no_fuse: Annotated[bool, typer.Option("--no-fuse", help="Run every op by itself, through memory.")] = False,
+    form: Annotated[Literal["table", "json"], typer.Option("--format", help="How to print.")] = "table",
+    out: flags.Out = None,
+) -> None:
+    """Find the smallest value of a number of the chip that meets a target, or the cheapest combination of several."""
+    from sim.explore.solve import solve as solve_for
+    from sim.present.explore_tables import solution_text
+    from sim.present.output import emit
+
+    solution = solve_for(
+        model,
+        chip,
+        target,
+        vary,
+        cost=cost,
+        phase=phase,
+        batch=batch,
+        prompt=prompt,
+        context=context,
+        engine=engine,
+        weights=weights,
+        activations=activations,
+        kv=kv,
+        fused=not no_fuse,
+    )
+    emit(json.dumps(solution.to_dict(), indent=1) if form == "json" else solution_text(solution), out)

@@ -1,0 +1,224 @@
+"""The tiled engine: for the mapping that the mapper found, a lower bound on every schedule of it.
+
+Per group: max over units and levels of prefix + busy + suffix (`sim.mapper`), plus the launch. A group of linears is one GEMM, attention is
+mapped whole, everything else streams through the vector unit. Element-wise ops that run with a GEMM work on its tiles while they are on the
+chip: they add to the vector unit's time and to the bytes of what else they read and write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from functional.errors import Problem, ScenarioError
+from functional.formats import bits_of
+from functional.work import Contraction
+from hwmodels.chip import Chip
+from hwmodels.formulas.roofline import transfer_s
+from hwmodels.formulas.systolic import whole_cycles
+from sim.attention_mapping import Attention
+from sim.engines import roofline
+from sim.engines.result import GroupTimes
+from sim.mapper import map_gemm
+from sim.mapper.attention import InDram, Part, map_attention
+from sim.mapping import Gemm
+from sim.plan import Plan, resident_capacity_bytes
+from workloads.demand import GroupClass, compute_format
+from workloads.fuse import Flow
+
+MATRIX, VECTOR = roofline.MATRIX, roofline.VECTOR
+
+
+@dataclass(frozen=True, slots=True)
+class Mapped:
+    """A group as its mapping leaves it: busy seconds per resource, the bound on its latency, and what it moves and issues."""
+
+    busy_s: Mapping[str, float]
+    latency_s: float
+    bound_by: str
+    dram_bytes: float
+    issued_macs: float
+
+
+def time_classes(plan: Plan) -> list[GroupTimes]:
+    """Each class of groups, mapped and timed. Raises `ScenarioError` for grids, `BadInput` for what cannot be mapped."""
+    peaks = roofline.Peaks.of(plan.chip)
+    if isinstance(peaks.resident_bytes, np.ndarray):
+        raise ScenarioError(Problem(f"{plan.chip.name} has arrays for numbers", "tiled maps one chip at a time; take the roofline"))
+    return [_time_class(group_class, plan, peaks) for group_class in plan.classes]
+
+
+def _time_class(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks) -> GroupTimes:
+    ideal = roofline.time_class(group_class, peaks)
+    mapped = _map_group(group_class, plan, peaks)
+    launch_s = float(plan.chip.launch_s)
+    return replace(
+        ideal,
+        latency_s=mapped.latency_s + launch_s,
+        bound_by=mapped.bound_by if mapped.latency_s >= launch_s else "launch",
+        busy_s=mapped.busy_s,
+        lost_s=_lost_s(ideal.busy_s, mapped, plan.chip) | {"launch": launch_s},
+        op_dram_bytes=_shared_out(mapped.dram_bytes, ideal.op_dram_bytes),
+        op_issued_macs=_shared_out(mapped.issued_macs, ideal.op_issued_macs),
+    )
+
+
+def _lost_s(ideal_s: Mapping[str, float], mapped: Mapped, chip: Chip) -> dict[str, float]:
+    """The way from the roofline to the bound: padded tiles first, then bytes moved again, then the ends that nothing overlaps."""
+    units = {name: mapped.busy_s[name] if name in (MATRIX, VECTOR) else seconds for name, seconds in ideal_s.items()}
+    start, padded, moved = max(ideal_s.values()), max(units.values()), max(mapped.busy_s.values())
+    ends = mapped.latency_s - moved
+    waiting = min(ends, float(chip.dram.latency_s) if mapped.dram_bytes else 0.0)
+    return {"padding": padded - start, "refetch": moved - padded, "dram_latency": waiting, "fill_drain": ends - waiting}
+
+
+def _shared_out(whole: float, by: Any) -> Any:
+    """A whole number parted in the proportions of `by`, into whole numbers that sum to it."""
+    if not whole or not by.sum():
+        return by * 0.0
+    edges = np.round(np.cumsum(by) / by.sum() * whole)
+    return np.diff(edges, prepend=0.0)
+
+
+def _map_group(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks) -> Mapped:
+    contractions = [op.work for op in group_class.ops if isinstance(op.work, Contraction)]
+    if not contractions:
+        return _stream(group_class, plan, peaks)
+    if contractions[0].mask is None:
+        return _gemm(group_class, contractions, plan, peaks)
+    return _attention(group_class, contractions, plan, peaks)
+
+
+def _stream(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks) -> Mapped:
+    """Vector work and moves: every tensor passes once, the vector unit waits for the first answer of DRAM."""
+    busy = _besides(group_class, plan, peaks, group_class.group.flows)
+    latency_s = float(plan.chip.dram.latency_s) if _reads_dram(group_class, plan) else 0.0
+    bound_by = max(busy, key=busy.__getitem__)
+    dram_bytes = sum(_dram_bytes(plan, group_class.group.flows))
+    return Mapped(busy, latency_s + busy[bound_by], bound_by, dram_bytes, 0.0)
+
+
+def _gemm(group_class: GroupClass, linears: list[Contraction], plan: Plan, peaks: roofline.Peaks) -> Mapped:
+    """Linears that read the same tensor, as one GEMM over all their outputs."""
+    chip, first = plan.chip, linears[0]
+    compute = compute_format(first)
+    head = group_class.group.ops[0]
+    operand = group_class.ops[0].inputs[0].tensor
+    own = [flow for flow in group_class.group.flows if flow.tensor == operand or flow.kind == "weights"]
+    alone = len(group_class.ops) == 1
+    if alone:
+        own += [flow for flow in group_class.group.flows if flow.is_write]
+    output = group_class.ops[0]
+    gemm = Gemm(
+        m=int(first.m),
+        n=sum(int(each.n) for each in linears),
+        k=int(first.k),
+        a_bits=bits_of(first.a_format),
+        w_bits=bits_of(first.b_format),
+        # What element-wise ops of the group take over, or what stays on the chip, is not written by the GEMM.
+        out_bits=bits_of(output.output.format) if alone and not _stays(plan, group_class.ops[0].name) else 0,
+        acc_bits=bits_of(chip.matrix.accumulate[compute]),
+        compute=compute,
+    )
+    _, cost = map_gemm(gemm, chip, a_resident=_stays(plan, operand))
+    besides = _besides(group_class, plan, peaks, tuple(flow for flow in group_class.group.flows if flow not in own))
+    busy = {name: cost.busy_s.get(name, 0.0) + (0.0 if name == MATRIX else besides[name]) for name in besides}
+    latencies = {name: cost.prefix_s.get(name, 0.0) + busy[name] + cost.suffix_s.get(name, 0.0) for name in busy if busy[name]}
+    bound_by = max(latencies, key=latencies.__getitem__)
+    rest = sum(_dram_bytes(plan, tuple(flow for flow in group_class.group.flows if flow not in own)))
+    return Mapped(busy, max(latencies[bound_by], cost.latency_s), bound_by, cost.dram_bytes + rest, cost.issued_macs)
+
+
+def _attention(group_class: GroupClass, products: list[Contraction], plan: Plan, peaks: roofline.Peaks) -> Mapped:
+    """Both products and the softmax between them; or, unfused, one product whose scores pass through DRAM."""
+    chip, first = plan.chip, products[0]
+    part: Part = "all" if len(products) == 2 else "scores" if first.mask_axis == "n" else "context"
+    queries, keys, head_dim = (first.m, first.n, first.k) if first.mask_axis == "n" else (first.m, first.k, first.n)
+    compute = compute_format(first)
+    batch = int(plan.graph.scenario.batch)
+    assert first.mask is not None
+    attention = Attention(
+        batch=batch,
+        heads=int(first.batch) // batch,
+        kv_heads=int(first.batch) // batch // first.b_shared_by,
+        q_len=int(queries),
+        kv_len=int(keys),
+        head_dim=int(head_dim),
+        mask_offset=int(first.mask.offset),
+        window=first.mask.window,
+        act_bits=bits_of(first.a_format),
+        kv_bits=bits_of(first.b_format),
+        acc_bits=bits_of(chip.matrix.accumulate[compute]),
+        compute=compute,
+    )
+    ops = group_class.ops
+    cached = first.k if part == "context" else first.n
+    fresh_only = int(cached) == int(plan.graph.scenario.q_len)
+    in_dram = InDram(
+        queries=not _stays(plan, ops[0].inputs[0].tensor),
+        keys=not (fresh_only and _stays(plan, ops[0].inputs[1].tensor)),
+        output=not _stays(plan, ops[-1].name),
+    )
+    scores = [flow for flow in group_class.group.flows if part != "all" and flow.tensor and _is_score(part, flow)]
+    read, written = _dram_bytes(plan, tuple(scores))
+    if part == "scores":
+        in_dram = in_dram._replace(output=False)
+    elif part == "context":
+        in_dram = in_dram._replace(queries=False)
+    _, cost = map_attention(attention, chip, group_class.load.counts, in_dram, part, score_bytes=(float(read), float(written)))
+    dram_bytes = cost.dram_read_bytes + cost.dram_written_bytes
+    # Scores that are not the whole group's own pass the levels on their way; DRAM's part of that is in the cost already.
+    besides = _besides(group_class, plan, peaks, tuple(scores))
+    on_chip = {level.name for level in chip.memory[1:]}
+    busy = {name: seconds + (besides[name] if name in on_chip else 0.0) for name, seconds in cost.busy_s.items()}
+    bound_by = max(busy, key=busy.__getitem__)
+    if busy[bound_by] <= cost.latency_s:
+        return Mapped(busy, cost.latency_s, cost.bound_by, dram_bytes, cost.issued_macs)
+    return Mapped(busy, busy[bound_by], bound_by, dram_bytes, cost.issued_macs)
+
+
+def _is_score(part: Part, flow: Flow) -> bool:
+    """Whether a flow of an unfused product is the score tensor."""
+    return flow.is_write if part == "scores" else not flow.is_write and flow.tensor.endswith("softmax_normalize")
+
+
+def _stays(plan: Plan, tensor: str) -> bool:
+    """Whether the plan keeps an intermediate on the chip."""
+    threshold = plan.demand.residency.thresholds_bytes.get(tensor)
+    return threshold is not None and bool(threshold <= resident_capacity_bytes(plan.chip))
+
+
+def _reads_dram(group_class: GroupClass, plan: Plan) -> bool:
+    return _dram_bytes(plan, group_class.group.flows)[0] > 0
+
+
+def _dram_bytes(plan: Plan, flows: tuple[Flow, ...]) -> tuple[int, int]:
+    """DRAM bytes (read, written) of tensors that pass once, each on bursts of its own."""
+    burst = plan.chip.dram.burst_bytes
+    totals = [0, 0]
+    for flow in flows:
+        if not _stays(plan, flow.tensor):
+            totals[flow.is_write] += -(-int(flow.size_bytes) // burst) * burst
+    return totals[0], totals[1]
+
+
+def _besides(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks, flows: tuple[Flow, ...]) -> dict[str, float]:
+    """Busy seconds of the vector unit with all of a group's element-wise work, and of the levels with some of its tensors."""
+    chip, clock_hz = plan.chip, float(plan.chip.clock_hz)
+    cycles = sum(float(count) * float(chip.vector.cycles[name]) for name, count in group_class.load.counts.items())
+    busy = {MATRIX: 0.0, VECTOR: whole_cycles(cycles / (float(chip.vector.lanes) * float(chip.cores))) / clock_hz}
+    for i, (level, read_bytes_per_s, write_bytes_per_s) in enumerate(peaks.levels):
+        read, written = _dram_bytes(plan, flows) if i == 0 else _inner_bytes(flows, level.holds)
+        busy[level.name] = float(transfer_s(read, written, read_bytes_per_s, write_bytes_per_s, level.bandwidth.shared))
+    return {name: float(seconds) for name, seconds in busy.items()}
+
+
+def _inner_bytes(flows: tuple[Flow, ...], holds: frozenset[Any]) -> tuple[int, int]:
+    totals = [0, 0]
+    for flow in flows:
+        if flow.kind in holds:
+            totals[flow.is_write] += int(flow.size_bytes)
+    return totals[0], totals[1]

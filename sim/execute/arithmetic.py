@@ -1,0 +1,109 @@
+"""The numbers of a matrix unit: how tiles are multiplied, summed and rounded, and how many MACs its granules issue."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from functional.formats import is_integer, torch_dtype
+from functional.quantise import EXACT_IN_FP32, requantise_sums
+from hwmodels.chip import MatrixUnit
+from sim.mapping import Block, Span, parts
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Arithmetic:
+    """Formats of a product: operands in `compute`, sums in `accumulate`, results in `output`.
+
+    int8 operands have int32 sums; with output int8 the sums are multiplied by `factor` (fp32, a scalar or one per column) and requantised,
+    with output int32 they are left as they are. Floating-point tiles are multiplied and summed in fp32, in which the product of two
+    elements of 16 bits is exact, and the running sum is kept in `accumulate`.
+    """
+
+    compute: str
+    accumulate: str
+    output: str
+    factor: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if is_integer(self.compute) != is_integer(self.accumulate):
+            raise ValueError(f"{self.compute} products cannot be summed in {self.accumulate}")
+        if self.output == "int8" and self.factor is None:
+            raise ValueError("an int8 output needs the factor from sums to its scale")
+
+    @property
+    def sum_dtype(self) -> torch.dtype:
+        return torch.int32 if is_integer(self.accumulate) else torch_dtype(self.accumulate)
+
+    @property
+    def output_dtype(self) -> torch.dtype:
+        return {"int8": torch.int8, "int32": torch.int32}.get(self.output) or torch_dtype(self.output)
+
+    def add_product(self, sums: Tensor, a: Tensor, b: Tensor) -> None:
+        """sums[m, n] += a[m, k] b[k, n], in place; a and b in any type that holds their values, best in fp32, which needs no conversion.
+
+        int8 is multiplied in fp32 too, in pieces of k that are so short that every sum is an exact integer.
+        """
+        a, b = a.float(), b.float()
+        if not is_integer(self.compute):
+            product = a @ b
+            sums.add_(product) if self.accumulate == "fp32" else sums.copy_(sums.float() + product)
+        elif a.shape[1] <= EXACT_IN_FP32:
+            sums.add_((a @ b).int())
+        else:
+            for start in range(0, a.shape[1], EXACT_IN_FP32):
+                piece = slice(start, start + EXACT_IN_FP32)
+                sums.add_((a[:, piece] @ b[piece]).int())
+
+    def finish(self, sums: Tensor, columns: Span) -> Tensor:
+        """Complete sums of some columns in the output format."""
+        if self.output != "int8":
+            return sums.to(self.output_dtype)
+        assert self.factor is not None
+        factor = self.factor[columns.start : columns.stop] if self.factor.ndim else self.factor
+        return requantise_sums(sums, factor)
+
+
+_OVER_THE_ARRAY = {"os": ("m", "n"), "ws": ("k", "n"), "is": ("k", "m")}
+"""Axes that lie over the rows and over the columns of a systolic array; the third is streamed and never padded."""
+
+
+def issued_macs(unit: MatrixUnit, number_format: str, dataflow: str, array_axis: str, m: int, n: int, k: int) -> int:
+    """MACs that the matrix units of one core carry out for a tile, padding included.
+
+    Systolic arrays cut the tile into equal parts (rounded up) along `array_axis`, one per unit, and pad each part to whole folds. Tensor
+    cores deal out the granules of the whole tile, so that `dataflow` and `array_axis` mean nothing to them.
+    """
+    if number_format not in unit.rates:
+        raise ValueError(f"the matrix unit has no rate for {number_format}; it has {', '.join(unit.rates)}")
+    lengths = {"m": m, "n": n, "k": k}
+    if unit.kind == "tensor_core":
+        return math.prod(-(-length // size) * size for length, size in zip(lengths.values(), unit.tile, strict=True))
+    shared = lengths[array_axis]
+    total = 0.0
+    for part in parts(Span(0, shared), -(-shared // unit.count)):
+        total += _padded(unit, number_format, dataflow, lengths | {array_axis: part.stop - part.start})
+    return round(total)
+
+
+def _padded(unit: MatrixUnit, number_format: str, dataflow: str, lengths: dict[str, int]) -> float:
+    """MACs of one array. A PE of rate > 1 takes that many neighbours along k at once, so k is padded to whole groups of them."""
+    if dataflow not in _OVER_THE_ARRAY or dataflow not in unit.dataflows:
+        raise ValueError(f"dataflow is {dataflow!r}; this array has {', '.join(unit.dataflows)}")
+    over_rows, over_cols = _OVER_THE_ARRAY[dataflow]
+    granule = {"m": 1, "n": 1, "k": 1, over_rows: unit.rows, over_cols: unit.cols}
+    group = max(float(unit.rates[number_format]), 1.0)
+    lengths = lengths | {"k": -int(-lengths["k"] // group)}
+    macs = group
+    for axis, length in lengths.items():
+        macs *= -(-length // granule[axis]) * granule[axis]
+    return macs
+
+
+def block_elements(block: Block) -> tuple[int, int, int]:
+    """Lengths of a block along m, n and k."""
+    m, n, k = block
+    return m.stop - m.start, n.stop - n.start, k.stop - k.start

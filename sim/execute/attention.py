@@ -1,0 +1,251 @@
+"""An attention mapping, executed tile by tile on tensors."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from functional.ops import OPS
+from functional.quantise import MASKED, QTensor, golden_int8, multiplier
+from hwmodels.chip import Chip
+from sim.attention_mapping import Attention, AttentionMapping, core_parts, key_tiles, visible_keys
+from sim.execute.arithmetic import Arithmetic, issued_macs
+from sim.execute.judge import hidden_pairs
+from sim.execute.tally import Cargo, Tally
+from sim.mapping import Span, chip_stages, parts
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scales:
+    """Scales of the tensors around attention's ops, for int8; the maxima have that of the scores."""
+
+    queries: Tensor
+    keys: Tensor
+    values: Tensor
+    scores: Tensor
+    exponentials: Tensor
+    probabilities: Tensor
+    output: Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AttentionNumbers:
+    """Formats of attention: `products` as for any product (its output is the format between ops), what scores are multiplied by before
+    the exponential (1 / sqrt(E)), and, for int8, the scales."""
+
+    products: Arithmetic
+    softmax_scale: float
+    scales: Scales | None = None
+
+    @property
+    def for_scores(self) -> Arithmetic:
+        scales = self.scales
+        return self.products if scales is None else replace(self.products, factor=multiplier(scales.queries, scales.keys, scales.scores))
+
+    @property
+    def for_values(self) -> Arithmetic:
+        scales = self.scales
+        if scales is None:
+            return self.products
+        return replace(self.products, factor=multiplier(scales.probabilities, scales.values, scales.output))
+
+    def op(self, kind: str, inputs: tuple[Tensor, ...], scales: tuple[Tensor, ...], attrs: dict[str, Any]) -> Tensor:
+        """An op of the table on tiles; `scales` are those of its inputs and output, empty for floats."""
+        if not scales:
+            return OPS[kind].compute(*inputs, **attrs)
+        quantised = tuple(QTensor(tensor, scale) for tensor, scale in zip(inputs, scales[:-1], strict=True))
+        return golden_int8(OPS[kind], quantised, attrs, scales[-1]).values
+
+
+def execute_attention(
+    mapping: AttentionMapping, chip: Chip, q: Tensor, k: Tensor, v: Tensor, numbers: AttentionNumbers
+) -> tuple[Tensor, Tally]:
+    """Output [B, H, T, E] of q[B, H, T, E], k and v[B, G, S, E], moved and computed as the mapping says, and what that took.
+
+    Traffic is between DRAM and the innermost stage. Raises ValueError for a mapping that the chip cannot carry out: more parts than cores,
+    a dataflow that the array lacks, tiles that do not fit their level, online rescaling of integers or without fusion.
+    """
+    _check(mapping, chip, q, k, numbers)
+    run = _Run(mapping, chip, q, k, v, numbers)
+    for core in core_parts(mapping):
+        run.core(*core)
+    _check_room(run.tally, chip)
+    return run.output, run.tally
+
+
+class _Run:
+    """The state of one execution: the tensors in DRAM and the key and value tile that the current core holds."""
+
+    def __init__(self, mapping: AttentionMapping, chip: Chip, q: Tensor, k: Tensor, v: Tensor, numbers: AttentionNumbers) -> None:
+        self.mapping, self.attention, self.numbers, self.chip = mapping, mapping.attention, numbers, chip
+        self.stored = {"keys": k, "values": v}
+        self.queries = q
+        self.output = torch.empty(q.shape, dtype=numbers.products.output_dtype)
+        self.held: dict[str, tuple[int, Span]] = {}
+        self.masks: dict[tuple[Span, Span], Tensor] = {}
+        self.tally = Tally()
+        innermost = chip_stages(chip)[-1]
+        self.operands, self.sums = innermost.level_of("activations"), innermost.level_of("psums")
+
+    def core(self, pairs: Span, queries: Span) -> None:
+        """One core's share."""
+        self.held.clear()
+        for pair in range(*pairs):
+            for tile in parts(queries, self.mapping.q_tile):
+                self.query_tile(pair, tile)
+
+    def query_tile(self, pair: int, queries: Span) -> None:
+        """All keys and values that a tile of queries looks at."""
+        attention = self.attention
+        if self.mapping.kv_tile < attention.kv_len:
+            self.held.clear()
+        batch, kv_head = divmod(pair, attention.kv_heads)
+        heads = slice(kv_head * attention.rows_per_query, (kv_head + 1) * attention.rows_per_query)
+        here = batch, heads, slice(*queries)
+        rows = self.queries[here].reshape(-1, attention.head_dim)
+        self.move_in("queries", rows.numel(), attention.act_bits)
+        self.tally.hold(self.sums.name, "psums", rows.numel() * attention.acc_bits)
+        compute = self.one_pass if self.mapping.online else self.three_passes
+        result = compute(pair, queries, rows)
+        self.tally.move(self.operands.name, "outputs", "read", result.numel())
+        self.tally.move(self.chip.dram.name, "outputs", "write", result.numel())
+        self.output[here] = result.view(attention.rows_per_query, -1, attention.head_dim)
+
+    # Three passes over whole rows
+
+    def three_passes(self, pair: int, queries: Span, rows: Tensor) -> Tensor:
+        tiles = key_tiles(self.mapping, queries)
+        scores = torch.cat([self.scores(pair, queries, rows, tile) for tile in tiles], -1)
+        self.tally.hold(self.operands.name, "scores", scores.numel() * self.attention.act_bits if self.mapping.fused else 0)
+        probabilities = self.softmax(scores.view(1, self.attention.rows_per_query, -1, scores.shape[-1])).view(scores.shape)
+        return self.weighted_values(pair, queries, probabilities, tiles)
+
+    def scores(self, pair: int, queries: Span, rows: Tensor, tile: Span) -> Tensor:
+        """Masked scores [rows, keys] of one key tile, in the format between ops."""
+        arithmetic = self.numbers.for_scores
+        sums = torch.zeros((rows.shape[0], tile.stop - tile.start), dtype=arithmetic.sum_dtype)
+        self.multiply(arithmetic, sums, rows, self.fetch("keys", pair, tile).T, queries, tile)
+        scores = arithmetic.finish(sums, Span(0, sums.shape[1]))
+        self.spill("scores", scores.numel(), reads=0)
+        return scores.masked_fill(self.hidden(queries, tile), MASKED if self.numbers.scales else -math.inf)
+
+    def softmax(self, scores: Tensor) -> Tensor:
+        """The graph's three ops on whole rows [1, heads, queries, keys]."""
+        number, scales, mask = self.numbers, self.numbers.scales, {"mask": self.attention.mask}
+        exp_scales = (scales.scores, scales.scores, scales.exponentials) if scales else ()
+        maxima = number.op("ReduceMax", (scores,), exp_scales[:2], mask)
+        exponentials = number.op("ElementwiseExp", (scores, maxima), exp_scales, {**mask, "scale": number.softmax_scale})
+        probabilities = number.op("Normalize", (exponentials,), (scales.exponentials, scales.probabilities) if scales else (), mask)
+        self.spill("scores", scores.numel(), reads=2, writes=0)
+        self.spill("maxima", maxima.numel(), reads=1)
+        self.spill("exponentials", exponentials.numel(), reads=1)
+        self.spill("probabilities", probabilities.numel(), reads=1)
+        return probabilities
+
+    def weighted_values(self, pair: int, queries: Span, probabilities: Tensor, tiles: list[Span]) -> Tensor:
+        arithmetic = self.numbers.for_values
+        sums = torch.zeros((probabilities.shape[0], self.attention.head_dim), dtype=arithmetic.sum_dtype)
+        first = 0
+        for tile in tiles:
+            width = tile.stop - tile.start
+            self.multiply(arithmetic, sums, probabilities[:, first : first + width], self.fetch("values", pair, tile), queries, tile)
+            first += width
+        return arithmetic.finish(sums, Span(0, sums.shape[1]))
+
+    # One pass
+
+    def one_pass(self, pair: int, queries: Span, rows: Tensor) -> Tensor:
+        """Online softmax: after each tile the output so far is that of the keys seen so far, up to the sum of their exponentials."""
+        arithmetic, scale = self.numbers.products, self.numbers.softmax_scale
+        maxima = torch.full((rows.shape[0], 1), -math.inf)
+        totals = torch.zeros((rows.shape[0], 1))
+        output = torch.zeros(rows.shape, dtype=arithmetic.sum_dtype)
+        for tile in key_tiles(self.mapping, queries):
+            scores = torch.zeros((rows.shape[0], tile.stop - tile.start), dtype=arithmetic.sum_dtype)
+            self.tally.hold(self.sums.name, "scores", scores.numel() * self.attention.acc_bits)
+            self.multiply(arithmetic, scores, rows, self.fetch("keys", pair, tile).T, queries, tile)
+            scores = scores.float().masked_fill(self.hidden(queries, tile), -math.inf)
+            larger = torch.maximum(maxima, scores.amax(-1, keepdim=True))
+            # A row that has seen no key yet has no maximum: it is measured from 0, where all its exponentials are 0.
+            base = larger.masked_fill(larger.isinf(), 0.0)
+            exponentials = ((scores - base) * scale).exp()
+            shrink = ((maxima - base) * scale).exp()
+            totals = totals * shrink + exponentials.sum(-1, keepdim=True)
+            output = (output.float() * shrink).to(arithmetic.sum_dtype)
+            values = self.fetch("values", pair, tile)
+            self.multiply(arithmetic, output, exponentials.to(arithmetic.output_dtype), values, queries, tile)
+            maxima = larger
+        return arithmetic.finish(output.float() / totals, Span(0, output.shape[1]))
+
+    # Moving, masking, multiplying
+
+    def fetch(self, cargo: Cargo, pair: int, tile: Span) -> Tensor:
+        """A key or value tile [keys, E], brought in unless it is the one that is held."""
+        batch, kv_head = divmod(pair, self.attention.kv_heads)
+        data = self.stored[cargo][batch, kv_head, tile.start : tile.stop]
+        if self.held.get(cargo) != (pair, tile):
+            self.held[cargo] = pair, tile
+            self.move_in(cargo, data.numel(), self.attention.kv_bits * (self.mapping.buffers if self.operands.double_buffered else 1))
+        return data
+
+    def move_in(self, cargo: Cargo, elements: int, bits: int) -> None:
+        self.tally.move(self.chip.dram.name, cargo, "read", elements)
+        self.tally.move(self.operands.name, cargo, "write", elements)
+        self.tally.hold(self.operands.name, cargo, elements * bits)
+
+    def spill(self, cargo: Cargo, elements: int, *, reads: int, writes: int = 1) -> None:
+        """What passes through DRAM between the graph's ops, unless attention is fused."""
+        if self.mapping.fused:
+            return
+        for _ in range(writes):
+            self.tally.move(self.operands.name, cargo, "read", elements)
+            self.tally.move(self.chip.dram.name, cargo, "write", elements)
+        for _ in range(reads):
+            self.tally.move(self.chip.dram.name, cargo, "read", elements)
+            self.tally.move(self.operands.name, cargo, "write", elements)
+
+    def hidden(self, queries: Span, tile: Span) -> Tensor:
+        """True for each row and key that must not meet; the heads of a pair follow each other."""
+        if (queries, tile) not in self.masks:
+            pairs = hidden_pairs(range(*queries), range(*tile), self.attention.mask)
+            self.masks[queries, tile] = pairs.repeat(self.attention.rows_per_query, 1)
+        return self.masks[queries, tile]
+
+    def multiply(self, arithmetic: Arithmetic, sums: Tensor, a: Tensor, b: Tensor, queries: Span, tile: Span) -> None:
+        """One of the two products of a query tile and a key tile."""
+        arithmetic.add_product(sums, a, b)
+        (m, k), n, mapping = a.shape, b.shape[1], self.mapping
+        seen = int((~self.hidden(queries, tile)).sum())
+        self.tally.useful_macs += seen * self.attention.head_dim
+        self.tally.issued_macs += issued_macs(self.chip.matrix, self.attention.compute, mapping.dataflow, mapping.array_axis, m, n, k)
+
+
+def _check(mapping: AttentionMapping, chip: Chip, q: Tensor, k: Tensor, numbers: AttentionNumbers) -> None:
+    attention = mapping.attention
+    _check_shapes(attention, q, k)
+    if mapping.q_tile < 1 or mapping.kv_tile < 1 or mapping.buffers < 1 or min(mapping.split) < 1:
+        raise ValueError(f"not a mapping: {mapping}")
+    if visible_keys(attention, Span(0, 1)).stop < 1 or not key_tiles(mapping, Span(attention.q_len - 1, attention.q_len)):
+        raise ValueError("a query that sees no key has no output; the mask must leave it at least one")
+    if mapping.split[0] * mapping.split[1] > chip.cores:
+        raise ValueError(f"a split of {mapping.split} needs as many cores; {chip.name} has {chip.cores}")
+    if mapping.online and (not mapping.fused or numbers.scales is not None):
+        raise ValueError("online rescaling is fused and in floating point; set online to false for integers and for unfused attention")
+
+
+def _check_shapes(attention: Attention, q: Tensor, k: Tensor) -> None:
+    wanted = (attention.batch, attention.heads, attention.q_len, attention.head_dim)
+    stored = (attention.batch, attention.kv_heads, attention.kv_len, attention.head_dim)
+    if tuple(q.shape) != wanted or tuple(k.shape) != stored:
+        raise ValueError(f"queries {tuple(q.shape)} and keys {tuple(k.shape)} are not those of the mapping, {wanted} and {stored}")
+
+
+def _check_room(tally: Tally, chip: Chip) -> None:
+    for level in chip_stages(chip)[-1].levels:
+        needed_bytes = -(-tally.level_bits(level.name) // 8)
+        if needed_bytes > level.capacity_bytes:
+            raise ValueError(f"the tiles take {needed_bytes} bytes of {level.name}; raise memory.{level.name}.capacity to hold them")

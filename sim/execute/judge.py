@@ -1,0 +1,123 @@
+"""Whether a result is the golden one: integers exactly, floats within a bound that follows from formats and lengths.
+
+For a sum of k products in floating point, added in any order, |computed - exact| <= gamma_k sum |a| |b| with gamma_k = k u / (1 - k u) and
+u the unit roundoff of the accumulator; then one rounding to the output format adds u_out |computed|. Source: Higham, Accuracy and Stability
+of Numerical Algorithms, 2nd ed., ch. 3 (eq. 3.5). Bounds are on the distance to the exact result, which float64 stands for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from functional.work import Mask
+from sim.execute.arithmetic import Arithmetic
+
+UNIT_ROUNDOFF = {"fp32": 2.0**-24, "bf16": 2.0**-8, "fp16": 2.0**-11}
+"""Largest relative error of rounding to nearest."""
+
+UNDERFLOW = {"fp32": 2.0**-150, "bf16": 2.0**-134, "fp16": 2.0**-25}
+"""Largest absolute error of rounding a number below the normal range: half of the smallest subnormal."""
+
+_COLUMNS_AT_ONCE = 8192
+"""So that the float64 copies of a vocabulary's weights stay small."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """`worst` is the largest error over its bound (integers: the largest difference), at the element of flat index `worst_index`."""
+
+    passed: bool
+    elements: int
+    different: int
+    worst: float
+    worst_index: int
+
+
+def gamma(roundings: int, unit_roundoff: float) -> float:
+    """Higham's gamma_n = n u / (1 - n u): the relative error of n roundings in a row."""
+    return roundings * unit_roundoff / (1 - roundings * unit_roundoff)
+
+
+def judge(found: Tensor, golden: Tensor, bound: Tensor | None = None) -> Judgement:
+    """Compare with the golden values: exactly, or within `bound` (same shape). What is not a number never passes; equal infinities do."""
+    if found.shape != golden.shape:
+        raise ValueError(f"a result of shape {tuple(found.shape)} cannot be compared with a golden one of {tuple(golden.shape)}")
+    if found.numel() == 0:
+        return Judgement(True, 0, 0, 0.0, 0)
+    error = (found.double() - golden.double()).abs().masked_fill(found == golden, 0.0)
+    share = error if bound is None else torch.where(error == 0, 0.0, error / bound)
+    share = share.nan_to_num(nan=math.inf, posinf=math.inf)
+    limit = 0.0 if bound is None else 1.0
+    index = int(share.argmax())
+    return Judgement(not bool((share > limit).any()), found.numel(), int((share > limit).sum()), float(share.flatten()[index]), index)
+
+
+def gemm_bound(a: Tensor, w: Tensor, arithmetic: Arithmetic) -> tuple[Tensor, Tensor]:
+    """(exact a w in float64, bound on the distance of any floating-point execution to it) for a[m, k], w[k, n].
+
+    k additions in the accumulator's format; a k + 1st rounding is that of fp32 sums within a tile where the accumulator is narrower.
+    """
+    relative = gamma(a.shape[1] + 1, UNIT_ROUNDOFF[arithmetic.accumulate])
+    exact = torch.empty((a.shape[0], w.shape[1]), dtype=torch.float64)
+    bound = torch.empty_like(exact)
+    for columns in _column_pieces(w.shape[1]):
+        wide_a, wide_w = a.double(), w[:, columns].double()
+        exact[:, columns] = wide_a @ wide_w
+        bound[:, columns] = relative * (wide_a.abs() @ wide_w.abs())
+    return exact, output_rounding(exact, bound, arithmetic.output)
+
+
+def output_rounding(exact: Tensor, error: Tensor, output: str) -> Tensor:
+    """The bound after one more rounding, to the output format."""
+    return error + UNIT_ROUNDOFF[output] * (exact.abs() + error) + UNDERFLOW[output]
+
+
+def _column_pieces(columns: int) -> Iterator[slice]:
+    for start in range(0, columns, _COLUMNS_AT_ONCE):
+        yield slice(start, start + _COLUMNS_AT_ONCE)
+
+
+def attention_bound(
+    q: Tensor, k: Tensor, v: Tensor, mask: Mask, softmax_scale: float, arithmetic: Arithmetic
+) -> tuple[Tensor, Tensor]:
+    """(exact attention in float64, bound for three passes with `arithmetic.output` between the ops) of q[B, H, T, E], k and v[B, G, S, E].
+
+    A score is off by at most e = gamma_E sum |q| |k| and one rounding. The maximum cancels. So an exponential is off by the factor
+    exp(scale e) and a few roundings in fp32 and one to the format between ops; its argument, of magnitude A, is off by 3 u A more. A row's
+    sum is off by no more than its worst term, so a probability is off by the factor (1 + eta) / (1 - eta). The product with the values is a
+    sum of S terms, and is rounded once. Online rescaling rounds no more often than this: it keeps scores and sums in fp32, and each of the
+    at most S rescalings is one more rounding, which `gamma` below counts.
+    """
+    groups = q.shape[1] // k.shape[1]
+    wide_q, wide_k, wide_v = q.double(), k.double().repeat_interleave(groups, 1), v.double().repeat_interleave(groups, 1)
+    u, u_out, length = UNIT_ROUNDOFF["fp32"], UNIT_ROUNDOFF[arithmetic.output], k.shape[2]
+    hidden = hidden_pairs(range(q.shape[2]), range(length), mask)
+    scores = (wide_q @ wide_k.mT).masked_fill(hidden, -math.inf)
+    score_error = output_rounding(
+        scores.abs().masked_fill(hidden, 0.0),
+        gamma(q.shape[3] + 1, UNIT_ROUNDOFF[arithmetic.accumulate]) * (wide_q.abs() @ wide_k.mT.abs()),
+        arithmetic.output,
+    ).masked_fill(hidden, 0.0)
+    below = (scores.amax(-1, keepdim=True) - scores).masked_fill(hidden, 0.0)
+    argument_error = softmax_scale * (score_error + 3 * u * (below + 2 * score_error))
+    factor = (torch.expm1(argument_error.amax(-1, keepdim=True)) + 1) * (1 + gamma(2 * length + 8, u)) * (1 + u_out) ** 2
+    probability_error = factor * factor - 1
+    probabilities = torch.softmax(softmax_scale * scores, -1)
+    sums = gamma(2 * length + 1, UNIT_ROUNDOFF[arithmetic.accumulate])
+    error = ((1 + probability_error) * (1 + sums) - 1) * (probabilities @ wide_v.abs())
+    error = error + 3 * UNDERFLOW[arithmetic.output] * wide_v.abs().sum(-2, keepdim=True)
+    exact = probabilities @ wide_v
+    return exact, output_rounding(exact, error, arithmetic.output)
+
+
+def hidden_pairs(queries: range, keys: range, mask: Mask) -> Tensor:
+    """True where a query of a range must not see a key of another."""
+    last = torch.arange(queries.start, queries.stop)[:, None] + int(mask.offset)
+    key = torch.arange(keys.start, keys.stop)
+    future = key > last
+    return future if mask.window is None else future | (key <= last - mask.window)

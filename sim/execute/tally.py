@@ -1,0 +1,53 @@
+"""What is counted while a mapping executes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, TypeAlias
+
+Cargo: TypeAlias = Literal[
+    "activations", "weights", "psums", "outputs", "queries", "keys", "values", "scores", "maxima", "exponentials", "probabilities"
+]
+"""What moves. `psums` are unfinished sums in the accumulator's format, `outputs` finished ones in the output format."""
+
+
+class Traffic(NamedTuple):
+    """One kind of movement: the level's name, what moved, and in which direction as seen from that level."""
+
+    level: str
+    cargo: Cargo
+    direction: Literal["read", "write"]
+
+
+@dataclass(eq=True)
+class Tally:
+    """Counts of one execution, over all cores.
+
+    `useful_macs`: unmasked products. `issued_macs`: what the matrix units carry out, padding of their granules and masked parts of
+    computed tiles included. `elements` and `transfers` (tiles) by movement between levels; what the matrix unit itself exchanges with the
+    innermost level is not among them. `turns`: how often, at the stage of that index, the next tile lies elsewhere along an axis than the
+    one before it, which tells two orders of loops apart even where they move the same. `held_bits`: the most that one instance of a level
+    has to make room for, by level and cargo, all buffers of a tile counted.
+    """
+
+    useful_macs: int = 0
+    issued_macs: int = 0
+    elements: Counter[Traffic] = field(default_factory=Counter)
+    transfers: Counter[Traffic] = field(default_factory=Counter)
+    turns: Counter[tuple[int, str]] = field(default_factory=Counter)
+    held_bits: dict[tuple[str, Cargo], int] = field(default_factory=dict)
+
+    def move(self, level: str, cargo: Cargo, direction: Literal["read", "write"], elements: int) -> None:
+        """One tile read from or written to a level."""
+        movement = Traffic(level, cargo, direction)
+        self.elements[movement] += elements
+        self.transfers[movement] += 1
+
+    def hold(self, level: str, cargo: Cargo, bits: int) -> None:
+        """A tile that a level has to make room for."""
+        self.held_bits[level, cargo] = max(self.held_bits.get((level, cargo), 0), bits)
+
+    def level_bits(self, level: str) -> int:
+        """The most that one instance of a level has to hold."""
+        return sum(bits for (name, _), bits in self.held_bits.items() if name == level)

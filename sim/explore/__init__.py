@@ -1,0 +1,1 @@
+"""Exploration of the design space: solve for a target, sensitivities, limits, comparisons and sweeps."""

@@ -1,0 +1,393 @@
+"""Solving for a target: the smallest value of a chip's number that meets it, or the cheapest combination of several.
+
+A step is never slower on a chip with more of anything that it offers, so the values that meet a target are a half line. Its border is found
+by bisection between a value that misses and one that meets; both are evaluated, and the result shows them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from functional.config import ModelConfig
+from functional.errors import BadInput, Problem
+from hwmodels import load_chip, with_values
+from hwmodels.chip import Chip
+from hwmodels.paths import value_of
+from sim.engines import DEFAULT_ENGINE
+from sim.explore.fields import check_path, is_whole, less_is_faster, unit_of
+from sim.explore.step import Step, Timing, errors_of, why_not
+from sim.explore.target import Cost, Target, read_cost, read_target
+from workloads.scenario import Phase
+
+DOUBLINGS = 30
+"""How often a value is doubled or halved before the search ends: a factor of 10^9 either way from the chip's own."""
+
+TOLERANCE = 1e-9
+"""Relative width of the final bracket of a number that is not whole."""
+
+_ZERO_STARTS_AT = 1e-12
+"""What a number that is 0 in the chip file is first raised to (seconds: only times may be 0)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """One value tried: latency [s] and whether it meets the target; `reason` where there is no such chip (then latency_s is infinite)."""
+
+    value: float
+    latency_s: float
+    meets: bool
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Border:
+    """Where one number starts to meet the target, all others fixed: `at` is the last value that meets, `beyond` the next that does not.
+
+    `beyond` is None if every value that was tried meets; `at` is None if none does, and `beyond` then is the best of them.
+    """
+
+    path: str
+    unit: str
+    own: float
+    at: Probe | None
+    beyond: Probe | None
+
+
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """The answer: `values` in base units, empty if nothing meets the target; latency [s] and bounds are those of the answer, or of the best
+    chip that was tried. `borders` prove it: one per number, with the others at their value in the answer."""
+
+    model: str
+    chip: str
+    engine: str
+    target: Target
+    target_latency_s: float
+    values: Mapping[str, float]
+    borders: tuple[Border, ...]
+    latency_s: float
+    tokens_per_s: float
+    bound_shares: Mapping[str, float]
+    fits: bool
+    cost: float | None
+    own_cost: float | None
+    evaluations: int
+
+    @property
+    def found(self) -> bool:
+        return bool(self.values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data under the JSON names of `predict`; infinities become null."""
+        return {
+            "model": self.model,
+            "chip": self.chip,
+            "engine": self.engine,
+            "phase": self.target.phase,
+            "target": self.target.text,
+            "target_latency_s": self.target_latency_s,
+            "found": self.found,
+            "values": dict(self.values),
+            "latency_s": self.latency_s,
+            "tokens_per_s": self.tokens_per_s,
+            "bound_shares": dict(self.bound_shares),
+            "fits": self.fits,
+            "cost": self.cost,
+            "own_cost": self.own_cost,
+            "proof": [
+                {
+                    "path": border.path,
+                    "unit": border.unit,
+                    "own_value": border.own,
+                    "meets": _plain(border.at),
+                    "misses": _plain(border.beyond),
+                }
+                for border in self.borders
+            ],
+        }
+
+
+def _plain(probe: Probe | None) -> dict[str, Any] | None:
+    if probe is None:
+        return None
+    latency = probe.latency_s if math.isfinite(probe.latency_s) else None
+    return {"value": probe.value, "latency_s": latency, **({"reason": probe.reason} if probe.reason else {})}
+
+
+def solve(
+    model: str | Path | ModelConfig,
+    chip: str | Path | Chip,
+    target: str,
+    vary: str | Sequence[str],
+    *,
+    cost: str | None = None,
+    phase: Phase | None = None,
+    batch: int = 1,
+    prompt: int = 512,
+    context: int | None = None,
+    weights: str | None = None,
+    activations: str | None = None,
+    kv: str | None = None,
+    fused: bool = True,
+    engine: str = DEFAULT_ENGINE,
+) -> Solution:
+    """The smallest value of the number `vary` with which a step meets `target` (`30 tok/s`, `33 ms`, `TTFT 200 ms`); where less is faster
+    (latencies, launch, cycles per element) the largest. Several numbers: the combination that costs least by `cost`.
+
+    Raises `BadInput`: unreadable targets and costs, unknown paths, impossible steps.
+    """
+    built = chip if isinstance(chip, Chip) else load_chip(chip)
+    paths = [vary] if isinstance(vary, str) else list(dict.fromkeys(vary))
+    wanted = read_target(target, phase)
+    for path in paths:
+        check_path(built, path, "--vary")
+    step = Step(model, wanted.phase, batch, prompt, context, weights, activations, kv, fused=fused, engine=engine)
+    limit_s = wanted.latency_s(step.tokens(built))
+    search = _Search(step, built, limit_s)
+    borders: tuple[Border, ...]
+    if len(paths) == 1 and cost is None:
+        borders = (search.border(paths[0], {}),)
+        priced = None
+    else:
+        if cost is None:
+            example = ",".join(f"{path}=1" for path in paths)
+            raise BadInput(Problem("several numbers vary", f"say what each costs, e.g. '{example}'", path="--cost"))
+        priced = read_cost(built, cost, paths)
+        borders = _cheapest(search, paths, priced)
+    values = {border.path: border.at.value for border in borders if border.at is not None}
+    if len(values) < len(paths):
+        values = {}
+    final = values or {border.path: border.beyond.value for border in borders if border.beyond is not None and not border.beyond.reason}
+    return _solution(search, wanted, built, values, final, borders, priced)
+
+
+def _solution(
+    search: _Search,
+    target: Target,
+    chip: Chip,
+    values: Mapping[str, float],
+    final: Mapping[str, float],
+    borders: tuple[Border, ...],
+    cost: Cost | None,
+) -> Solution:
+    best = with_values(chip, final)
+    timing, timeline = search.step.time(best), search.step.timeline(chip)
+    return Solution(
+        model=timeline.graph.model,
+        chip=chip.name,
+        engine=search.step.engine,
+        target=target,
+        target_latency_s=search.limit_s,
+        values=values,
+        borders=borders,
+        latency_s=timing.latency_s,
+        tokens_per_s=search.step.tokens(chip) / timing.latency_s,
+        bound_shares=timing.shares,
+        fits=timeline.memory.needed_bytes <= int(best.dram.capacity_bytes),
+        cost=cost.of(values) if cost and values else None,
+        own_cost=cost.of({path: float(value_of(chip, path)) for path in cost.weights}) if cost else None,
+        evaluations=search.evaluations,
+    )
+
+
+class _Search:
+    """Tries chips, and counts them."""
+
+    def __init__(self, step: Step, chip: Chip, limit_s: float) -> None:
+        self.step = step
+        self.chip = chip
+        self.limit_s = limit_s
+        self.evaluations = 0
+
+    def timing(self, values: Mapping[str, float]) -> Timing | str:
+        """The step on the chip with these values, or why there is no such chip."""
+        self.evaluations += 1
+        try:
+            chip = with_values(self.chip, values)
+            problems = errors_of(chip)
+            return "; ".join(str(problem) for problem in problems) if problems else self.step.time(chip)
+        except BadInput as error:
+            return why_not(error)
+
+    def probe(self, values: Mapping[str, float], path: str, value: float) -> Probe:
+        timing = self.timing({**values, path: value})
+        if isinstance(timing, str):
+            return Probe(value, math.inf, False, timing)
+        return Probe(value, timing.latency_s, timing.latency_s <= self.limit_s)
+
+    def border(self, path: str, others: Mapping[str, float], own: float | None = None) -> Border:
+        """Where the number starts to meet the target, the others fixed."""
+        start = float(value_of(self.chip, path)) if own is None else own
+        line = _Line(path, start, lambda value: self.probe(others, path, value))
+        at, beyond = line.border()
+        return Border(path, unit_of(self.chip, path), float(value_of(self.chip, path)), at, beyond)
+
+
+class _Line:
+    """Bisection along one number. `faster` steps are those that can only shorten the latency."""
+
+    def __init__(self, path: str, start: float, probe: Callable[[float], Probe]) -> None:
+        self.start = start
+        self.probe = probe
+        self.whole = is_whole(path)
+        self.less_is_faster = less_is_faster(path)
+
+    def border(self) -> tuple[Probe | None, Probe | None]:
+        """(the last value that meets, the next slower one that does not)."""
+        own = self.probe(self.start)
+        if own.meets:
+            met, missed = self._walk(own, faster=False)
+        else:
+            missed, met = self._walk(own, faster=True)
+            if met is None:
+                return None, missed
+        assert met is not None
+        return self._bisect(met, missed) if missed is not None else (met, None)
+
+    def _walk(self, begin: Probe, faster: bool) -> tuple[Probe | None, Probe | None]:
+        """From `begin` in ever larger steps until the verdict changes: (the last like `begin`, the first that differs or None)."""
+        last = begin
+        doublings = 1
+        while True:
+            value = self._moved(min(doublings, DOUBLINGS), faster)
+            if value == last.value:
+                return last, None
+            found = self.probe(value)
+            if found.reason and faster:
+                found = self._last_valid(last, found)
+                return (last, found) if found.meets else (found, None)
+            if found.meets != begin.meets:
+                return last, found
+            last = found
+            if doublings >= DOUBLINGS:
+                return last, None
+            doublings *= 2
+
+    def _moved(self, doublings: int, faster: bool) -> float:
+        """The value that many doublings (or halvings) away; a number at 0 starts from almost 0, and the fastest step of it is 0."""
+        if faster and self.less_is_faster and doublings == DOUBLINGS:
+            return 1.0 if self.whole else 0.0 if self._may_be_zero else self.start * 2.0**-doublings
+        factor = 2.0 ** (doublings if faster != self.less_is_faster else -doublings)
+        value = (self.start or _ZERO_STARTS_AT) * factor
+        return max(1.0, float(round(value))) if self.whole else value
+
+    @property
+    def _may_be_zero(self) -> bool:
+        return self.probe(0.0).reason == ""
+
+    def _last_valid(self, valid: Probe, invalid: Probe) -> Probe:
+        """The fastest value for which there still is a chip."""
+        while (middle := self._middle(valid.value, invalid.value)) is not None:
+            found = self.probe(middle)
+            valid, invalid = (valid, found) if found.reason else (found, invalid)
+        return valid
+
+    def _bisect(self, met: Probe, missed: Probe) -> tuple[Probe, Probe]:
+        while (middle := self._middle(met.value, missed.value)) is not None:
+            found = self.probe(middle)
+            met, missed = (found, missed) if found.meets else (met, found)
+        return met, missed
+
+    def _middle(self, a: float, b: float) -> float | None:
+        """Between two values, or None if nothing is left between them."""
+        low, high = min(a, b), max(a, b)
+        if self.whole:
+            return float((low + high) // 2) if high - low > 1 else None
+        if high - low <= TOLERANCE * high:
+            return None
+        return math.sqrt(low * high) if low > 0 else high / 2 if high > _ZERO_STARTS_AT else None
+
+
+def _cheapest(search: _Search, paths: Sequence[str], cost: Cost) -> tuple[Border, ...]:
+    """The cheapest values that meet the target: an optimiser chooses all numbers but one, whose smallest that does is found."""
+    own = {path: float(value_of(search.chip, path)) for path in paths}
+    start = _feasible(search, own)
+    if start is None:
+        return tuple(Border(path, unit_of(search.chip, path), own[path], None, _best_missed(search, path, own)) for path in paths)
+    inner = next((path for path in paths if not is_whole(path)), paths[-1])
+    outer = [path for path in paths if path != inner]
+    values = _optimised(search, own, start, inner, outer, cost) if outer else start
+    for _ in range(2):
+        for path in sorted(paths, key=lambda path: (not is_whole(path), path == inner)):
+            border = search.border(path, {other: values[other] for other in paths if other != path}, values[path])
+            values = {**values, path: border.at.value if border.at else values[path]}
+    borders = [search.border(path, {other: values[other] for other in paths if other != path}, values[path]) for path in paths]
+    # Bisection of the others has left each of them at its border already; a last digit must not undo that.
+    return tuple(replace(border, at=Probe(values[border.path], border.at.latency_s, True) if border.at else None) for border in borders)
+
+
+def _feasible(search: _Search, own: Mapping[str, float]) -> dict[str, float] | None:
+    """All numbers raised by one factor until the target is met."""
+    for doublings in range(DOUBLINGS + 1):
+        values = {path: value * 2.0**doublings for path, value in own.items()}
+        timing = search.timing(values)
+        if isinstance(timing, Timing) and timing.latency_s <= search.limit_s:
+            return values
+    return None
+
+
+def _best_missed(search: _Search, path: str, own: Mapping[str, float]) -> Probe:
+    """The fastest chip with all numbers raised together, for saying what binds then."""
+    best = Probe(own[path], math.inf, False)
+    for doublings in range(DOUBLINGS + 1):
+        timing = search.timing({each: value * 2.0**doublings for each, value in own.items()})
+        if isinstance(timing, Timing) and timing.latency_s < best.latency_s:
+            best = Probe(own[path] * 2.0**doublings, timing.latency_s, False)
+    return best
+
+
+def _optimised(
+    search: _Search, own: Mapping[str, float], start: Mapping[str, float], inner: str, outer: Sequence[str], cost: Cost
+) -> dict[str, float]:
+    """scipy's DIRECT finds the region, its Nelder-Mead the point; both see logarithms, in which a roofline is a convex problem."""
+    try:
+        from scipy.optimize import Bounds, brentq, direct, minimize
+    except ImportError:
+        raise BadInput(Problem("several numbers at once need scipy", "pip install 'rooftile[explore]'", path="--vary")) from None
+    most = cost.of(start)
+    upper = {path: math.log2(most * cost.per[path] / cost.weights[path]) for path in cost.weights}
+    lower = {path: upper[path] - DOUBLINGS for path in cost.weights}
+    roots: list[float] = [math.log2(start[inner])]
+
+    def excess(values: Mapping[str, float]) -> float:
+        """Logarithm of latency over target; large where there is no such chip."""
+        timing = search.timing(values)
+        return math.log2(timing.latency_s / search.limit_s) if isinstance(timing, Timing) else 100.0
+
+    def completed(point: Any) -> tuple[dict[str, float], float]:
+        """The values of a point, with the inner one that just meets the target, and by how much even its largest misses it (else 0)."""
+        values = {path: _rounded(path, 2.0 ** float(log)) for path, log in zip(outer, point, strict=True)}
+
+        def at(log: float) -> float:
+            return excess({**values, inner: _rounded(inner, 2.0**log)})
+
+        low, high = max(roots[-1] - 0.25, lower[inner]), min(roots[-1] + 0.25, upper[inner])
+        while high < upper[inner] and at(high) > 0:
+            low, high = high, min(2 * high - low + 1, upper[inner])
+        missed = at(high)
+        if missed > 0:
+            return {**values, inner: 2.0 ** upper[inner]}, missed
+        while low > lower[inner] and at(low) <= 0:
+            low, high = max(2 * low - high - 1, lower[inner]), low
+        log = low if at(low) <= 0 else float(brentq(at, low, high, xtol=1e-5))
+        roots.append(log)
+        return {**values, inner: float(math.ceil(2.0**log)) if is_whole(inner) else 2.0**log}, 0.0
+
+    def objective(point: Any) -> float:
+        values, missed = completed(point)
+        return math.log2(cost.of(values)) + (10 + missed if missed else 0)
+
+    box = Bounds([lower[path] for path in outer], [upper[path] for path in outer])
+    found = direct(objective, box, maxfun=30 * len(outer) ** 2)
+    options = {"maxfev": 25 * len(outer) ** 2, "xatol": 1e-4, "fatol": 1e-7}
+    refined = minimize(objective, found.x, method="Nelder-Mead", bounds=box, options=options)
+    best, missed = completed(refined.x if refined.fun < found.fun else found.x)
+    return best if not missed and cost.of(best) <= most else dict(start)
+
+
+def _rounded(path: str, value: float) -> float:
+    return max(1.0, float(round(value))) if is_whole(path) else value

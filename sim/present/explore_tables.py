@@ -1,0 +1,169 @@
+"""Answers of `solve`, `limits`, `compare` and `sweep`, and sensitivities, as text for a terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+from typing import Any
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from hwmodels import units
+from hwmodels.units import format_seconds
+from sim.explore.compare import Comparison
+from sim.explore.fields import is_whole, less_is_faster, written
+from sim.explore.limits import Limits
+from sim.explore.sensitivity import Sensitivity
+from sim.explore.solve import Border, Solution
+from sim.explore.sweep_show import Shown
+from sim.present.tables import new_table
+
+
+def solution_text(solution: Solution) -> str:
+    """The answer, the bracket that proves it, and what binds."""
+    head = f"{solution.model} on {solution.chip}, {solution.target.phase}, {solution.engine} engine: {solution.target.text}"
+    limit = f"a step of at most {format_seconds(solution.target_latency_s, 6)}"
+    lines = [f"{head} (= {limit})"]
+    if solution.found:
+        lines += [_answer(border, solution.target_latency_s) for border in solution.borders]
+    else:
+        lines += [_refusal(border) for border in solution.borders]
+    if solution.cost is not None and solution.own_cost is not None:
+        lines.append(f"cost {solution.cost:.6g} (the chip as it is: {solution.own_cost:.6g})")
+    where = "there" if solution.found else "even then"
+    lines.append(f"{where}: {format_seconds(solution.latency_s, 6)}, {solution.tokens_per_s:,.6g} tokens/s, bound by {_shares(solution)}")
+    if not solution.fits:
+        lines.append("the model does not fit the chip's memory; predicted as if it did")
+    return "\n".join(lines)
+
+
+def _answer(border: Border, limit_s: float) -> str:
+    assert border.at is not None
+    value, own = _just_met(border, border.at.value), written(border.own, border.unit)
+    times = f", {border.at.value / border.own:.3g}x" if border.own else ""
+    text = f"  {border.path} = {value} (the chip has {own}{times})"
+    if border.beyond is None:
+        return f"{text}: the search ended there; it met the target all the way"
+    if border.beyond.reason:
+        return f"{text}: beyond it there is no such chip: {border.beyond.reason}"
+    digits = 12 if math.isclose(border.beyond.value, border.at.value, rel_tol=1e-6) else 6
+    miss_s = border.beyond.latency_s - limit_s
+    return f"{text}; {written(border.beyond.value, border.unit, digits)} misses by {format_seconds(miss_s, 3)}"
+
+
+def _just_met(border: Border, value: float, digits: int = 6) -> str:
+    """The value to six digits, rounded to the side that meets the target; whole bytes exactly."""
+    if border.unit == "B":
+        text = written(value, "B", 6)
+        return text if units.parse_bytes(text) == value else f"{int(value)} B"
+    if value == 0 or is_whole(border.path):
+        return written(value, border.unit, 12)
+    step = Decimal(1).scaleb(Decimal(value).adjusted() - digits + 1)
+    rounding = ROUND_FLOOR if less_is_faster(border.path) else ROUND_CEILING
+    return written(float((Decimal(value) / step).to_integral_value(rounding) * step), border.unit, digits)
+
+
+def _refusal(border: Border) -> str:
+    if border.beyond is None:
+        return f"  no value of {border.path} does"
+    times = border.beyond.value / border.own if border.own else 0.0
+    tried = f"{times:.3g} times the chip's own" if border.own and border.beyond.value else written(border.beyond.value, border.unit)
+    return f"  no value of {border.path} does: tried from {written(border.own, border.unit)} to {tried}"
+
+
+def _shares(solution: Solution) -> str:
+    return ", ".join(f"{name} {share:.0%}" for name, share in solution.bound_shares.items() if share >= 0.005)
+
+
+FELT = 5e-4
+"""A change of latency that the table of sensitivities shows."""
+
+
+def sensitivity_tables(rows: Sequence[Sensitivity]) -> list[RenderableType]:
+    """What to buy next, dearest answer first, and what latency does not feel."""
+    table = new_table("", "latency answers to", "value", "% per %", "doubled", "halved")
+    spare: list[str] = []
+    silent: list[str] = []
+    for row in rows:
+        if any(abs(change) >= FELT for change in (row.doubled, row.halved) if change is not None):
+            elasticity = "" if row.elasticity is None else f"{row.elasticity:+.3f}"
+            table.add_row(row.path, written(row.value, row.unit, 5), elasticity, _percent(row.doubled), _percent(row.halved))
+        else:
+            (silent if row.halved is None or less_is_faster(row.path) else spare).append(row.path)
+    told = (("over-built here, half would do: ", spare), ("not felt, doubled or halved: ", silent))
+    return [table, Text("".join(f"{head}{', '.join(paths)}\n" for head, paths in told if paths))]
+
+
+def _percent(change: float | None) -> str:
+    return "-" if change is None else f"{change:+.1%}"
+
+
+def limits_tables(limits: Limits) -> list[RenderableType]:
+    """Which batch and context fit, by format."""
+    memory = units.format_capacity(limits.capacity_bytes)
+    title = f"{limits.model} on {limits.chip}, decode, activations {limits.activations}, {memory} of memory"
+    columns = f"largest batch at context {limits.context}", f"longest context at batch {limits.batch}"
+    table = new_table(title, "weights", "KV cache", "weights take", *columns, "compute-bound from batch")
+    for row in limits.rows:
+        context = f"{row.max_context:,}" + (" (the model's)" if row.context_bound_by == "model" else "")
+        turn = "never" if row.compute_bound_batch is None else f"{row.compute_bound_batch:,}"
+        beyond = " (does not fit)" if row.compute_bound_batch is not None and not row.compute_bound_fits else ""
+        table.add_row(row.weights, row.kv, units.format_bytes(row.weights_bytes), f"{row.max_batch:,}", context, turn + beyond)
+    return [table]
+
+
+def comparison_tables(comparison: Comparison) -> list[RenderableType]:
+    """Both chips, component by component."""
+    a, b = comparison.a, comparison.b
+    total = comparison.total
+    if abs(total.ratio - 1) < 1e-9:
+        verdict = "equally fast"
+    else:
+        verdict = f"{b.chip if total.ratio > 1 else a.chip} is {max(total.ratio, 1 / total.ratio):.3g}x faster"
+    title = f"{a.graph.model}, {a.phase}, {a.engine} engine: {verdict}"
+    table = new_table(title, "component", a.chip, b.chip, "A / B", "because (A against B)")
+    table.columns[4].justify = "left"
+    table.columns[4].no_wrap = False
+    for row in comparison.rows:
+        table.add_row(row.name, *map(format_seconds, row.latency_s), f"{row.ratio:.3g}x", row.reason)
+    table.add_section()
+    table.add_row("total", *map(format_seconds, total.latency_s), f"{total.ratio:.3g}x", total.reason)
+    misfits = [each.chip for each in (a, b) if not each.memory.fits]
+    return [table, *([Text(f"does not fit the memory of {' and '.join(misfits)}; predicted as if it did\n")] if misfits else [])]
+
+
+def findings_tables(shown: Shown, most: int) -> list[RenderableType]:
+    """The best rows and the Pareto front of every workload."""
+    parts: list[RenderableType] = []
+    for found in shown.workloads:
+        asked = found.workload
+        length = f"prompt {asked['q_len']}" if asked["phase"] == "prefill" else f"context {asked['kv_len'] - 1}"
+        formats = "/".join(dict.fromkeys(asked[name] for name in ("weights", "activations", "kv")))
+        head = f"{asked['model']}, {asked['phase']}, batch {asked['batch']}, {length}, {formats}"
+        parts.append(Text(f"{head}: {found.feasible:,} of {found.points:,} points meet all constraints", style="bold"))
+        if not found.best:
+            continue
+        parts.append(_rows_table(f"best by {shown.objectives[0]}", shown, found.best))
+        if len(shown.objectives) > 1:
+            front = found.front
+            step = max(1, -(-len(front) // most))
+            title = f"Pareto front over {', '.join(shown.objectives)}: {len(front)} points" + (f", 1 in {step} shown" if step > 1 else "")
+            parts.append(_rows_table(title, shown, front[::step]))
+    return parts
+
+
+def _rows_table(title: str, shown: Shown, rows: Sequence[Mapping[str, Any]]) -> RenderableType:
+    names = [name for name in dict.fromkeys([*shown.axes, *shown.objectives, "latency_s", "bound_by"]) if name in rows[0]]
+    names = (["chip"] if len(shown.provenance.get("chips", ())) > 1 else []) + names
+    table = new_table(title, *names)
+    for row in rows:
+        table.add_row(*(_cell(row[name], shown.units.get(name, "")) for name in names))
+    return table
+
+
+def _cell(value: Any, unit: str) -> str:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return str(value)
+    return written(float(value), unit, 5)
