@@ -24,7 +24,7 @@ from workloads.trace import trace
 
 ROUNDING = 1e-12
 MODELS, CHIPS = model_names(), chip_names()
-quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+quick = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
 
 @cache
@@ -149,7 +149,7 @@ def test_fusion_never_makes_a_step_slower(chip: Chip, graph: OpGraph) -> None:
 SLOWER_IF_RAISED = ("latency", "launch", ".cycles.")
 
 
-@quick
+@settings(quick, max_examples=20)  # of some 30 numbers each
 @given(chips(), graphs(), st.booleans(), st.sampled_from([2, 3, 10]))
 def test_no_better_number_makes_a_step_slower(chip: Chip, graph: OpGraph, fused: bool, factor: int) -> None:
     before_s = predict_graph(graph, chip, "roofline", fused=fused).total_s

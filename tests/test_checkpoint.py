@@ -112,7 +112,7 @@ def test_what_transformers_saves_gives_what_transformers_computes(tmp_path: Path
 
 
 def test_no_checkpoint(tmp_path: Path) -> None:
-    looked_for = "DIR: the directory holds no checkpoint: neither model.safetensors nor model.safetensors.index.json nor consolidated.00.pth"
+    looked_for = "DIR: no checkpoint here: neither model.safetensors nor model.safetensors.index.json nor consolidated.00.pth"
     assert refusal(tmp_path) == [f"{looked_for}; give the directory of a Hugging Face checkpoint, or of Meta's"]
     (tmp_path / "pytorch_model.bin").touch()
     assert refusal(tmp_path) == [f"{looked_for}; convert pytorch_model.bin to safetensors"]

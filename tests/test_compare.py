@@ -70,7 +70,18 @@ def test_bad_input_is_that_of_predict() -> None:
 
 
 def test_command() -> None:
-    command = [sys.executable, "-c", "from sim.cli import main; main()", "compare", "edge-npu", "cloud-npu", "--model", "llama-3.2-1b"]
+    command = [
+        sys.executable,
+        "-c",
+        "from sim.cli import main; main()",
+        "compare",
+        "edge-npu",
+        "cloud-npu",
+        "--model",
+        "llama-3.2-1b",
+        "--engine",
+        "roofline",
+    ]
     table = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert table.count("x faster") == 2
     assert "layers.0 ... layers.15" in table

@@ -439,7 +439,7 @@ def test_as_a_program(tmp_path: Path) -> None:
     (tmp_path / "consolidated.00.pth").unlink()
     failed = subprocess.run([*command, PROMPTS[2]], capture_output=True, text=True)
     assert (failed.returncode, failed.stdout, failed.stderr.count("\n")) == (2, "", 1)
-    assert failed.stderr.startswith(f"rooftile: {tmp_path}: the directory holds no checkpoint: neither model.safetensors nor ")
+    assert failed.stderr.startswith(f"rooftile: {tmp_path}: no checkpoint here: neither model.safetensors nor ")
 
 
 def break_shard(folder: Path) -> None:
@@ -478,7 +478,7 @@ BROKEN = {
     break_pickle: "consolidated.00.pth: not plain tensors: it asks for pathlib.PosixPath; refused, nothing in it was executed; ",
     break_vocabulary: "tokenizer.json: 341 tokens, but DIR has a vocabulary of 340; ",
     break_tokenizer: "the directory holds no tokenizer: neither tokenizer.json nor tokenizer.model; ",
-    break_everything: "the directory holds no checkpoint: neither config.json nor params.json; ",
+    break_everything: "no checkpoint here: neither config.json nor params.json; ",
 }
 
 

@@ -45,7 +45,7 @@ def test_doing_everything_faster_by_one_percent_saves_one_percent(name: str) -> 
     assert sum(rows[path].elasticity or 0 for path in rates) == pytest.approx(-1, abs=2e-3)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", [pytest.param(name, marks=[] if name == "roofline" else pytest.mark.slow) for name in ENGINES])
 def test_doubled_and_halved_are_predictions_of_their_own(engine: str) -> None:
     chip = load_chip("edge-npu")
 

@@ -37,7 +37,7 @@ def test_a_batch_makes_its_tokens_together() -> None:
     assert one.values["memory.dram.bandwidth"] == pytest.approx(40 / 8 * step.dram_bytes.sum(), rel=2e-9)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", [pytest.param(name, marks=[] if name == "roofline" else pytest.mark.slow) for name in ENGINES])
 @pytest.mark.parametrize(
     "path", ["memory.dram.bandwidth", "clock", "matrix.rows", "memory.sram.capacity", "vector.cycles.exp", "overhead.launch"]
 )
@@ -45,7 +45,7 @@ def test_the_answer_meets_the_target_and_its_neighbour_does_not(path: str, engin
     """Checked by predictions of their own, on targets around what the chip reaches."""
     chip = with_values(load_chip("edge-npu"), {"overhead.launch": 1e-6})
     own_s = predict("stories15m", chip, phase="prefill", prompt=64, engine=engine).total_s
-    for factor in (0.9, 0.999, 1.001, 1.3):
+    for factor in (0.9, 0.999, 1.001, 1.3) if engine == "roofline" else (0.97,):
         limit_s = own_s * factor
         solution = solve("stories15m", chip, f"TTFT {limit_s!r} s", path, prompt=64, engine=engine)
         (border,) = solution.borders

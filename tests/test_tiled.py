@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from functional.config import ModelConfig
 from functional.errors import BadInput
 from hwmodels import Chip, chip_names, load_chip, with_values
+from hwmodels.paths import value_of
 from sim import predict, predict_graph, trace_model
 from sim.engines import ENGINES
 from sim.mapping import chip_stages
@@ -74,13 +75,14 @@ def test_sliding_window() -> None:
 
 
 def in_scope(chip: Chip) -> bool:
-    """Levels of the chip outside levels of its cores, and at most one stage that cores share."""
-    shared = [not stage.per_core for stage in chip_stages(chip)]
+    """Levels of the chip outside levels of its cores, one stage that cores share at most, two stages and seven cores at most (the search
+    for more takes seconds)."""
+    stages = chip_stages(chip)
     levels = [level.per for level in chip.memory[1:]]
-    return levels == sorted(levels) and sum(shared) <= 1
+    return levels == sorted(levels) and sum(not stage.per_core for stage in stages) <= 1 and len(stages) <= 2 and int(chip.cores) <= 7
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
 @given(chip=chips(), model=models())
 def test_random_chips_and_models(chip: Chip, model: ModelConfig) -> None:
     assume(in_scope(chip))
@@ -88,7 +90,8 @@ def test_random_chips_and_models(chip: Chip, model: ModelConfig) -> None:
         try:
             check_bracket(trace(model, scenario), chip)
         except BadInput as refused:
-            assert "memory." in str(refused), refused  # not one pass fits: said with the field to raise
+            if "memory." not in str(refused):  # not one pass fits, and the message says which field to raise
+                raise
 
 
 @pytest.mark.parametrize("path", ["memory.dram.bandwidth", "clock", "memory.sram.bandwidth", "matrix.rates.int8", "vector.lanes"])
@@ -96,7 +99,7 @@ def test_random_chips_and_models(chip: Chip, model: ModelConfig) -> None:
 def test_more_is_never_slower(path: str, phase: Phase) -> None:
     chip = load_chip("edge-npu")
     graph = trace_model("llama-3.2-1b", "int8", phase=phase, prompt=64)
-    base = {"memory.dram.bandwidth": 51.2e9, "clock": 1e9, "memory.sram.bandwidth": 256.0, "matrix.rates.int8": 1.0, "vector.lanes": 32.0}[path]
+    base = value_of(chip, path)
     latencies = [predict_graph(graph, with_values(chip, {path: base * factor}), "tiled").total_s for factor in (1, 2, 4)]
     assert latencies == sorted(latencies, reverse=True)
 

@@ -68,10 +68,10 @@ def _no_checkpoint(directory: Path, configurations: tuple[str, ...]) -> Problem:
         message = "is a file, not a directory" if directory.exists() else "no such directory"
         return Problem(message, "give the directory that holds the checkpoint", str(directory))
     if configurations:
-        message = f"the directory holds no checkpoint: neither {' nor '.join(configurations)}"
+        message = f"no checkpoint here: neither {' nor '.join(configurations)}"
         weights = f"{hugging_face.SINGLE} or {hugging_face.INDEX}, or params.json with {meta.FIRST}"
         return Problem(message, f"a checkpoint is config.json with {weights}", str(directory))
-    message = f"the directory holds no checkpoint: neither {' nor '.join((hugging_face.SINGLE, hugging_face.INDEX, meta.FIRST))}"
+    message = f"no checkpoint here: neither {' nor '.join((hugging_face.SINGLE, hugging_face.INDEX, meta.FIRST))}"
     others = sorted(file.name for pattern in ("*.bin", "*.pth", "*.pt", "*.gguf") for file in directory.glob(pattern))
     cure = f"convert {others[0]} to safetensors" if others else "give the directory of a Hugging Face checkpoint, or of Meta's"
     return Problem(message, cure, str(directory))

@@ -17,4 +17,4 @@ def _tiled(plan: Plan) -> list[GroupTimes]:
 
 
 ENGINES: Mapping[str, Callable[[Plan], list[GroupTimes]]] = {"roofline": roofline.time_classes, "tiled": _tiled}
-DEFAULT_ENGINE = "tiled"
+DEFAULT_ENGINE = "roofline"

@@ -105,13 +105,12 @@ def _gemm(group_class: GroupClass, linears: list[Contraction], plan: Plan, peaks
     """Linears that read the same tensor, as one GEMM over all their outputs."""
     chip, first = plan.chip, linears[0]
     compute = compute_format(first)
-    head = group_class.group.ops[0]
     operand = group_class.ops[0].inputs[0].tensor
-    own = [flow for flow in group_class.group.flows if flow.tensor == operand or flow.kind == "weights"]
     alone = len(group_class.ops) == 1
-    if alone:
-        own += [flow for flow in group_class.group.flows if flow.is_write]
     output = group_class.ops[0]
+    # The GEMM moves its operands itself and, if nothing follows in its group, its result.
+    own = [flow for flow in group_class.group.flows if flow.tensor == operand or flow.kind == "weights" or (alone and flow.is_write)]
+    rest = tuple(flow for flow in group_class.group.flows if flow not in own)
     gemm = Gemm(
         m=int(first.m),
         n=sum(int(each.n) for each in linears),
@@ -119,17 +118,17 @@ def _gemm(group_class: GroupClass, linears: list[Contraction], plan: Plan, peaks
         a_bits=bits_of(first.a_format),
         w_bits=bits_of(first.b_format),
         # What element-wise ops of the group take over, or what stays on the chip, is not written by the GEMM.
-        out_bits=bits_of(output.output.format) if alone and not _stays(plan, group_class.ops[0].name) else 0,
+        out_bits=bits_of(output.output.format) if alone and not _stays(plan, output.name) else 0,
         acc_bits=bits_of(chip.matrix.accumulate[compute]),
         compute=compute,
     )
     _, cost = map_gemm(gemm, chip, a_resident=_stays(plan, operand))
-    besides = _besides(group_class, plan, peaks, tuple(flow for flow in group_class.group.flows if flow not in own))
+    besides = _besides(group_class, plan, peaks, rest)
     busy = {name: cost.busy_s.get(name, 0.0) + (0.0 if name == MATRIX else besides[name]) for name in besides}
     latencies = {name: cost.prefix_s.get(name, 0.0) + busy[name] + cost.suffix_s.get(name, 0.0) for name in busy if busy[name]}
     bound_by = max(latencies, key=latencies.__getitem__)
-    rest = sum(_dram_bytes(plan, tuple(flow for flow in group_class.group.flows if flow not in own)))
-    return Mapped(busy, max(latencies[bound_by], cost.latency_s), bound_by, cost.dram_bytes + rest, cost.issued_macs)
+    dram_bytes = cost.dram_bytes + sum(_dram_bytes(plan, rest))
+    return Mapped(busy, max(latencies[bound_by], cost.latency_s), bound_by, dram_bytes, cost.issued_macs)
 
 
 def _attention(group_class: GroupClass, products: list[Contraction], plan: Plan, peaks: roofline.Peaks) -> Mapped:

@@ -30,7 +30,7 @@ def map_gemm(
     """The best mapping: of least latency, then DRAM bytes, then bytes moved, then tile steps; for "traffic" DRAM bytes come first.
 
     `a_resident`: A is an intermediate that the plan keeps on the chip; it is read where it lies, and needs no tile there.
-    Exact over the candidates that `sim.mapper.search` defines if the chip has one stage, or if `exhaustive`, which takes seconds with two.
+    Exact over the candidates that `sim.mapper.search` defines if the chip has one stage and one core, or if `exhaustive` (seconds).
     Raises `BadInput` for extents or chips that are arrays, a format without a rate, and levels too small for a single element of each tile.
     """
     if objective not in ("latency", "traffic"):

@@ -41,6 +41,9 @@ class InDram(NamedTuple):
     output: bool = True
 
 
+ALL_IN_DRAM = InDram()
+
+
 @dataclass(frozen=True, slots=True)
 class AttentionCost:
     """Tiled cost of an attention; DRAM bytes, score elements computed and MACs issued are those of the whole chip."""
@@ -85,7 +88,7 @@ def attention_cost(
     mapping: AttentionMapping,
     chip: Chip,
     counts: Mapping[str, Any],
-    in_dram: InDram = InDram(),  # noqa: B008 (immutable)
+    in_dram: InDram = ALL_IN_DRAM,
     part: Part = "all",
     score_bytes: tuple[float, float] = (0, 0),
 ) -> AttentionCost:
@@ -191,14 +194,9 @@ def _use(mapping: AttentionMapping, chip: Chip, part: Part) -> _Use:
             if part != "scores":
                 products += often * _product(mapping, chip, rows, attention.head_dim, keys)
     side_bytes = _packed(chip, rows * attention.head_dim * attention.act_bits / 8)
-    columns = _Use(
-        *products,
-        rows * tiles.keys,
-        side_bytes * (part != "context"),
-        (2 if part == "all" else 1) * _key_bytes(mapping, chip, tiles),
-        side_bytes * (part != "scores"),
-    )
-    return _Use(*(np.bincount(tiles.part, weights=column) for column in columns))
+    key_bytes = (2 if part == "all" else 1) * _key_bytes(mapping, chip, tiles)
+    columns = [*products, rows * tiles.keys, side_bytes * (part != "context"), key_bytes, side_bytes * (part != "scores")]
+    return _Use._make(np.bincount(tiles.part, weights=column) for column in columns)
 
 
 def _key_bytes(mapping: AttentionMapping, chip: Chip, tiles: _Tiles) -> NDArray[np.float64]:
@@ -206,10 +204,11 @@ def _key_bytes(mapping: AttentionMapping, chip: Chip, tiles: _Tiles) -> NDArray[
     attention = mapping.attention
     element_bytes = attention.head_dim * attention.kv_bits / 8
     if mapping.kv_tile >= attention.kv_len:
-        first_of_part = np.diff(tiles.part, prepend=-1) > 0
-        return first_of_part * _packed(chip, np.array([attention.kv_len * element_bytes]))
+        (whole,) = _packed(chip, np.array([attention.kv_len * element_bytes]))
+        return np.where(np.diff(tiles.part, prepend=-1) > 0, whole, 0.0)
     full, edge = _packed(chip, np.array([mapping.kv_tile * element_bytes, attention.kv_len % mapping.kv_tile * element_bytes]))
-    return tiles.full * full + tiles.edge * edge
+    fetched: NDArray[np.float64] = tiles.full * full + tiles.edge * edge
+    return fetched
 
 
 def _packed(chip: Chip, sizes_bytes: NDArray[Any]) -> NDArray[np.float64]:
@@ -223,30 +222,35 @@ def _product(mapping: AttentionMapping, chip: Chip, m: Counts, n: int, k: int) -
     unit, attention = chip.matrix, mapping.attention
     rate = float(unit.rates[attention.compute])
     a_bytes, b_bytes = attention.act_bits / 8, attention.kv_bits / 8
-    columns: tuple[Any, ...]
     if unit.kind == "tensor_core":
         cycles = tensor_core.tile_cycles(unit.tile, unit.count, rate, m, n, k)
-        issued: Any = tensor_core.issued_macs(unit.tile, m, n, k)
-        columns = (cycles, issued, m * k * a_bytes + n * k * b_bytes, 0 * m, m * n)
-    else:
-        part_m: Any = -(-m // unit.count) if mapping.array_axis == "m" else m
-        part_n: Any = -(-n // unit.count) if mapping.array_axis == "n" else n
-        shape = (unit.rows, unit.cols, part_m, part_n, k, rate)
-        cycles = systolic.tile_cycles(mapping.dataflow, unit.weight_preload, *shape)
+        columns: list[Any] = [cycles, tensor_core.issued_macs(unit.tile, m, n, k), m * k * a_bytes + n * k * b_bytes, 0 * m, m * n]
+        return np.array([np.broadcast_to(np.asarray(column, float), m.shape) for column in columns])
+    total = np.zeros((5, len(m)))
+    shared = m if mapping.array_axis == "m" else np.full_like(m, n)
+    share = -(-shared // unit.count)
+    streamed_axis = systolic.AXES[mapping.dataflow][2]
+    pack = 1.0 if streamed_axis == "k" else max(rate, 1.0)
+    # All units work on the largest share; the last of them may have less to do, but none has more.
+    for size, units in ((share, shared // share), (shared % share, (shared % share > 0).astype(np.int64))):
+        own_m, own_n = (size, n) if mapping.array_axis == "m" else (m, size)
+        shape = (unit.rows, unit.cols, own_m, own_n, k, rate)
         accesses = systolic.sram_accesses(mapping.dataflow, *shape)
-        streamed = systolic.AXES[mapping.dataflow][2]
-        pack = 1.0 if streamed == "k" else max(rate, 1.0)
-        issued = systolic.folds(mapping.dataflow, *shape) * unit.rows * unit.cols * pack * {"m": part_m, "n": part_n, "k": k}[streamed]
+        streamed = {"m": own_m, "n": own_n, "k": k}[streamed_axis]
+        issued = systolic.folds(mapping.dataflow, *shape) * unit.rows * unit.cols * pack * streamed
         operands = accesses.a_reads * a_bytes + accesses.w_reads * b_bytes
-        columns = (cycles, *(unit.count * each for each in (issued, operands, accesses.psum_reads, accesses.psum_writes)))
-    return np.array([np.broadcast_to(np.asarray(column, float), m.shape) for column in columns])
+        for row, column in enumerate((issued, operands, accesses.psum_reads, accesses.psum_writes), start=1):
+            total[row] += units * np.asarray(column, float)
+    most_m, most_n = (share, n) if mapping.array_axis == "m" else (m, share)
+    total[0] = systolic.tile_cycles(mapping.dataflow, unit.weight_preload, unit.rows, unit.cols, most_m, most_n, k, rate)
+    return total
 
 
 def map_attention(
     attention: Attention,
     chip: Chip,
     counts: Mapping[str, Any],
-    in_dram: InDram = InDram(),
+    in_dram: InDram = ALL_IN_DRAM,
     part: Part = "all",
     **more: Any,
 ) -> tuple[AttentionMapping, AttentionCost]:

@@ -1,20 +1,19 @@
 """Finds the mapping of least tiled cost: branch and bound over boxes of tiles.
 
 **Space.** Along each axis the candidate tiles of the outermost stage are, for every number of trips that a tile can cause in the first
-core's
-part of the axis (in the whole axis where the stage is shared), the smallest such tile and the smallest multiple of the array's extent along
-that axis; within each, the same for the next stage. All loop orders, dataflows, array axes and splits (`splits`) are combined with them.
+core's part of the axis (in the whole axis where the stage is shared), the smallest such tile and the smallest multiple of the array's
+extent along that axis; within each, the same for the next stage. All loop orders, dataflows, array axes and splits (`splits`) are combined
+with them.
 
 **Discarding.** Candidates of an axis lie sorted; blocks of 2^level neighbours carry the minima of their numbers. `sim.mapper.bound` of
-three
-blocks is below every mapping of the box that they span (proof there), in latency, DRAM bytes, bytes moved and tile steps alike. A box is
-dropped if its latency bound is above the incumbent's latency, or equal and the next bound above the next key, and so on, or if no bound is
-below: what is dropped holds nothing better. Boxes are opened best first, so that a good incumbent is there early.
+three blocks is below every mapping of the box that they span (proof there), in latency, DRAM bytes, bytes moved and tile steps alike. A
+box is dropped if its latency bound is above the incumbent's latency, or equal and the next bound above the next key, and so on, or if no
+bound is below: what is dropped holds nothing better. Boxes are opened best first, so that a good incumbent is there early.
 
-**Exact**: with one stage, every survivor is priced by `sim.mapper.cost` itself. With more stages the boxes are too many: then orders and
-tiles are thinned out first (`thin_tiles`, `thin_variants`) and the search ends after a number of boxes: **not exact**, but a real
-mapping at
-its real cost; `exhaustive` searches everything, within the rule that no core sits out the tile at the edge only.
+**Exact**: with one stage and one core, every survivor is priced by `sim.mapper.cost` itself. With more of either the boxes are too many:
+the search ends after a number of them, and with several stages orders and tiles are thinned out first (`thin_tiles`, `thin_variants`):
+**not exact**, but a real mapping at its real cost. `exhaustive` searches everything, within the rule that no core sits out the tile at the
+edge only.
 """
 
 from __future__ import annotations
@@ -28,6 +27,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from functional.errors import BadInput, Problem
 from hwmodels.formulas import systolic
 from hwmodels.formulas.systolic import ceil_div
 from sim.mapper.bound import Bound, Floats, axis_numbers, bound, fits, layout
@@ -298,6 +298,9 @@ _THIN_SPLITS = 4
 _BUDGET_BOXES = 6000
 """Boxes after which the thinned search is content with what it has."""
 
+_BUDGET_BOXES_ALL = 60_000
+"""The same for all tiles of one stage that several cores share out among them: many splits are nearly as good as each other."""
+
 
 def thin_tiles(setting: Setting, axis: int, variant: Variant) -> Ints:
     """[stages, candidates] of one axis, fewer: outer stages make 1, 2, 3, 4, 6 ... trips, the innermost has 1, 2, 4 ... array extents, or
@@ -340,14 +343,20 @@ def thin_variants(setting: Setting) -> list[Variant]:
 
 
 def search(setting: Setting, objective: str, exhaustive: bool) -> Choice:
-    """The best mapping; `exhaustive` matters where there are several stages."""
+    """The best mapping; `exhaustive` matters where there are several stages or cores. Raises `BadInput` if no tile fits."""
     stages = len(setting.stages)
-    orders = ORDERS_ALONE if stages == 1 and setting.cores == 1 else ORDERS
-    if stages == 1 or exhaustive:
-        found = Search(setting, variants(setting), list(product(orders, repeat=stages)), all_tiles, objective).run()
+    alone = stages == 1 and setting.cores == 1
+    every = (variants(setting), list(product(ORDERS_ALONE if alone else ORDERS, repeat=stages)), all_tiles, objective)
+    if alone or exhaustive:
+        attempts = [Search(setting, *every)]
     else:
-        found = Search(
-            setting, thin_variants(setting), list(product(ORDERS_ALONE, repeat=stages)), thin_tiles, objective, _BUDGET_BOXES
-        ).run()
-    assert found.choice is not None  # `setting_of` made sure that the smallest tile fits
-    return found.choice
+        attempts = [Search(setting, *every, _BUDGET_BOXES_ALL)]
+        if stages > 1:
+            thin = thin_variants(setting), list(product(ORDERS_ALONE, repeat=stages)), thin_tiles, objective
+            attempts.insert(0, Search(setting, *thin, _BUDGET_BOXES))
+    for attempt in attempts:
+        choice = attempt.run().choice
+        if choice is not None:
+            return choice
+    inner = setting.places[-1].level.name
+    raise BadInput(Problem("no tile fits every level", f"raise memory.{inner}.capacity", path=f"memory.{inner}.capacity"))

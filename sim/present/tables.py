@@ -130,9 +130,10 @@ def _add(table: Table, row: _Row, total_s: float) -> None:
 def _memory(timeline: Timeline) -> str:
     memory = timeline.memory
     verdict = "fits" if memory.fits else "DOES NOT FIT"
+    needed, capacity = format_bytes(memory.needed_bytes), format_bytes(memory.capacity_bytes)
     return (
         f"memory: weights {format_bytes(memory.weights_bytes)} + KV cache {format_bytes(memory.kv_cache_bytes)} + activations "
-        f"{format_bytes(memory.activations_bytes)} = {format_bytes(memory.needed_bytes)} of {format_bytes(memory.capacity_bytes)}: {verdict}"
+        f"{format_bytes(memory.activations_bytes)} = {needed} of {capacity}: {verdict}"
     )
 
 

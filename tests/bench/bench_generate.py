@@ -92,20 +92,21 @@ def main() -> None:
     theirs = transformers_steps(transformers_model(config, weights), prompts)
     assert list(next(ours)) == next(theirs)
 
-    loops = stream_loops()
-    rates: dict[str, list[float]] = {name: [] for name in ("rooftile", "transformers", *loops)}
+    work = {**stream_loops(), "rooftile": (read_bytes, lambda: next(ours)), "transformers": (read_bytes, lambda: next(theirs))}
+    rates: dict[str, list[float]] = {name: [] for name in work}
+    names = list(work)
     for _ in range(given.rounds):
-        for name, (size_bytes, loop) in loops.items():
-            rates[name].append(size_bytes / seconds(loop))
-        rates["rooftile"].append(read_bytes / seconds(lambda: next(ours)))
-        rates["transformers"].append(read_bytes / seconds(lambda: next(theirs)))
+        for name in names:
+            size_bytes, step = work[name]
+            rates[name].append(size_bytes / seconds(step))
+        names.reverse()  # whoever comes first has it harder while others want the processor
 
     threads = torch.get_num_threads()
     print(f"{given.layers} layers of llama-3.2-1b in fp32 ({read_bytes / 1e9:.2f} GB), batch {given.batch}, {threads} threads")
     print(f"medians of {given.rounds} rounds:")
     for name, found in rates.items():
         print(f"  {name:12} {statistics.median(found) / 1e9:6.2f} GB/s  (fastest {max(found) / 1e9:.2f})")
-    stream = [max(each) for each in zip(*(rates[name] for name in loops), strict=True)]
+    stream = [max(each) for each in zip(*(rates[name] for name in ("read", "copy", "triad")), strict=True)]
     share = [mine / best for mine, best in zip(rates["rooftile"], stream, strict=True)]
     speed = [mine / other for mine, other in zip(rates["rooftile"], rates["transformers"], strict=True)]
     fastest = max(rates["rooftile"]) / max(stream)
