@@ -216,7 +216,7 @@ def test_attention_runs_as_one_and_keeps_its_scores() -> None:
 
 def test_a_whole_decode_step_adds_up() -> None:
     # In us. embed_tokens 4 + 200 + 200 B: 0.00404. rotary_emb: 1 position, 5 angles, 5 mul + 10 cos and sin x 4 + 1 convert: 0.0046.
-    # Twice, in layers 0 and 1:
+    # Four times, once per layer:
     #   input_layernorm 301 mul + 101 add + 4 + 300 convert = 706: 0.0706
     #   q, k, v: x 200 + weights 40000 + angles 40 + q 200 + cache 200 B = 40640 B: 0.4064
     #   attention: softmax of 10000 scores: 20010 + 80010 + 40040 = 140060 lane cycles: 14.006
@@ -226,11 +226,11 @@ def test_a_whole_decode_step_adds_up() -> None:
     #   down and residual: 400 + 40000 + 200 + 200 B: 0.408
     # norm 0.0706, lm_head 2.022.
     layer = 0.0706 + 0.4064 + 14.006 + 0.206 + 0.0706 + 0.806 + 0.408
-    timeline = decode(model=round_model(layers=2), fused=True)
-    assert timeline.total_s == pytest.approx((0.00404 + 0.0046 + 2 * layer + 0.0706 + 2.022) * US, rel=1e-12)
+    timeline = decode(model=round_model(layers=4), fused=True)
+    assert timeline.total_s == pytest.approx((0.00404 + 0.0046 + 4 * layer + 0.0706 + 2.022) * US, rel=1e-12)
     by_name = {component.name: component.latency_s for component in timeline.components}
-    assert list(by_name) == ["embed_tokens", "rotary_emb", "layers.0", "layers.1", "norm", "lm_head"]
-    assert by_name["layers.1"] == pytest.approx(layer * US, rel=1e-12)
+    assert list(by_name) == ["embed_tokens", "rotary_emb", "layers.0", "layers.1", "layers.2", "layers.3", "norm", "lm_head"]
+    assert by_name["layers.2"] == pytest.approx(layer * US, rel=1e-12)
     assert timeline.tokens_per_s == pytest.approx(1 / timeline.total_s)
 
 

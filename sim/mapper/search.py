@@ -346,17 +346,18 @@ def search(setting: Setting, objective: str, exhaustive: bool) -> Choice:
     """The best mapping; `exhaustive` matters where there are several stages or cores. Raises `BadInput` if no tile fits."""
     stages = len(setting.stages)
     alone = stages == 1 and setting.cores == 1
-    every = (variants(setting), list(product(ORDERS_ALONE if alone else ORDERS, repeat=stages)), all_tiles, objective)
-    if alone or exhaustive:
-        attempts = [Search(setting, *every)]
-    else:
-        attempts = [Search(setting, *every, _BUDGET_BOXES_ALL)]
-        if stages > 1:
-            thin = thin_variants(setting), list(product(ORDERS_ALONE, repeat=stages)), thin_tiles, objective
-            attempts.insert(0, Search(setting, *thin, _BUDGET_BOXES))
-    for attempt in attempts:
-        choice = attempt.run().choice
-        if choice is not None:
-            return choice
+    thin = stages > 1 and not exhaustive
+    choice = _search_thin(setting, objective) if thin else None
+    if choice is None:
+        orders = list(product(ORDERS_ALONE if alone else ORDERS, repeat=stages))
+        budget = math.inf if alone or exhaustive else _BUDGET_BOXES_ALL
+        choice = Search(setting, variants(setting), orders, all_tiles, objective, budget).run().choice
+    if choice is not None:
+        return choice
     inner = setting.places[-1].level.name
     raise BadInput(Problem("no tile fits every level", f"raise memory.{inner}.capacity", path=f"memory.{inner}.capacity"))
+
+
+def _search_thin(setting: Setting, objective: str) -> Choice | None:
+    orders = list(product(ORDERS_ALONE, repeat=len(setting.stages)))
+    return Search(setting, thin_variants(setting), orders, thin_tiles, objective, _BUDGET_BOXES).run().choice

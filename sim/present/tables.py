@@ -32,7 +32,7 @@ ALIKE = 1e-9
 
 def new_table(title: str, *columns: str) -> Table:
     """A plain table whose first column is text and whose other columns are figures, aligned right."""
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=title or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for i, column in enumerate(columns):
         table.add_column(column, justify="left" if i == 0 else "right", no_wrap=True)
     return table
