@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from functional.errors import Problem, ScenarioError
 from functional.formats import bits_of
@@ -43,6 +44,8 @@ class Peaks:
     accumulate: Mapping[str, str]
     resident_bytes: Number
     resident_range: tuple[float, float]
+    spilled: dict[int, NDArray[np.float64]] = field(default_factory=dict)
+    """Where intermediates of a threshold go through DRAM: loads share thresholds."""
 
     @classmethod
     def of(cls, chip: Chip) -> Peaks:
@@ -65,21 +68,29 @@ class Peaks:
 
     def spills(self, threshold_bytes: Dim) -> Any:
         """Whether an intermediate goes through DRAM; an array only where lengths or chips differ in it."""
-        if isinstance(threshold_bytes, int):
-            least, most = self.resident_range
-            if threshold_bytes <= least or threshold_bytes > most:
-                return threshold_bytes > most
-        return threshold_bytes > self.resident_bytes
+        if not isinstance(threshold_bytes, int):
+            return threshold_bytes > self.resident_bytes
+        least, most = self.resident_range
+        if threshold_bytes <= least or threshold_bytes > most:
+            return threshold_bytes > most
+        known = self.spilled.get(threshold_bytes)
+        if known is None:
+            # As 0.0 and 1.0: bytes below 2^53 are exact in float64, and products of like arrays are the fast ones.
+            known = self.spilled[threshold_bytes] = np.asarray(threshold_bytes > self.resident_bytes, np.float64)
+        return known
 
 
-def unit_times_s(load: Load, peaks: Peaks) -> dict[str, Number]:
-    """Seconds that each unit and each level of the chip is busy with a load, if it runs at its peak."""
+def unit_times_s(load: Load, peaks: Peaks, through_dram: tuple[Number, Number] | None = None) -> dict[str, Number]:
+    """Seconds that each unit and each level of the chip is busy with a load, if it runs at its peak.
+
+    `through_dram`: what `dram_bytes` says of the load, if that is known already.
+    """
     times = {
         MATRIX: total(matrix_s(macs, peaks.macs_per_s[number_format]) for number_format, macs in load.macs.items()),
         VECTOR: total(executions * peaks.primitive_s[primitive] for primitive, executions in load.counts.items()),
     }
     for i, (level, read_bytes_per_s, write_bytes_per_s) in enumerate(peaks.levels):
-        moved = inner_bytes(load, level, peaks) if i else dram_bytes(load, peaks)
+        moved = inner_bytes(load, level, peaks) if i else through_dram or dram_bytes(load, peaks)
         times[level.name] = transfer_s(*moved, read_bytes_per_s, write_bytes_per_s, level.bandwidth.shared)
     return times
 
@@ -179,7 +190,7 @@ def _class_latencies_s(classes: Sequence[GroupClass], peaks: Peaks) -> list[Numb
         if all(isinstance(size_bytes, int) for size_bytes in (*through_dram, *load.moved.values())):
             asked = *map(id, (op.work for op in group_class.ops)), *load.moved.items(), *through_dram
         if asked not in known:
-            known[asked] = largest(unit_times_s(load, peaks).values())
+            known[asked] = largest(unit_times_s(load, peaks, through_dram).values())
         latencies_s.append(known[asked])
     return latencies_s
 
@@ -213,5 +224,5 @@ def _mapped(value: Any, change: Callable[..., Any]) -> Any:
     if isinstance(value, Mapping):
         return {key: _mapped(part, change) for key, part in value.items()}
     if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{field.name: _mapped(getattr(value, field.name), change) for field in fields(value)})
+        return replace(value, **{each.name: _mapped(getattr(value, each.name), change) for each in fields(value)})
     return value
