@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -26,8 +26,7 @@ GRAPH_FORMAT = 1
 """Version of the JSON layout."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Tensor:
+class Tensor(NamedTuple):
     """One tensor of the graph; what an op makes carries the op's name."""
 
     name: str
@@ -35,16 +34,14 @@ class Tensor:
     spec: TensorSpec
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Use:
+class Use(NamedTuple):
     """A tensor as an op sees it, after the views between producer and consumer."""
 
     tensor: str
     spec: TensorSpec
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class OpNode:
+class OpNode(NamedTuple):
     """One op: its kind in the op table, where it stands in the model, what it reads, what it makes and what that costs."""
 
     name: str

@@ -46,7 +46,7 @@ class Mapped:
 def time_classes(plan: Plan) -> list[GroupTimes]:
     """Each class of groups, mapped and timed. Raises `ScenarioError` for grids, `BadInput` for what cannot be mapped."""
     peaks = roofline.Peaks.of(plan.chip)
-    if isinstance(peaks.resident_bytes, np.ndarray):
+    if peaks.is_many:
         raise ScenarioError(Problem(f"{plan.chip.name} has arrays for numbers", "tiled maps one chip at a time; take the roofline"))
     return [_time_class(group_class, plan, peaks) for group_class in plan.classes]
 
