@@ -22,7 +22,7 @@ from sim.golden import FORMATS
 from sim.plan import plan
 from sim.verification.charge import charged_groups, resident_tensors
 from sim.verification.check import Checker, LogitsCheck, OpCheck, as_json
-from sim.verification.golden_step import golden_step
+from sim.verification.golden_run import golden_step
 from sim.verification.run import Machine
 from workloads.library import load_model
 from workloads.scenario import Phase, Scenario

@@ -15,7 +15,7 @@ from sim.execute import Judgement, gemm_bound, judge
 from sim.execute.judge import attention_bound
 from sim.verification.border import attention_bytes, linear_bytes, streamed_bytes
 from sim.verification.charge import ChargedGroup, Counts
-from sim.verification.golden_step import GoldenStep
+from sim.verification.golden_run import GoldenStep
 from sim.verification.run import AttentionStep, Known, LinearStep, Machine, Mapped
 from workloads.graph import OpGraph, OpNode
 
