@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sim.explore.solve import solve
     from sim.explore.sweep import sweep, sweep_table
     from sim.timeline import Timeline
+    from sim.verification import verify
     from workloads.library import load_model, model_names
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "sweep",
     "sweep_table",
     "trace_model",
+    "verify",
     "with_values",
 ]
 
@@ -63,6 +65,7 @@ _HOME = {
     "sweep": "sim.explore.sweep",
     "sweep_table": "sim.explore.sweep",
     "trace_model": "sim.api",
+    "verify": "sim.verification",
     "with_values": "hwmodels",
 }
 

@@ -173,7 +173,7 @@ def _cure(pattern: str, names: list[str]) -> str:
 # What the vectors hold -------------------------------------------------------------------------------------------------------------------
 
 
-def _ids(config: ModelConfig, scenario: Scenario, seed: int) -> tuple[Tensor, Tensor]:
+def seeded_ids(config: ModelConfig, scenario: Scenario, seed: int) -> tuple[Tensor, Tensor]:
     """Token ids [B, context] that are in the cache, and [B, q_len] of the step."""
     generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} ids".encode()))
     shape = (int(scenario.batch), int(scenario.kv_len))
@@ -181,7 +181,7 @@ def _ids(config: ModelConfig, scenario: Scenario, seed: int) -> tuple[Tensor, Te
     return ids[:, : int(scenario.context)], ids[:, int(scenario.context) :]
 
 
-def _filled_cache(config: ModelConfig, weights: Weights[Tensor], before: Tensor, capacity: int, dtype: str) -> KVCache[Tensor]:
+def filled_cache(config: ModelConfig, weights: Weights[Tensor], before: Tensor, capacity: int, dtype: str) -> KVCache[Tensor]:
     """A cache with room for the whole step that holds the tokens before it."""
     cache = new_cache(config, before.shape[0], capacity, dtype)
     if before.shape[1]:
@@ -211,8 +211,8 @@ def _raw(value: Tensor | QTensor) -> tuple[Tensor, Tensor | None]:
 def _float_ports(config: ModelConfig, graph: OpGraph, chosen: Iterable[str], seed: int) -> dict[str, list[_Port]]:
     scenario, wanted = graph.scenario, set(chosen)
     weights = random_weights(config, seed, scenario.formats.activations)
-    before, ids = _ids(config, scenario, seed)
-    cache = _filled_cache(config, weights, before, int(scenario.kv_len), scenario.formats.kv)
+    before, ids = seeded_ids(config, scenario, seed)
+    cache = filled_cache(config, weights, before, int(scenario.kv_len), scenario.formats.kv)
     capture = Capture(wanted.__contains__)
     forward(capture, config, weights, ids, cache, int(scenario.context), int(scenario.q_len), scenario.logits)
     ports = {}
@@ -240,8 +240,8 @@ def _rounded_once(kind: str, op: Op, inputs: Sequence[Tensor], attrs: dict[str, 
 def _int8_ports(config: ModelConfig, graph: OpGraph, chosen: Iterable[str], seed: int) -> dict[str, list[_Port]]:
     scenario, wanted = graph.scenario, set(chosen)
     weights = random_weights(config, seed)
-    before, ids = _ids(config, scenario, seed)
-    cache = _filled_cache(config, weights, before, int(scenario.kv_len), "fp32")
+    before, ids = seeded_ids(config, scenario, seed)
+    cache = filled_cache(config, weights, before, int(scenario.kv_len), "fp32")
     scales = calibrate(config, weights, ids, cache, int(scenario.context), scenario.logits)
     quantised = Quantised(scales, wanted.__contains__)
     position, length = int(scenario.context), int(scenario.q_len)

@@ -27,6 +27,7 @@ IN_SIM = (
     "api",
     "gemm",
     "golden",
+    "verification",
     "explore",
     "evidence",
     "present",
@@ -54,6 +55,7 @@ PUBLIC = [
     "sweep",
     "sweep_table",
     "trace_model",
+    "verify",
     "with_values",
 ]
 

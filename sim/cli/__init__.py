@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 
 from functional.errors import RooftileError
 
-COMMANDS = ("predict", "gemm", "graph", "chips", "models", "sweep", "solve", "limits", "compare", "golden", "generate")
+COMMANDS = ("predict", "gemm", "graph", "chips", "models", "sweep", "solve", "limits", "compare", "golden", "verify", "generate")
 
 
 class _LazyGroup(TyperGroup):

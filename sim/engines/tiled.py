@@ -19,12 +19,12 @@ from functional.work import Contraction
 from hwmodels.chip import Chip
 from hwmodels.formulas.roofline import transfer_s
 from hwmodels.formulas.systolic import whole_cycles
-from sim.attention_mapping import Attention
+from sim.attention_mapping import Attention, AttentionMapping
 from sim.engines import roofline
 from sim.engines.result import GroupTimes
 from sim.mapper import map_gemm
 from sim.mapper.attention import InDram, Part, map_attention
-from sim.mapping import Gemm
+from sim.mapping import Gemm, GemmMapping
 from sim.plan import Plan, resident_capacity_bytes
 from workloads.demand import GroupClass, compute_format
 from workloads.fuse import Flow
@@ -34,13 +34,20 @@ MATRIX, VECTOR = roofline.MATRIX, roofline.VECTOR
 
 @dataclass(frozen=True, slots=True)
 class Mapped:
-    """A group as its mapping leaves it: busy seconds per resource, the bound on its latency, and what it moves and issues."""
+    """A group as its mapping leaves it: busy seconds per resource, the bound on its latency, and what it moves and issues; without a
+    mapping where the group has no product."""
 
     busy_s: Mapping[str, float]
     latency_s: float
     bound_by: str
-    dram_bytes: float
+    dram_read_bytes: float
+    dram_written_bytes: float
     issued_macs: float
+    mapping: GemmMapping | AttentionMapping | None = None
+
+    @property
+    def dram_bytes(self) -> float:
+        return self.dram_read_bytes + self.dram_written_bytes
 
 
 def time_classes(plan: Plan) -> list[GroupTimes]:
@@ -53,7 +60,7 @@ def time_classes(plan: Plan) -> list[GroupTimes]:
 
 def _time_class(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks) -> GroupTimes:
     ideal = roofline.time_class(group_class, peaks)
-    mapped = _map_group(group_class, plan, peaks)
+    mapped = map_group(group_class, plan, peaks)
     launch_s = float(plan.chip.launch_s)
     return replace(
         ideal,
@@ -83,13 +90,14 @@ def _shared_out(whole: float, by: Any) -> Any:
     return np.diff(edges, prepend=0.0)
 
 
-def _map_group(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks) -> Mapped:
+def map_group(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks) -> Mapped:
+    """What a group is charged, and the mapping that it is charged for."""
     contractions = [op.work for op in group_class.ops if isinstance(op.work, Contraction)]
     if not contractions:
         return _stream(group_class, plan, peaks)
     if contractions[0].mask is None:
-        return _gemm(group_class, contractions, plan, peaks)
-    return _attention(group_class, contractions, plan, peaks)
+        return _gemm(group_class, plan, peaks)
+    return _attention(group_class, plan, peaks)
 
 
 def _stream(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks) -> Mapped:
@@ -97,20 +105,15 @@ def _stream(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks) -> Mappe
     busy = _besides(group_class, plan, peaks, group_class.group.flows)
     latency_s = float(plan.chip.dram.latency_s) if _reads_dram(group_class, plan) else 0.0
     bound_by = max(busy, key=busy.__getitem__)
-    dram_bytes = sum(_dram_bytes(plan, group_class.group.flows))
-    return Mapped(busy, latency_s + busy[bound_by], bound_by, dram_bytes, 0.0)
+    return Mapped(busy, latency_s + busy[bound_by], bound_by, *_dram_bytes(plan, group_class.group.flows), 0.0)
 
 
-def _gemm(group_class: GroupClass, linears: list[Contraction], plan: Plan, peaks: roofline.Peaks) -> Mapped:
-    """Linears that read the same tensor, as one GEMM over all their outputs."""
-    chip, first = plan.chip, linears[0]
+def gemm_of(group_class: GroupClass, plan: Plan) -> tuple[Gemm, bool]:
+    """Linears that read the same tensor, as one GEMM over all their outputs, and whether that tensor stays on the chip."""
+    linears = [op.work for op in group_class.ops if isinstance(op.work, Contraction)]
+    first, output = linears[0], group_class.ops[0]
     compute = compute_format(first)
-    operand = group_class.ops[0].inputs[0].tensor
     alone = len(group_class.ops) == 1
-    output = group_class.ops[0]
-    # The GEMM moves its operands itself and, if nothing follows in its group, its result.
-    own = [flow for flow in group_class.group.flows if flow.tensor == operand or flow.kind == "weights" or (alone and flow.is_write)]
-    rest = tuple(flow for flow in group_class.group.flows if flow not in own)
     gemm = Gemm(
         m=int(first.m),
         n=sum(int(each.n) for each in linears),
@@ -118,22 +121,35 @@ def _gemm(group_class: GroupClass, linears: list[Contraction], plan: Plan, peaks
         a_bits=bits_of(first.a_format),
         w_bits=bits_of(first.b_format),
         # What element-wise ops of the group take over, or what stays on the chip, is not written by the GEMM.
-        out_bits=bits_of(output.output.format) if alone and not _stays(plan, output.name) else 0,
-        acc_bits=bits_of(chip.matrix.accumulate[compute]),
+        out_bits=bits_of(output.output.format) if alone and not stays(plan, output.name) else 0,
+        acc_bits=bits_of(plan.chip.matrix.accumulate[compute]),
         compute=compute,
     )
-    _, cost = map_gemm(gemm, chip, a_resident=_stays(plan, operand))
+    return gemm, stays(plan, output.inputs[0].tensor)
+
+
+def _gemm(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks) -> Mapped:
+    """A group of linears and what follows them."""
+    operand = group_class.ops[0].inputs[0].tensor
+    alone = len(group_class.ops) == 1
+    # The GEMM moves its operands itself and, if nothing follows in its group, its result.
+    own = [flow for flow in group_class.group.flows if flow.tensor == operand or flow.kind == "weights" or (alone and flow.is_write)]
+    rest = tuple(flow for flow in group_class.group.flows if flow not in own)
+    gemm, a_resident = gemm_of(group_class, plan)
+    mapping, cost = map_gemm(gemm, plan.chip, a_resident=a_resident)
     besides = _besides(group_class, plan, peaks, rest)
     busy = {name: cost.busy_s.get(name, 0.0) + (0.0 if name == MATRIX else besides[name]) for name in besides}
     latencies = {name: cost.prefix_s.get(name, 0.0) + busy[name] + cost.suffix_s.get(name, 0.0) for name in busy if busy[name]}
     bound_by = max(latencies, key=latencies.__getitem__)
-    dram_bytes = cost.dram_bytes + sum(_dram_bytes(plan, rest))
-    return Mapped(busy, max(latencies[bound_by], cost.latency_s), bound_by, dram_bytes, cost.issued_macs)
+    read, written = _dram_bytes(plan, rest)
+    moved = cost.dram_read_bytes + read, cost.dram_written_bytes + written
+    return Mapped(busy, max(latencies[bound_by], cost.latency_s), bound_by, *moved, cost.issued_macs, mapping)
 
 
-def _attention(group_class: GroupClass, products: list[Contraction], plan: Plan, peaks: roofline.Peaks) -> Mapped:
-    """Both products and the softmax between them; or, unfused, one product whose scores pass through DRAM."""
-    chip, first = plan.chip, products[0]
+def attention_of(group_class: GroupClass, plan: Plan) -> tuple[Attention, InDram, Part]:
+    """Both products and the softmax between them, or one product by itself; and which of its sides lie in DRAM."""
+    products = [op.work for op in group_class.ops if isinstance(op.work, Contraction)]
+    first = products[0]
     part: Part = "all" if len(products) == 2 else "scores" if first.mask_axis == "n" else "context"
     queries, keys, head_dim = (first.m, first.n, first.k) if first.mask_axis == "n" else (first.m, first.k, first.n)
     compute = compute_format(first)
@@ -150,33 +166,39 @@ def _attention(group_class: GroupClass, products: list[Contraction], plan: Plan,
         window=first.mask.window,
         act_bits=bits_of(first.a_format),
         kv_bits=bits_of(first.b_format),
-        acc_bits=bits_of(chip.matrix.accumulate[compute]),
+        acc_bits=bits_of(plan.chip.matrix.accumulate[compute]),
         compute=compute,
     )
     ops = group_class.ops
-    cached = first.k if part == "context" else first.n
-    fresh_only = int(cached) == int(plan.graph.scenario.q_len)
+    fresh_only = int(keys) == int(plan.graph.scenario.q_len)
     in_dram = InDram(
-        queries=not _stays(plan, ops[0].inputs[0].tensor),
-        keys=not (fresh_only and _stays(plan, ops[0].inputs[1].tensor)),
-        output=not _stays(plan, ops[-1].name),
+        queries=not stays(plan, ops[0].inputs[0].tensor),
+        keys=not (fresh_only and stays(plan, ops[0].inputs[1].tensor)),
+        output=not stays(plan, ops[-1].name),
     )
-    scores = [flow for flow in group_class.group.flows if part != "all" and flow.tensor and _is_score(part, flow)]
-    read, written = _dram_bytes(plan, tuple(scores))
     if part == "scores":
         in_dram = in_dram._replace(output=False)
     elif part == "context":
         in_dram = in_dram._replace(queries=False)
-    _, cost = map_attention(attention, chip, group_class.load.counts, in_dram, part, score_bytes=(float(read), float(written)))
-    dram_bytes = cost.dram_read_bytes + cost.dram_written_bytes
+    return attention, in_dram, part
+
+
+def _attention(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks) -> Mapped:
+    """Both products and the softmax between them; or, unfused, one product whose scores pass through DRAM."""
+    chip = plan.chip
+    attention, in_dram, part = attention_of(group_class, plan)
+    scores = [flow for flow in group_class.group.flows if part != "all" and flow.tensor and _is_score(part, flow)]
+    read, written = _dram_bytes(plan, tuple(scores))
+    mapping, cost = map_attention(attention, chip, group_class.load.counts, in_dram, part, score_bytes=(float(read), float(written)))
+    moved = cost.dram_read_bytes, cost.dram_written_bytes
     # Scores that are not the whole group's own pass the levels on their way; DRAM's part of that is in the cost already.
     besides = _besides(group_class, plan, peaks, tuple(scores))
     on_chip = {level.name for level in chip.memory[1:]}
     busy = {name: seconds + (besides[name] if name in on_chip else 0.0) for name, seconds in cost.busy_s.items()}
     bound_by = max(busy, key=busy.__getitem__)
     if busy[bound_by] <= cost.latency_s:
-        return Mapped(busy, cost.latency_s, cost.bound_by, dram_bytes, cost.issued_macs)
-    return Mapped(busy, busy[bound_by], bound_by, dram_bytes, cost.issued_macs)
+        return Mapped(busy, cost.latency_s, cost.bound_by, *moved, cost.issued_macs, mapping)
+    return Mapped(busy, busy[bound_by], bound_by, *moved, cost.issued_macs, mapping)
 
 
 def _is_score(part: Part, flow: Flow) -> bool:
@@ -184,7 +206,7 @@ def _is_score(part: Part, flow: Flow) -> bool:
     return flow.is_write if part == "scores" else not flow.is_write and flow.tensor.endswith("softmax_normalize")
 
 
-def _stays(plan: Plan, tensor: str) -> bool:
+def stays(plan: Plan, tensor: str) -> bool:
     """Whether the plan keeps an intermediate on the chip."""
     threshold = plan.demand.residency.thresholds_bytes.get(tensor)
     return threshold is not None and bool(threshold <= resident_capacity_bytes(plan.chip))
@@ -199,7 +221,7 @@ def _dram_bytes(plan: Plan, flows: tuple[Flow, ...]) -> tuple[int, int]:
     burst = plan.chip.dram.burst_bytes
     totals = [0, 0]
     for flow in flows:
-        if not _stays(plan, flow.tensor):
+        if not stays(plan, flow.tensor):
             totals[flow.is_write] += -(-int(flow.size_bytes) // burst) * burst
     return totals[0], totals[1]
 

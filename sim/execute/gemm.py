@@ -37,15 +37,18 @@ class _Held:
         return self.data[first.start - rows.start : first.stop - rows.start, second.start - cols.start : second.stop - cols.start]
 
 
-def execute_gemm(mapping: GemmMapping, chip: Chip, a: Tensor, w: Tensor, arithmetic: Arithmetic) -> tuple[Tensor, Tally]:
+def execute_gemm(
+    mapping: GemmMapping, chip: Chip, a: Tensor, w: Tensor, arithmetic: Arithmetic, a_resident: bool = False
+) -> tuple[Tensor, Tally]:
     """C[m, n] = a[m, k] w[k, n] in the output format, moved and multiplied as the mapping says, and what that took.
 
+    `a_resident`: A is whole in the outermost on-chip level that holds activations, and is read there, not in DRAM.
     a and w hold elements of `arithmetic.compute`. Raises ValueError for a mapping that the chip cannot carry out: stages that are not the
     chip's, more parts than cores, a dataflow that the array lacks, tiles that do not fit their level.
     """
     stages = chip_stages(chip)
     _check(mapping, chip, stages, a, w)
-    run = _Run(mapping, chip, stages, a, w, arithmetic)
+    run = _Run(mapping, chip, stages, a, w, arithmetic, a_resident)
     run.walk(0, whole(mapping.gemm), None, ())
     run.flush()
     _check_room(run.tally, stages)
@@ -56,7 +59,14 @@ class _Run:
     """The state of one execution: what every stage holds, how far each tile of sums has come, and the matrices in DRAM."""
 
     def __init__(
-        self, mapping: GemmMapping, chip: Chip, stages: tuple[ChipStage, ...], a: Tensor, w: Tensor, arithmetic: Arithmetic
+        self,
+        mapping: GemmMapping,
+        chip: Chip,
+        stages: tuple[ChipStage, ...],
+        a: Tensor,
+        w: Tensor,
+        arithmetic: Arithmetic,
+        a_resident: bool,
     ) -> None:
         self.mapping, self.chip, self.stages, self.arithmetic = mapping, chip, stages, arithmetic
         gemm = mapping.gemm
@@ -71,7 +81,11 @@ class _Run:
         self.broadcast: set[tuple[object, ...]] = set()
         self.tally = Tally()
         self.holders = {role: [depth for depth, stage in enumerate(stages) if role in stage.roles] for role in OPERAND_AXES}
-        self.roles_at = [[role for role in OPERAND_AXES if role in stage.roles] for stage in stages]
+        home = self.holders["activations"].pop(0) if a_resident else None
+        self.sources = dict.fromkeys(OPERAND_AXES, chip.dram)
+        if home is not None:
+            self.sources["activations"] = stages[home].level_of("activations")
+        self.roles_at = [[role for role in OPERAND_AXES if depth in self.holders[role]] for depth in range(len(stages))]
         self.bits: dict[Role, int] = {"activations": gemm.a_bits, "weights": gemm.w_bits, "psums": gemm.acc_bits}
         self.issued = lru_cache(maxsize=None)(self._issued)
         self.outer = lru_cache(maxsize=None)(self._outer)
@@ -218,14 +232,14 @@ class _Run:
     # Places
 
     def _outer(self, role: Role, depth: int) -> int | None:
-        """The next stage further out than `depth` that holds a role; None is DRAM."""
+        """The next stage further out than `depth` that holds tiles of a role; None is where the whole operand lies."""
         return max((holder for holder in self.holders[role] if holder < depth), default=None)
 
     def owner(self, depth: int, core: Core) -> Core:
         return core if depth >= self.mapping.split_stage else None
 
     def _level(self, role: Role, depth: int | None) -> MemoryLevel:
-        return self.chip.dram if depth is None else self.stages[depth].level_of(role)
+        return self.sources[role] if depth is None else self.stages[depth].level_of(role)
 
     def name(self, role: Role, depth: int | None) -> str:
         return self.level(role, depth).name

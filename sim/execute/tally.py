@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -25,7 +26,7 @@ class Tally:
     """Counts of one execution, over all cores.
 
     `useful_macs`: unmasked products. `issued_macs`: what the matrix units carry out, padding of their granules and masked parts of
-    computed tiles included. `elements` and `transfers` (tiles) by movement between levels; what the matrix unit itself exchanges with the
+    computed tiles included. `moves`: tiles by movement between levels and by their elements; what the matrix unit itself exchanges with the
     innermost level is not among them. `turns`: how often, at the stage of that index, the next tile lies elsewhere along an axis than the
     one before it, which tells two orders of loops apart even where they move the same. `held_bits`: the most that one instance of a level
     has to make room for, by level and cargo, all buffers of a tile counted.
@@ -33,16 +34,38 @@ class Tally:
 
     useful_macs: int = 0
     issued_macs: int = 0
-    elements: Counter[Traffic] = field(default_factory=Counter)
-    transfers: Counter[Traffic] = field(default_factory=Counter)
+    moves: dict[tuple[Traffic, int], int] = field(default_factory=dict)
     turns: Counter[tuple[int, str]] = field(default_factory=Counter)
     held_bits: dict[tuple[str, Cargo], int] = field(default_factory=dict)
 
     def move(self, level: str, cargo: Cargo, direction: Literal["read", "write"], elements: int) -> None:
         """One tile read from or written to a level."""
-        movement = Traffic(level, cargo, direction)
-        self.elements[movement] += elements
-        self.transfers[movement] += 1
+        key = Traffic(level, cargo, direction), elements
+        self.moves[key] = self.moves.get(key, 0) + 1
+
+    @property
+    def elements(self) -> Counter[Traffic]:
+        """Elements by movement."""
+        totals: Counter[Traffic] = Counter()
+        for (movement, elements), tiles in self.moves.items():
+            totals[movement] += elements * tiles
+        return totals
+
+    @property
+    def transfers(self) -> Counter[Traffic]:
+        """Tiles by movement."""
+        totals: Counter[Traffic] = Counter()
+        for (movement, _), tiles in self.moves.items():
+            totals[movement] += tiles
+        return totals
+
+    def moved_bytes(self, level: str, direction: Literal["read", "write"], bits: Mapping[Cargo, int], burst_bytes: int) -> int:
+        """Bytes that pass a level in one direction, every tile on bursts of its own; `bits` per element of the cargoes that are counted."""
+        total = 0
+        for (movement, elements), tiles in self.moves.items():
+            if movement.level == level and movement.direction == direction and movement.cargo in bits:
+                total += tiles * -(-elements * bits[movement.cargo] // (8 * burst_bytes)) * burst_bytes
+        return total
 
     def hold(self, level: str, cargo: Cargo, bits: int) -> None:
         """A tile that a level has to make room for."""

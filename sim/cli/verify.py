@@ -1,0 +1,48 @@
+"""`rooftile verify`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Optional
+
+import typer
+
+from sim.cli import flags
+from workloads.scenario import PHASES
+
+app = typer.Typer(rich_markup_mode=None)
+
+
+@app.command()
+def verify(
+    model: flags.Model,
+    chip: flags.ChipOption,
+    phase: flags.Phase = None,
+    batch: flags.Batch = 1,
+    prompt: flags.Prompt = 37,
+    context: flags.Context = None,
+    layers: Annotated[int, typer.Option("--layers", metavar="L", help="Decoder layers to build.")] = 1,
+    seed: Annotated[int, typer.Option("--seed", metavar="S", help="Seed of weights and token ids.")] = 0,
+    dtype: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--dtype", metavar="FMT", help="bf16, fp16, fp32 or int8. [default: the chip's default format]"),
+    ] = None,
+    form: Annotated[Literal["table", "json"], typer.Option("--format", help="How to print.")] = "table",
+    out: flags.Out = None,
+) -> None:
+    """Execute the mappings that the tiled engine charges for, tile by tile, against the golden model; exit code 1 on any difference."""
+    from sim.present.output import emit, emit_tables
+    from sim.present.verify_tables import verification_tables, verifications_json
+    from sim.verification import verify as verify_step
+
+    results = [
+        verify_step(
+            model, chip, phase=each, batch=batch, prompt=prompt, context=context, layers=layers, seed=seed, number_format=dtype
+        )
+        for each in ([phase] if phase else PHASES)
+    ]
+    if form == "json":
+        emit(verifications_json(results), out)
+    else:
+        emit_tables([part for result in results for part in verification_tables(result)], out)
+    if not all(result.passed for result in results):
+        raise typer.Exit(1)

@@ -1,0 +1,273 @@
+"""Truth defended: what is timed is executed: every op, run through the mapping that is charged, is golden and costs the charge."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import sim.verification
+from functional.config import ModelConfig
+from functional.errors import BadInput
+from functional.quantise import QTensor
+from hwmodels import load_chip
+from sim import verify
+from sim.attention_mapping import AttentionMapping
+from sim.cli.verify import app
+from sim.engines import tiled
+from sim.execute import Tally
+from sim.mapping import GemmMapping
+from sim.verification import charge, check, golden_run, run
+from sim.verification.check import compare_logits
+from workloads.scenario import PHASES, Phase
+
+TINY = ModelConfig("tiny", 40, 56, 2, 6, 2, 8, 203, 256, 1e-5, 10000.0, tie_word_embeddings=True)
+WINDOW = replace(TINY, name="window", sliding_window=11, tie_word_embeddings=False)
+CHIPS = ("edge-npu", "gemmini-default", "cloud-npu", "tpu-v4i", "h100-sxm5-80gb")
+STEPS = [("prefill", 1, 1), ("prefill", 37, 3), ("decode", 101, 3)]
+MORE_STEPS = [*STEPS, ("prefill", 130, 1), ("decode", 1, 3)]
+
+
+def passes(model: str | ModelConfig, chip: str, phase: Phase, length: int, batch: int, **more: Any) -> None:
+    result = verify(model, chip, phase=phase, prompt=length, batch=batch, **more)
+    assert result.passed, [(each.name, each.differences) for each in result.ops if not each.passed]
+    assert result.logits is not None
+    assert result.logits.top1_agreement == 1 or not result.logits.judged
+    assert sum(each.tally is not None for each in result.ops) >= 9
+
+
+@pytest.mark.parametrize("chip", CHIPS)
+@pytest.mark.parametrize(("phase", "length", "batch"), STEPS)
+def test_a_tiny_model_is_golden_and_costs_its_charge(chip: str, phase: Phase, length: int, batch: int) -> None:
+    passes(TINY, chip, phase, length, batch)
+
+
+@pytest.mark.parametrize("chip", CHIPS)
+@pytest.mark.parametrize("phase", PHASES)
+def test_attention_over_a_window(chip: str, phase: Phase) -> None:
+    passes(WINDOW, chip, phase, 37, 2)
+
+
+@pytest.mark.parametrize("chip", CHIPS)
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_real_configuration(chip: str, phase: Phase) -> None:
+    passes("stories15m", chip, phase, 37, 1)
+
+
+@pytest.mark.parametrize("chip", ["edge-npu", "cloud-npu", "tpu-v4i", "h100-sxm5-80gb"])
+def test_the_other_format_of_a_chip(chip: str) -> None:
+    other = "int8" if load_chip(chip).default_format == "bf16" else "bf16"
+    for phase in PHASES:
+        passes(TINY, chip, phase, 37, 1, number_format=other)
+
+
+@pytest.mark.parametrize("number_format", ["fp16", "fp32"])
+def test_wider_floats(number_format: str) -> None:
+    passes(TINY, "h100-sxm5-80gb", "prefill", 37, 1, number_format=number_format)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("chip", CHIPS)
+@pytest.mark.parametrize(("phase", "length", "batch"), MORE_STEPS)
+def test_all_layers_of_stories15m(chip: str, phase: Phase, length: int, batch: int) -> None:
+    passes("stories15m", chip, phase, length, batch, layers=6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("chip", ["edge-npu", "tpu-v4i"])
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_full_size_layer_and_lm_head(chip: str, phase: Phase) -> None:
+    passes("llama-3.2-1b", chip, phase, 37, 1)
+
+
+def test_the_logits_of_integers_are_judged_and_equal() -> None:
+    result = verify(TINY, "edge-npu", layers=2)
+    assert result.logits == check.LogitsCheck(0.0, 0.0, 1.0, judged=True, passed=True)
+    floats = verify(TINY, "tpu-v4i", layers=2).logits
+    assert floats is not None
+    assert not floats.judged
+    assert floats.passed
+    assert 0 <= floats.max_error < 0.1
+
+
+def test_logits_by_hand() -> None:
+    found, golden = torch.tensor([[[1.0, 3.0], [0.0, 4.0]]]), torch.tensor([[[1.0, 2.0], [5.0, 4.0]]])
+    result = compare_logits(QTensor(found, None), QTensor(golden, None), exact=True)
+    assert result == check.LogitsCheck(5.0, pytest.approx((26 / 4) ** 0.5), 0.5, True, False)
+    assert compare_logits(QTensor(found, None), QTensor(golden, None), exact=False).passed
+
+
+# Planted differences ---------------------------------------------------------------------------------------------------------------------
+
+
+def change_mapping(monkeypatch: pytest.MonkeyPatch, change: Callable[[Any], Any], kind: type) -> None:
+    """Charge for the mapper's mapping, execute another one."""
+    true = charge._step
+
+    def changed(ops: Any, mapping: Any, plan: Any) -> Any:
+        return true(ops, change(mapping) if isinstance(mapping, kind) and ops[0].name != "lm_head" else mapping, plan)
+
+    monkeypatch.setattr(charge, "_step", changed)
+
+
+def with_stage(mapping: GemmMapping, **fields: Any) -> GemmMapping:
+    first = replace(mapping.stages[0], **fields)
+    return replace(mapping, stages=(first, *mapping.stages[1:]))
+
+
+def smaller(mapping: GemmMapping) -> GemmMapping:
+    tile = mapping.stages[0].tile
+    return with_stage(mapping, tile=tile._replace(k=max(tile.k // 2 - 1, 1), n=max(tile.n // 2 - 1, 1)))
+
+
+ATTENTION: dict[str, Callable[[AttentionMapping], AttentionMapping]] = {
+    "q_tile": lambda mapping: replace(mapping, q_tile=1, kv_tile=3),
+    "unfused": lambda mapping: replace(mapping, fused=False, online=False),
+}
+
+
+def test_a_smaller_tile_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    change_mapping(monkeypatch, smaller, GemmMapping)
+    result = verify(TINY, "edge-npu")
+    assert result.first_difference == "layers.0.self_attn.q_proj"
+    assert "tallied" in result.ops[3].differences[0]
+
+
+def test_a_tile_that_does_not_fit_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    change_mapping(monkeypatch, lambda mapping: replace(mapping, split=(7, 7)), GemmMapping)
+    result = verify(TINY, "edge-npu")
+    assert result.first_difference == "layers.0.self_attn.q_proj"
+    assert "the mapping cannot be executed: a split of (7, 7) needs as many cores" in result.ops[3].differences[0]
+    assert result.logits is None
+
+
+@pytest.mark.parametrize("change", ATTENTION)
+def test_another_attention_is_found(monkeypatch: pytest.MonkeyPatch, change: str) -> None:
+    change_mapping(monkeypatch, ATTENTION[change], AttentionMapping)
+    assert verify(TINY, "edge-npu").first_difference == "layers.0.self_attn.context"
+
+
+@pytest.mark.parametrize("chip", ["edge-npu", "tpu-v4i"])
+@pytest.mark.parametrize("name", ["layers.0.input_layernorm", "layers.0.self_attn.k_proj", "layers.1.self_attn.softmax_exp", "lm_head"])
+def test_a_wrong_golden_output_is_named(monkeypatch: pytest.MonkeyPatch, chip: str, name: str) -> None:
+    true = golden_run.golden_step
+
+    def wrong(*arguments: Any) -> golden_run.GoldenStep:
+        step = true(*arguments)
+        output = step.ops[name].output
+        values = output.values.clone()
+        flat = values.flatten()
+        index = int(flat.abs().argmin())
+        flat[index] += 1
+        ops = {**step.ops, name: replace(step.ops[name], output=QTensor(flat.view(values.shape), output.scale))}
+        return replace(step, ops=ops)
+
+    monkeypatch.setattr(sim.verification, "golden_step", wrong)
+    result = verify(TINY, chip, layers=2)
+    assert result.first_difference == name
+    assert sum(not each.passed for each in result.ops) == 1
+
+
+@pytest.mark.parametrize("chip", ["edge-npu", "h100-sxm5-80gb"])
+@pytest.mark.parametrize("which", ["gemm", "attention"])
+def test_a_wrong_executed_element_is_named(monkeypatch: pytest.MonkeyPatch, chip: str, which: str) -> None:
+    true = getattr(run, f"execute_{which}")
+
+    def wrong(*arguments: Any) -> tuple[torch.Tensor, Tally]:
+        found, tally = true(*arguments)
+        found.view(-1)[-1] += 1
+        return found, tally
+
+    monkeypatch.setattr(run, f"execute_{which}", wrong)
+    result = verify(TINY, chip)
+    # The last column of q, k and v as one GEMM belongs to v.
+    assert result.first_difference == ("layers.0.self_attn.v_proj" if which == "gemm" else "layers.0.self_attn.context")
+
+
+@pytest.mark.parametrize("field", ["issued_macs", "dram_read_bytes", "dram_written_bytes"])
+def test_a_wrong_charge_is_found(monkeypatch: pytest.MonkeyPatch, field: str) -> None:
+    true = tiled.map_group
+
+    def wrong(group_class: Any, plan: Any, peaks: Any) -> tiled.Mapped:
+        mapped = true(group_class, plan, peaks)
+        return replace(mapped, **{field: getattr(mapped, field) + 1}) if group_class.ops[0].name == "lm_head" else mapped
+
+    monkeypatch.setattr(tiled, "map_group", wrong)
+    result = verify(TINY, "edge-npu")
+    assert result.first_difference == "lm_head"
+    assert f"{field}: " in result.ops[-1].differences[0]
+
+
+# The command -----------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tiny_file(tmp_path: Path) -> str:
+    file = tmp_path / "config.json"
+    names = ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim", "vocab_size", "rms_norm_eps")
+    fields = {name: getattr(TINY, name) for name in (*names, "num_hidden_layers", "max_position_embeddings", "rope_theta")}
+    file.write_text(json.dumps({"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", **fields}))
+    return str(file)
+
+
+def invoke(model: str, *arguments: str) -> Any:
+    return CliRunner().invoke(app, [model, "--chip", "edge-npu", "--prompt", "5", *arguments])
+
+
+def test_the_command_prints_both_phases_and_exits_0(tiny_file: str) -> None:
+    result = invoke(tiny_file, "--format", "json")
+    assert result.exit_code == 0
+    phases = json.loads(result.stdout)
+    assert [each["phase"] for each in phases] == list(PHASES)
+    for each in phases:
+        assert each["passed"]
+        assert each["first_difference"] is None
+        assert each["ops"][-1]["tally"] == each["ops"][-1]["charge"]
+    table = invoke(tiny_file, "--phase", "decode", "--context", "6", "--batch", "2")
+    assert table.exit_code == 0
+    assert "decode of one token after 6, batch 2, int8, 1 layer, seed 0" in table.stdout
+    assert "lm_head" in table.stdout
+
+
+def test_the_command_exits_1_and_names_the_first_op(monkeypatch: pytest.MonkeyPatch, tiny_file: str) -> None:
+    change_mapping(monkeypatch, smaller, GemmMapping)
+    result = invoke(tiny_file, "--phase", "prefill")
+    assert result.exit_code == 1
+    assert "first difference: layers.0.self_attn.q_proj" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"number_format": "int4"}, "--dtype: nothing is executed in 'int4'"),
+        ({"number_format": "fp16"}, "edge-npu has no rate for fp16"),
+        ({"layers": 0}, "--layers: cannot build 0 layers"),
+        ({"layers": 3}, "tiny has 1 to 2"),
+        ({"batch": 0}, "--batch"),
+        ({"prompt": 300}, "--prompt"),
+    ],
+)
+def test_bad_input(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        verify(TINY, "edge-npu", **wrong)
+
+
+def test_execution_imports_no_cost() -> None:
+    """What is executed and tallied must not know what is charged."""
+    allowed = ("functional", "hwmodels.chip", "sim.mapping", "sim.attention_mapping", "sim.execute", "workloads.graph", "sim.golden")
+    folder = Path(sim.verification.__file__).parent
+    for name in ("run", "border", "golden_run"):
+        for node in ast.walk(ast.parse((folder / f"{name}.py").read_text())):
+            modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            modules += [each.name for each in node.names] if isinstance(node, ast.Import) else []
+            for module in modules:
+                ours = module.split(".")[0] in ("functional", "workloads", "hwmodels", "sim")
+                mine = module == "sim.verification.run"
+                assert not ours or mine or any(module == each or module.startswith(f"{each}.") for each in allowed), f"{name}: {module}"
