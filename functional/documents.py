@@ -284,6 +284,8 @@ def _in_our_words(mistake: Any, path: FieldPath, known: list[str]) -> tuple[str,
         return "missing field", f"add '{path[-1]}: ...'"
     if kind == "extra_forbidden":
         return "unknown field", did_you_mean(str(path[-1]), [name for name in known if name != path[-1]])
+    if kind == "too_short":
+        return f"has too few entries: {len(mistake['input'])}", f"it takes at least {context['min_length']}"
     if kind == "literal_error":
         return f"expected {context['expected']}, found {found}", ""
     if kind == "union_tag_not_found":
@@ -305,6 +307,8 @@ def _walk(annotation: Any, loc: FieldPath) -> tuple[FieldPath, list[str]]:
     known: list[str] = []
     for part in loc:
         models = _models_in(annotation)
+        if part == "[key]":
+            continue  # pydantic's mark of a key that is not allowed; the key itself stands before it
         if len(models) > 1:
             annotation = next(model for model in models if part in _tags(model))
             continue

@@ -14,6 +14,9 @@ from functional.llama import Logits
 from functional.spec import Dim
 
 Phase: TypeAlias = Literal["prefill", "decode"]
+LARGEST_BATCH = 2**20
+"""Beyond any use; it keeps all counts of all models within 64 bits."""
+
 PHASES: tuple[Phase, ...] = ("prefill", "decode")
 
 
@@ -75,6 +78,8 @@ class Scenario:
             for flag, value in (("--batch", self.batch), (length_flag, length))
             if np.min(value) < 1
         ]
+        if np.max(self.batch) > LARGEST_BATCH:
+            problems.append(Problem(f"must be at most {LARGEST_BATCH}, found {np.max(self.batch)}", path="--batch"))
         longest, limit = int(np.max(self.kv_len)), config.max_position_embeddings
         if longest > limit:
             cure = f"at most {limit if self.phase == 'prefill' else limit - 1} for this model (max_position_embeddings {limit})"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -31,7 +30,7 @@ def show(chip: Annotated[str, typer.Argument(metavar="CHIP", help="A library chi
 
 
 @app.command()
-def check(path: Annotated[Path, typer.Argument(metavar="PATH", help="A chip's YAML file.")]) -> None:
+def check(path: Annotated[str, typer.Argument(metavar="PATH", help="A chip's YAML file.")]) -> None:
     """Say all that is wrong with a chip file at once; exit code 2 if it cannot be used."""
     from hwmodels import Advice, check_chip
 

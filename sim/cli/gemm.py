@@ -8,6 +8,9 @@ from typing import Annotated, Literal, Optional
 import typer
 
 from functional.errors import BadInput, Problem
+from sim.array import Mode
+
+Dataflow = Literal["os", "ws", "is"]
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -21,13 +24,13 @@ def gemm(
     dtype: Annotated[Optional[str], typer.Option("--dtype", metavar="FMT", help="Number format on the chip. [default: the chip's]")] = None,  # noqa: UP045
     rows: Annotated[Optional[int], typer.Option("--rows", metavar="R", help="Or take a systolic array alone: its rows,")] = None,  # noqa: UP045
     cols: Annotated[Optional[int], typer.Option("--cols", metavar="C", help="its columns,")] = None,  # noqa: UP045
-    dataflow: Annotated[Literal["os", "ws", "is"], typer.Option("--dataflow", help="its dataflow,")] = "ws",
-    mode: Annotated[Literal["physical", "scalesim"], typer.Option("--mode", help="and whose cycles to count.")] = "physical",
+    dataflow: Annotated[Optional[Dataflow], typer.Option("--dataflow", help="its dataflow, [default: ws]")] = None,  # noqa: UP045
+    mode: Annotated[Optional[Mode], typer.Option("--mode", help="and whose cycles to count. [default: physical]")] = None,  # noqa: UP045
     form: Annotated[Literal["table", "json"], typer.Option("--format", help="How to print.")] = "table",
 ) -> None:
     """Map one GEMM C[m, n] = A[m, k] W[k, n] on a chip, or run it on a systolic array alone."""
-    if chip is not None and (rows or cols):
-        raise BadInput(Problem("a chip has its own array", "give --chip, or --rows and --cols"))
+    if chip is not None and (rows or cols or dataflow or mode):
+        raise BadInput(Problem("a chip has its own array", "give --chip, or --rows, --cols, --dataflow and --mode"))
     if chip is not None:
         from hwmodels import load_chip
         from sim.gemm import gemm_on_chip
@@ -39,8 +42,8 @@ def gemm(
     else:
         from sim.array import run_array
 
-        result = run_array(m, n, k, rows, cols, dataflow, mode).to_dict()
-        title = f"{m} x {n} x {k} on a {rows} x {cols} array, {dataflow}, {mode}"
+        run = run_array(m, n, k, rows, cols, dataflow or "ws", mode or "physical")
+        result, title = run.to_dict(), f"{m} x {n} x {k} on a {rows} x {cols} array, {dataflow or 'ws'}, {run.mode}"
     if form == "json":
         print(json.dumps(result, indent=1))
     else:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from functional.errors import BadInput, Problem
+from sim.explore.extras import needed
 from sim.explore.sweep_file import Sweep
 
 IN_FLIGHT = 3
@@ -39,10 +40,9 @@ def write_part(asked: Sweep, digest: str, boxes: range, path: str) -> None:
 
 def evaluated(asked: Sweep, tasks: Iterator[Task], workers: int, scheduler: str | None) -> Iterator[int]:
     """Run tasks (chunk, boxes, path of the partition) and yield each chunk when it is on disk; a chunk whose worker dies is run again."""
-    try:
-        from dask.distributed import Client, LocalCluster, as_completed
-    except ImportError:
-        raise BadInput(Problem("several workers need dask", "pip install 'rooftile[cluster]'", path="--workers")) from None
+    needed("distributed", "several workers", "cluster", "--workers" if scheduler is None else "--scheduler")
+    from dask.distributed import Client, LocalCluster, as_completed
+
     digest = asked.digest
     with ExitStack() as stack:
         if scheduler is None:

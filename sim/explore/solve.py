@@ -18,6 +18,7 @@ from hwmodels import load_chip, with_values
 from hwmodels.chip import Chip
 from hwmodels.paths import value_of
 from sim.engines import DEFAULT_ENGINE
+from sim.explore.extras import needed
 from sim.explore.fields import check_path, is_whole, less_is_faster, unit_of
 from sim.explore.step import Step, Timing, errors_of, why_not
 from sim.explore.target import Cost, Target, read_cost, read_target
@@ -344,10 +345,9 @@ def _optimised(
     search: _Search, own: Mapping[str, float], start: Mapping[str, float], inner: str, outer: Sequence[str], cost: Cost
 ) -> dict[str, float]:
     """scipy's DIRECT finds the region, its Nelder-Mead the point; both see logarithms, in which a roofline is a convex problem."""
-    try:
-        from scipy.optimize import Bounds, brentq, direct, minimize
-    except ImportError:
-        raise BadInput(Problem("several numbers at once need scipy", "pip install 'rooftile[explore]'", path="--vary")) from None
+    needed("scipy", "several numbers at once", "explore", "--vary")
+    from scipy.optimize import Bounds, brentq, direct, minimize
+
     most = cost.of(start)
     upper = {path: math.log2(most * cost.per[path] / cost.weights[path]) for path in cost.weights}
     lower = {path: upper[path] - DOUBLINGS for path in cost.weights}

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from functional.errors import BadInput, Problem
+from sim.explore.extras import needed
 from sim.explore.sweep_file import MAX_POINTS, Sweep, load_sweep
 from sim.explore.sweep_rows import Evaluator, described, results_table, table
 
@@ -67,6 +68,7 @@ def sweep(
     of `out`. Raises `BadInput`: all that is wrong with the file, an output that exists, a folder that cannot be written, a cluster that is
     not there, an interrupted run that is of another sweep or version.
     """
+    needed("pyarrow", "sweeps", "explore")
     asked, out = load_sweep(file, max_points), Path(out)
     run = _Run(asked, out, chunk_points)
     if run.is_complete(resume, overwrite):
@@ -86,6 +88,7 @@ def sweep(
 
 def sweep_table(file: str | Path, max_points: int = MAX_POINTS) -> pa.Table:
     """A whole sweep in memory, for notebooks; the same rows that `sweep` writes."""
+    needed("pyarrow", "sweeps", "explore")
     evaluator = Evaluator(load_sweep(file, max_points))
     return table(evaluator, range(evaluator.grid.boxes))
 

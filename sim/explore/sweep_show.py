@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from functional.errors import BadInput, Problem, did_you_mean
+from sim.explore.extras import needed
 from sim.explore.sweep import provenance_of
 from sim.explore.sweep_file import LARGER_IS_BETTER
 
@@ -61,6 +62,7 @@ def show(path: str | Path, objectives: Sequence[str] = (), best: int = 10) -> Sh
 
     Raises `BadInput`: no such file, not a result of a sweep, an objective that is no number of it, more than three objectives.
     """
+    needed("pyarrow", "results of sweeps", "explore")
     import pyarrow as pa
     import pyarrow.parquet as pq
 

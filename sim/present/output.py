@@ -13,7 +13,7 @@ from functional.errors import BadInput, Problem
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-PIPE_COLUMNS = 140
+PIPE_COLUMNS = 240
 """Width of tables where no terminal gives one."""
 
 

@@ -34,7 +34,8 @@ def new_table(title: str, *columns: str) -> Table:
     """A plain table whose first column is text and whose other columns are figures, aligned right."""
     table = Table(title=title or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for i, column in enumerate(columns):
-        table.add_column(column, justify="left" if i == 0 else "right", no_wrap=True)
+        # Where there is no room, a cell goes on in its next line: half a number is worse than none.
+        table.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
     return table
 
 
@@ -214,7 +215,7 @@ def chip_tables(chip: Chip) -> list[RenderableType]:
     table.columns[3].overflow = "fold"
     of_file = "; ".join(chip.sources)
     for path, origin in chip.provenance.items():
-        source = "as above" if origin.source == of_file else origin.source
+        source = "sources above" if origin.source == of_file else origin.source
         table.add_row(path, _chip_value(chip, path), origin.standing, source)
     peaks = ", ".join(
         f"{name} {format_rate(2 * float(chip.peak_macs_per_s(name)), _flop_unit(name))}" for name in chip.formats
