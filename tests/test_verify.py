@@ -169,7 +169,7 @@ def test_a_wrong_golden_output_is_named(monkeypatch: pytest.MonkeyPatch, chip: s
         ops = {**step.ops, name: replace(step.ops[name], output=QTensor(flat.view(values.shape), output.scale))}
         return replace(step, ops=ops)
 
-    monkeypatch.setattr(sim.verification, "golden_step", wrong)
+    monkeypatch.setattr(golden_run, "golden_step", wrong)
     result = verify(TINY, chip, layers=2)
     assert result.first_difference == name
     assert sum(not each.passed for each in result.ops) == 1

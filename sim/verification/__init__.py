@@ -9,23 +9,19 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from functional.config import ModelConfig
 from functional.errors import BadInput, Problem, did_you_mean
 from hwmodels import load_chip
 from hwmodels.chip import Chip
 from sim.api import trace_model
-from sim.golden import FORMATS
 from sim.plan import plan
-from sim.verification.charge import charged_groups, resident_tensors
-from sim.verification.check import Checker, LogitsCheck, OpCheck, as_json
-from sim.verification.golden_run import golden_step
-from sim.verification.run import Machine
 from workloads.library import load_model
 from workloads.scenario import Phase, Scenario
+
+if TYPE_CHECKING:
+    from sim.verification.check import LogitsCheck, OpCheck
 
 __all__ = ["Verification", "verify"]
 
@@ -57,6 +53,8 @@ class Verification:
 
     def to_dict(self) -> dict[str, Any]:
         """One object of the JSON that `rooftile verify --format json` prints."""
+        from sim.verification.check import as_json
+
         scenario = self.scenario
         return {
             "model": self.model,
@@ -75,7 +73,6 @@ class Verification:
         }
 
 
-@torch.no_grad()
 def verify(
     model: str | Path | ModelConfig,
     chip: str | Path | Chip,
@@ -93,6 +90,11 @@ def verify(
     `layers` decoder layers are built, besides the whole embedding and lm_head. Raises `BadInput`: an unknown model, chip, phase or format,
     a format without a rate or without golden numbers, lengths and layers that the model does not have.
     """
+    from sim.verification.charge import charged_groups, resident_tensors
+    from sim.verification.check import Checker
+    from sim.verification.golden_run import golden_step
+    from sim.verification.run import Machine
+
     config = model if isinstance(model, ModelConfig) else load_model(model)
     built = chip if isinstance(chip, Chip) else load_chip(chip)
     name = number_format or built.default_format
@@ -110,6 +112,8 @@ def verify(
 
 
 def _check(config: ModelConfig, number_format: str, layers: int) -> None:
+    from sim.golden import FORMATS
+
     problems = []
     if number_format not in FORMATS:
         problems.append(Problem(f"nothing is executed in '{number_format}'", did_you_mean(number_format, FORMATS), path="--dtype"))

@@ -4,43 +4,47 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Set
 
+import torch
+
 from functional.quantise import QCaptured
 from hwmodels.chip import Chip
 from sim.execute import Tally
 from sim.execute.tally import Cargo
-from sim.mapping import Gemm
-from sim.verification.run import AttentionStep, LinearStep
+from sim.verification.run import AttentionStep, Machine
 from workloads.graph import OpGraph, OpNode
 
 _SIDES: tuple[Cargo, ...] = ("queries", "keys", "values", "outputs")
 _BETWEEN: tuple[Cargo, ...] = ("scores", "maxima", "exponentials", "probabilities")
 
 
-def linear_bytes(step: LinearStep, tally: Tally, chip: Chip) -> tuple[int, int]:
-    """DRAM bytes (read, written) of one executed GEMM, every tile on bursts of its own."""
-    gemm: Gemm = step.mapping.gemm
+def linear_bytes(golden: QCaptured, tally: Tally, machine: Machine, output_leaves: bool) -> tuple[int, int]:
+    """DRAM bytes (read, written) of one executed GEMM, every tile on bursts of its own; sizes are those of the tensors themselves."""
+    chip, (x, weight) = machine.chip, golden.inputs
     bits: dict[Cargo, int] = {
-        "activations": gemm.a_bits,
-        "weights": gemm.w_bits,
-        "psums": gemm.acc_bits,
-        "outputs": gemm.out_bits,
+        "activations": 8 * x.values.element_size(),
+        "weights": 8 * weight.values.element_size(),
+        "psums": 8 * torch.empty(0, dtype=machine.arithmetic(torch.tensor(1.0)).sum_dtype).element_size(),
+        "outputs": 8 * golden.output.values.element_size() if output_leaves else 0,
     }
     name, burst = chip.dram.name, int(chip.dram.burst_bytes)
     return tally.moved_bytes(name, "read", bits, burst), tally.moved_bytes(name, "write", bits, burst)
 
 
-def attention_bytes(step: AttentionStep, ops: tuple[OpNode, ...], tally: Tally, chip: Chip, resident: Set[str]) -> tuple[int, int]:
+def attention_bytes(
+    step: AttentionStep, ops: tuple[OpNode, ...], golden: QCaptured, tally: Tally, chip: Chip, resident: Set[str]
+) -> tuple[int, int]:
     """DRAM bytes (read, written) of one executed attention, without the sides that stay on the chip."""
     attention = step.mapping.attention
-    bits: dict[Cargo, int] = dict.fromkeys(_SIDES, attention.act_bits)
-    bits["keys"] = bits["values"] = attention.kv_bits
+    queries, keys = (8 * each.values.element_size() for each in golden.inputs)
+    bits: dict[Cargo, int] = dict.fromkeys(_SIDES, queries)
+    bits["keys"] = bits["values"] = keys
     if ops[0].inputs[0].tensor in resident:
         del bits["queries"]
     if ops[0].inputs[1].tensor in resident and attention.kv_len == attention.q_len:
         del bits["keys"], bits["values"]
     if ops[-1].name in resident:
         del bits["outputs"]
-    between: dict[Cargo, int] = dict.fromkeys(_BETWEEN, attention.act_bits)
+    between: dict[Cargo, int] = dict.fromkeys(_BETWEEN, queries)
     name, burst = chip.dram.name, int(chip.dram.burst_bytes)
     read = tally.moved_bytes(name, "read", bits, burst) + tally.moved_bytes(name, "read", between, 1)
     return read, tally.moved_bytes(name, "write", bits, burst) + tally.moved_bytes(name, "write", between, 1)

@@ -98,19 +98,21 @@ class Checker:
 
     def _products(self, group: ChargedGroup) -> tuple[list[OpCheck], Counts]:
         if isinstance(group.step, LinearStep):
-            return self._linears(group.step)
+            return self._linears(group.step, group)
         if isinstance(group.step, AttentionStep):
             return self._attention(group.step, group)
         return [], Counts()
 
-    def _linears(self, step: LinearStep) -> tuple[list[OpCheck], Counts]:
+    def _linears(self, step: LinearStep, group: ChargedGroup) -> tuple[list[OpCheck], Counts]:
         golden = [self.golden.ops[name] for name in step.names]
         x, weights = golden[0].inputs[0], [each.inputs[1] for each in golden]
         outputs, tally = self.machine.linears(step, x, weights)
         self.known[step.names[0]] = Known((x,), tuple(outputs))
+        # Element-wise ops of the group take over what they read, and what stays on the chip is not written.
+        output_leaves = len(group.ops) == 1 and step.names[0] not in self.resident
         how = f"GEMM of {len(golden)}" if len(golden) > 1 else "GEMM"
         checks = [self._linear(each, output, how) for each, output in zip(golden, outputs, strict=True)]
-        return checks, Counts(tally.useful_macs, tally.issued_macs, *linear_bytes(step, tally, self.machine.chip))
+        return checks, Counts(tally.useful_macs, tally.issued_macs, *linear_bytes(golden[0], tally, self.machine, output_leaves))
 
     def _linear(self, golden: QCaptured, found: QTensor, how: str) -> OpCheck:
         if self.machine.number_format == "int8":
@@ -132,7 +134,7 @@ class Checker:
             q, k, v = (each.values for each in sides)
             within = attention_bound(q, k, v, scores.attrs["mask"], softmax_scale, self.machine.arithmetic())
         check = _compared(context, found.values, f"attention, {how}", within)
-        moved = attention_bytes(step, group.ops, tally, self.machine.chip, self.resident)
+        moved = attention_bytes(step, group.ops, scores, tally, self.machine.chip, self.resident)
         return [check], Counts(tally.useful_macs, tally.issued_macs, *moved)
 
     def _alone(self, node: OpNode, golden: QCaptured) -> OpCheck:
