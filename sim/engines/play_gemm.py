@@ -9,8 +9,8 @@ level (as many slices as the tile in use has steps), and one slice of the sums t
 must drain first). With one buffer nothing comes early. Slices keep a long transfer for later from blocking a short one for now.
 
 **Times.** A load waits for room (until the tile `buffers` before it was last used) and for its tile to be whole where it comes from, plus
-that level's latency. A step waits for its tiles, for room for its sums and for the ports that the array reads and writes. It takes the array
-for its tile cycles, or longer if a port needs longer, and its sums are complete when the array has drained. Element-wise work of the group
+that level's latency. A step waits for its tiles, for room for its sums and for the ports that the array reads and writes. It takes the
+array for its tile cycles, or longer if a port needs longer, and its sums are complete when the array has drained. Element-wise work of the group
 takes each finished tile before it is stored; what it moves besides goes with it. Everything is in cycles of the clock, not rounded.
 
 **Stalls** say what the array waited for: `dram` a tile from DRAM, or the last store to it; `sram_space` room; `array` its own drain at the
@@ -25,7 +25,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,9 @@ from sim.mapping import AXES, GemmMapping
 
 Counts = NDArray[np.int64]
 Hashes = NDArray[np.uint64]
+
+State: TypeAlias = tuple[list[float], list[str], list[float]]
+"""Times, causes, and what only adds up."""
 
 CAUSES = ("dram", "sram_space", "array", "vector", "dependency")
 MIX = np.uint64(0x9E3779B97F4A7C15)
@@ -57,7 +60,7 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Played:
-    """The schedule of one GEMM [cycles]: its end, busy times, what the array waited for, bytes (read, written) of the first core by level,
+    """A schedule [cycles]: its end, busy times, what the array waited for, bytes (read, written) of the first core by level,
     and, if kept, the intervals."""
 
     end: float
@@ -68,7 +71,7 @@ class Played:
 
 
 class Besides(NamedTuple):
-    """Element-wise work in the group of a GEMM: vector cycles of the first core, and cycles that its tensors take the port of each level."""
+    """Element-wise work in the group of a GEMM: vector cycles of the first core, and cycles that its tensors take each level's port."""
 
     vector: float
     levels: Mapping[str, float]
@@ -158,7 +161,7 @@ class Link:
         self.times = [0.0] * 8
         self.causes = ["dram", "dram"]
 
-    def bytes_of(self, elements: float, bits: int, slices: int) -> tuple[float, float]:
+    def bytes_of(self, elements: Any, bits: Any, slices: int) -> tuple[Any, Any]:
         """Bytes that one slice of a tile is on the outer and on the inner side."""
         total_bits = elements * bits
         if self.burst_bits:
@@ -168,6 +171,11 @@ class Link:
 
 READY, USED, USED_BEFORE, NEXT = 0, 1, 2, 3
 ROOM, SUMS, SUMS_BEFORE, STORED, STORED_1, STORED_2 = 0, 1, 2, 3, 4, 5
+
+
+def _later(one: float, other: float) -> bool:
+    """Whether one time is after another by more than rounding, so that a cause is not a matter of it."""
+    return one - other > 1e-9 * one
 
 
 class Step(NamedTuple):
@@ -211,21 +219,21 @@ class Player:
 
     # --- transfers ---
 
-    def _move(self, link: Link, source: Unit, sink: Unit, ready: float, cycles: tuple[float, float], what: str, size: float) -> tuple[float, float]:
+    def _move(self, source: Unit, sink: Unit, ready: float, cycles: tuple[float, float], what: str, size: float) -> float:
         start, end = move(source, sink, ready, *cycles)
         if self.keep:
             self.intervals.append(Interval(source.name, what, start, start + cycles[0], size, 0))
             self.intervals.append(Interval(sink.name, what, end - cycles[1], end, size, 0))
-        return start, end
+        return end
 
     def _load(self, link: Link, visit: int, slices: int, room: float, above: Link | None) -> None:
         """A slice of an operand's tile, or all of it."""
         outside, inside = link.bytes_of(int(link.visits.elements[visit]), self.bits[link.role], slices)
         whole = link.outer.latency if above is None else above.times[READY] + link.outer.latency
         source = link.outer.reader
-        cause = "sram_space" if room > max(whole, source.free) else "dram" if link.from_dram else "dependency"
+        cause = "sram_space" if _later(room, max(whole, source.free)) else "dram" if link.from_dram else "dependency"
         cycles = link.outer.reads(outside), link.inner.writes(inside)
-        _, end = self._move(link, source, link.inner.writer, max(room, whole), cycles, f"load {link.what}", outside)
+        end = self._move(source, link.inner.writer, max(room, whole), cycles, f"load {link.what}", outside)
         if above is not None:
             above.times[USED] = max(above.times[USED], end)
         link.times[NEXT] = end
@@ -263,11 +271,13 @@ class Player:
         for name, cycles in self.besides.levels.items():
             if cycles:
                 port = self.ports.of_level[name]
-                start = port.reader.earliest(ready)
-                end = port.reader.issue(start, cycles * share)
-                done = max(done, end)
-                if self.keep:
-                    self.intervals.append(Interval(name, "besides", start, end, 0.0, 0))
+                # Both directions: the busier of the two is what is charged.
+                for unit in (port.reader,) if port.writer is port.reader else (port.reader, port.writer):
+                    start = unit.earliest(ready)
+                    end = unit.issue(start, cycles * share)
+                    done = max(done, end)
+                    if self.keep:
+                        self.intervals.append(Interval(name, "besides", start, end, 0.0, 0))
         return done
 
     def _store(self, link: Link, visit: int, slices: int, first: bool) -> None:
@@ -281,7 +291,7 @@ class Player:
         if link.above is not None:
             ready = max(ready, link.above.times[ROOM])
         cycles = link.inner.reads(inside), link.outer.writes(outside)
-        _, end = self._move(link, link.inner.reader, link.outer.writer, ready, cycles, f"store {link.what}", outside)
+        end = self._move(link.inner.reader, link.outer.writer, ready, cycles, f"store {link.what}", outside)
         times[STORED] = end
         if link.above is not None:
             link.above.times[SUMS] = max(link.above.times[SUMS], end)
@@ -312,9 +322,9 @@ class Player:
             outside, inside = link.bytes_of(int(link.visits.elements[visit]), self.mapping.gemm.acc_bits, 1)
             ready = max(room, whole + link.outer.latency)
             cycles = link.outer.reads(outside), link.inner.writes(inside)
-            if link.outer.reader.free > room or whole + link.outer.latency > room:
+            if _later(max(link.outer.reader.free, whole + link.outer.latency), room):
                 link.causes[0] = "dram" if link.from_dram else "dependency"
-            _, room = self._move(link, link.outer.reader, link.inner.writer, ready, cycles, f"load {link.what}", outside)
+            room = self._move(link.outer.reader, link.inner.writer, ready, cycles, f"load {link.what}", outside)
         times[ROOM] = room
 
     # --- steps ---
@@ -334,7 +344,7 @@ class Player:
         used = array.use(setting, mapping.dataflow, mapping.array_axis, axes, (m, n, k), (m, n, k))
         counts = array.accesses(setting, mapping.dataflow, mapping.array_axis, dict.fromkeys(ROLE_AXES, axes))
         innermost = {role: self.ports.of_level[holders[-1].level.name] for role, holders in setting.holders.items()}
-        reads: dict[str, float] = {}
+        reads: dict[Role, float] = {}
         reads["activations"] = float(counts.a_reads) * gemm.a_bits / 8
         reads["weights"] = float(counts.w_reads) * gemm.w_bits / 8
         reads["psums"] = (float(counts.psum_reads) + m * n * continues) * gemm.acc_bits / 8
@@ -351,7 +361,8 @@ class Player:
             folds_drain = float(used.cycles) / float(array.interval_cycles(setting, "os", k)) * setting.chip.matrix.rows
         drain = float(array.drain_cycles(setting, mapping.dataflow))
         longest = max((cycles for _, cycles in takes.values()), default=0.0)
-        return Step(float(used.cycles), float(used.extra_cycles), drain, folds_drain, tuple(takes.values()), tuple(moves), longest, m * n * k)
+        cycles, extra = float(used.cycles), float(used.extra_cycles)
+        return Step(cycles, extra, drain, folds_drain, tuple(takes.values()), tuple(moves), longest, m * n * k)
 
     def _step(self, at: int) -> None:
         step = self._step_of(at)
@@ -359,11 +370,13 @@ class Player:
         free = start = matrix.free
         cause = "dependency"
         for links in (*self.loads, self.sums):
-            if links and links[-1].times[READY] > start:
+            if links and _later(links[-1].times[READY], start):
                 start, cause = links[-1].times[READY], links[-1].causes[0]
         for unit, _ in step.takes:
-            if unit.free > start:
+            if _later(unit.free, start):
                 start, cause = unit.free, "dependency"
+        tiles = [links[-1].times[READY] for links in (*self.loads, self.sums) if links]
+        start = max(start, *tiles, *(unit.free for unit, _ in step.takes))
         self.stalls[cause] += start - free
         worked = matrix.issue(start, step.cycles)
         for unit, cycles in step.takes:
@@ -410,6 +423,29 @@ class Player:
 
     # --- the whole ---
 
+    def own_bytes(self) -> dict[str, tuple[float, float]]:
+        """Bytes (read, written) that the play will ask of each level."""
+        gemm = self.mapping.gemm
+        read, written = dict.fromkeys(self.ports.of_level, 0.0), dict.fromkeys(self.ports.of_level, 0.0)
+        for link in (*self.loads[0], *self.loads[1], *self.sums):
+            elements = link.visits.elements
+            if link.role == "psums":
+                back = link.bytes_of(elements[link.visits.ago > 0], gemm.acc_bits, 1)
+                away = link.bytes_of(elements, np.where(link.visits.last, gemm.out_bits, gemm.acc_bits), 1)
+                read[link.inner.name] += float(np.sum(away[1]))
+                written[link.outer.name] += float(np.sum(away[0]))
+            else:
+                back = link.bytes_of(elements, self.bits[link.role], 1)
+            read[link.outer.name] += float(np.sum(back[0]))
+            written[link.inner.name] += float(np.sum(back[1]))
+        continues = (self.starts[:, -1:, 2] > 0).astype(np.int64)
+        shapes, often = np.unique(np.concatenate([self.lengths[:, -1], continues], axis=1), axis=0, return_counts=True)
+        for (m, n, k, again), steps in zip(shapes.tolist(), often.tolist(), strict=True):
+            for port, out, into in self._work(m, n, k, bool(again)).moves:
+                read[port.name] += out * steps
+                written[port.name] += into * steps
+        return {name: (read[name], written[name]) for name in read}
+
     def _hashes(self) -> Hashes:
         """A number per step: equal where the same is done in the same way (up to collisions of 64-bit hashes)."""
         found = np.zeros(self.total, np.uint64)
@@ -454,7 +490,7 @@ class Player:
                 found.add(period)
         return sorted(period for period in found if 3 * period <= self.total)
 
-    def _state(self) -> tuple[list[float], list[str], list[float]]:
+    def _state(self) -> State:
         """All times, all causes, all that only adds up."""
         links = (*self.loads[0], *self.loads[1], *self.sums)
         times = [unit.free for unit in self.ports.units] + [self.drained]
@@ -467,7 +503,7 @@ class Player:
             tallies += (port.read_bytes, port.written_bytes)
         return times, causes, tallies
 
-    def _shift(self, old: tuple[list[float], list[str], list[float]], new: tuple[list[float], list[str], list[float]]) -> list[float] | None:
+    def _shift(self, old: State, new: State) -> list[float] | None:
         """By how much each time moves in a period, if the state is the old one moved in time."""
         if old[1] != new[1]:
             return None
@@ -505,11 +541,11 @@ class Player:
         periods = [] if self.keep or self.total < 8 else self._periods()
         hashes = self._hashes() if periods else np.zeros(0, np.uint64)
         differ = {period: np.flatnonzero(hashes[period:] != hashes[:-period]) + period for period in periods}
-        seen: dict[int, tuple[int, tuple[list[float], list[str], list[float]]]] = {}
+        seen: dict[int, tuple[int, State]] = {}
         at = 0
         while at < self.total:
             state = None
-            for period in periods:
+            for period, longer in zip(periods, [*periods, self.total][1:], strict=True):
                 if at % period:
                     continue
                 state = state or self._state()
@@ -519,21 +555,21 @@ class Player:
                     continue
                 breaks = differ[period]
                 place = int(np.searchsorted(breaks, at))
-                repeats = ((int(breaks[place]) if place < len(breaks) else self.total) - at) // period
+                until = int(breaks[place]) if place < len(breaks) else self.total
+                # Not past where a longer period may be seen to repeat.
+                repeats = (min(until, at - at % longer + longer) - at) // period
                 if repeats < 1:
                     continue
                 shift = self._shift(known[1], state)
                 if shift is not None:
                     at += repeats * period
                     self._jump(shift, known[1][2], repeats, at)
-                    seen.clear()
                     break
-            if at >= self.total:
-                break
-            self._switch(at)
-            self._step(at)
-            self._after(at)
-            at += 1
+            else:
+                self._switch(at)
+                self._step(at)
+                self._after(at)
+                at += 1
         return self._close()
 
     def _close(self) -> Played:
@@ -563,9 +599,10 @@ def play_gemm(
 ) -> Played:
     """Play a mapping; `cost` is its tiled cost, which says what all cores ask of the levels that they share."""
     setting = setting_of(mapping.gemm, chip, a_resident)
-    shares: dict[str, tuple[float, float]] = {}
+    player = Player(mapping, setting, Ports.of(chip), besides, keep)
     if mapping.split != (1, 1):
-        own = Player(mapping, setting, Ports.of(chip, {}), NOTHING, False).play().moved_bytes
-        for name, (read, written) in own.items():
-            shares[name] = cost.read_bytes[name] / read if read else 1.0, cost.written_bytes[name] / written if written else 1.0
-    return Player(mapping, setting, Ports.of(chip, shares), besides, keep).play()
+        for name, (read, written) in player.own_bytes().items():
+            player.ports.of_level[name].read_cycles_per_byte *= cost.read_bytes[name] / read if read else 1.0
+            player.ports.of_level[name].write_cycles_per_byte *= cost.written_bytes[name] / written if written else 1.0
+        player.pieces.clear()
+    return player.play()

@@ -67,27 +67,20 @@ class Port:
 
 @dataclass(slots=True)
 class Ports:
-    """The ports of a chip as one core sees them, and its units.
-
-    `shares[level]` = (reads, writes) by which the bytes that all cores ask of a level exceed those of the core that is played.
-    """
+    """The ports of a chip as one core sees them, and its units."""
 
     of_level: dict[str, Port]
     matrix: Unit = field(default_factory=lambda: Unit("matrix"))
     vector: Unit = field(default_factory=lambda: Unit("vector"))
 
     @classmethod
-    def of(cls, chip: Chip, shares: dict[str, tuple[float, float]], whole_chip: bool = False) -> Ports:
-        """Ports at the rate of one core's level if the level belongs to a core, or of all together."""
+    def of(cls, chip: Chip) -> Ports:
+        """All ports, each at the rate of one core's level if the level belongs to a core."""
         clock_hz, found = float(chip.clock_hz), {}
         for level in chip.memory:
-            rates = level.bandwidth.read_bytes_per_s(chip.clock_hz), level.bandwidth.write_bytes_per_s(chip.clock_hz)
-            if whole_chip:
-                rates = chip.read_bytes_per_s(level), chip.write_bytes_per_s(level)
-            reads, writes = shares.get(level.name, (1.0, 1.0))
-            reader = Unit(level.name)
-            writer = reader if level.bandwidth.shared else Unit(level.name)
-            per_byte = reads * clock_hz / float(rates[0]), writes * clock_hz / float(rates[1])
+            bandwidth, reader = level.bandwidth, Unit(level.name)
+            writer = reader if bandwidth.shared else Unit(level.name)
+            per_byte = clock_hz / float(bandwidth.read_bytes_per_s(clock_hz)), clock_hz / float(bandwidth.write_bytes_per_s(clock_hz))
             found[level.name] = Port(level.name, *per_byte, float(level.latency_s) * clock_hz, reader, writer)
         return cls(found)
 

@@ -19,12 +19,12 @@ from functional.work import Contraction
 from hwmodels.chip import Chip
 from hwmodels.formulas.roofline import transfer_s
 from hwmodels.formulas.systolic import whole_cycles
-from sim.attention_mapping import Attention
+from sim.attention_mapping import Attention, AttentionMapping
 from sim.engines import roofline
 from sim.engines.result import GroupTimes
-from sim.mapper import map_gemm
-from sim.mapper.attention import InDram, Part, map_attention
-from sim.mapping import Gemm
+from sim.mapper import GemmCost, map_gemm
+from sim.mapper.attention import AttentionCost, InDram, Part, map_attention
+from sim.mapping import Gemm, GemmMapping
 from sim.plan import Plan, resident_capacity_bytes
 from workloads.demand import GroupClass, compute_format
 from workloads.fuse import Flow
@@ -33,14 +33,36 @@ MATRIX, VECTOR = roofline.MATRIX, roofline.VECTOR
 
 
 @dataclass(frozen=True, slots=True)
+class GemmChoice:
+    """How a group of linears is mapped; `besides_s` is what its element-wise ops ask of the vector unit and of levels."""
+
+    mapping: GemmMapping
+    cost: GemmCost
+    besides_s: Mapping[str, float]
+    a_resident: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionChoice:
+    """How attention is mapped."""
+
+    mapping: AttentionMapping
+    cost: AttentionCost
+    in_dram: InDram
+    part: Part
+
+
+@dataclass(frozen=True, slots=True)
 class Mapped:
-    """A group as its mapping leaves it: busy seconds per resource, the bound on its latency, and what it moves and issues."""
+    """A group as its mapping leaves it: busy seconds per resource, the bound on its latency, what it moves and issues, and the mapping
+    (None where everything streams)."""
 
     busy_s: Mapping[str, float]
     latency_s: float
     bound_by: str
     dram_bytes: float
     issued_macs: float
+    choice: GemmChoice | AttentionChoice | None = None
 
 
 def time_classes(plan: Plan) -> list[GroupTimes]:
@@ -52,8 +74,12 @@ def time_classes(plan: Plan) -> list[GroupTimes]:
 
 
 def _time_class(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks) -> GroupTimes:
+    return timed(group_class, plan, peaks, map_group(group_class, plan, peaks))
+
+
+def timed(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks, mapped: Mapped) -> GroupTimes:
+    """The figures of a class that is mapped."""
     ideal = roofline.time_class(group_class, peaks)
-    mapped = _map_group(group_class, plan, peaks)
     launch_s = float(plan.chip.launch_s)
     return replace(
         ideal,
@@ -83,7 +109,8 @@ def _shared_out(whole: float, by: Any) -> Any:
     return np.diff(edges, prepend=0.0)
 
 
-def _map_group(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks) -> Mapped:
+def map_group(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks) -> Mapped:
+    """A class mapped, by what is in it."""
     contractions = [op.work for op in group_class.ops if isinstance(op.work, Contraction)]
     if not contractions:
         return _stream(group_class, plan, peaks)
@@ -122,13 +149,15 @@ def _gemm(group_class: GroupClass, linears: list[Contraction], plan: Plan, peaks
         acc_bits=bits_of(chip.matrix.accumulate[compute]),
         compute=compute,
     )
-    _, cost = map_gemm(gemm, chip, a_resident=_stays(plan, operand))
+    a_resident = _stays(plan, operand)
+    mapping, cost = map_gemm(gemm, chip, a_resident=a_resident)
     besides = _besides(group_class, plan, peaks, rest)
     busy = {name: cost.busy_s.get(name, 0.0) + (0.0 if name == MATRIX else besides[name]) for name in besides}
     latencies = {name: cost.prefix_s.get(name, 0.0) + busy[name] + cost.suffix_s.get(name, 0.0) for name in busy if busy[name]}
     bound_by = max(latencies, key=latencies.__getitem__)
     dram_bytes = cost.dram_bytes + sum(_dram_bytes(plan, rest))
-    return Mapped(busy, max(latencies[bound_by], cost.latency_s), bound_by, dram_bytes, cost.issued_macs)
+    choice = GemmChoice(mapping, cost, besides, a_resident)
+    return Mapped(busy, max(latencies[bound_by], cost.latency_s), bound_by, dram_bytes, cost.issued_macs, choice)
 
 
 def _attention(group_class: GroupClass, products: list[Contraction], plan: Plan, peaks: roofline.Peaks) -> Mapped:
@@ -167,16 +196,17 @@ def _attention(group_class: GroupClass, products: list[Contraction], plan: Plan,
         in_dram = in_dram._replace(output=False)
     elif part == "context":
         in_dram = in_dram._replace(queries=False)
-    _, cost = map_attention(attention, chip, group_class.load.counts, in_dram, part, score_bytes=(float(read), float(written)))
+    mapping, cost = map_attention(attention, chip, group_class.load.counts, in_dram, part, score_bytes=(float(read), float(written)))
     dram_bytes = cost.dram_read_bytes + cost.dram_written_bytes
     # Scores that are not the whole group's own pass the levels on their way; DRAM's part of that is in the cost already.
     besides = _besides(group_class, plan, peaks, tuple(scores))
     on_chip = {level.name for level in chip.memory[1:]}
     busy = {name: seconds + (besides[name] if name in on_chip else 0.0) for name, seconds in cost.busy_s.items()}
     bound_by = max(busy, key=busy.__getitem__)
+    choice = AttentionChoice(mapping, cost, in_dram, part)
     if busy[bound_by] <= cost.latency_s:
-        return Mapped(busy, cost.latency_s, cost.bound_by, dram_bytes, cost.issued_macs)
-    return Mapped(busy, busy[bound_by], bound_by, dram_bytes, cost.issued_macs)
+        return Mapped(busy, cost.latency_s, cost.bound_by, dram_bytes, cost.issued_macs, choice)
+    return Mapped(busy, busy[bound_by], bound_by, dram_bytes, cost.issued_macs, choice)
 
 
 def _is_score(part: Part, flow: Flow) -> bool:
