@@ -10,8 +10,8 @@ must drain first). With one buffer nothing comes early. Slices keep a long trans
 
 **Times.** A load waits for room (until the tile `buffers` before it was last used) and for its tile to be whole where it comes from, plus
 that level's latency. A step waits for its tiles, for room for its sums and for the ports that the array reads and writes. It takes the
-array for its tile cycles, or longer if a port needs longer, and its sums are complete when the array has drained. Element-wise work of the group
-takes each finished tile before it is stored; what it moves besides goes with it. Everything is in cycles of the clock, not rounded.
+array for its tile cycles, or longer if a port needs longer, and its sums are complete when the array has drained. Element-wise work of the
+group takes each finished tile before it is stored; what it moves besides goes with it. Everything is in cycles of the clock, not rounded.
 
 **Stalls** say what the array waited for: `dram` a tile from DRAM, or the last store to it; `sram_space` room; `array` its own drain at the
 end; `vector` element-wise work; `dependency` ports on the chip and tiles from levels on the chip. Busy time and stalls sum to the end.
@@ -148,6 +148,7 @@ class Link:
         self.outer: Port = ports.of_level[outer.level.name]
         self.inner: Port = ports.of_level[inner.level.name]
         self.from_dram = outer.stage < 0
+        self.of_all = setting.shared(inner)
         self.burst_bits = 8 * outer.level.burst_bytes if self.from_dram else 0
         self.double = bool(inner.level.double_buffered)
         self.what = {"activations": "A", "weights": "W", "psums": "C"}[role]
@@ -232,7 +233,7 @@ class Player:
         whole = link.outer.latency if above is None else above.times[READY] + link.outer.latency
         source = link.outer.reader
         cause = "sram_space" if _later(room, max(whole, source.free)) else "dram" if link.from_dram else "dependency"
-        cycles = link.outer.reads(outside), link.inner.writes(inside)
+        cycles = link.outer.reads(outside, link.of_all), link.inner.writes(inside, link.of_all)
         end = self._move(source, link.inner.writer, max(room, whole), cycles, f"load {link.what}", outside)
         if above is not None:
             above.times[USED] = max(above.times[USED], end)
@@ -290,7 +291,7 @@ class Player:
         ready = times[SUMS_BEFORE]
         if link.above is not None:
             ready = max(ready, link.above.times[ROOM])
-        cycles = link.inner.reads(inside), link.outer.writes(outside)
+        cycles = link.inner.reads(inside, link.of_all), link.outer.writes(outside, link.of_all)
         end = self._move(link.inner.reader, link.outer.writer, ready, cycles, f"store {link.what}", outside)
         times[STORED] = end
         if link.above is not None:
@@ -321,7 +322,7 @@ class Player:
                 whole = max(whole, link.above.times[ROOM])
             outside, inside = link.bytes_of(int(link.visits.elements[visit]), self.mapping.gemm.acc_bits, 1)
             ready = max(room, whole + link.outer.latency)
-            cycles = link.outer.reads(outside), link.inner.writes(inside)
+            cycles = link.outer.reads(outside, link.of_all), link.inner.writes(inside, link.of_all)
             if _later(max(link.outer.reader.free, whole + link.outer.latency), room):
                 link.causes[0] = "dram" if link.from_dram else "dependency"
             room = self._move(link.outer.reader, link.inner.writer, ready, cycles, f"load {link.what}", outside)
@@ -352,7 +353,8 @@ class Player:
         takes: dict[int, tuple[Unit, float]] = {}
         moves = [(innermost[role], size, 0.0) for role, size in reads.items()] + [(innermost["psums"], 0.0, written)]
         for port, read, write in moves:
-            for unit, cycles in ((port.reader, read * port.read_cycles_per_byte), (port.writer, write * port.write_cycles_per_byte)):
+            out, into = read * port.read_cycles_per_byte * port.read_share, write * port.write_cycles_per_byte * port.write_share
+            for unit, cycles in ((port.reader, out), (port.writer, into)):
                 if cycles:
                     takes[id(unit)] = unit, takes.get(id(unit), (unit, 0.0))[1] + cycles
         systolic = setting.chip.matrix.kind == "systolic"
@@ -423,11 +425,13 @@ class Player:
 
     # --- the whole ---
 
-    def own_bytes(self) -> dict[str, tuple[float, float]]:
-        """Bytes (read, written) that the play will ask of each level."""
+    def own_bytes(self, of_all: bool) -> dict[str, tuple[float, float]]:
+        """Bytes (read, written) that the play will ask of each level, for transfers of all cores together or for those of each."""
         gemm = self.mapping.gemm
         read, written = dict.fromkeys(self.ports.of_level, 0.0), dict.fromkeys(self.ports.of_level, 0.0)
         for link in (*self.loads[0], *self.loads[1], *self.sums):
+            if link.of_all != of_all:
+                continue
             elements = link.visits.elements
             if link.role == "psums":
                 back = link.bytes_of(elements[link.visits.ago > 0], gemm.acc_bits, 1)
@@ -438,6 +442,8 @@ class Player:
                 back = link.bytes_of(elements, self.bits[link.role], 1)
             read[link.outer.name] += float(np.sum(back[0]))
             written[link.inner.name] += float(np.sum(back[1]))
+        if of_all:
+            return {name: (read[name], written[name]) for name in read}
         continues = (self.starts[:, -1:, 2] > 0).astype(np.int64)
         shapes, often = np.unique(np.concatenate([self.lengths[:, -1], continues], axis=1), axis=0, return_counts=True)
         for (m, n, k, again), steps in zip(shapes.tolist(), often.tolist(), strict=True):
@@ -601,8 +607,9 @@ def play_gemm(
     setting = setting_of(mapping.gemm, chip, a_resident)
     player = Player(mapping, setting, Ports.of(chip), besides, keep)
     if mapping.split != (1, 1):
-        for name, (read, written) in player.own_bytes().items():
-            player.ports.of_level[name].read_cycles_per_byte *= cost.read_bytes[name] / read if read else 1.0
-            player.ports.of_level[name].write_cycles_per_byte *= cost.written_bytes[name] / written if written else 1.0
-        player.pieces.clear()
+        once = player.own_bytes(of_all=True)
+        for name, (read, written) in player.own_bytes(of_all=False).items():
+            port = player.ports.of_level[name]
+            port.read_share = (cost.read_bytes[name] - once[name][0]) / read if read else 1.0
+            port.write_share = (cost.written_bytes[name] - once[name][1]) / written if written else 1.0
     return player.play()

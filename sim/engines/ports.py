@@ -38,7 +38,10 @@ class Unit:
 
 @dataclass(slots=True)
 class Port:
-    """Both directions of one memory level and the cycles that a byte takes; one unit if they share it."""
+    """Both directions of one memory level and the cycles that a byte takes; one unit if they share it.
+
+    The shares are by how much the bytes that all cores ask of it exceed those of the core that is played.
+    """
 
     name: str
     read_cycles_per_byte: float
@@ -48,21 +51,23 @@ class Port:
     writer: Unit
     read_bytes: float = 0.0
     written_bytes: float = 0.0
+    read_share: float = 1.0
+    write_share: float = 1.0
 
     @property
     def busy(self) -> float:
         """Cycles that the busier direction works."""
         return max(self.reader.busy, self.writer.busy)
 
-    def reads(self, size_bytes: float) -> float:
-        """Count bytes that leave; the cycles that this takes."""
+    def reads(self, size_bytes: float, of_all: bool = False) -> float:
+        """Count bytes that leave; the cycles that this takes, with what other cores ask unless it is `of_all` of them."""
         self.read_bytes += size_bytes
-        return size_bytes * self.read_cycles_per_byte
+        return size_bytes * self.read_cycles_per_byte * (1.0 if of_all else self.read_share)
 
-    def writes(self, size_bytes: float) -> float:
+    def writes(self, size_bytes: float, of_all: bool = False) -> float:
         """Count bytes that arrive; the cycles that this takes."""
         self.written_bytes += size_bytes
-        return size_bytes * self.write_cycles_per_byte
+        return size_bytes * self.write_cycles_per_byte * (1.0 if of_all else self.write_share)
 
 
 @dataclass(slots=True)
@@ -104,7 +109,7 @@ class Ports:
 def move(source: Unit, sink: Unit, ready: float, source_cycles: float, sink_cycles: float) -> tuple[float, float]:
     """A tile from one port to another: (start, end).
 
-    It flows through: the side that it leaves begins, the other takes it while it comes and is done last, so that a slow memory does not keep
+    It flows through: the side that it leaves begins, the other takes it while it comes and is done last: a slow memory does not keep
     a fast one from its other work.
     """
     start = source.earliest(ready)
