@@ -16,5 +16,11 @@ def _tiled(plan: Plan) -> list[GroupTimes]:
     return tiled.time_classes(plan)
 
 
-ENGINES: Mapping[str, Callable[[Plan], list[GroupTimes]]] = {"roofline": roofline.time_classes, "tiled": _tiled}
+def _cycle(plan: Plan) -> list[GroupTimes]:
+    from sim.engines import cycle
+
+    return cycle.time_classes(plan)
+
+
+ENGINES: Mapping[str, Callable[[Plan], list[GroupTimes]]] = {"roofline": roofline.time_classes, "tiled": _tiled, "cycle": _cycle}
 DEFAULT_ENGINE = "roofline"

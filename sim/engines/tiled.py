@@ -22,8 +22,8 @@ from hwmodels.formulas.systolic import whole_cycles
 from sim.attention_mapping import Attention, AttentionMapping
 from sim.engines import roofline
 from sim.engines.result import GroupTimes
-from sim.mapper import map_gemm
-from sim.mapper.attention import InDram, Part, map_attention
+from sim.mapper import GemmCost, map_gemm
+from sim.mapper.attention import AttentionCost, InDram, Part, map_attention
 from sim.mapping import Gemm, GemmMapping
 from sim.plan import Plan, resident_capacity_bytes
 from workloads.demand import GroupClass, compute_format
@@ -33,9 +33,29 @@ MATRIX, VECTOR = roofline.MATRIX, roofline.VECTOR
 
 
 @dataclass(frozen=True, slots=True)
+class GemmChoice:
+    """How a group of linears is mapped; `besides_s` is what its element-wise ops ask of the vector unit and of levels."""
+
+    mapping: GemmMapping
+    cost: GemmCost
+    besides_s: Mapping[str, float]
+    a_resident: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionChoice:
+    """How attention is mapped."""
+
+    mapping: AttentionMapping
+    cost: AttentionCost
+    in_dram: InDram
+    part: Part
+
+
+@dataclass(frozen=True, slots=True)
 class Mapped:
-    """A group as its mapping leaves it: busy seconds per resource, the bound on its latency, and what it moves and issues; without a
-    mapping where the group has no product."""
+    """A group as its mapping leaves it: busy seconds per resource, the bound on its latency, what it moves and issues, and how it is mapped
+    (None where everything streams)."""
 
     busy_s: Mapping[str, float]
     latency_s: float
@@ -43,7 +63,7 @@ class Mapped:
     dram_read_bytes: float
     dram_written_bytes: float
     issued_macs: float
-    mapping: GemmMapping | AttentionMapping | None = None
+    choice: GemmChoice | AttentionChoice | None = None
 
     @property
     def dram_bytes(self) -> float:
@@ -59,8 +79,12 @@ def time_classes(plan: Plan) -> list[GroupTimes]:
 
 
 def _time_class(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks) -> GroupTimes:
+    return timed(group_class, plan, peaks, map_group(group_class, plan, peaks))
+
+
+def timed(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks, mapped: Mapped) -> GroupTimes:
+    """The figures of a class that is mapped."""
     ideal = roofline.time_class(group_class, peaks)
-    mapped = map_group(group_class, plan, peaks)
     launch_s = float(plan.chip.launch_s)
     return replace(
         ideal,
@@ -143,7 +167,8 @@ def _gemm(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks) -> Mapped:
     bound_by = max(latencies, key=latencies.__getitem__)
     read, written = _dram_bytes(plan, rest)
     moved = cost.dram_read_bytes + read, cost.dram_written_bytes + written
-    return Mapped(busy, max(latencies[bound_by], cost.latency_s), bound_by, *moved, cost.issued_macs, mapping)
+    choice = GemmChoice(mapping, cost, besides, a_resident)
+    return Mapped(busy, max(latencies[bound_by], cost.latency_s), bound_by, *moved, cost.issued_macs, choice)
 
 
 def attention_of(group_class: GroupClass, plan: Plan) -> tuple[Attention, InDram, Part]:
@@ -196,9 +221,10 @@ def _attention(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks) -> Ma
     on_chip = {level.name for level in chip.memory[1:]}
     busy = {name: seconds + (besides[name] if name in on_chip else 0.0) for name, seconds in cost.busy_s.items()}
     bound_by = max(busy, key=busy.__getitem__)
+    choice = AttentionChoice(mapping, cost, in_dram, part)
     if busy[bound_by] <= cost.latency_s:
-        return Mapped(busy, cost.latency_s, cost.bound_by, *moved, cost.issued_macs, mapping)
-    return Mapped(busy, busy[bound_by], bound_by, *moved, cost.issued_macs, mapping)
+        return Mapped(busy, cost.latency_s, cost.bound_by, *moved, cost.issued_macs, choice)
+    return Mapped(busy, busy[bound_by], bound_by, *moved, cost.issued_macs, choice)
 
 
 def _is_score(part: Part, flow: Flow) -> bool:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from functional.work import Contraction
-from sim.attention_mapping import AttentionMapping
 from sim.engines import roofline, tiled
-from sim.mapping import GemmMapping
 from sim.plan import Plan
 from sim.verification.run import AttentionStep, LinearStep, Step
 from workloads.demand import GroupClass
@@ -49,7 +47,7 @@ def charged_groups(plan: Plan) -> list[ChargedGroup]:
     groups = []
     for group, index in zip(plan.demand.groups, plan.demand.class_of, strict=True):
         ops = tuple(plan.graph.ops[i] for i in group.ops)
-        groups.append(ChargedGroup(ops, _step(ops, mapped[index].mapping, plan), charges[index]))
+        groups.append(ChargedGroup(ops, _step(ops, mapped[index].choice), charges[index]))
     return groups
 
 
@@ -63,10 +61,9 @@ def _charge(group_class: GroupClass, mapped: tiled.Mapped) -> Counts:
     return Counts(useful, int(mapped.issued_macs), int(mapped.dram_read_bytes), int(mapped.dram_written_bytes))
 
 
-def _step(ops: tuple[OpNode, ...], mapping: GemmMapping | AttentionMapping | None, plan: Plan) -> Step | None:
-    if isinstance(mapping, GemmMapping):
-        linears = tuple(op.name for op in ops if op.kind == "Linear")
-        return LinearStep(linears, mapping, tiled.stays(plan, ops[0].inputs[0].tensor))
-    if isinstance(mapping, AttentionMapping):
-        return AttentionStep(tuple(op.name for op in ops), mapping)
+def _step(ops: tuple[OpNode, ...], choice: tiled.GemmChoice | tiled.AttentionChoice | None) -> Step | None:
+    if isinstance(choice, tiled.GemmChoice):
+        return LinearStep(tuple(op.name for op in ops if op.kind == "Linear"), choice.mapping, choice.a_resident)
+    if isinstance(choice, tiled.AttentionChoice):
+        return AttentionStep(tuple(op.name for op in ops), choice.mapping)
     return None

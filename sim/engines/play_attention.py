@@ -1,0 +1,201 @@
+"""Plays one mapped attention: pairs, query tiles and key tiles of the most loaded core, in the order of `sim.attention_mapping`.
+
+Of a query tile: its queries come from DRAM into the place that the last output has left; each key tile comes as soon as there is room for
+it and gives scores; the vector unit works on all scores of the tile (online: on those of each key tile); each value tile gives a part of
+the output; the output is written. Scores have one place, so the next query tile's wait until these are used. What is charged to the units
+and the levels on the chip is parted over the steps in proportion to the scores that they compute, and is taken with the step; DRAM's bytes
+over the transfers in proportion to their own, so that everything is exactly as busy as charged. Scores that pass through DRAM are moved
+with the steps that need them. Times are cycles, not rounded; causes of stalls are those of `sim.engines.play_gemm`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from hwmodels.chip import Chip
+from sim.attention_mapping import AttentionMapping, core_parts, key_tiles
+from sim.engines.play_gemm import CAUSES, Played
+from sim.engines.ports import Ports
+from sim.mapper.attention import AttentionCost, InDram, Part
+from sim.mapping import Span, parts
+
+
+class Row(NamedTuple):
+    """A query tile: rows of the product and the lengths of the key tiles that it computes."""
+
+    rows: int
+    keys: list[int]
+
+
+def rows_of(mapping: AttentionMapping) -> list[Row]:
+    """Query tiles of a pair of the most loaded core."""
+    attention = mapping.attention
+
+    def cut(queries: Span) -> list[Row]:
+        tiles = [(tile, key_tiles(mapping, tile)) for tile in parts(queries, mapping.q_tile)]
+        return [Row((tile.stop - tile.start) * attention.rows_per_query, [keys.stop - keys.start for keys in all]) for tile, all in tiles]
+
+    candidates = {queries: cut(queries) for _, queries in core_parts(mapping)}
+    return max(candidates.values(), key=lambda rows: sum(row.rows * sum(row.keys) for row in rows))
+
+
+class _Bytes(NamedTuple):
+    """DRAM bytes that the played core asks of each transfer: per row of a query tile, per key, per score read and written."""
+
+    query: float
+    key: float
+    output: float
+    score_read: float
+    score_written: float
+
+
+def _own_bytes(mapping: AttentionMapping, in_dram: InDram, part: Part) -> _Bytes:
+    attention = mapping.attention
+    side, key = attention.head_dim * attention.act_bits / 8, attention.head_dim * attention.kv_bits / 8
+    reads, writes = (4, 3) if part == "all" and not mapping.fused else (int(part == "context"), int(part == "scores"))
+    score = attention.act_bits / 8
+    return _Bytes(
+        side * (in_dram.queries and part != "context"),
+        key * in_dram.keys,
+        side * (in_dram.output and part != "scores"),
+        score * reads,
+        score * writes,
+    )
+
+
+class _Attention:
+    """One attention on its way through a chip."""
+
+    def __init__(
+        self, mapping: AttentionMapping, chip: Chip, cost: AttentionCost, busy_s: Mapping[str, float], in_dram: InDram, part: Part
+    ) -> None:
+        self.mapping, self.part, self.ports = mapping, part, Ports.of(chip)
+        self.rows = rows_of(mapping)
+        self.pairs = -(-mapping.attention.pairs // mapping.split[0])
+        self.dram = self.ports.of_level[chip.dram.name]
+        self.bytes = _own_bytes(mapping, in_dram, part)
+        self.keep_keys = mapping.kv_tile >= mapping.attention.kv_len
+        products = 2 if part == "all" else 1
+        scores = sum(row.rows * sum(row.keys) for row in self.rows)
+        fetched = self.rows[0].keys if self.keep_keys else [keys for row in self.rows for keys in row.keys]
+        tile_rows = sum(row.rows for row in self.rows)
+        read = tile_rows * self.bytes.query + products * sum(fetched) * self.bytes.key + scores * self.bytes.score_read
+        written = tile_rows * self.bytes.output + scores * self.bytes.score_written
+        if read:
+            self.dram.read_cycles_per_byte *= cost.dram_read_bytes / (read * self.pairs)
+        if written:
+            self.dram.write_cycles_per_byte *= cost.dram_written_bytes / (written * self.pairs)
+        clock_hz, all_scores = float(chip.clock_hz), scores * self.pairs
+        # Cycles per score and product of the array and each level, and per score of the vector unit.
+        self.array_cycles = busy_s["matrix"] * clock_hz / (all_scores * products)
+        self.vector_cycles = busy_s["vector"] * clock_hz / all_scores
+        self.level_cycles = [
+            (port, busy_s[name] * clock_hz / (all_scores * products))
+            for name, port in self.ports.of_level.items()
+            if port is not self.dram and busy_s[name]
+        ]
+        unit = chip.matrix
+        os_rows = unit.rows if mapping.dataflow == "os" else 0
+        self.drain = float(unit.rows + unit.cols - 2 + os_rows) if unit.kind == "systolic" else 0.0
+        self.stalls = dict.fromkeys(CAUSES, 0.0)
+        self.used: dict[str, list[float]] = {"K": [0.0] * mapping.buffers, "V": [0.0] * mapping.buffers}
+        self.whole: dict[str, float] = {}
+
+    def _load(self, own_bytes: float, room: float) -> float:
+        """From DRAM; 0 bytes lie on the chip already."""
+        if not own_bytes:
+            return room
+        start = self.dram.reader.earliest(max(room, self.dram.latency))
+        return self.dram.reader.issue(start, self.dram.reads(own_bytes))
+
+    def _write(self, own_bytes: float, ready: float) -> float:
+        return self.dram.writer.issue(self.dram.writer.earliest(ready), self.dram.writes(own_bytes)) if own_bytes else ready
+
+    def _step(self, scores: int, needs: dict[str, float]) -> float:
+        """The array and the levels, when everything is there; returns when the operands are read."""
+        matrix = self.ports.matrix
+        start, cause = matrix.free, "dependency"
+        for name, ready in needs.items():
+            if ready > start:
+                start, cause = ready, name
+        for port, _ in self.level_cycles:
+            for unit in (port.reader, port.writer):
+                if unit.free > start:
+                    start, cause = unit.free, "dependency"
+        self.stalls[cause] += start - matrix.free
+        end = worked = matrix.issue(start, self.array_cycles * scores)
+        for port, cycles in self.level_cycles:
+            end = max(end, port.reader.issue(start, cycles * scores))
+            if port.writer is not port.reader:
+                port.writer.issue(start, cycles * scores)
+        matrix.hold(end)
+        self.stalls["dependency"] += end - worked
+        return end
+
+    def _product(self, tile: str, row: Row, keys: int, is_first_row: bool, needs: dict[str, float], score_bytes: float) -> float:
+        """One key or value tile: fetched, unless it stays, and multiplied."""
+        if not self.keep_keys or is_first_row:
+            self.whole[tile] = self._load(keys * self.bytes.key, self.used[tile].pop(0))
+            self.used[tile].append(0.0)
+        moved = self._load(row.rows * keys * score_bytes, 0.0)
+        end = self._step(row.rows * keys, needs | {"dram": max(self.whole[tile], moved, needs.get("dram", 0.0))})
+        self.used[tile][-1] = end
+        return end
+
+    def _soften(self, scores: int, ready: float) -> float:
+        """Softmax of scores that are complete."""
+        vector = self.ports.vector
+        return vector.issue(vector.earliest(ready), self.vector_cycles * scores)
+
+    def play(self) -> Played:
+        """All pairs and query tiles, then the last store."""
+        away = consumed = 0.0  # when the last output has left, when its scores have been used
+        ends = [0.0]
+        for _ in range(self.pairs):
+            for index, row in enumerate(self.rows):
+                queries = self._load(row.rows * self.bytes.query, away)
+                done, consumed = self._row(row, index == 0, queries, consumed)
+                away = self._write(row.rows * self.bytes.output, done)
+                ends += done, away
+        matrix = self.ports.matrix
+        drained = matrix.free + self.drain
+        vector = max(drained, self.ports.vector.free)
+        end = max(*ends, vector, *(unit.free for unit in self.ports.units))
+        self.stalls["array"] += drained - matrix.free
+        self.stalls["vector"] += vector - drained
+        self.stalls["dram"] += end - vector
+        moved = {name: (port.read_bytes, port.written_bytes) for name, port in self.ports.of_level.items()}
+        return Played(end, self.ports.busy, self.stalls, moved, [])
+
+    def _row(self, row: Row, is_first_row: bool, queries: float, consumed: float) -> tuple[float, float]:
+        """One query tile: when its output is complete, and when its scores are used."""
+        mapping, part = self.mapping, self.part
+        scores = row.rows * sum(row.keys)
+        both = self.bytes.score_read / 2 if part == "all" else self.bytes.score_read
+        if part == "all" and mapping.online:
+            end = consumed
+            for keys in row.keys:
+                scored = self._product("K", row, keys, is_first_row, {"dram": queries, "sram_space": end}, 0.0) + self.drain
+                soft = self._soften(row.rows * keys, scored)
+                end = self._product("V", row, keys, is_first_row, {"vector": soft}, 0.0)
+            return end + self.drain, end
+        soft, end = queries, consumed
+        if part != "context":
+            for keys in row.keys:
+                end = self._product("K", row, keys, is_first_row, {"dram": queries, "sram_space": consumed}, both)
+                soft = max(soft, self._write(row.rows * keys * self.bytes.score_written, end + self.drain))
+            soft = max(soft, end + self.drain)
+        soft = self._soften(scores, soft)
+        if part == "scores":
+            return soft, soft
+        for keys in row.keys:
+            end = self._product("V", row, keys, is_first_row, {"vector": soft}, both)
+        return max(end + self.drain, soft), end
+
+
+def play_attention(
+    mapping: AttentionMapping, chip: Chip, cost: AttentionCost, busy_s: Mapping[str, float], in_dram: InDram, part: Part
+) -> Played:
+    """Play a mapping; `busy_s` is what its group is charged per unit and level."""
+    return _Attention(mapping, chip, cost, busy_s, in_dram, part).play()

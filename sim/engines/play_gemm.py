@@ -1,0 +1,615 @@
+"""Plays one mapped GEMM on the ports and units of a chip, tile by tile: one of the schedules at tile granularity of `sim.mapper.cost`.
+
+The first core is played: its parts are the largest. What other cores ask of shared levels at the same step lengthens its own transfers, in
+the proportion of the bytes charged to the first core's, so that shared levels are as busy as charged.
+
+**Order**, fixed by the mapping alone. Before a step: sums that must make room now are stored, tiles that could not come earlier are
+loaded, sums that continue are read back, outer levels first. Then the step. After it, one slice of the next tile of each operand and
+level (as many slices as the tile in use has steps), and one slice of the sums that gave way last (from the second step on, for the array
+must drain first). With one buffer nothing comes early. Slices keep a long transfer for later from blocking a short one for now.
+
+**Times.** A load waits for room (until the tile `buffers` before it was last used) and for its tile to be whole where it comes from, plus
+that level's latency. A step waits for its tiles, for room for its sums and for the ports that the array reads and writes. It takes the
+array for its tile cycles, or longer if a port needs longer, and its sums are complete when the array has drained. Element-wise work of the
+group takes each finished tile before it is stored; what it moves besides goes with it. Everything is in cycles of the clock, not rounded.
+
+**Stalls** say what the array waited for: `dram` a tile from DRAM, or the last store to it; `sram_space` room; `array` its own drain at the
+end; `vector` element-wise work; `dependency` ports on the chip and tiles from levels on the chip. Busy time and stalls sum to the end.
+
+Where steps repeat (same shapes, same order) and the state after a period is the one before it, moved in time, the repeats are not played
+but added up: max and + commute with a common shift, so the result is the same. Cross-op prefetch is not played.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwmodels.chip import Chip, Role
+from hwmodels.formulas.tiling import AxisCuts, Blocks
+from sim.engines.ports import Port, Ports, Unit, move
+from sim.mapper import GemmCost, array
+from sim.mapper.problem import ROLE_AXES, Place, Setting, setting_of
+from sim.mapping import AXES, GemmMapping
+
+Counts = NDArray[np.int64]
+Hashes = NDArray[np.uint64]
+
+State: TypeAlias = tuple[list[float], list[str], list[float]]
+"""Times, causes, and what only adds up."""
+
+CAUSES = ("dram", "sram_space", "array", "vector", "dependency")
+MIX = np.uint64(0x9E3779B97F4A7C15)
+
+
+class Interval(NamedTuple):
+    """One job on one resource: what it was, from when to when [cycles], with its bytes and MACs."""
+
+    resource: str
+    what: str
+    start: float
+    end: float
+    size_bytes: float
+    macs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """A schedule [cycles]: its end, busy times, what the array waited for, bytes (read, written) of the first core by level,
+    and, if kept, the intervals."""
+
+    end: float
+    busy: dict[str, float]
+    stalls: dict[str, float]
+    moved_bytes: dict[str, tuple[float, float]]
+    intervals: list[Interval]
+
+
+class Besides(NamedTuple):
+    """Element-wise work in the group of a GEMM: vector cycles of the first core, and cycles that its tensors take each level's port."""
+
+    vector: float
+    levels: Mapping[str, float]
+
+
+NOTHING = Besides(0.0, {})
+
+
+def flatten(mapping: GemmMapping) -> tuple[Counts, Counts]:
+    """The steps of the first core: for each stage, and last for the array, first index and length along m, n, k. [steps, stages + 1, 3]"""
+    known: dict[tuple[tuple[int, ...], int], tuple[Counts, Counts]] = {}
+    stages = len(mapping.stages)
+
+    def below(extents: tuple[int, ...], stage: int) -> tuple[Counts, Counts]:
+        if stage == mapping.split_stage:
+            extents = -(-extents[0] // mapping.split[0]), -(-extents[1] // mapping.split[1]), extents[2]
+        if stage == stages:
+            return np.zeros((1, 1, 3), np.int64), np.array([[extents]], np.int64)
+        if (extents, stage) in known:
+            return known[extents, stage]
+        tiling = mapping.stages[stage]
+        ranks = [tiling.order.index(axis) for axis in AXES]
+        trips = [-(-extent // size) for extent, size in zip(extents, tiling.tile, strict=True)]
+        grid = np.indices([trips[AXES.index(axis)] for axis in tiling.order]).reshape(3, -1)
+        starts = np.stack([grid[rank] * size for rank, size in zip(ranks, tiling.tile, strict=True)], axis=1)
+        lengths = np.minimum(np.array(tiling.tile), np.array(extents) - starts)
+        if stage == stages - 1 and mapping.split_stage != stages:
+            found = np.repeat(starts[:, None], 2, axis=1), np.repeat(lengths[:, None], 2, axis=1)
+        else:
+            all_starts, all_lengths = [], []
+            for start, length in zip(starts, lengths, strict=True):
+                inner_starts, inner_lengths = below(tuple(length.tolist()), stage + 1)
+                here = np.broadcast_to(start, (len(inner_starts), 1, 3))
+                all_starts.append(np.concatenate([here, inner_starts + start], axis=1))
+                all_lengths.append(np.concatenate([np.broadcast_to(length, here.shape), inner_lengths], axis=1))
+            found = np.concatenate(all_starts), np.concatenate(all_lengths)
+        known[extents, stage] = found
+        return found
+
+    return below((mapping.gemm.m, mapping.gemm.n, mapping.gemm.k), 0)
+
+
+class Visits(NamedTuple):
+    """Stays of a role's tiles in a level: first step of each, elements, whether its tile was held before or will be again, and how many
+    visits ago at the least (0: never; at most 3)."""
+
+    begin: Counts
+    elements: Counts
+    last: NDArray[np.bool_]
+    ago: Counts
+
+
+def stays(role: Role, stage: int, starts: Counts, lengths: Counts) -> Visits:
+    """The visits of a role's tiles in a stage."""
+    x, y, _ = ROLE_AXES[role]
+    sx, sy = starts[:, stage, x], starts[:, stage, y]
+    begin = np.flatnonzero(np.concatenate([[True], (sx[1:] != sx[:-1]) | (sy[1:] != sy[:-1])]))
+    elements = lengths[begin, stage, x] * lengths[begin, stage, y]
+    last, ago = np.ones(len(begin), bool), np.zeros(len(begin), np.int64)
+    if role == "psums":
+        tile = sx[begin] * (int(sy.max()) + 1) + sy[begin]
+        order = np.argsort(tile, kind="stable")
+        same = tile[order][1:] == tile[order][:-1]
+        last[order[:-1][same]] = False
+        ago[order[1:][same]] = np.minimum((order[1:] - order[:-1])[same], 3)
+    return Visits(begin, elements, last, ago)
+
+
+class Link:
+    """Transfers of one role between two neighbouring holders: the visits of the inner one, and where the play of them stands."""
+
+    def __init__(self, role: Role, outer: Place, inner: Place, ports: Ports, setting: Setting, visits: Visits, above: Link | None) -> None:
+        self.role, self.above = role, above
+        self.outer: Port = ports.of_level[outer.level.name]
+        self.inner: Port = ports.of_level[inner.level.name]
+        self.from_dram = outer.stage < 0
+        self.of_all = setting.shared(inner)
+        self.burst_bits = 8 * outer.level.burst_bytes if self.from_dram else 0
+        self.double = bool(inner.level.double_buffered)
+        self.what = {"activations": "A", "weights": "W", "psums": "C"}[role]
+        self.visits = visits
+        self.steps = np.diff(visits.begin, append=0)
+        # Whether the tile around it changes with it.
+        self.turns = np.zeros(len(visits.begin), bool) if above is None else np.isin(visits.begin, above.visits.begin)
+        self.at = -1
+        # Operands: when the tile in use is whole, when it and the one before it were last used, when the next one is whole.
+        # Sums: when there is room, when those of the tile in use are complete, those of the one before; ends of the last three stores.
+        self.times = [0.0] * 8
+        self.causes = ["dram", "dram"]
+
+    def bytes_of(self, elements: Any, bits: Any, slices: int) -> tuple[Any, Any]:
+        """Bytes that one slice of a tile is on the outer and on the inner side."""
+        total_bits = elements * bits
+        if self.burst_bits:
+            return -(-total_bits // self.burst_bits) * self.burst_bits / 8 / slices, total_bits / 8 / slices
+        return total_bits / 8 / slices, total_bits / 8 / slices
+
+
+READY, USED, USED_BEFORE, NEXT = 0, 1, 2, 3
+ROOM, SUMS, SUMS_BEFORE, STORED, STORED_1, STORED_2 = 0, 1, 2, 3, 4, 5
+
+
+def _later(one: float, other: float) -> bool:
+    """Whether one time is after another by more than rounding, so that a cause is not a matter of it."""
+    return one - other > 1e-9 * one
+
+
+class Step(NamedTuple):
+    """What the array does for a piece: cycles, drain, and how long it takes which ports."""
+
+    cycles: float
+    extra: float
+    drain: float
+    folds_drain: float
+    takes: tuple[tuple[Unit, float], ...]
+    moves: tuple[tuple[Port, float, float], ...]
+    longest: float
+    macs: int
+
+
+class Player:
+    """One GEMM on its way through a chip."""
+
+    def __init__(self, mapping: GemmMapping, setting: Setting, ports: Ports, besides: Besides, keep: bool) -> None:
+        self.mapping, self.setting, self.ports, self.besides = mapping, setting, ports, besides
+        self.starts, self.lengths = flatten(mapping)
+        self.total = len(self.starts)
+        self.keep, self.intervals = keep, list[Interval]()
+        self.bits = {"activations": mapping.gemm.a_bits, "weights": mapping.gemm.w_bits}
+        self.loads: list[list[Link]] = [self._links(role) for role in ("activations", "weights")]
+        self.sums = self._links("psums")
+        self.stalls = dict.fromkeys(CAUSES, 0.0)
+        self.pieces: dict[tuple[int, int, int, bool], Step] = {}
+        self.drained = 0.0
+        whole = self.lengths[:, -1]
+        self.own_sums = float(whole[self.starts[:, -1, 2] == 0][:, :2].prod(axis=1).sum())
+
+    def _links(self, role: Role) -> list[Link]:
+        links: list[Link] = []
+        for outer, inner in pairwise(self.setting.holders[role]):
+            visits = stays(role, inner.stage, self.starts, self.lengths)
+            links.append(Link(role, outer, inner, self.ports, self.setting, visits, links[-1] if links else None))
+        for link in links:
+            link.steps[-1] += self.total
+        return links
+
+    # --- transfers ---
+
+    def _move(self, source: Unit, sink: Unit, ready: float, cycles: tuple[float, float], what: str, size: float) -> float:
+        start, end = move(source, sink, ready, *cycles)
+        if self.keep:
+            self.intervals.append(Interval(source.name, what, start, start + cycles[0], size, 0))
+            self.intervals.append(Interval(sink.name, what, end - cycles[1], end, size, 0))
+        return end
+
+    def _load(self, link: Link, visit: int, slices: int, room: float, above: Link | None) -> None:
+        """A slice of an operand's tile, or all of it."""
+        outside, inside = link.bytes_of(int(link.visits.elements[visit]), self.bits[link.role], slices)
+        whole = link.outer.latency if above is None else above.times[READY] + link.outer.latency
+        source = link.outer.reader
+        cause = "sram_space" if _later(room, max(whole, source.free)) else "dram" if link.from_dram else "dependency"
+        cycles = link.outer.reads(outside, link.of_all), link.inner.writes(inside, link.of_all)
+        end = self._move(source, link.inner.writer, max(room, whole), cycles, f"load {link.what}", outside)
+        if above is not None:
+            above.times[USED] = max(above.times[USED], end)
+        link.times[NEXT] = end
+        link.causes[1] = cause
+
+    def _turn_operand(self, link: Link) -> None:
+        """The next tile comes into use; what of it could not come earlier is loaded now."""
+        times = link.times
+        visit = link.at = link.at + 1
+        if visit == 0 or not link.double or link.turns[visit]:
+            room = times[USED_BEFORE if link.double else USED] if visit else 0.0
+            self._load(link, visit, 1, room, link.above)
+        times[USED_BEFORE], times[USED], times[READY] = times[USED], 0.0, times[NEXT]
+        link.causes[0] = link.causes[1]
+
+    def _ahead(self, link: Link) -> None:
+        """A slice of the tile after the one in use."""
+        visit = link.at + 1
+        if link.double and visit < len(link.steps) and not link.turns[visit]:
+            self._load(link, visit, int(link.steps[link.at]), link.times[USED_BEFORE], link.above)
+
+    def _finish(self, link: Link, visit: int, sums: float) -> float:
+        """Element-wise work on a finished tile, and what it moves besides; when both are done."""
+        share = float(link.visits.elements[visit]) / self.own_sums
+        return self._beside(sums, share)
+
+    def _beside(self, ready: float, share: float) -> float:
+        done = ready
+        if self.besides.vector:
+            vector = self.ports.vector
+            start = vector.earliest(ready)
+            done = vector.issue(start, self.besides.vector * share)
+            if self.keep:
+                self.intervals.append(Interval("vector", "element-wise", start, done, 0.0, 0))
+        for name, cycles in self.besides.levels.items():
+            if cycles:
+                port = self.ports.of_level[name]
+                # Both directions: the busier of the two is what is charged.
+                for unit in (port.reader,) if port.writer is port.reader else (port.reader, port.writer):
+                    start = unit.earliest(ready)
+                    end = unit.issue(start, cycles * share)
+                    done = max(done, end)
+                    if self.keep:
+                        self.intervals.append(Interval(name, "besides", start, end, 0.0, 0))
+        return done
+
+    def _store(self, link: Link, visit: int, slices: int, first: bool) -> None:
+        """A slice of the sums of a visit that is over, or all of them."""
+        times, gemm = link.times, self.mapping.gemm
+        finished = bool(link.visits.last[visit])
+        if first and finished and link is self.sums[-1]:
+            times[SUMS_BEFORE] = self._finish(link, visit, times[SUMS_BEFORE])
+        outside, inside = link.bytes_of(int(link.visits.elements[visit]), gemm.out_bits if finished else gemm.acc_bits, slices)
+        ready = times[SUMS_BEFORE]
+        if link.above is not None:
+            ready = max(ready, link.above.times[ROOM])
+        cycles = link.inner.reads(inside, link.of_all), link.outer.writes(outside, link.of_all)
+        end = self._move(link.inner.reader, link.outer.writer, ready, cycles, f"store {link.what}", outside)
+        times[STORED] = end
+        if link.above is not None:
+            link.above.times[SUMS] = max(link.above.times[SUMS], end)
+
+    def _give_way(self, link: Link) -> None:
+        """The sums in use are over: those before them are away by now; with one buffer, or where the tile around ends, so are these."""
+        times = link.times
+        times[STORED_2], times[STORED_1] = times[STORED_1], times[STORED]
+        times[SUMS_BEFORE], times[SUMS] = times[SUMS], 0.0
+        if self._at_once(link, link.at + 1):
+            self._store(link, link.at, 1, True)
+
+    def _at_once(self, link: Link, visit: int) -> bool:
+        return not link.double or visit == len(link.steps) or bool(link.turns[visit])
+
+    def _turn_sums(self, link: Link) -> None:
+        """The next tile of sums comes into use, read back if it continues."""
+        times = link.times
+        visit = link.at = link.at + 1
+        room = times[STORED_1] if link.double else times[STORED]
+        link.causes[0] = "sram_space"
+        if link.visits.ago[visit]:
+            ago = int(link.visits.ago[visit])
+            # The store of the visit before the last is the one before `STORED_1` if the last one has been stored at once.
+            whole = times[STORED if self._at_once(link, visit) and ago == 1 else STORED_1 if ago <= 2 else STORED_2]
+            if link.above is not None:
+                whole = max(whole, link.above.times[ROOM])
+            outside, inside = link.bytes_of(int(link.visits.elements[visit]), self.mapping.gemm.acc_bits, 1)
+            ready = max(room, whole + link.outer.latency)
+            cycles = link.outer.reads(outside, link.of_all), link.inner.writes(inside, link.of_all)
+            if _later(max(link.outer.reader.free, whole + link.outer.latency), room):
+                link.causes[0] = "dram" if link.from_dram else "dependency"
+            room = self._move(link.outer.reader, link.inner.writer, ready, cycles, f"load {link.what}", outside)
+        times[ROOM] = room
+
+    # --- steps ---
+
+    def _step_of(self, at: int) -> Step:
+        """What the array does at a step, worked out once for alike pieces."""
+        m, n, k = (int(length) for length in self.lengths[at, -1])
+        continues = bool(self.starts[at, -1, 2] > 0)
+        key = m, n, k, continues
+        if key not in self.pieces:
+            self.pieces[key] = self._work(m, n, k, continues)
+        return self.pieces[key]
+
+    def _work(self, m: int, n: int, k: int, continues: bool) -> Step:
+        setting, mapping, gemm = self.setting, self.mapping, self.mapping.gemm
+        axes = tuple(AxisCuts(((Blocks(1, extent, ()),),), (), 0, 1, False) for extent in (m, n, k))
+        used = array.use(setting, mapping.dataflow, mapping.array_axis, axes, (m, n, k), (m, n, k))
+        counts = array.accesses(setting, mapping.dataflow, mapping.array_axis, dict.fromkeys(ROLE_AXES, axes))
+        innermost = {role: self.ports.of_level[holders[-1].level.name] for role, holders in setting.holders.items()}
+        reads: dict[Role, float] = {}
+        reads["activations"] = float(counts.a_reads) * gemm.a_bits / 8
+        reads["weights"] = float(counts.w_reads) * gemm.w_bits / 8
+        reads["psums"] = (float(counts.psum_reads) + m * n * continues) * gemm.acc_bits / 8
+        written = float(counts.psum_writes) * gemm.acc_bits / 8
+        takes: dict[int, tuple[Unit, float]] = {}
+        moves = [(innermost[role], size, 0.0) for role, size in reads.items()] + [(innermost["psums"], 0.0, written)]
+        for port, read, write in moves:
+            out, into = read * port.read_cycles_per_byte * port.read_share, write * port.write_cycles_per_byte * port.write_share
+            for unit, cycles in ((port.reader, out), (port.writer, into)):
+                if cycles:
+                    takes[id(unit)] = unit, takes.get(id(unit), (unit, 0.0))[1] + cycles
+        systolic = setting.chip.matrix.kind == "systolic"
+        folds_drain = 0.0
+        if systolic and mapping.dataflow == "os":
+            folds_drain = float(used.cycles) / float(array.interval_cycles(setting, "os", k)) * setting.chip.matrix.rows
+        drain = float(array.drain_cycles(setting, mapping.dataflow))
+        longest = max((cycles for _, cycles in takes.values()), default=0.0)
+        cycles, extra = float(used.cycles), float(used.extra_cycles)
+        return Step(cycles, extra, drain, folds_drain, tuple(takes.values()), tuple(moves), longest, m * n * k)
+
+    def _step(self, at: int) -> None:
+        step = self._step_of(at)
+        matrix = self.ports.matrix
+        free = start = matrix.free
+        cause = "dependency"
+        for links in (*self.loads, self.sums):
+            if links and _later(links[-1].times[READY], start):
+                start, cause = links[-1].times[READY], links[-1].causes[0]
+        for unit, _ in step.takes:
+            if _later(unit.free, start):
+                start, cause = unit.free, "dependency"
+        tiles = [links[-1].times[READY] for links in (*self.loads, self.sums) if links]
+        start = max(start, *tiles, *(unit.free for unit, _ in step.takes))
+        self.stalls[cause] += start - free
+        worked = matrix.issue(start, step.cycles)
+        for unit, cycles in step.takes:
+            unit.issue(start, cycles)
+        for port, read, written in step.moves:
+            port.read_bytes += read
+            port.written_bytes += written
+        end = max(worked, start + step.longest)
+        matrix.hold(end)
+        self.stalls["dependency"] += end - worked
+        self.drained = max(end + step.extra, self.drained + step.folds_drain, start + step.longest + step.drain)
+        if self.keep:
+            self.intervals.append(Interval("matrix", "step", start, worked, 0.0, step.macs))
+        for links in self.loads:
+            if links:
+                links[-1].times[USED] = end
+        if self.sums:
+            self.sums[-1].times[SUMS] = self.drained
+
+    def _switch(self, at: int) -> None:
+        """Everything before a step."""
+        for link in reversed(self.sums):
+            if 0 <= link.at < len(link.steps) - 1 and at == link.visits.begin[link.at + 1]:
+                self._give_way(link)
+        for links in self.loads:
+            for link in links:
+                if link.at + 1 < len(link.steps) and at == link.visits.begin[link.at + 1]:
+                    self._turn_operand(link)
+        for link in self.sums:
+            if link.at + 1 < len(link.steps) and at == link.visits.begin[link.at + 1]:
+                self._turn_sums(link)
+
+    def _after(self, at: int) -> None:
+        """Everything after a step."""
+        for links in self.loads:
+            for link in links:
+                self._ahead(link)
+        for link in reversed(self.sums):
+            if link.at < 1 or self._at_once(link, link.at):
+                continue
+            steps, place = int(link.steps[link.at]), at - int(link.visits.begin[link.at])
+            if steps == 1 or place:
+                self._store(link, link.at - 1, max(steps - 1, 1), place <= 1)
+
+    # --- the whole ---
+
+    def own_bytes(self, of_all: bool) -> dict[str, tuple[float, float]]:
+        """Bytes (read, written) that the play will ask of each level, for transfers of all cores together or for those of each."""
+        gemm = self.mapping.gemm
+        read, written = dict.fromkeys(self.ports.of_level, 0.0), dict.fromkeys(self.ports.of_level, 0.0)
+        for link in (*self.loads[0], *self.loads[1], *self.sums):
+            if link.of_all != of_all:
+                continue
+            elements = link.visits.elements
+            if link.role == "psums":
+                back = link.bytes_of(elements[link.visits.ago > 0], gemm.acc_bits, 1)
+                away = link.bytes_of(elements, np.where(link.visits.last, gemm.out_bits, gemm.acc_bits), 1)
+                read[link.inner.name] += float(np.sum(away[1]))
+                written[link.outer.name] += float(np.sum(away[0]))
+            else:
+                back = link.bytes_of(elements, self.bits[link.role], 1)
+            read[link.outer.name] += float(np.sum(back[0]))
+            written[link.inner.name] += float(np.sum(back[1]))
+        if of_all:
+            return {name: (read[name], written[name]) for name in read}
+        continues = (self.starts[:, -1:, 2] > 0).astype(np.int64)
+        shapes, often = np.unique(np.concatenate([self.lengths[:, -1], continues], axis=1), axis=0, return_counts=True)
+        for (m, n, k, again), steps in zip(shapes.tolist(), often.tolist(), strict=True):
+            for port, out, into in self._work(m, n, k, bool(again)).moves:
+                read[port.name] += out * steps
+                written[port.name] += into * steps
+        return {name: (read[name], written[name]) for name in read}
+
+    def _hashes(self) -> Hashes:
+        """A number per step: equal where the same is done in the same way (up to collisions of 64-bit hashes)."""
+        found = np.zeros(self.total, np.uint64)
+
+        def mix(column: Any) -> None:
+            nonlocal found
+            found = (found ^ (found >> np.uint64(29))) * MIX + column.astype(np.uint64)
+
+        for axis in range(3):
+            mix(self.lengths[:, -1, axis])
+        mix(self.starts[:, -1, 2] > 0)
+        for link in (*self.loads[0], *self.loads[1], *self.sums):
+            visits = link.visits
+            code = np.zeros(len(visits.begin), np.uint64)
+            after = np.append(visits.elements[1:], 0)
+            before = np.append([0], visits.elements[:-1])
+            last_before = np.append([False], visits.last[:-1])
+            turns_after = np.append(link.turns[1:], True)
+            columns = [visits.elements, after, link.steps, link.turns, turns_after]
+            if link.role == "psums":
+                columns += [before, visits.last, last_before, visits.ago]
+            for column in columns:
+                code = (code ^ (code >> np.uint64(31))) * MIX + column.astype(np.uint64)
+            where = np.repeat(np.arange(len(code)), link.steps)
+            mix(code[where])
+            mix(np.minimum(np.arange(self.total) - visits.begin[where], 2))
+        return found
+
+    def _periods(self) -> list[int]:
+        """Steps after which the nest may repeat itself: the trips of its inner loops."""
+        found = {1}
+        links = (*self.loads[0], *self.loads[1], *self.sums)
+        for link in links:
+            found.update(link.steps[np.array([len(link.steps) // 2, 0])].tolist())
+        period, sizes = 1, self.lengths[0]
+        for stage in reversed(range(len(self.mapping.stages))):
+            around = sizes[stage - 1] if stage else np.array([self.mapping.gemm.m, self.mapping.gemm.n, self.mapping.gemm.k])
+            if stage == self.mapping.split_stage:
+                around = -(-around // np.array([*self.mapping.split, 1]))
+            for axis in reversed(self.mapping.stages[stage].order):
+                period *= int(-(-around[AXES.index(axis)] // sizes[stage][AXES.index(axis)]))
+                found.add(period)
+        return sorted(period for period in found if 3 * period <= self.total)
+
+    def _state(self) -> State:
+        """All times, all causes, all that only adds up."""
+        links = (*self.loads[0], *self.loads[1], *self.sums)
+        times = [unit.free for unit in self.ports.units] + [self.drained]
+        causes = []
+        for link in links:
+            times += link.times
+            causes += link.causes
+        tallies = [unit.busy for unit in self.ports.units] + list(self.stalls.values())
+        for port in self.ports.of_level.values():
+            tallies += (port.read_bytes, port.written_bytes)
+        return times, causes, tallies
+
+    def _shift(self, old: State, new: State) -> list[float] | None:
+        """By how much each time moves in a period, if the state is the old one moved in time."""
+        if old[1] != new[1]:
+            return None
+        delta = new[0][0] - old[0][0]
+        tolerance = 1e-10 * delta
+        moves = [b - a for a, b in zip(old[0], new[0], strict=True)]
+        moving = [abs(each - delta) <= tolerance for each in moves]
+        least = min(time for time, is_moving in zip(old[0], moving, strict=True) if is_moving)
+        for time, is_moving, each in zip(old[0], moving, moves, strict=True):
+            if not is_moving and (each or time > least):
+                return None
+        return [delta if is_moving else 0.0 for is_moving in moving]
+
+    def _jump(self, shift: list[float], old: list[float], periods: int, at: int) -> None:
+        """Add what so many periods add."""
+        _, _, tallies = self._state()
+        tallies = [new + periods * (new - before) for before, new in zip(old, tallies, strict=True)]
+        moves = iter(shift)
+        for unit in self.ports.units:
+            unit.free += periods * next(moves)
+        self.drained += periods * next(moves)
+        for link in (*self.loads[0], *self.loads[1], *self.sums):
+            link.times = [time + periods * next(moves) for time in link.times]
+            link.at = int(np.searchsorted(link.visits.begin, at, side="left")) - 1
+        values = iter(tallies)
+        for unit in self.ports.units:
+            unit.busy = next(values)
+        for cause in self.stalls:
+            self.stalls[cause] = next(values)
+        for port in self.ports.of_level.values():
+            port.read_bytes, port.written_bytes = next(values), next(values)
+
+    def play(self) -> Played:
+        """All steps, then the last stores."""
+        periods = [] if self.keep or self.total < 8 else self._periods()
+        hashes = self._hashes() if periods else np.zeros(0, np.uint64)
+        differ = {period: np.flatnonzero(hashes[period:] != hashes[:-period]) + period for period in periods}
+        seen: dict[int, tuple[int, State]] = {}
+        at = 0
+        while at < self.total:
+            state = None
+            for period, longer in zip(periods, [*periods, self.total][1:], strict=True):
+                if at % period:
+                    continue
+                state = state or self._state()
+                known = seen.get(period)
+                seen[period] = at, state
+                if known is None or known[0] != at - period:
+                    continue
+                breaks = differ[period]
+                place = int(np.searchsorted(breaks, at))
+                until = int(breaks[place]) if place < len(breaks) else self.total
+                # Not past where a longer period may be seen to repeat.
+                repeats = (min(until, at - at % longer + longer) - at) // period
+                if repeats < 1:
+                    continue
+                shift = self._shift(known[1], state)
+                if shift is not None:
+                    at += repeats * period
+                    self._jump(shift, known[1][2], repeats, at)
+                    break
+            else:
+                self._switch(at)
+                self._step(at)
+                self._after(at)
+                at += 1
+        return self._close()
+
+    def _close(self) -> Played:
+        """What follows the last step."""
+        matrix = self.ports.matrix
+        end = max(self.drained, matrix.free)
+        self.stalls["array"] += end - matrix.free
+        for link in reversed(self.sums):
+            self._give_way(link)
+        if not self.sums:
+            done = self._beside(end, 1.0)
+            self.stalls["vector"] += done - end
+            end = done
+        else:
+            done = max(self.sums[-1].times[SUMS_BEFORE], end)
+            self.stalls["vector"] += done - end
+            last = max(unit.free for unit in self.ports.units)
+            last = max(last, done)
+            self.stalls["dram"] += last - done
+            end = last
+        moved = {name: (port.read_bytes, port.written_bytes) for name, port in self.ports.of_level.items()}
+        return Played(end, self.ports.busy, self.stalls, moved, self.intervals)
+
+
+def play_gemm(
+    mapping: GemmMapping, chip: Chip, cost: GemmCost, besides: Besides = NOTHING, a_resident: bool = False, keep: bool = False
+) -> Played:
+    """Play a mapping; `cost` is its tiled cost, which says what all cores ask of the levels that they share."""
+    setting = setting_of(mapping.gemm, chip, a_resident)
+    player = Player(mapping, setting, Ports.of(chip), besides, keep)
+    if mapping.split != (1, 1):
+        once = player.own_bytes(of_all=True)
+        for name, (read, written) in player.own_bytes(of_all=False).items():
+            port = player.ports.of_level[name]
+            port.read_share = (cost.read_bytes[name] - once[name][0]) / read if read else 1.0
+            port.write_share = (cost.written_bytes[name] - once[name][1]) / written if written else 1.0
+    return player.play()

@@ -1,0 +1,275 @@
+"""Defends: the cycle engine plays a schedule that its rules allow and its mapping fixes, never faster than the tiled bound."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from hwmodels import load_chip
+from hwmodels.chip import Bandwidth, Chip, MatrixUnit, MemoryLevel, VectorUnit
+from hwmodels.formulas import systolic
+from sim import predict_graph, trace_model
+from sim.engines import ENGINES
+from sim.engines.play_gemm import CAUSES, Played, play_gemm
+from sim.engines.ports import Ports, Unit, move
+from sim.mapper import cost_gemm
+from sim.mapping import Gemm, GemmMapping, blocks, whole
+from sim.plan import plan
+from tests import test_mapper as some
+from workloads.scenario import PHASES, Phase
+
+ROUNDING = 1 - 1e-9
+
+
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("chip_name", ["edge-npu", "gemmini-default", "tpu-v4i", "a100-sxm4-80gb"])
+def test_no_group_is_faster_than_the_tiled_bound(chip_name: str, phase: Phase) -> None:
+    chip = load_chip(chip_name)
+    graph = trace_model("llama-3.2-1b", chip.default_format, phase=phase, prompt=70, context=1024)
+    planned = plan(graph, chip)
+    for bound, played in zip(ENGINES["tiled"](planned), ENGINES["cycle"](planned), strict=True):
+        assert played.latency_s >= bound.latency_s * ROUNDING
+        assert played.busy_s == bound.busy_s
+        assert math.isclose(played.lost_s.get("stall", 0.0), played.latency_s - bound.latency_s, abs_tol=1e-12)
+    roofline, cycle = predict_graph(graph, chip, "roofline"), predict_graph(graph, chip, "cycle")
+    lost = sum(float(seconds.sum()) for seconds in cycle.lost_s.values())
+    assert math.isclose(roofline.total_s + lost, cycle.total_s, rel_tol=1e-9)
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.data())
+def test_random_mappings_on_random_chips(data: st.DataObject) -> None:
+    chip, gemm = data.draw(some.chips()), data.draw(some.gemms(16))
+    mapping = data.draw(some.mappings(gemm, chip))
+    cost = cost_gemm(mapping, chip)
+    played, clock_hz = play_gemm(mapping, chip, cost), chip.clock_hz
+    assert played.end / clock_hz >= cost.latency_s * ROUNDING
+    assert math.isclose(sum(played.stalls.values()) + played.busy["matrix"], played.end, rel_tol=1e-9)
+    assert played.busy["matrix"] == cost.array_cycles
+    for level in chip.memory:
+        rates = level.bandwidth
+        read_s = cost.read_bytes[level.name] / rates.read_bytes_per_s(clock_hz)
+        times = [read_s, cost.written_bytes[level.name] / rates.write_bytes_per_s(clock_hz)]
+        charged = sum(times) if rates.shared else max(times)
+        assert math.isclose(played.busy[level.name] / clock_hz, charged, rel_tol=1e-9, abs_tol=1e-15)
+    in_full = play_gemm(mapping, chip, cost, keep=True)
+    assert math.isclose(in_full.end, played.end, rel_tol=1e-9)
+    by_resource: dict[str, list[tuple[float, float]]] = {}
+    for interval in in_full.intervals:
+        if interval.resource == "matrix":
+            by_resource.setdefault(interval.resource, []).append((interval.start, interval.end))
+    for taken in by_resource.values():
+        assert all(one[1] <= other[0] for one, other in pairwise(sorted(taken)))
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.data())
+def test_faster_memory_is_never_slower_for_a_fixed_mapping(data: st.DataObject) -> None:
+    chip, gemm = data.draw(some.chips()), data.draw(some.gemms(16))
+    mapping = data.draw(some.mappings(gemm, chip))
+    at = data.draw(st.integers(0, len(chip.memory) - 1))
+    level = chip.memory[at]
+    faster = replace(level, bandwidth=replace(level.bandwidth, read=level.bandwidth.read * 2, write=level.bandwidth.write * 2))
+    memory = (*chip.memory[:at], faster, *chip.memory[at + 1 :])
+    slow, fast = (play_gemm(mapping, each, cost_gemm(mapping, each)) for each in (chip, replace(chip, memory=memory)))
+    assert fast.end <= slow.end * (1 + 1e-9)
+    quick = replace(chip, clock_hz=2 * chip.clock_hz)
+    assert play_gemm(mapping, quick, cost_gemm(mapping, quick)).end / 2 <= slow.end * (1 + 1e-9)
+
+
+def test_components_refuse_a_start_a_cycle_too_early() -> None:
+    ports = Ports.of(load_chip("edge-npu"))
+    for unit in ports.units:
+        unit.issue(unit.earliest(3.0), 7.0)
+        with pytest.raises(ValueError, match="taken until 10"):
+            unit.issue(unit.earliest(0.0) - 1, 1.0)
+        assert unit.issue(unit.earliest(0.0), 1.0) == 11.0
+        assert unit.earliest(20.0) == 20.0
+
+
+def test_a_slow_memory_does_not_keep_a_fast_port() -> None:
+    slow, fast = Unit("dram"), Unit("sram")
+    assert move(slow, fast, 5.0, 100.0, 10.0) == (5.0, 105.0)
+    assert (slow.busy, fast.busy, fast.free) == (100.0, 10.0, 105.0)
+    assert move(fast, slow, 0.0, 10.0, 100.0) == (105.0, 205.0 + 10.0 - 10.0)
+
+
+# --- a simulator that moves one cycle at a time ---
+
+
+@dataclass
+class Job:
+    """`needs` and `room` must be over; the cause is what a step that waits for this job last waits for."""
+
+    resource: str
+    cycles: float
+    needs: list[Job] = field(default_factory=list)
+    room: list[Job] = field(default_factory=list)
+    not_before: int = 0
+    cause: str = "dram"
+    sums: int = -1
+    done: int = -1
+    start: int = -1
+    left: int = -1
+    before: list[Job] = field(default_factory=list)
+
+    def ready(self, now: int) -> bool:
+        return now >= self.not_before and all(-1 < job.when(self) <= now for job in (*self.needs, *self.room)) and self.ports_free(now)
+
+    def ports_free(self, now: int) -> bool:
+        """SRAM's ports serve in the order of the program: what reads at its start (steps, stores) or writes when it has come (loads)."""
+        reads = self.resource == "array" or self.cause == "store"
+        started = all(job.start > -1 for job in self.before if reads and (job.resource == "array" or job.cause == "store"))
+        return started and (self.resource != "array" or all(-1 < job.done <= now for job in self.before if job.cause != "store"))
+
+    def arrive(self, now: int) -> None:
+        """A load has come when all of it is there and the steps ahead of it have begun."""
+        if self.done < 0 <= self.left <= now and all(job.start > -1 for job in self.before if job.resource == "array"):
+            self.done = now
+
+    def when(self, asker: Job) -> int:
+        """When what the asker waits for is there: of a step, a store waits for the sums, a load for the end."""
+        return self.sums if self.resource == "array" and asker.cause == "store" else self.done
+
+
+def program(mapping: GemmMapping, double: bool, rate: float, latency: int) -> tuple[list[Job], list[tuple[int, int, int]]]:
+    """Jobs in the order that the play's rules give, from a walk of the nest; the shapes of the array's pieces."""
+    gemm = mapping.gemm
+    tiles = list(blocks(whole(gemm), mapping.stages[0]))
+    sizes = [tuple(span.stop - span.start for span in tile) for tile in tiles]
+    jobs, steps = [], list[Job]()
+    axes = {"A": (0, 2), "W": (2, 1), "C": (0, 1)}
+    firsts = {
+        role: [i for i, tile in enumerate(tiles) if i == 0 or any(tile[axis] != tiles[i - 1][axis] for axis in axes[role])] for role in axes
+    }
+    spans = {role: list(pairwise([*begin, len(tiles)])) for role, begin in firsts.items()}
+    at = dict.fromkeys(axes, -1)
+    loads: dict[str, list[list[Job]]] = {"A": [], "W": []}
+    stores: list[list[Job]] = []
+    opened: list[Job] = []
+    elements = {role: [sizes[i][axes[role][0]] * sizes[i][axes[role][1]] for i in firsts[role]] for role in axes}
+    keys = [tuple(tiles[i][axis] for axis in axes["C"]) for i in firsts["C"]]
+
+    def load(role: str, visit: int, slices: int) -> None:
+        back = visit - (2 if double else 1)
+        room = [steps[spans[role][back][1] - 1]] if back >= 0 else []
+        job = Job("dram", elements[role][visit] / rate / slices, room=room, not_before=latency)
+        if visit == len(loads[role]):
+            loads[role].append([])
+        loads[role][visit].append(job)
+        jobs.append(job)
+
+    def store(visit: int, slices: int) -> None:
+        size = elements["C"][visit] * (1 if keys[visit] not in keys[visit + 1 :] else 4)
+        job = Job("dram", size / rate / slices, needs=[steps[spans["C"][visit][1] - 1]], cause="store")
+        if visit == len(stores):
+            stores.append([])
+        stores[visit].append(job)
+        jobs.append(job)
+
+    for i in range(len(tiles)):
+        if i and i in firsts["C"] and not double:
+            store(at["C"], 1)
+        for role in ("A", "W"):
+            if i in firsts[role]:
+                at[role] += 1
+                if not double or i == 0:
+                    load(role, at[role], 1)
+        if i in firsts["C"]:
+            at["C"] += 1
+            back = at["C"] - (2 if double else 1)
+            opened = list(stores[back][-1:]) if back >= 0 else []
+            if keys[at["C"]] in keys[: at["C"]]:
+                raise NotImplementedError
+        step = Job("array", 0.0, needs=[loads["A"][at["A"]][-1], loads["W"][at["W"]][-1], *opened], cause="array")
+        steps.append(step)
+        jobs.append(step)
+        for role in ("A", "W"):
+            if double and at[role] + 1 < len(firsts[role]):
+                begin, end = spans[role][at[role]]
+                load(role, at[role] + 1, end - begin)
+        if double and at["C"] > 0:
+            begin, end = spans["C"][at["C"]]
+            if end - begin == 1 or i > begin:
+                store(at["C"] - 1, max(end - begin - 1, 1))
+    if double and at["C"] > 0 and len(stores) < at["C"]:
+        raise AssertionError
+    store(at["C"], 1)
+    return jobs, sizes
+
+
+def simulate(mapping: GemmMapping, chip: Chip, rate: float, latency: int) -> tuple[int, dict[str, int]]:
+    """Last cycle and stalls; only whole durations are played."""
+    unit, double = chip.matrix, chip.memory[1].double_buffered
+    jobs, sizes = program(mapping, double, rate, latency)
+    assume(all(job.cycles == int(job.cycles) for job in jobs))
+    for i, job in enumerate(jobs):
+        job.before = jobs[max(0, i - 6) : i]  # those further back are behind these
+    queues = {name: [job for job in jobs if job.resource == name] for name in ("dram", "array")}
+    shape = mapping.dataflow, unit.weight_preload, unit.rows, unit.cols
+    for job, size in zip(queues["array"], sizes, strict=True):
+        job.cycles = int(systolic.tile_cycles(*shape, *size))
+    extras = [int(systolic.alone_cycles(*shape, *size)) - int(systolic.tile_cycles(*shape, *size)) for size in sizes]
+    folds = [int(systolic.folds(mapping.dataflow, unit.rows, unit.cols, *size)) for size in sizes]
+    stalls, free, sums, place = dict.fromkeys(CAUSES, 0), {"dram": 0, "array": 0}, 0, {"dram": 0, "array": 0}
+    now = 0
+    coming: list[Job] = []
+    while any(place[name] < len(queues[name]) for name in queues):
+        before = place["dram"], place["array"], len(coming)
+        for job in coming:
+            job.arrive(now)
+        coming = [job for job in coming if job.done < 0]
+        for name, queue in queues.items():
+            while place[name] < len(queue) and free[name] <= now and queue[place[name]].ready(now):
+                job = queue[place[name]]
+                job.start, job.left = now, now + int(job.cycles)
+                job.done = job.left if name == "array" or job.cause == "store" else -1
+                coming += [job] if job.done < 0 else []
+                if name == "array":
+                    waits = [need for need in job.needs if need.done == now]
+                    cause = "dependency" if not waits else "sram_space" if waits[0].cause in ("room", "store") else "dram"
+                    stalls[cause] += now - free[name]
+                    sums = max(job.done + extras[place[name]], sums + unit.rows * folds[place[name]] * (mapping.dataflow == "os"))
+                    job.sums = sums
+                elif job.room and max(room.done for room in job.room) == now > max(free[name], latency):
+                    job.cause = "room"
+                free[name] = job.left
+                place[name] += 1
+        now += before == (place["dram"], place["array"], len(coming))  # all that can begin now has begun
+    stalls["array"] = sums - free["array"]
+    end = max(sums, *free.values())
+    stalls["dram"] += end - sums
+    return end, stalls
+
+
+def slow_chip(rows: int, cols: int, rate: float, latency: int, double: bool) -> Chip:
+    """One array and one SRAM that costs no time; DRAM moves `rate` bytes per cycle."""
+    roles = frozenset(("activations", "weights", "psums"))
+    bandwidth = Bandwidth(rate * 1e9, rate * 1e9, True, False)
+    dram = MemoryLevel("dram", 1e12, bandwidth, "chip", roles, 1, latency * 1e-9, 1, True, False, "", "none")
+    sram = replace(dram, name="sram", bandwidth=Bandwidth(1e60, 1e60, False, False), per="core", latency_s=0.0, double_buffered=double)
+    unit = MatrixUnit("systolic", 1, rows, cols, (1, 1, 1), ("os", "ws", "is"), "overlapped", {"int8": 1}, {"int8": "int32"})
+    return Chip("slow", "int8", 1e9, 1, unit, VectorUnit(1, {}), (dram, sram), 0.0, 0.5, None, "", (), (), {})
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+@given(st.data())
+def test_equals_a_simulator_that_moves_one_cycle_at_a_time(data: st.DataObject) -> None:
+    side, double = st.integers(1, 8), data.draw(st.booleans())
+    rate, latency = data.draw(st.sampled_from([0.25, 0.5, 1.0, 4.0])), data.draw(st.sampled_from([0, 64]))
+    chip = slow_chip(data.draw(side), data.draw(side), rate, latency, double)
+    gemm = Gemm(*(data.draw(st.integers(1, 40)) for _ in "mnk"), 8, 8, 8, 32, "int8")
+    mapping = data.draw(some.mappings(gemm, chip))
+    tiling = mapping.stages[0]
+    tile = type(tiling.tile)(*(max(size, extent // 5, 1) for size, extent in zip(tiling.tile, (gemm.m, gemm.n, gemm.k), strict=True)))
+    mapping = replace(mapping, stages=(replace(tiling, tile=tile),), split=(1, 1))
+    assume(tiling.order[2] == "k" or tile.k == gemm.k)  # sums that come back are held by the other tests
+    end, stalls = simulate(mapping, chip, rate, latency)
+    played: Played = play_gemm(mapping, chip, cost_gemm(mapping, chip))
+    assert played.end == pytest.approx(end, abs=1e-6)
+    assert {cause: round(cycles) for cause, cycles in played.stalls.items()} == stalls
