@@ -10,18 +10,21 @@ from functional.formats import bits_of, check_format
 from hwmodels.chip import Chip
 from hwmodels.formulas.communication import gemm_lower_bound_elements
 from hwmodels.formulas.roofline import transfer_s
+from sim.engines.play_gemm import play_gemm
 from sim.mapper import GemmCost, map_gemm
 from sim.mapping import Gemm, GemmMapping, chip_stages
 
 
 @dataclass(frozen=True, slots=True)
 class GemmOnChip:
-    """A mapped GEMM. `roofline_s` and the cost's latency are without launch; `lower_bound_bytes` is what DRAM must move at least."""
+    """A mapped GEMM. `roofline_s`, `cycle_s` (of the schedule that is played) and the cost's latency are without launch;
+    `lower_bound_bytes` is what DRAM must move at least."""
 
     chip: str
     mapping: GemmMapping
     cost: GemmCost
     roofline_s: float
+    cycle_s: float
     lower_bound_bytes: float
 
     def to_dict(self) -> dict[str, Any]:
@@ -45,7 +48,7 @@ class GemmOnChip:
             "issued_macs": cost.issued_macs,
             "bound_by": cost.bound_by,
             "busy_s": cost.busy_s,
-            "latency_s": {"roofline": self.roofline_s, "tiled": cost.latency_s},
+            "latency_s": {"roofline": self.roofline_s, "tiled": cost.latency_s, "cycle": self.cycle_s},
         }
 
 
@@ -66,4 +69,5 @@ def gemm_on_chip(m: int, n: int, k: int, chip: Chip, number_format: str | None =
     roofline_s = max(gemm.macs / float(chip.peak_macs_per_s(name)), float(memory_s))
     on_chip_elements = sum(float(chip.capacity_bytes(level)) for stage in chip_stages(chip) for level in stage.levels) * 8 / bits
     bound = gemm_lower_bound_elements(m, n, k, on_chip_elements) * bits / 8
-    return GemmOnChip(chip.name, mapping, cost, roofline_s, bound)
+    cycle_s = play_gemm(mapping, chip, cost).end / float(chip.clock_hz)
+    return GemmOnChip(chip.name, mapping, cost, roofline_s, cycle_s, bound)

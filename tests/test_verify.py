@@ -111,8 +111,10 @@ def change_mapping(monkeypatch: pytest.MonkeyPatch, change: Callable[[Any], Any]
     """Charge for the mapper's mapping, execute another one."""
     true = charge._step
 
-    def changed(ops: Any, mapping: Any, plan: Any) -> Any:
-        return true(ops, change(mapping) if isinstance(mapping, kind) and ops[0].name != "lm_head" else mapping, plan)
+    def changed(ops: Any, choice: Any) -> Any:
+        if choice is not None and isinstance(choice.mapping, kind) and ops[0].name != "lm_head":
+            choice = replace(choice, mapping=change(choice.mapping))
+        return true(ops, choice)
 
     monkeypatch.setattr(charge, "_step", changed)
 
