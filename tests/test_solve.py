@@ -194,6 +194,12 @@ def test_every_number_of_every_kind_of_chip_can_be_solved_for() -> None:
             assert isinstance(solve("stories15m", name, "TTFT 1 ms", path, prompt=32, engine="roofline"), Solution)
 
 
+def test_a_bracket_proves_nothing_where_latency_is_not_monotone() -> None:
+    varied = {"vary": ["matrix.rows"], "target": "TTFT 60 s", "prompt": 16}
+    assert solve("stories15m", "edge-npu", engine="tiled", **varied).not_monotone == ("matrix.rows",)  # type: ignore[arg-type]
+    assert solve("stories15m", "edge-npu", engine="roofline", **varied).not_monotone == ()  # type: ignore[arg-type]
+
+
 def test_command_prints_the_answer_with_its_proof_and_refuses_with_exit_code_2() -> None:
     base = [sys.executable, "-c", "from sim.cli import main; main()", "solve", "llama-3.2-3b", "--chip", "edge-npu", "--engine", "roofline"]
     command = [*base, "--phase", "decode", "--context", "4096", "--target", "30 tok/s", "--vary", "memory.dram.bandwidth"]

@@ -82,6 +82,13 @@ class Solution:
     def found(self) -> bool:
         return bool(self.values)
 
+    @property
+    def not_monotone(self) -> tuple[str, ...]:
+        """Numbers of the answer in which this engine's latency may rise and fall, so that a smaller value may do as well: a larger array or
+        granule takes longer to fill, and pads more."""
+        shapes = ("matrix.rows", "matrix.cols", "matrix.tile")
+        return () if self.engine == "roofline" else tuple(path for path in self.values if path.startswith(shapes))
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data under the JSON names of `predict`; infinities become null."""
         return {

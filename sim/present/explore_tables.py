@@ -30,6 +30,9 @@ def solution_text(solution: Solution) -> str:
         lines += [_answer(border, solution.target_latency_s) for border in solution.borders]
     else:
         lines += [_refusal(border) for border in solution.borders]
+    if solution.not_monotone:
+        names = ", ".join(solution.not_monotone)
+        lines.append(f"not monotone in {names} with this engine (padding, filling): a smaller value may do; `sweep` the range to see")
     if solution.cost is not None and solution.own_cost is not None:
         lines.append(f"cost {solution.cost:.6g} (the chip as it is: {solution.own_cost:.6g})")
     where = "there" if solution.found else "even then"
