@@ -39,54 +39,25 @@ def predict(
     out: flags.Out = None,
 ) -> None:
     """Predict how long prefill and decode take on a chip: per op, per layer and for lm_head, and what bounds each."""
-    from sim.api import predict as predict_step
+    from hwmodels import load_chip
+    from sim.explore.step import Step
     from sim.present import text
     from sim.present.output import emit, emit_tables
 
     if sensitivity and form == "csv":
         raise BadInput(Problem("a CSV file has one row per op", "use --format table or json", path="--sensitivity"))
+    built = load_chip(chip)
     phases = [phase] if phase else PHASES
-    timelines = [
-        predict_step(
-            model,
-            chip,
-            phase=each,
-            batch=batch,
-            prompt=prompt,
-            context=context,
-            engine=engine,
-            weights=weights,
-            activations=activations,
-            kv=kv,
-            logits=logits,
-            fused=not no_fuse,
-        )
-        for each in phases
-    ]
+    steps = [Step(model, each, batch, prompt, context, weights, activations, kv, logits, not no_fuse, engine) for each in phases]
+    timelines = [step.timeline(built) for step in steps]
     for timeline in timelines:
         if not timeline.memory.fits:
             print(f"rooftile: warning: {text.does_not_fit(timeline)}", file=sys.stderr)
     responses: list[tuple[Sensitivity, ...]] = []
     if sensitivity:
-        from sim.explore.sensitivity import sensitivity as sensitivity_of
+        from sim.explore.sensitivity import sensitivity_of
 
-        responses = [
-            sensitivity_of(
-                model,
-                chip,
-                phase=each,
-                batch=batch,
-                prompt=prompt,
-                context=context,
-                engine=engine,
-                weights=weights,
-                activations=activations,
-                kv=kv,
-                logits=logits,
-                fused=not no_fuse,
-            )
-            for each in phases
-        ]
+        responses = [sensitivity_of(step, built) for step in steps]
     if form == "json":
         emit(text.predictions_json(timelines, [{"sensitivity": [row.to_dict() for row in rows]} for rows in responses]), out)
     elif form == "csv":

@@ -76,8 +76,12 @@ def sensitivity(
 
     Raises `BadInput` for all that `predict` refuses.
     """
-    built = chip if isinstance(chip, Chip) else load_chip(chip)
     step = Step(model, phase, batch, prompt, context, weights, activations, kv, logits, fused, engine)
+    return sensitivity_of(step, chip if isinstance(chip, Chip) else load_chip(chip))
+
+
+def sensitivity_of(step: Step, built: Chip) -> tuple[Sensitivity, ...]:
+    """The same for a step that is there already."""
     own_s = step.time(built).latency_s
     rows = [_sensitivity(step, built, path, own_s) for path in independent_paths(built)]
     return tuple(sorted(rows, key=lambda row: (-row.gain, -abs(row.elasticity or 0.0))))
