@@ -83,11 +83,6 @@ class Timeline:
         return int(self.graph.scenario.tokens) / self.total_s
 
     @cached_property
-    def end_s(self) -> Floats:
-        """When each op has ended, in seconds from the start of the step."""
-        return np.cumsum(self.latency_s)
-
-    @cached_property
     def components(self) -> tuple[Component, ...]:
         """Latency of each component, in order; `bound_by` is what binds the largest part of it."""
         by_bound: dict[str, dict[str, float]] = {}
