@@ -31,7 +31,8 @@ from functional.interpreters import Capture
 from functional.llama import KVCache, Weights, forward
 from functional.model import prefill
 from functional.ops import OPS, Op
-from functional.quantise import QTensor, Quantised, calibrate, multiplier, quantise_cache, quantise_weights
+from functional.qtensor import QTensor, multiplier
+from functional.quantise import Quantised, calibrate, quantise_cache, quantise_weights
 from functional.weights import new_cache, random_weights
 from functional.work import Mask
 from sim.execute.arithmetic import Arithmetic

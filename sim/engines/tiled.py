@@ -26,8 +26,9 @@ from sim.mapper import GemmCost, map_gemm
 from sim.mapper.attention import AttentionCost, InDram, Part, map_attention
 from sim.mapping import Gemm, GemmMapping
 from sim.plan import Plan, resident_capacity_bytes
-from workloads.demand import GroupClass, compute_format
+from workloads.demand import GroupClass
 from workloads.fuse import Flow
+from workloads.quantise import compute_format
 
 MATRIX, VECTOR = roofline.MATRIX, roofline.VECTOR
 
@@ -156,9 +157,9 @@ def _gemm(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks) -> Mapped:
     """A group of linears and what follows them."""
     operand = group_class.ops[0].inputs[0].tensor
     alone = len(group_class.ops) == 1
-    # The GEMM moves its operands itself and, if nothing follows in its group, its result.
+    # The GEMM moves its operands itself and, if nothing follows in its group, its result. Scales of weights pass once, beside the tiles.
     own = [flow for flow in group_class.group.flows if flow.tensor == operand or flow.kind == "weights" or (alone and flow.is_write)]
-    rest = tuple(flow for flow in group_class.group.flows if flow not in own)
+    rest = (*(flow for flow in group_class.group.flows if flow not in own), *_scales(group_class))
     gemm, a_resident = gemm_of(group_class, plan)
     mapping, cost = map_gemm(gemm, plan.chip, a_resident=a_resident)
     besides = _besides(group_class, plan, peaks, rest)
@@ -169,6 +170,12 @@ def _gemm(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks) -> Mapped:
     moved = cost.dram_read_bytes + read, cost.dram_written_bytes + written
     choice = GemmChoice(mapping, cost, besides, a_resident)
     return Mapped(busy, max(latencies[bound_by], cost.latency_s), bound_by, *moved, cost.issued_macs, choice)
+
+
+def _scales(group_class: GroupClass) -> list[Flow]:
+    """Scales and zero points of the weights of a group's linears."""
+    weights = [op.inputs[1].spec for op in group_class.ops if op.kind == "Linear"]
+    return [Flow(i, "", "weights", weight.scales_bytes, False) for i, weight in enumerate(weights)]
 
 
 def attention_of(group_class: GroupClass, plan: Plan) -> tuple[Attention, InDram, Part]:

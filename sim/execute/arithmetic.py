@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from functional.formats import is_integer, torch_dtype
-from functional.quantise import EXACT_IN_FP32, requantise_sums
+from functional.qtensor import EXACT_IN_FP32, requantise_sums
 from hwmodels.chip import MatrixUnit
 from sim.mapping import Block, Span, parts
 

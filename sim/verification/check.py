@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from functional.quantise import QCaptured, QTensor
+from functional.qtensor import QTensor
+from functional.quantise import QCaptured
 from sim.execute import Judgement, gemm_bound, judge
 from sim.execute.judge import attention_bound
 from sim.verification.border import attention_bytes, linear_bytes, streamed_bytes

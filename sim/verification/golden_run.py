@@ -11,15 +11,8 @@ from torch import Tensor
 from functional.config import ModelConfig
 from functional.interpreters import Capture, Interpreter
 from functional.llama import KVCache, Weights, forward
-from functional.quantise import (
-    QCaptured,
-    QTensor,
-    Quantised,
-    calibrate,
-    map_weights,
-    quantise_cache,
-    quantise_weights,
-)
+from functional.qtensor import QTensor
+from functional.quantise import QCaptured, Quantised, calibrate, map_weights, quantise_cache, quantise_weights
 from functional.weights import random_weights
 from sim.golden import filled_cache, seeded_ids
 from workloads.graph import OpGraph

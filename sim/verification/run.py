@@ -14,7 +14,8 @@ from torch import Tensor
 
 from functional.interpreters import Interpreter
 from functional.ops import Op, View
-from functional.quantise import QTensor, golden_int8, multiplier
+from functional.qtensor import QTensor, multiplier
+from functional.quantise import golden_int8
 from hwmodels.chip import Chip
 from sim.attention_mapping import AttentionMapping
 from sim.execute import Arithmetic, Tally, execute_attention, execute_gemm
