@@ -72,12 +72,15 @@ class QTensor:
         wide = pad(self.values, (0, -columns % group)).float().view(rows, -1, group)
         return wide.sub_(zero[..., None]).mul_(scale[..., None].float()).view(rows, -1)[:, :columns]
 
-    def rows(self, ids: Tensor) -> Tensor:
-        """What the rows of a matrix that ids[...] name stand for: [..., columns]."""
+    def gathered(self, ids: Tensor) -> QTensor:
+        """The rows of a matrix that ids[...] name, one after another, with their scales."""
         flat = ids.flatten().long()
         scale = self.scale if self.scale is None or not self.scale.ndim else self.scale[flat]
-        chosen = QTensor(self.values[flat], scale, None if self.zero is None else self.zero[flat], self.stored)
-        return chosen.real().view(*ids.shape, -1)
+        return QTensor(self.values[flat], scale, None if self.zero is None else self.zero[flat], self.stored)
+
+    def rows(self, ids: Tensor) -> Tensor:
+        """What the rows of a matrix that ids[...] name stand for: [..., columns]."""
+        return self.gathered(ids).real().view(*ids.shape, -1)
 
     def with_values(self, values: Tensor) -> QTensor:
         """Other codes, or the same in another shape, that stand for values in the same way."""
@@ -89,6 +92,11 @@ def weight_bytes(weight: QTensor) -> tuple[int, int]:
     bits = bits_of(weight.format)
     beside = [each.nbytes for each in (weight.scale,) if each is not None]
     return packed(weight.values, bits).nbytes, sum(beside) + (0 if weight.zero is None else packed(weight.zero, bits).nbytes)
+
+
+def bits_in_memory(tensor: QTensor) -> int:
+    """Bits of an element, by the type of the tensor that holds it; codes of four bits lie two to a byte."""
+    return 8 * tensor.values.element_size() // (2 if tensor.format.startswith("int4") else 1)
 
 
 def packed(codes: Tensor, bits: int) -> Tensor:

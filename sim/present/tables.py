@@ -21,6 +21,7 @@ from hwmodels.paths import value_of
 from hwmodels.units import format_bandwidth, format_bytes, format_capacity, format_rate, format_seconds
 from sim.timeline import Component, Timeline
 from workloads.graph import OpGraph
+from workloads.scenario import Formats
 from workloads.summary import Summary
 
 DEAREST = 8
@@ -47,9 +48,7 @@ def prediction_tables(timeline: Timeline) -> list[RenderableType]:
 def headline(timeline: Timeline) -> str:
     """What was asked and the answer, in three lines."""
     scenario = timeline.graph.scenario
-    formats = scenario.formats
-    stored = {formats.weights, formats.activations, formats.kv}
-    kinds = stored.pop() if len(stored) == 1 else f"weights {formats.weights}, activations {formats.activations}, KV {formats.kv}"
+    kinds = formats_text(scenario.formats)
     if timeline.phase == "prefill":
         what, name = f"prefill of {scenario.q_len} tokens", "TTFT"
     else:
@@ -61,6 +60,12 @@ def headline(timeline: Timeline) -> str:
         f"{name} {format_seconds(timeline.total_s)}   {_significant(timeline.tokens_per_s)} tokens/s   {floor}\n"
         f"bound by: {shares}\n"
     )
+
+
+def formats_text(formats: Formats) -> str:
+    """`int8`, or `weights int4:g128, activations bf16, KV int8`."""
+    stored = {formats.weights, formats.activations, formats.kv}
+    return stored.pop() if len(stored) == 1 else f"weights {formats.weights}, activations {formats.activations}, KV {formats.kv}"
 
 
 def _significant(value: float) -> str:
