@@ -21,16 +21,21 @@ def conversions(op: OpNode) -> dict[str, Dim]:
     neither is; and, where there are zero points, a subtraction.
     """
     if isinstance(op.work, Contraction):
-        work, wanted = op.work, compute_format(op.work)
-        left = _to(wanted, work.a_format, work.batch * work.m * work.k)
-        right = _to(wanted, work.b_format, work.batch // work.b_shared_by * work.n * work.k)
-        return {name: left.get(name, 0) + right.get(name, 0) for name in {**left, **right}}
+        return of_product(op.work)
     if op.kind == "Embedding":
         return _to(op.output.format, op.inputs[1].spec.format, op.output.elements)
     if op.kind == "MemCopy":
         cache, new = (use.spec for use in op.inputs)
         return _to(cache.format, new.format, new.elements)
     return {}
+
+
+def of_product(work: Contraction) -> dict[str, Dim]:
+    """The same for a contraction: both operands, brought to its compute format."""
+    wanted = compute_format(work)
+    left = _to(wanted, work.a_format, work.batch * work.m * work.k)
+    right = _to(wanted, work.b_format, work.batch // work.b_shared_by * work.n * work.k)
+    return {name: left.get(name, 0) + right.get(name, 0) for name in {**left, **right}}
 
 
 def _to(wanted: str, found: str, elements: Dim) -> dict[str, Dim]:

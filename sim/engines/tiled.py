@@ -261,11 +261,18 @@ def _dram_bytes(plan: Plan, flows: tuple[Flow, ...]) -> tuple[int, int]:
 
 def _besides(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks, flows: tuple[Flow, ...]) -> dict[str, float]:
     """Busy seconds of the vector unit with all of a group's element-wise work, and of the levels with some of its tensors."""
-    chip, clock_hz = plan.chip, float(plan.chip.clock_hz)
-    cycles = sum(float(count) * float(chip.vector.cycles[name]) for name, count in group_class.load.counts.items())
+    return besides_s(group_class.load.counts, plan.chip, peaks, flows, _dram_bytes(plan, flows))
+
+
+def besides_s(
+    counts: Mapping[str, Any], chip: Chip, peaks: roofline.Peaks, flows: tuple[Flow, ...], dram_bytes: tuple[int, int]
+) -> dict[str, float]:
+    """Busy seconds of the vector unit with `counts`, and of the levels with `flows`, of which `dram_bytes` (read, written) pass DRAM."""
+    clock_hz = float(chip.clock_hz)
+    cycles = sum(float(count) * float(chip.vector.cycles[name]) for name, count in counts.items())
     busy = {MATRIX: 0.0, VECTOR: whole_cycles(cycles / (float(chip.vector.lanes) * float(chip.cores))) / clock_hz}
     for i, (level, read_bytes_per_s, write_bytes_per_s) in enumerate(peaks.levels):
-        read, written = _dram_bytes(plan, flows) if i == 0 else _inner_bytes(flows, level.holds)
+        read, written = dram_bytes if i == 0 else _inner_bytes(flows, level.holds)
         busy[level.name] = float(transfer_s(read, written, read_bytes_per_s, write_bytes_per_s, level.bandwidth.shared))
     return {name: float(seconds) for name, seconds in busy.items()}
 
