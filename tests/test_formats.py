@@ -17,12 +17,13 @@ from typer.testing import CliRunner
 from functional.config import ModelConfig
 from functional.errors import BadInput, UnknownName
 from functional.format_error import FormatError, error_of, format_error
-from functional.formats import TENSOR_FORMATS, WEIGHT_FORMATS, bits_of, element_of, group_of, is_integer, weight_format, wider
+from functional.formats import LARGEST, TENSOR_FORMATS, WEIGHT_FORMATS, bits_of, element_of, group_of, is_integer, weight_format, wider
+from functional.llama import forward
 from functional.ops import OPS
 from functional.qtensor import QTensor, brought, integer_product, packed, quantise_weight, weight_bytes
-from functional.quantise import golden
+from functional.quantise import Quantised, calibrate, golden, quantise_cache, quantise_weights
 from functional.spec import TensorSpec
-from functional.weights import random_weights
+from functional.weights import new_cache, random_weights
 from sim import Timeline, load_chip, predict, predict_graph, roofline_grid, trace_model, verify
 from sim.cli.verify import app as verify_app
 from sim.engines import tiled
@@ -365,11 +366,30 @@ def test_fewer_bits_and_longer_groups_are_further_from_fp32(seed: int) -> None:
 @pytest.mark.parametrize("activations", [name for name in TENSOR_FORMATS if name != "int4"])
 def test_every_mix_of_formats_computes(activations: str, kv: str) -> None:
     """Nothing but four bits may take the logits further than a third of their size from fp32."""
-    for weights in WEIGHT_FORMATS:
+    for weights in ("bf16", "fp8", "int8", "int4:g32"):
         error = errors(weights, activations, kv)
         limit = 0.8 if element_of(weights) == "int4" or kv == "int4" else 0.33
         assert 0 <= error.rms_error < limit * error.fp32_rms, (weights, activations, kv, error)
         assert error.tokens == 80
+
+
+@pytest.mark.parametrize("kv", ["int8", "fp8", "int4"])
+def test_each_side_of_the_cache_has_a_scale_of_its_own(kv: str) -> None:
+    """The largest key and the largest value of a layer have the largest code, whatever format the activations have."""
+    weights, ids = random_weights(TINY, 2), torch.randint(203, (2, 9), generator=torch.Generator().manual_seed(4), dtype=torch.int32)
+    empty = new_cache(TINY, 2, 9)
+    scales = calibrate(TINY, weights, ids, empty, 0, "all", "fp32", kv)
+    assert set(scales) == {f"layers.{i}.self_attn.{side}_cache" for i in range(2) for side in "kv"}
+    cache = quantise_cache(empty, scales, kv)
+    f = Quantised(scales, activations="fp32")
+    forward(f, TINY, quantise_weights(weights, "fp32", "fp32"), QTensor(ids, None), cache, 0, 9, "all", "fp32")
+    first = f.captured["layers.0.self_attn.k_rope"].output.values, f.captured["layers.0.self_attn.v_proj"].output.values
+    for side, real in ((cache.keys, first[0]), (cache.values, first[1].view(2, 9, 2, 8).transpose(1, 2))):
+        assert all(float(each.values.float().abs().max()) == LARGEST[kv] for each in side)
+        scale = side[0].scale
+        assert scale is not None
+        step = torch.maximum(real.abs() * 2**-3, scale * 2**-9) if kv == "fp8" else scale
+        assert ((side[0].real() - real).abs() <= 0.5001 * step).all()
 
 
 def test_an_error_by_hand() -> None:
