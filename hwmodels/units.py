@@ -130,6 +130,11 @@ def format_seconds(seconds: float, digits: int = 4) -> str:
     return _scaled(seconds, "s", {"": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9, "p": 1e-12}, digits)
 
 
+def format_energy(joules: float, unit: str = "J", digits: int = 4) -> str:
+    """`1.234 mJ`, or `31.2 pJ/B` for unit `J/B`."""
+    return _scaled(joules, unit, {"k": 1e3, "": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9, "p": 1e-12, "f": 1e-15}, digits)
+
+
 def format_bytes(size_bytes: float, digits: int = 3) -> str:
     """`2.47 GB` (powers of ten)."""
     return _scaled(size_bytes, "B", _DECIMAL, digits)
