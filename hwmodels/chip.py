@@ -91,8 +91,8 @@ class MemoryLevel:
 
 @dataclass(frozen=True, slots=True)
 class Energy:
-    """What events of a chip take: joules per issued MAC by compute format, per vector primitive and element, per byte read from or written to a
-    level. On-chip levels take `wire_j` per byte more for each root of a MiB that one of them holds. `static_w` always flows, and
+    """What events of a chip take: joules per issued MAC by compute format, per vector primitive and element, per byte read from or written
+    to a level. On-chip levels take `wire_j` per byte more for each root of a MiB that one of them holds. `static_w` always flows, and
     `leakage_w_per_mm2` by area."""
 
     mac_j: Mapping[str, Number]
@@ -105,8 +105,8 @@ class Energy:
 
 @dataclass(frozen=True, slots=True)
 class Area:
-    """What parts of a chip take [mm2]: a MAC per cycle of each format that has hardware of its own, a vector lane, a byte of each on-chip level, a
-    byte per second of DRAM bandwidth, what is fixed; `other_share` of the die is none of these."""
+    """What parts of a chip take [mm2]: a MAC per cycle of each format that has hardware of its own, a vector lane, a byte of each on-chip
+    level, a byte per second of DRAM bandwidth, what is fixed; `other_share` of the die is none of these."""
 
     mac_mm2: Mapping[str, Number]
     lane_mm2: Number
@@ -118,7 +118,8 @@ class Area:
 
 @dataclass(frozen=True, slots=True)
 class Chip:
-    """A validated chip. `memory` runs from the outermost level (DRAM) inwards; `energy` and `area` are None where nothing is known of them."""
+    """A validated chip. `memory` runs from the outermost level (DRAM) inwards; `process_nm` [nm], `energy` and `area` are None where they
+    are not known."""
 
     name: str
     default_format: str
@@ -134,6 +135,7 @@ class Chip:
     aliases: tuple[str, ...]
     sources: tuple[str, ...]
     provenance: Mapping[str, Provenance]
+    process_nm: float | None = None
     energy: Energy | None = None
     area: Area | None = None
 

@@ -1,7 +1,7 @@
 """The energy and area of a chip: what its file states, and what follows from its process where the file says nothing.
 
-A file that gives `process` has every number from published tables (`hwmodels.formulas.technology`), and may state any of them better. One that
-gives no process states all of them, or has none.
+A file that gives `process` has every number from published tables (`hwmodels.formulas.technology`), and may state any of them better. One
+that gives no process states all of them, or has none.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ _ARITHMETIC = "Horowitz, ISSCC 2014, and Jouppi et al., ISCA 2021, table 2"
 _SRAM = f"{_ARITHMETIC}, through the 8 KB and the 1 MB of it"
 _OPERATORS = "Dally, NIPS 2015 tutorial, scaled by Stillmaker and Baas, Integration 58, 2017"
 _CELLS = "published bit cells (IEDM, ISSCC) at an array efficiency of 0.35"
+_IDLE = "idle power of a TPU v1, a K80 and a Haswell, Jouppi et al., ISCA 2017, table 2"
 _FACTORS = "one assumed factor for all chips (hwmodels/formulas/technology.py)"
 
 
@@ -186,19 +187,19 @@ def _derived(chip: Chip, node_nm: float) -> dict[str, Derived]:
             for name in formats
         },
         **{
-            f"energy.vector.{primitive}": Derived(technology.primitive_j(primitive, node_nm), f"{_ARITHMETIC}; with three register accesses")
-            for primitive in chip.vector.cycles
+            f"energy.vector.{name}": Derived(technology.primitive_j(name, node_nm), f"{_ARITHMETIC}; with three register accesses")
+            for name in chip.vector.cycles
         },
         **{f"energy.memory.{name}.access": Derived(access_j, _SRAM) for name in inner},
         **{f"energy.memory.{name}.wire": Derived(wire_j, _SRAM) for name in inner},
-        "energy.leakage": Derived(technology.LEAKAGE_W_PER_MM2, "idle power of a TPU v1, a K80 and a Haswell, Jouppi et al., ISCA 2017, table 2"),
+        "energy.leakage": Derived(technology.LEAKAGE_W_PER_MM2, _IDLE),
         "area.lane": Derived(technology.lane_mm2(node_nm), f"{_OPERATORS}; placed: {_FACTORS}"),
         **{f"area.memory.{name}": Derived(technology.sram_mm2_per_byte(node_nm), _CELLS) for name in inner},
         "area.other": Derived(technology.OTHER_SHARE, _FACTORS),
     }
     areas = {name: technology.mac_mm2(name, BITS[name], sums[name], node_nm) for name in formats}
     if areas:
-        # The array is laid out for the operand bits that it takes per cycle; of formats that take as many, narrower ones reuse the wider one's.
+        # The array is laid out for the operand bits that it takes per cycle; of formats that take as many, the wider one's serves all.
         widest = max(areas, key=lambda name: (float(chip.matrix.rates[name]) * BITS[name], BITS[name], areas[name]))
         found[f"area.mac.{widest}"] = Derived(areas[widest], f"{_OPERATORS}; placed: {_FACTORS}; other formats share this hardware")
     dram = technology.DRAM.get(chip.dram.technology.upper())

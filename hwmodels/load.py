@@ -207,9 +207,9 @@ def _located(problem: Problem, layers: list[_Layer]) -> Problem:
 
 
 def _provenance(chip: Chip, layers: list[_Layer], data: dict[str, Any]) -> dict[str, Provenance]:
-    """For each number that a file states: the provenance written beside it, or its file's default; then what follows from the process."""
+    """For each number that a file states: the provenance written beside it, or its file's default; so for those that its process gives."""
     found = {}
-    for name in numeric_paths(chip):
+    for name in (*numeric_paths(chip), "process"):
         path = tuple(name.split("."))
         layer = next((layer for layer in layers if _has(layer.data, path)), None)
         if layer is not None and _has(data, path):

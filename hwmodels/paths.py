@@ -109,18 +109,35 @@ def _with_value(chip: Chip, path: list[str], value: Any) -> Chip:
             memory = tuple(_level_with(level, rest, value) if level.name == name else level for level in chip.memory)
             return replace(chip, memory=memory)
         case ["energy", *rest] if chip.energy is not None:
-            return replace(chip, energy=_cost_with(chip.energy, _ENERGY, rest, value))
+            return replace(chip, energy=_cost_with(chip.energy, "energy", rest, value))
         case ["area", *rest] if chip.area is not None:
-            return replace(chip, area=_cost_with(chip.area, _AREA, rest, value))
+            return replace(chip, area=_cost_with(chip.area, "area", rest, value))
     raise AssertionError(path)
 
 
-_ENERGY = {"mac": "mac_j", "vector": "vector_j", "static": "static_w", "leakage": "leakage_w_per_mm2", "access": "access_j", "wire": "wire_j"}
-_AREA = {"mac": "mac_mm2", "lane": "lane_mm2", "memory": "memory_mm2", "phy": "phy_mm2", "fixed": "fixed_mm2", "other": "other_share"}
+_COST_FIELDS = {
+    "energy": {
+        "mac": "mac_j",
+        "vector": "vector_j",
+        "access": "access_j",
+        "wire": "wire_j",
+        "static": "static_w",
+        "leakage": "leakage_w_per_mm2",
+    },
+    "area": {
+        "mac": "mac_mm2",
+        "lane": "lane_mm2",
+        "memory": "memory_mm2",
+        "phy": "phy_mm2",
+        "fixed": "fixed_mm2",
+        "other": "other_share",
+    },
+}
 
 
-def _cost_field(fields: Mapping[str, str], path: list[str]) -> tuple[str, str]:
+def _cost_field(section: str, path: list[str]) -> tuple[str, str]:
     """The attribute under a path below `energy` or `area`, and the key in it (empty if it is one number)."""
+    fields = _COST_FIELDS[section]
     match path:
         case ["memory", level, part]:
             return fields[part], level
@@ -131,9 +148,10 @@ def _cost_field(fields: Mapping[str, str], path: list[str]) -> tuple[str, str]:
     raise AssertionError(path)
 
 
-def _cost_with(cost: Energy | Area, fields: Mapping[str, str], path: list[str], value: Any) -> Any:
-    attribute, key = _cost_field(fields, path)
-    return replace(cost, **{attribute: {**getattr(cost, attribute), key: value} if key else value})
+def _cost_with(cost: Energy | Area, section: str, path: list[str], value: Any) -> Any:
+    attribute, key = _cost_field(section, path)
+    changed: dict[str, Any] = {attribute: {**getattr(cost, attribute), key: value} if key else value}
+    return replace(cost, **changed)
 
 
 def _matrix_with(unit: MatrixUnit, path: list[str], value: Any) -> MatrixUnit:
@@ -194,7 +212,7 @@ def value_of(chip: Chip, path: str) -> Number:
         case ["memory", name, field, *direction]:
             return _level_value(next(level for level in chip.memory if level.name == name), field, direction)
         case ["energy" | "area" as section, *rest]:
-            attribute, key = _cost_field(_ENERGY if section == "energy" else _AREA, rest)
+            attribute, key = _cost_field(section, rest)
             number: Any = getattr(getattr(chip, section), attribute)
             return number[key] if key else number  # type: ignore[no-any-return]
     raise AssertionError(path)

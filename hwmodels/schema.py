@@ -245,4 +245,5 @@ class ChipFile(Fields):
             aliases=tuple(self.aliases),
             sources=tuple(self.sources),
             provenance=provenance,
+            process_nm=self.process,
         )

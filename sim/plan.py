@@ -13,10 +13,6 @@ from workloads.demand import Demand, GroupClass, demand
 from workloads.graph import OpGraph
 
 
-MATRIX, VECTOR = "matrix", "vector"
-"""Names of the units among the resources; the others are levels of memory."""
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Plan:
     """A step, ready to be timed on a chip."""

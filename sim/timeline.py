@@ -52,7 +52,8 @@ class Component:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Spent:
-    """The energy of a step: by op (what it switches and moves, and what leaks in its latency), in total, and by unit, level and `static`."""
+    """The energy of a step: by op (what it switches and moves, and what leaks in its latency), in total, and by unit, level and
+    `static`."""
 
     op_j: Floats
     total_j: float

@@ -7,14 +7,14 @@ Sources, cited below by name:
 * Dally: "High-performance hardware for machine learning", NIPS 2015 tutorial (operators synthesised in TSMC 45 nm).
 * Shao: Shao et al., "Aladdin", ISCA 2014 (a register bit in a 40 nm library).
 * Stillmaker: Stillmaker and Baas, "Scaling equations for the accurate prediction of CMOS device performance from 180 nm to 7 nm",
-  Integration 58, 2017, doi:10.1016/j.vlsi.2017.02.002 (area by node). Its energies are not used: they fall 21-fold from 45 nm to 7 nm, those of
-  Jouppi's table 2.6-fold.
+  Integration 58, 2017, doi:10.1016/j.vlsi.2017.02.002 (area by node). Its energies are not used: they fall 21-fold from 45 nm to 7 nm,
+  those that Jouppi's table 2 states about 2.6-fold.
 * O'Connor: O'Connor et al., "Fine-grained DRAM", MICRO 2017 (HBM2).
 * Kim: Kim et al., "ARK", MICRO 2022, table 4 (two HBM PHYs of 14.8 mm2 in 7 nm).
 * Zhang: Zhang et al., "LLMCompass", ISCA 2024 (areas read off photographs of the dies of an A100 and an MI210).
 
-Between nodes all of this is interpolated in logarithms. Below 7 nm it goes on with what TSMC states of its nodes. The four factors `ARRAY_ENERGY`,
-`LOGIC_AREA`, `MACRO_EFFICIENCY` and `OTHER_SHARE` are assumed; they are one set for all chips and fitted to none.
+Between nodes all of this is interpolated in logarithms. Below 7 nm it goes on with what TSMC states of its nodes. The four factors
+`ARRAY_ENERGY`, `LOGIC_AREA`, `MACRO_EFFICIENCY` and `OTHER_SHARE` are assumed; they are one set for all chips.
 """
 
 from __future__ import annotations
@@ -60,12 +60,24 @@ OPERATOR_UM2: Mapping[str, float] = {
 REGISTER_BIT_UM2 = 5.98
 """um2 of a register bit at 40 nm (Shao)."""
 
-AREA: Mapping[float, float] = {45: 1.0, 32: 0.46, 20: 0.21, 16: 0.19, 14: 0.17, 10: 0.10, 7: 0.059, 5: 0.059 / 1.84, 4: 0.059 / 1.95, 3: 0.059 / 2.94}
-"""Area of logic relative to 45 nm: Stillmaker, table 1, down to 7 nm; then densities that TSMC states: N5 1.84 x N7, N4 1.06 x N5, N3 1.6 x N5."""
+AREA: Mapping[float, float] = {
+    45: 1.0,
+    32: 0.46,
+    20: 0.21,
+    16: 0.19,
+    14: 0.17,
+    10: 0.10,
+    7: 0.059,
+    5: 0.059 / 1.84,
+    4: 0.059 / 1.95,
+    3: 0.059 / 2.94,
+}
+"""Area of logic relative to 45 nm: Stillmaker's table of area factors down to 7 nm; then densities that TSMC states: N5 1.84 x N7, N4
+1.06 x N5, N3 1.6 x N5."""
 
 BITCELL_UM2: Mapping[float, float] = {45: 0.346, 28: 0.127, 22: 0.092, 16: 0.07, 10: 0.042, 7: 0.027, 5: 0.021, 4: 0.021, 3: 0.0199}
-"""um2 of a high-density SRAM cell: Intel 45 and 22 nm (IEDM 2007, VLSI 2012), TSMC 28, 16, 10, 7, 5 and 3 nm (IEDM 2009, ISSCC 2014, 2017, 2017,
-2020, IEDM 2022)."""
+"""um2 of a high-density SRAM cell: Intel 45 and 22 nm (IEDM 2007, VLSI 2012), TSMC 28, 16, 10, 7, 5 and 3 nm (IEDM 2009, ISSCC 2014, 2017,
+2017, 2020, IEDM 2022)."""
 
 ARRAY_ENERGY = 2.0
 """Energy of a PE over that of its arithmetic: operand registers, clock, wires and control take as much again."""
@@ -74,16 +86,17 @@ LOGIC_AREA = 2.0 / 0.7
 """Area of placed logic over its operators and registers: as much again for clock, control, test and wiring, rows filled to 70 %."""
 
 MACRO_EFFICIENCY = 0.35
-"""Share of an on-chip memory that is cells: periphery, banking, redundancy, ECC and wiring take the rest. Bare macros reach twice that; the rows of
-NVDLA's published areas that differ in their buffer imply about 0.24."""
+"""Share of an on-chip memory that is cells: periphery, banking, redundancy, ECC and wiring take the rest. Bare macros reach nearly twice
+that; the rows of NVDLA's published areas that differ in their buffer imply about 0.24."""
 
 OTHER_SHARE = 0.35
-"""Share of a die outside arrays, vector lanes, memories and DRAM PHYs: control, network on chip, host interface, pads. On the TPU v1 buffer, array
-and accumulators take 29, 24 and 6 % (Jouppi et al., ISCA 2017, figure 2): 41 % is left, a part of it DRAM ports and activation units."""
+"""Share of a die outside arrays, vector lanes, memories and DRAM PHYs: control, network on chip, host interface, pads. On the TPU v1
+buffer, array and accumulators take 29, 24 and 6 % (Jouppi et al., ISCA 2017, figure 2): 41 % is left, a part of it DRAM ports and activation
+units."""
 
 LEAKAGE_W_PER_MM2 = 0.064
-"""Idle power by area of server chips, the mean of a TPU v1, a K80 die and a Haswell: 28 W / 331 mm2, 25 / 561, 41 / 662 (Jouppi et al., ISCA
-2017, table 2)."""
+"""Idle power by area of server chips, the mean of a TPU v1, a K80 die and a Haswell: 28 W / 331 mm2, 25 / 561, 41 / 662 (Jouppi et al.,
+ISCA 2017, table 2)."""
 
 
 class Dram(NamedTuple):
@@ -160,7 +173,8 @@ def primitive_j(primitive: str, node_nm: float) -> float:
 
 
 def sram_j_per_byte(node_nm: float) -> tuple[float, float]:
-    """(access, wire) [J/B]: an SRAM of C MiB takes access + wire x sqrt(C) per byte. Through the published 8 KB and 1 MB; 32 KB is met within 6 %."""
+    """(access, wire) [J/B]: an SRAM of C MiB takes access + wire x sqrt(C) per byte. Through the published 8 KB and 1 MB; 32 KB is met
+    within 7 %."""
     small, large = (energy_at(ACCESS_PJ[size], node_nm) / 8 / 1e12 for size in (8 * 2**10, 2**20))
     wire = (large - small) / (1 - math.sqrt(8 * 2**10 / 2**20))
     return large - wire, wire

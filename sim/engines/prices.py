@@ -9,7 +9,9 @@ from hwmodels.chip import Chip, Number
 from hwmodels.costs import byte_j, static_w
 from hwmodels.formulas.energy import events_j, static_j
 from hwmodels.formulas.roofline import total
-from sim.plan import MATRIX, VECTOR
+
+UNITS = ("matrix", "vector")
+"""Names of the matrix and the vector unit among the resources; the others are levels of memory."""
 
 STATIC = "static"
 """What leaks, among the resources that take energy."""
@@ -17,7 +19,8 @@ STATIC = "static"
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """Joules per MAC by compute format, per vector primitive, per byte by level; watts that always flow. Numbers may be arrays of many chips."""
+    """Joules per MAC by compute format, per vector primitive, per byte by level; watts that always flow. Numbers may be arrays of many
+    chips."""
 
     mac_j: Mapping[str, Number]
     vector_j: Mapping[str, Number]
@@ -27,7 +30,8 @@ class Prices:
     def spent_j(self, macs: Mapping[str, Number], counts: Mapping[str, Number], moved_bytes: Mapping[str, Number]) -> dict[str, Number]:
         """Joules by unit and level; `moved_bytes` are read and written together, over the whole chip."""
         levels = {name: size_bytes * self.byte_j[name] for name, size_bytes in moved_bytes.items()}
-        return {MATRIX: events_j(macs, self.mac_j), VECTOR: events_j(counts, self.vector_j), **levels}
+        matrix, vector = UNITS
+        return {matrix: events_j(macs, self.mac_j), vector: events_j(counts, self.vector_j), **levels}
 
     def step_j(self, dynamic_j: Number, total_s: Number) -> Number:
         """Joules of a step: what its groups take, and what leaks meanwhile."""

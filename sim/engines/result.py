@@ -18,8 +18,8 @@ from workloads.demand import Demand
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GroupTimes:
-    """One class of groups, timed. `shares` [ops] part the latency among the ops and sum to 1; `lost_s` names only what is not 0. `spent_j` are joules
-    by unit and level, and `op_spent_j` by op, without what leaks; empty and zeros where nothing is known of the chip's energy."""
+    """One class of groups, timed. `shares` [ops] part the latency among the ops and sum to 1; `lost_s` names only what is not 0. `spent_j`
+    are joules by unit and level, and `op_spent_j` by op, without what leaks; empty and zeros where the chip's energy is not known."""
 
     latency_s: float
     bound_by: str

@@ -20,10 +20,12 @@ from functional.spec import Dim
 from functional.work import Contraction
 from hwmodels.chip import Chip, MemoryLevel, Number
 from hwmodels.formulas.roofline import larger, largest, matrix_s, total, transfer_s
-from sim.engines.prices import Prices, prices_of
+from sim.engines.prices import UNITS, Prices, prices_of
 from sim.engines.result import GroupTimes, step_s
-from sim.plan import MATRIX, VECTOR, Plan, resident_capacity_bytes
+from sim.plan import Plan, resident_capacity_bytes
 from workloads.demand import Demand, GroupClass, Load
+
+MATRIX, VECTOR = UNITS
 
 PIECE = 2**15
 """Chips that a grid takes at a time: few enough that what one step leaves for the next stays in a processor's cache."""

@@ -154,7 +154,8 @@ def _memory(timeline: Timeline) -> str:
 
 def _energy(timeline: Timeline) -> str:
     """Joules by what takes them, watts, and what a token costs."""
-    assert timeline.spent is not None and timeline.j_per_token is not None and timeline.power_w is not None
+    assert timeline.spent is not None
+    assert timeline.j_per_token is not None
     total_j = timeline.spent.total_j
     ranked = sorted(timeline.spent.by_resource_j.items(), key=lambda item: -item[1])
     shares = ", ".join(f"{name} {joules / total_j:.0%}" for name, joules in ranked if joules >= 0.005 * total_j)
@@ -258,6 +259,8 @@ def _flop_unit(number_format: str) -> str:
 
 
 def _chip_value(chip: Chip, path: str) -> str:
+    if path == "process":
+        return f"{chip.process_nm:g} nm"
     value = float(value_of(chip, path))
     parts = path.split(".")
     if parts[0] in ("energy", "area"):
