@@ -86,6 +86,7 @@ class Bounder:
         self.links: dict[Role, list[Link]] = {role: [] for role in ROLES}
         for role, outer, inner in pairs:
             self.links[role].append(self._link(role, outer, inner))
+        self.from_dram = [link for links in self.links.values() for link in links if link.outer.stage < 0]
         self.whole = np.array([[float(setting.extents[x] * setting.extents[y])] for x, y in zip(X, Y, strict=True)])
         self.rooms = self._rooms()
         self.rows = _Rows(self)
@@ -143,12 +144,10 @@ class Bounder:
         inside, moves = self.inside[..., order], numbers[at.moves : at.sizes] > 0
         for stage in range(len(setting.stages)):
             self._stage(found, numbers, stage, inside, moves)
-        outermost = [link for links in self.links.values() for link in links if link.outer.stage < 0]
-        for link in outermost:
+        for link in self.from_dram:
             found[link.one_in_bursts] = found[link.one]
         if single:
-            for link in outermost:
-                self._round_up(found, numbers, link)
+            self._round_up(found, numbers)
         return found
 
     def _stage(self, found: Floats, numbers: Floats, stage: int, inside: NDArray[np.bool_], moves: NDArray[np.bool_]) -> None:
@@ -191,31 +190,39 @@ class Bounder:
         served = {role: place.level.multicast for role in OPERANDS for place in self.setting.holders[role] if place.stage == stage}
         return np.array([[served.get("activations", False)], [served.get("weights", False)], [False]])
 
-    def _round_up(self, found: Floats, numbers: Floats, link: Link) -> None:
+    def _round_up(self, found: Floats, numbers: Floats) -> None:
         """Whole bursts: for the first or last tile, and for each tile that the outermost stage fetches, in parts as large as the first."""
-        at, gemm, burst_bytes = self.at, self.setting.gemm, link.outer.level.burst_bytes
-        x, y, _ = ROLE_AXES[link.role]
-        bits = gemm.out_bits if link.role == "psums" else self.setting.bits(link.role)
-        if bits:
-            found[link.one_in_bursts] = np.ceil(found[link.one] * (bits / (8 * burst_bytes))) * (burst_bytes * 8 / bits)
-        if link.inner.stage > 0:
+        at, setting, burst_bytes = self.at, self.setting, self.setting.chip.dram.burst_bytes
+        gemm = setting.gemm
+        for link in self.from_dram:
+            bits = gemm.out_bits if link.role == "psums" else setting.bits(link.role)
+            if bits:
+                found[link.one_in_bursts] = np.ceil(found[link.one] * (bits / (8 * burst_bytes))) * (burst_bytes * 8 / bits)
+        loads = [link for link in self.from_dram if link.inner.stage == 0]
+        if not loads:
             return
         sizes, whole, edge = numbers[at.sizes], numbers[at.whole], numbers[at.edge]
-        lengths = np.stack([sizes[x] * sizes[y], edge[x] * sizes[y], sizes[x] * edge[y], edge[x] * edge[y]])
-        counts = np.stack([whole[x] * whole[y], whole[y], whole[x], np.ones_like(whole[x])])
-        scale = numbers[at.alike][x] * numbers[at.alike][y] * burst_bytes
+        x, y = ([ROLE_AXES[link.role][i] for link in loads] for i in range(2))
+        x_size, y_size, x_edge, y_edge, x_whole, y_whole = sizes[x], sizes[y], edge[x], edge[y], whole[x], whole[y]
+        kinds = ((x_size * y_size, x_whole * y_whole), (x_edge * y_size, y_whole), (x_size * y_edge, x_whole), (x_edge * y_edge, 1))
+        alike = numbers[at.alike]
+        scale = alike[x] * alike[y] * burst_bytes
 
-        def added(bits: int) -> Any:
-            """Bytes by which whole bursts exceed the bits of all tiles, each once."""
-            bursts = lengths * (bits / (8 * burst_bytes))
-            return np.add.reduce((np.ceil(bursts) - bursts) * counts) * scale
+        def added(bits: Sequence[int]) -> Any:
+            """Bytes by which whole bursts exceed the bits of all tiles, each once; for each of the links."""
+            per_element = np.array(bits)[:, None] / (8 * burst_bytes)
+            total: Any = 0.0
+            for lengths, counts in kinds:
+                bursts = lengths * per_element
+                total = total + (np.ceil(bursts) - bursts) * counts
+            return total * scale
 
-        often = found[link.leave] / self.whole[ROLES.index(link.role)]
-        if link.role == "psums":
-            spilled = added(gemm.acc_bits) * often
-            found[link.waste_read], found[link.waste_written] = spilled, spilled + added(gemm.out_bits)
-        else:
-            found[link.waste_read] = added(bits) * often
+        often = found[[link.leave for link in loads]] / self.whole[[ROLES.index(link.role) for link in loads]]
+        found[[link.waste_read for link in loads]] = added([setting.bits(link.role) for link in loads]) * often
+        for number, link in enumerate(loads):
+            if link.role == "psums":
+                finished = added([gemm.out_bits] * len(loads))[number]
+                found[link.waste_written] = found[link.waste_read] + finished
 
 
 class _Rows:

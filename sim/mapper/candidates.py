@@ -102,7 +102,7 @@ def all_tiles(setting: Setting, axis: int, parts: int) -> Ints:
 
 
 def _chains(setting: Setting, axis: int, parts: int, tiles_of: Callable[[int, bool], Ints]) -> Ints:
-    """[stages, chains] of tiles within tiles that fit by themselves; `tiles_of(extent, innermost)` gives those within one block."""
+    """[stages, chains] of tiles within tiles; `tiles_of(extent, innermost)` gives those within one block."""
     chains = np.empty((0, 1), dtype=np.int64)
     for stage in range(len(setting.stages)):
         grown = []
@@ -113,19 +113,17 @@ def _chains(setting: Setting, axis: int, parts: int, tiles_of: Callable[[int, bo
             tiles = tiles_of(extent, stage + 1 == len(setting.stages))
             if stage + 1 == setting.split_stage and parts > 1:
                 tiles = tiles[sits_out_nothing(extent, tiles, parts)]
-            tiles = tiles[_fits_alone(setting, stage, axis, tiles)]
             grown.append(np.vstack([np.repeat(chain[:, None], len(tiles), axis=1), tiles]))
         chains = np.hstack(grown)
     return chains
 
 
-def _fits_alone(setting: Setting, stage: int, axis: int, tiles: Ints) -> Any:
-    """Whether a tile fits where it is one element long along the other axes."""
+def fit_alone(setting: Setting, axis: int, tiles: Ints) -> Any:
+    """Which chains of tiles fit where they are one element long along the other axes."""
     fine: Any = True
     for place in setting.places[1:]:
-        if place.stage == stage:
-            m, n, k = (tiles if each == axis else 1 for each in range(3))
-            fine = fine & (tile_bits(setting, place.level, (m, n, k)) <= 8 * capacity_bytes(setting, place.level))
+        m, n, k = (tiles[place.stage] if each == axis else 1 for each in range(3))
+        fine = fine & (tile_bits(setting, place.level, (m, n, k)) <= 8 * capacity_bytes(setting, place.level))
     return fine
 
 

@@ -104,6 +104,7 @@ class Costs(NamedTuple):
     read_bytes: dict[str, Seconds]
     written_bytes: dict[str, Seconds]
     array_cycles: Count
+    every: list[AxisCuts]
 
 
 class Link(NamedTuple):
@@ -150,11 +151,14 @@ class _Case:
         sizes = [[tile[axis] for tile in choice.tiles] for axis in range(3)]
         where = setting.split_stage
         self.first = [cut_axis(extent, sizes[i], where, parts[i], every=False) for i, extent in enumerate(setting.extents)]
-        self.every = [cut_axis(extent, sizes[i], where, parts[i], every=True) for i, extent in enumerate(setting.extents)]
+        self.every = self.first
+        if self.several:
+            self.every = [cut_axis(extent, sizes[i], where, parts[i], every=True) for i, extent in enumerate(setting.extents)]
         ends = [_axis_ends(extent, sizes[i], where, parts[i]) for i, extent in enumerate(setting.extents)]
         stages = range(len(choice.tiles) + 1)
         self.first_tiles: list[Extents] = [(ends[0][s][0], ends[1][s][0], ends[2][s][0]) for s in stages]
         self.last_tiles: list[Extents] = [(ends[0][s][1], ends[1][s][1], ends[2][s][1]) for s in stages]
+        self.used = array.use(setting, choice.dataflow, choice.array_axis, self.first, self.first_tiles[-1], self.last_tiles[-1])
 
     def axes(self, role: Role, seen_from: Place) -> tuple[AxisCuts, AxisCuts, AxisCuts]:
         """The axes x, y, z of a role, as traffic of `seen_from` counts them."""
@@ -204,9 +208,8 @@ def evaluate(setting: Setting, choice: Choice) -> Costs:
         latency = larger(latency, term.prefix_s + term.busy_s + term.suffix_s)
     dram = setting.chip.dram.name
     moved = sum(traffic.read.values()) + sum(traffic.written.values())
-    cycles, steps, _ = array.use(setting, choice.dataflow, choice.array_axis, case.first, case.first_tiles[-1], case.last_tiles[-1])
     dram_bytes = traffic.read[dram] + traffic.written[dram]
-    return Costs(latency, dram_bytes, moved, steps, terms, alternation, traffic.read, traffic.written, cycles)
+    return Costs(latency, dram_bytes, moved, case.used.steps, terms, alternation, traffic.read, traffic.written, case.used.cycles, case.every)
 
 
 def _elements(groups: list[Visited], less: int = 0) -> Count:
@@ -305,7 +308,7 @@ def _times(case: _Case, loads: list[list[Link]], stores: list[Link], traffic: _T
     """A term per resource, and the bound from single buffers."""
     setting, choice = case.setting, case.choice
     clock_hz = float(setting.chip.clock_hz)
-    used = array.use(setting, choice.dataflow, choice.array_axis, case.first, case.first_tiles[-1], case.last_tiles[-1])
+    used = case.used
     last = case.last_tiles[-1]
     step_cycles = array.step_cycles(setting, choice.dataflow, choice.array_axis, last)
     least_cycles = array.step_cycles(setting, choice.dataflow, choice.array_axis, (1, 1, 1))
@@ -395,17 +398,16 @@ def _alternation(loads: list[list[Link]], stores: list[Link], ready_s: Seconds, 
     return bound
 
 
-def cost_of(setting: Setting, choice: Choice) -> GemmCost:
-    """The whole cost of one mapping."""
-    costs = evaluate(setting, choice)
-    case = _Case(setting, choice)
+def cost_of(setting: Setting, choice: Choice, costs: Costs | None = None) -> GemmCost:
+    """The whole cost of one mapping; `costs` are its, if they are known already."""
+    costs = costs or evaluate(setting, choice)
     terms = {name: Term(*(float(part) for part in term)) for name, term in costs.terms.items()}
     latency, alternation = float(costs.latency_s), float(costs.alternation_s)
     bound_by = max(terms, key=lambda name: sum(terms[name]))
     dram = setting.chip.dram.name
     unit, cycles = setting.chip.matrix, int(costs.array_cycles)
     peak_macs = setting.cores * unit.count * unit.rows * unit.cols * setting.rate * cycles
-    issued = array.issued_macs(setting, choice.dataflow, choice.array_axis, case.every)
+    issued = array.issued_macs(setting, choice.dataflow, choice.array_axis, costs.every)
     return GemmCost(
         latency_s=latency,
         bound_by=bound_by if alternation < latency else "alternation",

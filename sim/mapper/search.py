@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -21,10 +22,10 @@ import numpy as np
 from functional.errors import BadInput, Problem
 from sim.mapper import array
 from sim.mapper.bound import Bounder
-from sim.mapper.candidates import ORDERS, ORDERS_ALIKE, Variant, all_tiles, thin_tiles, thin_variants, variants
-from sim.mapper.cost import evaluate
+from sim.mapper.candidates import ORDERS, ORDERS_ALIKE, Variant, all_tiles, fit_alone, thin_tiles, thin_variants, variants
+from sim.mapper.cost import Costs, evaluate
 from sim.mapper.problem import Choice, Setting
-from sim.mapper.tables import Floats, Ints, axis_table
+from sim.mapper.tables import Floats, Ints, Kind, asked_of, axis_tables
 
 _ROUNDING = 1e-12
 """Share by which a bound is lowered before it is compared with an exact cost: sums in another order differ in their last bits."""
@@ -41,50 +42,58 @@ _BATCH_PRICED = 64
 
 
 class Found(NamedTuple):
-    """The best mapping so far and what it is ranked by."""
+    """The best mapping so far, what it is ranked by, and its costs where it was priced by itself."""
 
     key: tuple[float, float, float, float]
     choice: Choice | None
+    costs: Costs | None = None
 
 
 class _Axis(NamedTuple):
     """Numbers of one axis: `levels[l]` [rows, kinds * blocks] are minima over blocks of 2^l candidates, `blocks[l]` as many per kind;
-    `tiles` [kinds, stages, candidates], of kinds that are split alike; `kinds[variant]`."""
+    `tiles` of each kind: [stages, candidates], and which of them there are; `kinds[variant]`."""
 
     levels: list[Floats]
     blocks: list[int]
-    tiles: Ints
+    tiles: list[tuple[Ints, Ints]]
     kinds: Ints
 
 
 def _axis(setting: Setting, axis: int, chosen: Sequence[Variant], tiles_of: Any) -> _Axis:
-    kinds: dict[int, list[tuple[str, str]]] = {}
+    kinds: dict[int, list[Kind]] = {}
     for variant in chosen:
         flows = kinds.setdefault((*variant.split, 1)[axis], [])
-        flow = variant.dataflow, variant.array_axis
-        if flow not in flows:
-            flows.append(flow)
-    places, tables, tiles = {}, [], []
+        if variant[1:] not in flows:
+            flows.append(variant[1:])
+    places: dict[Any, int] = {}
+    tables, tiles = [], []
     for parts, flows in kinds.items():
-        columns = tiles_of(setting, axis, parts)
-        if columns.shape[1] == 0:
+        columns, numbers = axis_tables(asked_of(setting, axis, parts, flows, tiles_of))
+        fine = np.flatnonzero(fit_alone(setting, axis, columns))
+        if not len(fine):
             raise NoTile
-        for flow, table in zip(flows, axis_table(setting, axis, columns, parts, flows), strict=True):  # type: ignore[arg-type]
-            places[parts, flow] = len(tables)
-            tables.append(table)
-            tiles.append(columns)
-    depth = (max(table.shape[1] for table in tables) - 1).bit_length()
-    numbers = np.stack([_padded(table, 2**depth) for table in tables], axis=1)
-    levels, blocks = [numbers.reshape(len(numbers), -1)], [2**depth]
+        for flow, table in zip(flows, numbers, strict=True):
+            alike = next(i for i, other in enumerate(numbers) if other is table)
+            if (parts, flows[alike]) not in places:
+                places[parts, flows[alike]] = len(tables)
+                tables.append((table, fine))
+                tiles.append((columns, fine))
+            places[parts, flow] = places[parts, flows[alike]]
+    depth = (max(len(fine) for _, fine in tables) - 1).bit_length()
+    padded = [_padded(table, fine, 2**depth) for table, fine in tables]
+    levels, blocks = [padded[0] if len(padded) == 1 else np.hstack(padded)], [2**depth]
     for _ in range(depth):
         levels.append(np.minimum(levels[-1][:, ::2], levels[-1][:, 1::2]))
         blocks.append(blocks[-1] // 2)
-    of_variant = [places[(*variant.split, 1)[axis], (variant.dataflow, variant.array_axis)] for variant in chosen]
-    return _Axis(levels, blocks, np.stack([_padded(each, 2**depth) for each in tiles]), np.array(of_variant))
+    of_variant = [places[(*variant.split, 1)[axis], variant[1:]] for variant in chosen]
+    return _Axis(levels, blocks, tiles, np.array(of_variant))
 
 
-def _padded(columns: Any, width: int) -> Any:
-    return columns[:, np.minimum(np.arange(width), columns.shape[1] - 1)]
+def _padded(columns: Any, fine: Ints, width: int) -> Any:
+    """The fine columns, the last of them repeated."""
+    which = np.full(width, fine[-1])
+    which[: len(fine)] = fine
+    return columns.take(which, axis=1)
 
 
 class _Level(NamedTuple):
@@ -125,7 +134,7 @@ class _Boxes(NamedTuple):
     known: Choice | None
 
     def take(self, which: Any) -> _Boxes:
-        return _Boxes(self.level, self.where[:, which], self.bounds[:, which], self.score[which], self.known)
+        return _Boxes(self.level, self.where.take(which, axis=1), self.bounds.take(which, axis=1), self.score.take(which), self.known)
 
     def split(self, count: int) -> tuple[_Boxes, _Boxes | None]:
         """The best ones, and the rest."""
@@ -133,6 +142,14 @@ class _Boxes(NamedTuple):
             return self, None
         order = np.argpartition(self.score, count)
         return self.take(order[:count]), self.take(order[count:])
+
+
+def _joined(some: Sequence[_Boxes]) -> _Boxes:
+    if len(some) == 1:
+        return some[0]
+    where, bounds = (np.hstack([getattr(boxes, name) for boxes in some]) for name in ("where", "bounds"))
+    known = some[0].known if all(boxes.known is some[0].known for boxes in some) else None
+    return _Boxes(some[0].level, where, bounds, np.hstack([boxes.score for boxes in some]), known)
 
 
 class Search:
@@ -159,22 +176,33 @@ class Search:
         self.budget_boxes = budget_boxes
 
     def run(self) -> Found:
-        """Open boxes, best first, until none is left that could hold anything better."""
-        stack = [self._bounded(*self._start())]
-        while stack and (self.opened < self.budget_boxes or self.found.choice is None):
-            boxes = stack.pop()
-            if self.found.choice is not boxes.known:
-                boxes = self._promising(boxes)
-            if len(boxes.score) == 0:
-                continue
-            if boxes.level == 0:
+        """Open boxes until none is left that could hold anything better: first straight down to an incumbent, the best boxes of each level;
+        then level by level, if that is not too much at a time, else on along the best."""
+        first = self._bounded(*self._start())
+        waiting: list[list[_Boxes]] = [[] for _ in range(first.level + 1)]
+        waiting[first.level].append(first)
+        while self.opened < self.budget_boxes or self.found.choice is None:
+            level = self._next_level(waiting)
+            if level is None:
+                break
+            boxes = self._promising(_joined(waiting[level]))
+            waiting[level] = []
+            if level == 0:
                 self._price(boxes)
                 continue
             boxes, rest = boxes.split(_BATCH_BOXES[self.found.choice is not None])
             if rest is not None:
-                stack.append(rest)
-            stack.append(self._bounded(boxes.level - 1, self._children(boxes.level, boxes.where)))
+                waiting[level].append(rest)
+            if len(boxes.score):
+                waiting[level - 1].append(self._bounded(level - 1, self._children(level, boxes.where)))
         return self.found
+
+    def _next_level(self, waiting: Sequence[Sequence[_Boxes]]) -> int | None:
+        counts = [sum(len(boxes.score) for boxes in level) for level in waiting]
+        levels = [level for level, count in enumerate(counts) if count]
+        if not levels or self.found.choice is None:
+            return levels[0] if levels else None
+        return next((level for level in reversed(levels) if counts[level] <= _BATCH_BOXES[1]), levels[0])
 
     def _start(self) -> tuple[int, Ints]:
         """The whole space in boxes of one level: the highest with so many that they are worth a batch."""
@@ -203,29 +231,36 @@ class Search:
         self.opened += where.shape[1]
         self.calls += 1
         table, begins, _ = self.levels[level]
-        numbers = table[:, begins[:, where[0]] + where[2:]]
+        numbers = table.take(begins.take(where[0], axis=1) + where[2:], axis=1, mode="clip")
         fine = self.bounder.fits(numbers)
         if not fine.all():
-            where, numbers = where[:, fine], numbers[:, :, fine]
+            kept = np.flatnonzero(fine)
+            where, numbers = where.take(kept, axis=1), numbers.take(kept, axis=2)
         bounds = self.bounder(numbers, where[1], where[0], single=level == 0)
         ranked = np.stack([bounds[key] for key in self.keys])
         ranked *= 1 - _ROUNDING
         if where.shape[1] == 0:
-            return _Boxes(level, where, ranked, ranked[0], self.found.choice)
-        scales = ranked[:3].min(axis=1) * (1, 1e6, 1e9)
-        return self._promising(_Boxes(level, where, ranked, (ranked[:3] / scales[:, None]).sum(axis=0), self.found.choice))
+            return _Boxes(level, where, ranked, ranked[0], None)
+        score = ranked[0] + ranked[1] * (ranked[0, 0] / ranked[1, 0] * 1e-10) + ranked[2] * (ranked[0, 0] / ranked[2, 0] * 1e-13)
+        return self._promising(_Boxes(level, where, ranked, score, None))
 
     def _promising(self, boxes: _Boxes) -> _Boxes:
         """Boxes that may hold something better than what was found."""
-        if self.found.choice is None:
+        if self.found.choice is boxes.known:
             return boxes
-        better: Any = False
-        equal: Any = True
-        for low, best in zip(boxes.bounds, self.found.key, strict=True):
+        first = self.found.key[0]
+        kept = np.flatnonzero(boxes.bounds[0] <= first)
+        if len(kept) < len(boxes.score):
+            boxes = boxes.take(kept)
+        tied = boxes.bounds[0] >= first * (1 - 2 * _ROUNDING)
+        if not tied.any():
+            return boxes._replace(known=self.found.choice)
+        better: Any = ~tied
+        equal: Any = tied
+        for low, best in zip(boxes.bounds[1:], self.found.key[1:], strict=True):
             better = better | (equal & (low < best * (1 - 2 * _ROUNDING)))
             equal = equal & (low <= best)
-        boxes = boxes._replace(known=self.found.choice)
-        return boxes.take(better) if not np.all(better) else boxes
+        return boxes.take(np.flatnonzero(better))._replace(known=self.found.choice)
 
     def _price(self, boxes: _Boxes) -> None:
         """Price single mappings, best first, as long as they may be better."""
@@ -236,7 +271,7 @@ class Search:
                 self._price_one(first)
             else:
                 for variant in np.unique(first.where[0]):
-                    self._price_many(first.take(first.where[0] == variant))
+                    self._price_many(first.take(np.flatnonzero(first.where[0] == variant)))
             self.priced += len(first.score)
             if rest is None:
                 return
@@ -248,10 +283,12 @@ class Search:
         """Tiles and ranks of single mappings of one variant."""
         variant = int(boxes.where[0, 0])
         stages = range(len(self.setting.stages))
-        tiles = tuple(
-            tuple(axis.tiles[axis.kinds[variant], s, boxes.where[2 + a]] for a, axis in enumerate(self.axes)) for s in stages
-        )
-        return tiles, tuple(tuple(self.ranks[s, a, boxes.where[1]] for a in range(3)) for s in stages)
+        tiles = []
+        for number, axis in enumerate(self.axes):
+            columns, fine = axis.tiles[axis.kinds[variant]]
+            tiles.append(columns.take(fine.take(boxes.where[2 + number], mode="clip"), axis=1))
+        ranks = self.ranks[..., boxes.where[1]]
+        return tuple(tuple(axis[s] for axis in tiles) for s in stages), tuple(tuple(ranks[s]) for s in stages)
 
     def _chosen(self, boxes: _Boxes, which: int) -> Choice:
         tiles, ranks = self._tiles(boxes.take([which]))
@@ -263,7 +300,7 @@ class Search:
         costs = evaluate(self.setting, choice)
         key = tuple(float(costs[each]) for each in self.keys)
         if key < self.found.key:
-            self.found = Found(key, choice)  # type: ignore[arg-type]
+            self.found = Found(key, choice, costs)  # type: ignore[arg-type]
 
     def _price_many(self, boxes: _Boxes) -> None:
         tiles, ranks = self._tiles(boxes)
@@ -282,28 +319,29 @@ _BUDGET_BOXES_ALL = 60_000
 """The same for all tiles of one stage that several cores share out among them: many splits are nearly as good as each other."""
 
 
-def search(setting: Setting, objective: str, exhaustive: bool) -> Choice:
+def search(setting: Setting, objective: str, exhaustive: bool) -> Found:
     """The best mapping; `exhaustive` matters where there are several stages or cores. Raises `BadInput` if no tile fits."""
-    stages = len(setting.stages)
-    alone = stages == 1 and setting.cores == 1
-    thin = stages > 1 and not exhaustive
-    choice = _search_thin(setting, objective) if thin else None
-    if choice is None:
-        orders = list(product(ORDERS_ALIKE if alone else ORDERS, repeat=stages))
-        budget = math.inf if alone or exhaustive else _BUDGET_BOXES_ALL
-        try:
-            choice = Search(setting, variants(setting), orders, all_tiles, objective, budget).run().choice
-        except NoTile:
-            choice = None
-    if choice is not None:
-        return choice
+    found = None
+    with suppress(NoTile):
+        if len(setting.stages) > 1 and not exhaustive:
+            found = _search_thin(setting, objective)
+    with suppress(NoTile):
+        if found is None or found.choice is None:
+            found = _search_all(setting, objective, exhaustive)
+    if found is not None and found.choice is not None:
+        return found
     inner = setting.places[-1].level.name
     raise BadInput(Problem("no tile fits every level", f"raise memory.{inner}.capacity", path=f"memory.{inner}.capacity"))
 
 
-def _search_thin(setting: Setting, objective: str) -> Choice | None:
+def _search_all(setting: Setting, objective: str, exhaustive: bool) -> Found:
+    chosen, stages = variants(setting), len(setting.stages)
+    alike = stages == 1 and all(extent % parts == 0 for variant in chosen for extent, parts in zip(setting.extents, variant.split, strict=False))
+    orders = list(product(ORDERS_ALIKE if alike else ORDERS, repeat=stages))
+    budget = math.inf if exhaustive or (stages == 1 and setting.cores == 1) else _BUDGET_BOXES_ALL
+    return Search(setting, chosen, orders, all_tiles, objective, budget).run()
+
+
+def _search_thin(setting: Setting, objective: str) -> Found:
     orders = list(product(ORDERS_ALIKE, repeat=len(setting.stages)))
-    try:
-        return Search(setting, thin_variants(setting), orders, thin_tiles, objective, _BUDGET_BOXES).run().choice
-    except NoTile:
-        return None
+    return Search(setting, thin_variants(setting), orders, thin_tiles, objective, _BUDGET_BOXES).run()

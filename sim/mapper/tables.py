@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -45,12 +47,15 @@ def layout(stages: int) -> Layout:
 
 
 class Cuts(NamedTuple):
-    """One axis as its candidate tiles cut it, as the first core and as all cores see it, with that core's first and last piece."""
+    """One axis as its candidate tiles cut it, as the first core and as all cores see it, with that core's first and last piece, and how many
+    pieces of which lengths it has [kinds of pieces, candidates]."""
 
     own: AxisCuts
     every: AxisCuts
     first: Ints
     last: Ints
+    counts: Ints
+    lengths: Ints
 
 
 def cuts_of(setting: Setting, axis: int, tiles: Ints, parts: int) -> Cuts:
@@ -65,7 +70,11 @@ def cuts_of(setting: Setting, axis: int, tiles: Ints, parts: int) -> Cuts:
             first, last = ceil_div(first, parts), ceil_div(last, parts)
         if stage < len(tiles):
             first, last = np.minimum(first, tiles[stage]), (last - 1) % tiles[stage] + 1
-    return Cuts(own, every, first, last)
+    blocks = own.around[-1]
+    counts, lengths = (np.empty((len(blocks), tiles.shape[1]), dtype=np.int64) for _ in range(2))
+    for i, block in enumerate(blocks):
+        counts[i], lengths[i] = block.blocks, block.length
+    return Cuts(own, every, first, last, counts, lengths)
 
 
 def geometry(setting: Setting, axis: int, tiles: Ints, parts: int, cuts: Cuts) -> Floats:
@@ -117,13 +126,8 @@ def array_factors(setting: Setting, dataflow: str, array_axis: Axis, name: Axis,
 
     The cycles of a tensor core are at least its granules over the units.
     """
-    blocks = cuts.own.around[-1]
-    shape = cuts.first.shape
-    counts = np.stack([np.broadcast_to(block.blocks, shape) for block in blocks])
-    lengths = np.stack([np.broadcast_to(block.length, shape) for block in blocks])
-
     def total(of_length: Callable[[Any], Any]) -> Any:
-        return (counts * of_length(lengths)).sum(axis=0)
+        return np.add.reduce(cuts.counts * of_length(cuts.lengths))
 
     unit = setting.chip.matrix
     if unit.kind == "tensor_core":
@@ -139,16 +143,53 @@ def array_factors(setting: Setting, dataflow: str, array_axis: Axis, name: Axis,
     return [cycles, total(array.accesses_factor(setting, dataflow, array_axis, name)), extra]
 
 
-def axis_table(setting: Setting, axis: int, tiles: Ints, parts: int, kinds: Sequence[tuple[str, Axis]]) -> list[Floats]:
-    """Tables [rows, candidates] of one axis, one for each (dataflow, array axis)."""
+Kind: TypeAlias = tuple[str, Axis]
+"""A dataflow and the axis along which matrix units share a tile."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the tables of one axis depend on; `setting` is one that all else was taken from."""
+
+    extent: int
+    axis: int
+    parts: int
+    split_stage: int
+    stages: int
+    unit: tuple[Any, ...]
+    kinds: tuple[Kind, ...]
+    tiles_of: Callable[[Setting, int, int], Ints]
+    setting: Setting = field(compare=False)
+
+
+def asked_of(setting: Setting, axis: int, parts: int, kinds: Sequence[Kind], tiles_of: Callable[[Setting, int, int], Ints]) -> Asked:
+    """The question whose answer `axis_tables` remembers."""
+    unit = setting.chip.matrix
+    numbers = (unit.kind, unit.count, unit.rows, unit.cols, unit.tile, unit.dataflows, unit.weight_preload, setting.rate)
+    stages = len(setting.stages)
+    return Asked(setting.extents[axis], axis, parts, setting.split_stage, stages, numbers, tuple(kinds), tiles_of, setting)
+
+
+@lru_cache(maxsize=512)
+def axis_tables(asked: Asked) -> tuple[Ints, list[Floats]]:
+    """Candidate tiles [stages, candidates] and their tables, one for each kind; alike kinds have the same table."""
+    tiles = asked.tiles_of(asked.setting, asked.axis, asked.parts)
+    return tiles, axis_table(asked.setting, asked.axis, tiles, asked.parts, asked.kinds)
+
+
+def axis_table(setting: Setting, axis: int, tiles: Ints, parts: int, kinds: Sequence[Kind]) -> list[Floats]:
+    """Tables [rows, candidates] of one axis, one for each kind."""
     cuts = cuts_of(setting, axis, tiles, parts)
-    shared = geometry(setting, axis, tiles, parts, cuts)
-    at = layout(len(tiles))
+    shared, at, name = geometry(setting, axis, tiles, parts, cuts), layout(len(tiles)), AXES[axis]
+    known: dict[Any, Floats] = {}
     tables = []
     for dataflow, array_axis in kinds:
-        numbers = np.empty((at.rows, tiles.shape[1]))
-        numbers[: at.cycles] = shared
-        for i, row in enumerate(array_factors(setting, dataflow, array_axis, AXES[axis], cuts)):
-            numbers[at.cycles + i] = row
-        tables.append(numbers)
+        # Nothing but the axis's own place in the array matters to it.
+        alike = systolic.AXES[dataflow].index(name) if dataflow else 0, dataflow == "os", array_axis == name
+        if alike not in known:
+            known[alike] = np.empty((at.rows, tiles.shape[1]))
+            known[alike][: at.cycles] = shared
+            for i, row in enumerate(array_factors(setting, dataflow, array_axis, name, cuts)):
+                known[alike][at.cycles + i] = row
+        tables.append(known[alike])
     return tables
