@@ -282,7 +282,7 @@ KERNELS: dict[str, Kernel] = {
     "Mul": _in_fp32,
     "Add": _in_fp32,
 }
-"""What each op of the table gives on integers; a test says that none is missing."""
+"""What each op of the table gives on integers, but those of sampling, which is in fp32; a test says that none is missing."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
