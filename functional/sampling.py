@@ -52,12 +52,8 @@ class Sampling:
 
 
 def sample(f: Interpreter[T], logits: T, sampling: Sampling, generator: Generator | None = None) -> T:
-    """One token id for the last token of each sequence of logits [B, T, V]: [B, 1].
-
-    Only a draw uses the generator, once per call, for all rows.
-    """
+    """A token id for each row of logits [B, T, V]: [B, T]. Only a draw uses the generator, once per call, for all rows."""
     with f.scope("sampling"):
-        logits = f.last_token(logits)  # [B, 1, V]
         if sampling.is_greedy:
             return f.arg_max("argmax", logits)
         return f.draw("draw", distribution(f, logits, sampling), generator)

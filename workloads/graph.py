@@ -126,10 +126,11 @@ class OpGraph:
                 raise BadInput(f"op graph: format {data['graph_format']} is not {GRAPH_FORMAT}; write it again with this version")
             scenario = data["scenario"]
             lengths = {name: _rebuilt(scenario[name]) for name in ("batch", "q_len", "context")}
+            formats = Formats(**scenario["formats"])
             sampling = Sampling(**scenario["sampling"]) if "sampling" in scenario else None
             return cls(
                 data["model"],
-                Scenario(scenario["phase"], **lengths, formats=Formats(**scenario["formats"]), logits=scenario["logits"], sampling=sampling),
+                Scenario(scenario["phase"], **lengths, formats=formats, logits=scenario["logits"], sampling=sampling),
                 tuple(_rebuilt_op(op) for op in data["ops"]),
                 {tensor["name"]: Tensor(tensor["name"], tensor["role"], _rebuilt_spec(tensor)) for tensor in data["tensors"]},
             )
