@@ -32,7 +32,7 @@ from torch import Tensor
 
 from functional.config import ModelConfig
 from functional.interpreters import Interpreter
-from functional.llama import KVCache, LayerWeights, Logits, Weights, forward
+from functional.llama import Head, KVCache, LayerWeights, Weights, forward
 from functional.ops import Op, View
 
 LARGEST = 127
@@ -178,7 +178,7 @@ class _Calibrate(Interpreter[_Named]):
 
 @torch.no_grad()
 def calibrate(
-    config: ModelConfig, weights: Weights[Tensor], ids: Tensor, cache: KVCache[Tensor], position: int, logits: Logits = "last"
+    config: ModelConfig, weights: Weights[Tensor], ids: Tensor, cache: KVCache[Tensor], position: int, logits: Head = "last"
 ) -> dict[str, Tensor]:
     """Scale of every op's output, by the op's name, from one run in fp32; the cache is left as it was.
 

@@ -40,6 +40,8 @@ HEAVY = ("torch", "pandas", "plotly", "scipy", "networkx", "transformers", "pyar
 PUBLIC = [
     "BadInput",
     "RooftileError",
+    "Sampling",
+    "Speculation",
     "Timeline",
     "chip_names",
     "compare",
@@ -48,6 +50,7 @@ PUBLIC = [
     "load_model",
     "model_names",
     "predict",
+    "predict_generation",
     "predict_graph",
     "roofline_grid",
     "sensitivity",

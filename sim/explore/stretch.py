@@ -85,7 +85,7 @@ class ClassTimes:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Stretch:
-    """Steps after n contexts: `latency_s` and `floor_s` of each [n]; `classes` in the order of the plan; memory is the most that one needs."""
+    """Steps after n contexts: `latency_s` and `floor_s` of each [n], `classes` in the order of the plan, the most memory that one needs."""
 
     plan: Plan
     latency_s: Floats

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import RenderableType
@@ -19,9 +19,13 @@ from functional.work import Contraction, Move, Vector
 from hwmodels.chip import Chip
 from hwmodels.paths import value_of
 from hwmodels.units import format_bandwidth, format_bytes, format_capacity, format_rate, format_seconds
-from sim.timeline import Component, Timeline
+from sim.timeline import Component, Memory, Timeline
 from workloads.graph import OpGraph
+from workloads.scenario import Formats
 from workloads.summary import Summary
+
+if TYPE_CHECKING:
+    from sim.explore.generation import Generation
 
 DEAREST = 8
 """Rows of the table of ops."""
@@ -41,29 +45,38 @@ def new_table(title: str, *columns: str) -> Table:
 
 def prediction_tables(timeline: Timeline) -> list[RenderableType]:
     """Headline, components, dearest ops and memory of one predicted step."""
-    return [Text(headline(timeline)), _components(timeline), _dearest_ops(timeline), Text(_memory(timeline) + "\n")]
+    return [Text(headline(timeline)), components_table(timeline), _dearest_ops(timeline), Text(memory_line(timeline.memory) + "\n")]
 
 
 def headline(timeline: Timeline) -> str:
     """What was asked and the answer, in three lines."""
     scenario = timeline.graph.scenario
-    formats = scenario.formats
-    stored = {formats.weights, formats.activations, formats.kv}
-    kinds = stored.pop() if len(stored) == 1 else f"weights {formats.weights}, activations {formats.activations}, KV {formats.kv}"
+    kinds = format_names(scenario.formats)
     if timeline.phase == "prefill":
         what, name = f"prefill of {scenario.q_len} tokens", "TTFT"
     else:
         what, name = f"decode of one token after {scenario.context}", "TPOT"
-    shares = ", ".join(f"{bound} {share:.0%}" for bound, share in timeline.bound_shares.items() if share >= 0.005)
+    shares = share_list(timeline.bound_shares)
     floor = f"{timeline.total_s / timeline.floor_s:.2f} x the floor of {format_seconds(timeline.floor_s)}"
     return (
         f"{timeline.graph.model} on {timeline.chip}: {what}, batch {scenario.batch}, {kinds}, {timeline.engine} engine\n"
-        f"{name} {format_seconds(timeline.total_s)}   {_significant(timeline.tokens_per_s)} tokens/s   {floor}\n"
+        f"{name} {format_seconds(timeline.total_s)}   {significant(timeline.tokens_per_s)} tokens/s   {floor}\n"
         f"bound by: {shares}\n"
     )
 
 
-def _significant(value: float) -> str:
+def share_list(shares: Mapping[str, float]) -> str:
+    """`dram 92%, vector 8%`."""
+    return ", ".join(f"{bound} {share:.0%}" for bound, share in shares.items() if share >= 0.005)
+
+
+def format_names(formats: Formats) -> str:
+    """`int8`, or each by itself where they differ."""
+    stored = {formats.weights, formats.activations, formats.kv}
+    return stored.pop() if len(stored) == 1 else f"weights {formats.weights}, activations {formats.activations}, KV {formats.kv}"
+
+
+def significant(value: float) -> str:
     """Four significant digits, thousands set off, never an exponent."""
     return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
@@ -79,7 +92,7 @@ class _Row:
     bound_by: str
 
 
-def _folded_components(timeline: Timeline) -> Iterator[_Row]:
+def _folded_components(timeline: Timeline | Generation) -> Iterator[_Row]:
     """Components in order; a run of alike layers is one row."""
     run: list[Component] = []
 
@@ -96,11 +109,13 @@ def _folded_components(timeline: Timeline) -> Iterator[_Row]:
 
 
 def _alike(a: Component, b: Component) -> bool:
-    layers = a.name.startswith("layers.") and b.name.startswith("layers.")
+    stack, other = (part.name.rpartition(".")[0] for part in (a, b))  # `layers`, or `draft.layers`
+    layers = stack.endswith("layers") and stack == other
     return layers and a.bound_by == b.bound_by and abs(a.latency_s - b.latency_s) <= ALIKE * a.latency_s
 
 
-def _components(timeline: Timeline) -> Table:
+def components_table(timeline: Timeline | Generation) -> Table:
+    """Components of a step, or of all steps of a generation."""
     table = new_table("", "component", "count", "each", "latency", "share", "bound by")
     for row in _folded_components(timeline):
         _add(table, row, timeline.total_s)
@@ -128,8 +143,8 @@ def _add(table: Table, row: _Row, total_s: float) -> None:
     table.add_row(row.name, str(row.count), format_seconds(row.each_s), format_seconds(row.latency_s), share, row.bound_by)
 
 
-def _memory(timeline: Timeline) -> str:
-    memory = timeline.memory
+def memory_line(memory: Memory) -> str:
+    """What is needed, and whether that fits."""
     verdict = "fits" if memory.fits else "DOES NOT FIT"
     needed, capacity = format_bytes(memory.needed_bytes), format_bytes(memory.capacity_bytes)
     return (
