@@ -268,6 +268,11 @@ def _sees_all(scores: Tensor, mask: Mask) -> bool:
     return int(mask.offset) >= keys - 1 and (mask.window is None or mask.window >= int(mask.offset) + queries)
 
 
+def hide(scores: Tensor, mask: Mask) -> Tensor:
+    """Scores [B, H, T, S] with -inf where a query must not see a key."""
+    return scores if _sees_all(scores, mask) else scores.masked_fill(_hidden(scores, mask), float("-inf"))
+
+
 @_register
 class MatMul:
     """Attention's products, each key/value head read once for all query heads that share it.
@@ -281,8 +286,7 @@ class MatMul:
         grouped = _grouped(a, b.shape[1])
         if mask_axis == "k":
             return (grouped @ b).reshape(*a.shape[:3], b.shape[3])
-        scores = (grouped @ b.transpose(-1, -2)).reshape(*a.shape[:3], b.shape[2])
-        return scores if _sees_all(scores, mask) else scores.masked_fill(_hidden(scores, mask), float("-inf"))
+        return hide((grouped @ b.transpose(-1, -2)).reshape(*a.shape[:3], b.shape[2]), mask)
 
     @staticmethod
     def shape(a: TensorSpec, b: TensorSpec, *, mask: Mask, mask_axis: str) -> TensorSpec:

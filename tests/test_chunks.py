@@ -1,4 +1,4 @@
-"""Truth defended: a prompt in chunks, and a draft checked in one step, give the logits of one prefill; and the graph of each is what is run."""
+"""Truth defended: a prompt in chunks, and a draft checked in one step, give the logits of one prefill; graphs are what is run."""
 
 from __future__ import annotations
 
@@ -167,7 +167,8 @@ def test_sampling_of_a_step_by_hand() -> None:
     plain = trace_model("stories15m", "fp32", **asked)
     assert [op.name for op in graph.ops[: len(plain.ops)]] == [op.name for op in plain.ops]
     work = {op.name.removeprefix("sampling."): op.work for op in graph.ops if op.component == "sampling"}
-    assert list(work) == ["temperature", *(f"top_p.{name}" for name in ("sort", "gather", "softmax", "cumulative", "keep")), "softmax", "draw"]
+    top_p = ["top_p.sort", "top_p.gather", "top_p.softmax", "top_p.cumulative", "top_p.keep"]
+    assert list(work) == ["temperature", *top_p, "softmax", "draw"]
     logits = 32 * 32_000
     assert work["top_p.sort"].counts == {"add": 15 * logits}  # type: ignore[union-attr]
     assert work["top_p.gather"].size_bytes == 4 * logits  # type: ignore[union-attr]

@@ -30,6 +30,7 @@ IN_SIM = (
     "verification",
     "explore",
     "evidence",
+    "profiling",
     "present",
     "cli",
 )
@@ -52,6 +53,7 @@ PUBLIC = [
     "predict",
     "predict_generation",
     "predict_graph",
+    "profile",
     "roofline_grid",
     "sensitivity",
     "solve",

@@ -1,4 +1,4 @@
-"""A predicted generation as tables, JSON and CSV."""
+"""A predicted generation as tables, JSON and CSV, and a measured one as a table."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import io
 import json
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from rich.console import RenderableType
@@ -19,6 +19,9 @@ from sim.explore.generation import Generation
 from sim.present.output import emit, emit_tables
 from sim.present.tables import components_table, format_names, memory_line, new_table, share_list, significant
 from sim.present.text import memory_warning
+
+if TYPE_CHECKING:
+    from sim.profiling import Profiled
 
 CURVE = 6
 """Rows of the curve of latencies, the first and the last token among them."""
@@ -94,3 +97,19 @@ def _curve(found: Generation) -> Table:
         context = str(found.prompt + i - 1) if i else "0"
         table.add_row(f"{i + 1:,}", context, format_seconds(float(found.token_latency_s[i])), format_seconds(float(ends[i])))
     return table
+
+
+def profile_tables(found: Profiled) -> list[RenderableType]:
+    """What was measured, line by line, and what a chip would take for it."""
+    how = f"batch {found.batch}, {found.number_format}, {found.threads} threads of this machine"
+    head = f"{found.model}: {found.steps} decode steps after a prompt of {found.prompt}, {how}; prefill {format_seconds(found.prefill_s)}\n"
+    beside = [f"{found.chip}, {found.engine}", "share"] if found.chip else []
+    table = new_table("", "part", "calls", "total", "average", "share", *beside)
+    whole_s = found.rows[0].predicted_s
+    for row in found.rows:
+        cells = [str(row.calls), format_seconds(row.total_s), format_seconds(row.total_s / row.calls), f"{row.share:.1%}"]
+        if whole_s is not None:
+            predicted = row.predicted_s
+            cells += ["", ""] if predicted is None else [format_seconds(predicted / row.calls), f"{predicted / whole_s:.1%}"]
+        table.add_row("  " * row.depth + row.name, *cells)
+    return [Text(head), table]
