@@ -37,7 +37,7 @@ from functional.config import ModelConfig
 from functional.formats import LARGEST as LARGEST_CODES
 from functional.formats import is_integer, torch_dtype
 from functional.interpreters import Interpreter
-from functional.llama import KVCache, LayerWeights, Logits, Weights, forward
+from functional.llama import Head, KVCache, LayerWeights, Weights, forward
 from functional.ops import Op, View
 from functional.qtensor import (
     MASKED,
@@ -127,7 +127,7 @@ def calibrate(
     ids: Tensor,
     cache: KVCache[Tensor],
     position: int,
-    logits: Logits = "last",
+    logits: Head = "last",
     activations: str = "int8",
     kv: str = "int8",
 ) -> dict[str, Tensor]:
@@ -281,7 +281,7 @@ KERNELS: dict[str, Kernel] = {
     "Mul": _in_fp32,
     "Add": _in_fp32,
 }
-"""What each op of the table gives on integers; a test says that none is missing."""
+"""What each op of the table gives on integers, but those of sampling, which is in fp32; a test says that none is missing."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -15,7 +15,7 @@ from functional.config import ModelConfig
 from functional.interpreters import Capture
 from functional.llama import forward
 from functional.model import prefill
-from functional.ops import OPS
+from functional.ops import OPS, SAMPLING_KINDS
 from functional.qtensor import (
     LARGEST,
     LARGEST_SUM,
@@ -128,7 +128,7 @@ def test_a_masked_score_is_minus_infinity() -> None:
 
 
 def test_every_op_of_the_table_has_a_kernel() -> None:
-    assert set(KERNELS) == set(OPS)
+    assert set(KERNELS) == set(OPS) - set(SAMPLING_KINDS)  # these are fp32 always
 
 
 def quantised_input(spec: TensorSpec, generator: torch.Generator, is_matrix: bool) -> QTensor:
@@ -156,7 +156,7 @@ def call(kind: str, seed: int) -> tuple[tuple[QTensor, ...], dict[str, Any]]:
     return tuple(inputs), attrs
 
 
-@pytest.mark.parametrize("kind", sorted(OPS))
+@pytest.mark.parametrize("kind", sorted(KERNELS))
 @pytest.mark.parametrize("seed", range(4))
 def test_integers_agree_with_floats_to_half_a_step(kind: str, seed: int) -> None:
     """The op table in float64 on what the integers stand for; half a step of the output is all that rounding may add."""
