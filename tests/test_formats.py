@@ -20,7 +20,7 @@ from functional.format_error import FormatError, error_of, format_error
 from functional.formats import LARGEST, TENSOR_FORMATS, WEIGHT_FORMATS, bits_of, element_of, group_of, is_integer, weight_format, wider
 from functional.llama import forward
 from functional.ops import OPS
-from functional.qtensor import QTensor, brought, integer_product, packed, quantise_weight, weight_bytes
+from functional.qtensor import QTensor, brought, integer_product, packed, quantise_weight, requantise, weight_bytes
 from functional.quantise import Quantised, calibrate, golden, quantise_cache, quantise_weights
 from functional.spec import TensorSpec
 from functional.weights import new_cache, random_weights
@@ -310,6 +310,12 @@ def test_nothing_is_further_off_than_half_a_step(rows: int, columns: int, name: 
     assert torch.equal(zeros.real(), torch.zeros(rows, columns))
 
 
+@pytest.mark.parametrize(("name", "largest"), [("int4", 7), ("int8", 127), ("fp8", 448)])
+def test_what_is_larger_than_its_scale_foresaw_ends_at_the_largest_code(name: str, largest: int) -> None:
+    found = requantise(torch.tensor([1e9, -1e9, largest + 0.4, 1.0]), torch.tensor(1.0), name)
+    assert found.float().tolist() == [largest, -largest, largest, 1]
+
+
 def test_what_has_no_scale_in_fp16_is_refused() -> None:
     with pytest.raises(ValueError, match="no scale in fp16"):
         quantise_weight(torch.tensor([[1e7, -1e7]]), "int4:g32")
@@ -395,6 +401,9 @@ def test_each_side_of_the_cache_has_a_scale_of_its_own(kv: str) -> None:
 def test_an_error_by_hand() -> None:
     found, wanted = torch.tensor([[[1.0, 3.0], [0.0, 4.0]]]), torch.tensor([[[1.0, 2.0], [5.0, 4.0]]])
     assert error_of(found, wanted) == FormatError(5.0, pytest.approx(6.5**0.5), 0.5, pytest.approx(11.5**0.5), 2)
+    # The most likely word of each token, not the most likely token of each word: (1, 1) and (1, 0).
+    agreeing = error_of(torch.tensor([[[0.0, 5.0, 1.0], [2.0, 4.0, 3.0]]]), torch.tensor([[[0.0, 9.0, 1.0], [6.0, 5.0, 3.0]]]))
+    assert agreeing.top1_agreement == 0.5
 
 
 # Execution -------------------------------------------------------------------------------------------------------------------------------
