@@ -53,7 +53,6 @@ PUBLIC = [
     "predict",
     "predict_generation",
     "predict_graph",
-    "profile",
     "roofline_grid",
     "sensitivity",
     "solve",
