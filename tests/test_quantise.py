@@ -16,25 +16,20 @@ from functional.interpreters import Capture
 from functional.llama import forward
 from functional.model import prefill
 from functional.ops import OPS, SAMPLING_KINDS
-from functional.quantise import (
-    KERNELS,
+from functional.qtensor import (
     LARGEST,
     LARGEST_SUM,
     MASKED,
     QTensor,
-    Quantised,
-    calibrate,
-    golden_int8,
     integer_product,
     multiplier,
     quantise,
-    quantise_cache,
     quantise_weight,
-    quantise_weights,
     requantise,
     requantise_sums,
     scale_of,
 )
+from functional.quantise import KERNELS, Quantised, calibrate, golden_int8, quantise_cache, quantise_weights
 from functional.spec import TensorSpec
 from functional.weights import new_cache, random_weights
 from functional.work import Mask
@@ -243,7 +238,7 @@ def test_calibration_covers_what_the_cache_held_before_and_leaves_it_alone() -> 
 def test_integers_of_another_scale_are_not_copied() -> None:
     cache = QTensor(torch.zeros(1, 1, 4, 2, dtype=torch.int8), one(0.5))
     new = QTensor(torch.ones(1, 1, 1, 2, dtype=torch.int8), one(0.25))
-    with pytest.raises(ValueError, match=r"a KV cache of scale 0\.5 cannot take integers of scale 0\.25"):
+    with pytest.raises(ValueError, match=r"a KV cache of scale 0\.5 cannot take codes of scale 0\.25"):
         golden_int8(OPS["MemCopy"], (cache, new), {"offset": 0}, one(0.5))
 
 

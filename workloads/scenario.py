@@ -9,7 +9,7 @@ import numpy as np
 
 from functional.config import ModelConfig
 from functional.errors import Problem, ScenarioError
-from functional.formats import check_format
+from functional.formats import WEIGHT_FORMATS, check_format
 from functional.llama import Head, Logits
 from functional.sampling import Sampling
 from functional.spec import Dim
@@ -25,7 +25,7 @@ PHASES: tuple[Phase, ...] = ("prefill", "decode")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Formats:
-    """Number formats of the weights, of every tensor between ops, and of the KV cache."""
+    """Number formats of the weight matrices, of every tensor between ops (and the norms' weights with them), and of the KV cache."""
 
     weights: str
     activations: str
@@ -35,7 +35,7 @@ class Formats:
     def of(cls, default: str, weights: str | None = None, activations: str | None = None, kv: str | None = None) -> Formats:
         """One default for all; what is given overrides it."""
         return cls(
-            check_format(weights or default, "--weights"),
+            check_format(weights or default, "--weights", WEIGHT_FORMATS),
             check_format(activations or default, "--activations"),
             check_format(kv or default, "--kv"),
         )

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from functional.config import ModelConfig
+from functional.formats import weight_format
 from functional.interpreters import Interpreter
 from functional.llama import KVCache, Weights, build_weights, forward
 from functional.ops import Op, View
@@ -59,12 +60,14 @@ def trace(config: ModelConfig, scenario: Scenario) -> OpGraph:
     """The op graph of one step; raises `ScenarioError` for lengths that the model cannot hold."""
     scenario.check(config)
     f, formats = Trace(), scenario.formats
+    matrices = weight_format(formats.weights)
     spec_of: dict[tuple[int, ...], TensorSpec] = {}
 
     def weight(name: str, shape: tuple[int, ...]) -> Use:
         spec = spec_of.get(shape)
         if spec is None:
-            spec = spec_of[shape] = TensorSpec(shape, formats.weights)
+            # A norm's weight is multiplied with activations, element by element, and has their format.
+            spec = spec_of[shape] = TensorSpec(shape, matrices if len(shape) > 1 else formats.activations)
         return f.declare(name, "weight", spec)
 
     frequencies = f.declare("inverse_frequencies", "constant", TensorSpec((config.head_dim // 2,), "fp32"))

@@ -90,6 +90,8 @@ def predict(
     for timeline in timelines:
         if not timeline.memory.fits:
             print(f"rooftile: warning: {text.does_not_fit(timeline)}", file=sys.stderr)
+        if timeline.power_w is not None and built.tdp_w is not None and timeline.power_w > built.tdp_w:
+            print(f"rooftile: warning: {text.above_tdp(timeline, built.tdp_w)}", file=sys.stderr)
     responses: list[tuple[Sensitivity, ...]] = []
     if sensitivity:
         from sim.explore.sensitivity import sensitivity_of

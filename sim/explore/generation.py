@@ -20,7 +20,8 @@ from hwmodels import load_chip
 from hwmodels.chip import Chip
 from sim.engines import DEFAULT_ENGINE, ENGINES
 from sim.explore.stretch import OpTotal, Stretch, stretch
-from sim.timeline import LOST, Component, Floats, Memory
+from sim.intervals import Floats
+from sim.timeline import LOST, Component, Memory
 from workloads.library import load_model
 from workloads.scenario import Formats, Scenario
 

@@ -17,8 +17,9 @@ from functional.work import Contraction, flops
 from hwmodels.chip import Chip
 from sim.engines import ENGINES, roofline
 from sim.engines.result import GroupTimes, step_s
+from sim.intervals import Floats
 from sim.plan import Plan, plan, resident_capacity_bytes
-from sim.timeline import Floats, Memory
+from sim.timeline import Memory
 from workloads.demand import GroupClass
 from workloads.graph import OpGraph
 from workloads.scenario import Scenario

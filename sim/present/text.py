@@ -43,3 +43,11 @@ def memory_warning(what: str, chip: str, memory: Memory) -> str:
         f"(weights {format_bytes(memory.weights_bytes)}, KV cache {format_bytes(memory.kv_cache_bytes)}, "
         f"activations {format_bytes(memory.activations_bytes)}) of {format_bytes(memory.capacity_bytes)}; predicted as if it did"
     )
+
+
+def above_tdp(timeline: Timeline, tdp_w: float) -> str:
+    """The warning for a step that takes more power than the chip is built for."""
+    return (
+        f"{timeline.graph.model} {timeline.phase} takes {timeline.power_w:.4g} W on {timeline.chip}, more than its TDP of {tdp_w:g} W; "
+        "its clock would be lowered, which this prediction leaves out"
+    )
