@@ -16,6 +16,7 @@ from functional.config import ModelConfig
 from functional.work import Contraction, flops
 from hwmodels.chip import Chip
 from sim.engines import ENGINES, roofline
+from sim.engines.prices import STATIC, prices_of
 from sim.engines.result import GroupTimes, step_s
 from sim.intervals import Floats
 from sim.plan import Plan, plan, resident_capacity_bytes
@@ -28,7 +29,7 @@ from workloads.trace import trace
 
 @dataclass(slots=True)
 class OpTotal:
-    """What one op takes in several steps; `bound_s` are its seconds by what binds them."""
+    """What one op takes in several steps; `bound_s` are its seconds by what binds them, `energy_j` None where the chip's is not known."""
 
     name: str
     kind: str
@@ -42,11 +43,14 @@ class OpTotal:
     busy_s: float
     bound_s: dict[str, float]
     lost_s: dict[str, float]
+    energy_j: float | None
 
     def add(self, other: OpTotal) -> None:
         """Take in the same op of other steps."""
         for name in ("flops", "useful_macs", "issued_macs", "dram_bytes", "latency_s", "busy_s"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
+        if self.energy_j is not None and other.energy_j is not None:
+            self.energy_j += other.energy_j
         for mine, theirs in ((self.bound_s, other.bound_s), (self.lost_s, other.lost_s)):
             for name, seconds in theirs.items():
                 mine[name] = mine.get(name, 0.0) + seconds
@@ -68,6 +72,8 @@ class ClassTimes:
     op_dram_bytes: Floats
     op_issued_macs: Floats
     lost_s: Mapping[str, Floats]
+    spent_j: Mapping[str, Floats]
+    op_spent_j: Floats
 
     @classmethod
     def of(cls, found: Sequence[GroupTimes]) -> ClassTimes:
@@ -81,6 +87,8 @@ class ClassTimes:
             op_dram_bytes=np.stack([each.op_dram_bytes for each in found], -1),
             op_issued_macs=np.stack([each.op_issued_macs for each in found], -1),
             lost_s={cause: np.array([each.lost_s.get(cause, 0.0) for each in found]) for cause in causes},
+            spent_j={name: np.array([each.spent_j[name] for each in found]) for name in found[0].spent_j},
+            op_spent_j=np.stack([each.op_spent_j for each in found], -1),
         )
 
 
@@ -101,7 +109,8 @@ class Stretch:
     def totals(self, weights: Floats, prefix: str = "") -> Iterator[OpTotal]:
         """Each op in all steps together, which happen `weights` times [n]; `prefix` stands before names of ops and components."""
         sums = [_sums(times, weights) for times in self.classes]
-        ops, asked = iter(self.graph.ops), self.plan.demand
+        ops, asked, prices = iter(self.graph.ops), self.plan.demand, prices_of(self.plan.chip)
+        static_w = None if prices is None else float(prices.static_w)
         counted: dict[int, tuple[float, float]] = {}
         for group, index in enumerate(asked.class_of):
             bound_s, columns, lost_s = sums[index]
@@ -111,7 +120,7 @@ class Stretch:
                 if id(op.work) not in counted:
                     macs = op.work.useful_macs if isinstance(op.work, Contraction) else 0
                     counted[id(op.work)] = _weighed(flops(op.work), weights), _weighed(macs, weights)
-                latency_s, busy_s, dram_bytes, issued_macs = columns[:, i].tolist()
+                latency_s, busy_s, dram_bytes, issued_macs, spent_j = columns[:, i].tolist()
                 yield OpTotal(
                     prefix + op.name,
                     op.kind,
@@ -124,20 +133,33 @@ class Stretch:
                     busy_s,
                     {name: seconds * latency_s / whole_s for name, seconds in bound_s.items()},
                     {cause: float(column[i]) for cause, column in lost_s.items()},
+                    None if static_w is None else spent_j + static_w * latency_s,
                 )
+
+    def energy_by_j(self, weights: Floats) -> dict[str, float]:
+        """Joules of all steps by unit, level and `static`; empty where the chip's energy is not known."""
+        prices = prices_of(self.plan.chip)
+        if prices is None:
+            return {}
+        found = {STATIC: float(prices.static_w) * _weighed(self.latency_s, weights)}
+        for times, group_class in zip(self.classes, self.plan.classes, strict=True):
+            for name, joules in times.spent_j.items():
+                found[name] = found.get(name, 0.0) + group_class.count * _weighed(joules, weights)
+        return found
 
 
 def _weighed(count: Any, weights: Floats) -> float:
+    """Sum over all steps of what is one number, or one for each."""
     return float((count * weights).sum())
 
 
 def _sums(times: ClassTimes, weights: Floats) -> tuple[dict[str, float], Floats, dict[str, Floats]]:
-    """Of one group: seconds by what binds it; per op latency, busy seconds, DRAM bytes and issued MACs [4, ops]; lost seconds per op."""
+    """Of one group: seconds by what binds it; by op latency, busy seconds, DRAM bytes, issued MACs, joules [5, ops]; lost seconds by op."""
     bound_s: dict[str, float] = {}
     names = times.bound_by if len(times.bound_by) == len(weights) else [times.bound_by[0]] * len(weights)
     for name, seconds in zip(names, (times.latency_s * weights).tolist(), strict=True):
         bound_s[name] = bound_s.get(name, 0.0) + seconds
-    columns = times.latency_s * times.shares, times.op_busy_s, times.op_dram_bytes, times.op_issued_macs
+    columns = times.latency_s * times.shares, times.op_busy_s, times.op_dram_bytes, times.op_issued_macs, times.op_spent_j
     lost_s = {cause: (seconds * times.shares * weights).sum(-1) for cause, seconds in times.lost_s.items()}
     return bound_s, np.array([(column * weights).sum(-1) for column in columns]), lost_s
 
@@ -183,17 +205,36 @@ def _of_arrays(group_class: GroupClass, peaks: roofline.Peaks) -> ClassTimes:
     names = list(times)
     alone = [times if load is group_class.load else roofline.unit_times_s(load, peaks) for load in group_class.op_loads]
     own_s = _rows([_rows(list(each.values())).max(0) for each in alone])
-    sums_s = own_s.sum(0)
     macs = [op.work.useful_macs if isinstance(op.work, Contraction) else 0 for op in group_class.ops]
+    shares = _parted(own_s, np.full_like(own_s, 1 / len(own_s)))
+    spent = {name: np.asarray(joules, float) for name, joules in roofline.spent_j(group_class.load, peaks).items()}
     return ClassTimes(
         latency_s=by_unit.max(0),
         bound_by=[names[i] for i in by_unit.argmax(0).tolist()],
-        shares=np.where(sums_s > 0, own_s / np.where(sums_s > 0, sums_s, 1.0), 1 / len(own_s)),
+        shares=shares,
         op_busy_s=own_s,
         op_dram_bytes=_rows([sum(roofline.dram_bytes(load, peaks)) for load in group_class.op_loads]),
         op_issued_macs=_rows(macs),
         lost_s={},
+        spent_j=spent,
+        op_spent_j=_op_spent_j(spent, group_class, peaks, shares),
     )
+
+
+def _op_spent_j(spent: Mapping[str, Floats], group_class: GroupClass, peaks: roofline.Peaks, shares: Floats) -> Floats:
+    """What `roofline.shared_out_j` says, at all contexts at once."""
+    own = [roofline.spent_j(load, peaks) for load in group_class.op_loads]
+    total_j = np.zeros_like(shares)
+    for name, joules in spent.items():
+        total_j = total_j + joules * _parted(_rows([each[name] for each in own]), shares)
+    return total_j
+
+
+def _parted(rows: Floats, otherwise: Floats) -> Floats:
+    """Rows in proportion to their sum; `otherwise` where that is 0."""
+    sums = rows.sum(0)
+    parted: Floats = np.where(sums > 0, rows / np.where(sums > 0, sums, 1.0), otherwise)
+    return parted
 
 
 def _rows(values: Sequence[Any]) -> Floats:

@@ -1,6 +1,6 @@
-"""What predicting a generation of 1000 tokens costs, against the bounds that the project sets itself. `python -m tests.bench.bench_generation`
+"""What predicting a generation of 1000 tokens costs, against the bounds that the project sets itself.
 
-Bounds are for one core of an idle machine; times are those of the process.
+Bounds are for one core of an idle machine; times are those of the process. `python -m tests.bench.bench_generation [ENGINE ...]`
 """
 
 from __future__ import annotations
