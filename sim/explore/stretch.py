@@ -1,13 +1,18 @@
-"""Steps that differ in their context only, timed together; every latency is that of `predict` at its context, to the last bit.
+"""Steps that differ in their context only, timed together.
 
-They are traced once, with an array of contexts. The roofline evaluates arrays as they are. The other engines are asked once for the groups
-that no context changes, and at each context for those that one does: attention, whose work and bytes grow.
+They are traced once, with an array of contexts. The roofline evaluates arrays as they are; every latency is that of `predict` at its
+context, to the last bit. The other engines are asked once for the groups that no context changes, and for those that one does (attention,
+whose work and bytes grow) at each of up to `EXACT_CONTEXTS` contexts: to the last bit as well. Of more contexts they are asked where the
+tiling of the keys changes: at the first and the last of each run of keys that the array takes at once. Between two of these all figures are
+interpolated linearly (bytes and MACs grow by the key there, and full passes do not change), if that is right half way, to `TOLERANCE` of the
+step's latency; where it is not, another mapping has become the best, and both halves are looked at alike.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -25,6 +30,13 @@ from workloads.demand import GroupClass
 from workloads.graph import OpGraph
 from workloads.scenario import Scenario
 from workloads.trace import trace
+
+
+EXACT_CONTEXTS = 128
+"""How many contexts in a row are all asked for."""
+
+TOLERANCE = 5e-4
+"""How far a step's latency half way between two contexts may be from the line between them, relatively, for that line to be taken."""
 
 
 @dataclass(slots=True)
@@ -74,6 +86,29 @@ class ClassTimes:
     lost_s: Mapping[str, Floats]
     spent_j: Mapping[str, Floats]
     op_spent_j: Floats
+
+    def spread(self, places: Sequence[int], many: int) -> ClassTimes:
+        """The figures of all of 0 ... many - 1 from those at some places in order; bound by what binds the last place before."""
+        if len(places) == many:
+            return self
+        all_places = np.arange(many)
+
+        def between(column: Floats) -> Floats:
+            rows = [np.interp(all_places, places, row) for row in np.atleast_2d(column)]
+            return np.reshape(rows, (*column.shape[:-1], many))
+
+        before = np.searchsorted(places, all_places, "right") - 1
+        return ClassTimes(
+            latency_s=between(self.latency_s),
+            bound_by=[self.bound_by[i] for i in before.tolist()],
+            shares=between(self.shares),
+            op_busy_s=between(self.op_busy_s),
+            op_dram_bytes=between(self.op_dram_bytes),
+            op_issued_macs=between(self.op_issued_macs),
+            lost_s={cause: between(column) for cause, column in self.lost_s.items()},
+            spent_j={name: between(column) for name, column in self.spent_j.items()},
+            op_spent_j=between(self.op_spent_j),
+        )
 
     @classmethod
     def of(cls, found: Sequence[GroupTimes]) -> ClassTimes:
@@ -256,10 +291,53 @@ def _one_by_one(planned: Plan, engine: str, many: int) -> list[ClassTimes]:
     alike: dict[Any, int] = {}
     first = {i: alike.setdefault(_key(planned, classes[i]), i) for i, each in enumerate(grows) if each}
     growing = list(alike.values())
-    times = [time_classes(_part(planned, [classes[i] for i in growing], place)) for place in range(many)] if growing else []
-    for column, i in enumerate(growing):
-        result[i] = ClassTimes.of([each[column] for each in times])
+    if growing:
+        counts = [sum(classes[j].count for j, leader in first.items() if leader == i) for i in growing]
+        still_s = sum(classes[i].count * found[i].latency_s for i in still)
+        ask = _Asked(lambda place: time_classes(_part(planned, [classes[i] for i in growing], place)), counts, still_s)
+        places = ask.all_that_matter(_places(planned, many))
+        for column, i in enumerate(growing):
+            result[i] = ClassTimes.of([ask.times[place][column] for place in places]).spread(places, many)
     return [result[first.get(i, i)] for i in range(len(classes))]
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """Classes that grow, timed at some contexts; `counts` are the groups of each, `still_s` the seconds of all others."""
+
+    time_at: Callable[[int], list[GroupTimes]]
+    counts: Sequence[int]
+    still_s: float
+    times: dict[int, list[GroupTimes]] = field(default_factory=dict)
+
+    def step_s(self, place: int) -> float:
+        """Seconds of the step at one of the contexts."""
+        if place not in self.times:
+            self.times[place] = self.time_at(place)
+        return self.still_s + sum(count * each.latency_s for count, each in zip(self.counts, self.times[place], strict=True))
+
+    def all_that_matter(self, places: Sequence[int]) -> list[int]:
+        """These, half way between any two of them, and there as many more as straight lines need."""
+        gaps = list(pairwise(places)) or [(places[0], places[0])]
+        while gaps:
+            low, high = gaps.pop()
+            middle = (low + high) // 2
+            before_s, here_s, after_s = self.step_s(low), self.step_s(middle), self.step_s(high)
+            line_s = before_s + (middle - low) / max(high - low, 1) * (after_s - before_s)
+            if low < middle < high and abs(here_s - line_s) > TOLERANCE * here_s:
+                gaps += [(low, middle), (middle, high)]
+        return sorted(self.times)
+
+
+def _places(planned: Plan, many: int) -> list[int]:
+    """Where to ask: everywhere, or at both ends of each run of keys that fills the same number of array passes."""
+    if many <= EXACT_CONTEXTS:
+        return list(range(many))
+    unit, scenario = planned.chip.matrix, planned.graph.scenario
+    run = max(unit.tile) if unit.kind == "tensor_core" else max(unit.rows, unit.cols)
+    passes = (np.asarray(scenario.kv_len) - 1) // run
+    begins = np.flatnonzero(np.diff(passes, prepend=-1))
+    return sorted({*begins.tolist(), *(begins[1:] - 1).tolist(), many - 1})
 
 
 def _grows(planned: Plan, group_class: GroupClass) -> bool:

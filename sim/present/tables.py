@@ -174,7 +174,8 @@ def last_lines(found: Timeline | Generation) -> str:
         shares = ", ".join(f"{name} {joules / found.energy_j:.0%}" for name, joules in ranked if joules >= 0.005 * found.energy_j)
         area = "" if found.area_mm2 is None else f"; {found.area_mm2:.4g} mm2"
         each, rate = format_energy(found.j_per_token), significant(1 / found.j_per_token)
-        lines.append(f"energy: {format_energy(found.energy_j)}, {each} per token, {found.power_w:.4g} W on average, {rate} tokens/s/W{area}")
+        power = f"{found.power_w:.4g} W on average"
+        lines.append(f"energy: {format_energy(found.energy_j)}, {each} per token, {power}, {rate} tokens/s/W{area}")
         lines.append(f"taken by: {shares}")
     return "\n".join([*lines, ""])
 
