@@ -223,7 +223,8 @@ def every_tile(extent: int, grains: tuple[int, ...]) -> list[int]:
     found: dict[int, list[int]] = {}
     for tile in range(1, extent + 1):
         found.setdefault(-(-extent // tile), []).append(tile)
-    return sorted({tile for tiles in found.values() for tile in (tiles[0], *[t for grain in grains for t in [t for t in tiles if t % grain == 0][:1]])})
+    aligned = [next((tile for tile in tiles if tile % grain == 0), tiles[0]) for tiles in found.values() for grain in grains]
+    return sorted({*aligned, *(tiles[0] for tiles in found.values())})
 
 
 def every_choice(gemm: Gemm, chip: Chip) -> list[Choice]:

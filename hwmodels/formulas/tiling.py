@@ -127,17 +127,19 @@ def _active_parts(length: Count, axis: AxisCuts, stage: int) -> Count:
     tile at the edge comes last.
     """
     if stage == axis.split_stage:
-        return _busy(length, axis)
+        busy: Count = _busy(length, axis)
+        return busy
     if stage + 1 == axis.split_stage:
         size = axis.sizes[stage]
-        return larger(_busy(smaller(length, size), axis), _busy(length % size, axis))
+        most: Count = larger(_busy(smaller(length, size), axis), _busy(length % size, axis))
+        return most
     total: Count = 0
     for core in range(axis.parts if axis.every else 1):
-        total = total + _runs(length, axis, stage, core).count
+        total = total + _runs(length, axis, stage, core).number
     return total
 
 
-def _busy(length: Count, axis: AxisCuts) -> Count:
+def _busy(length: Count, axis: AxisCuts) -> Any:
     """Cores that have a part of a block."""
     part = larger(ceil_div(length, axis.parts), 1)
     return ceil_div(length, part) if axis.every else smaller(length, 1)
@@ -146,7 +148,7 @@ def _busy(length: Count, axis: AxisCuts) -> Count:
 class _Runs(NamedTuple):
     """Runs of consecutive tiles of which one core has a part, and whether the first and the last tile are among them (1 or 0)."""
 
-    count: Count
+    number: Count
     begins: Count
     ends: Count
 
@@ -160,11 +162,11 @@ def _runs(length: Count, axis: AxisCuts, stage: int, core: int) -> _Runs:
     full = _runs(smaller(length, size), axis, stage + 1, core)
     edge = _runs(length % size, axis, stage + 1, core)
     times = length // size + chosen(length < size, chosen(length > 0, 1, 0), 0)
-    repeated = times * full.count - larger(times - 1, 0) * (full.begins * full.ends)
+    repeated = times * full.number - larger(times - 1, 0) * (full.begins * full.ends)
     # Where the block is smaller than a tile it is itself both the full tile and the edge: only the first counts.
     has_edge = chosen((length % size > 0) & (length > size), 1, 0)
     return _Runs(
-        repeated + has_edge * (edge.count - full.ends * edge.begins),
+        repeated + has_edge * (edge.number - full.ends * edge.begins),
         full.begins,
         chosen(has_edge == 1, edge.ends, full.ends),
     )

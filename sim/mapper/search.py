@@ -2,11 +2,11 @@
 
 **Space.** `sim.mapper.candidates`: tiles along each axis, combined with all loop orders, dataflows, array axes and splits.
 
-**Discarding.** Candidates of an axis lie sorted; blocks of 2^level neighbours carry the minima of their numbers. `sim.mapper.bound` of three blocks
-is below every mapping of the box that they span (proof there), in latency, DRAM bytes, bytes moved and tile steps alike. A box is dropped
-if its latency bound is above the incumbent's latency, or equal and the next bound above the next key, and so on, or if no bound is below:
-what is dropped holds nothing better. Boxes are opened best first, so that a good incumbent is there early; what survives as a single
-mapping is priced by `sim.mapper.cost` itself.
+**Discarding.** Candidates of an axis lie sorted; blocks of 2^level neighbours carry the minima of their numbers. `sim.mapper.bound` of
+three blocks is below every mapping of the box that they span (proof there), in latency, DRAM bytes, bytes moved and tile steps alike. A box
+is dropped if its latency bound is above the incumbent's latency, or equal and the next bound above the next key, and so on, or if no bound
+is below: what is dropped holds nothing better. Boxes are opened best first, so that a good incumbent is there early; what survives as a
+single mapping is priced by `sim.mapper.cost` itself.
 """
 
 from __future__ import annotations
@@ -69,7 +69,8 @@ def _axis(setting: Setting, axis: int, chosen: Sequence[Variant], tiles_of: Any)
         if variant[1:] not in flows:
             flows.append(variant[1:])
     places: dict[Any, int] = {}
-    tables, tiles = [], []
+    tables: list[tuple[Floats, Ints]] = []
+    tiles: list[tuple[Ints, Ints]] = []
     for parts, flows in kinds.items():
         columns, numbers = axis_tables(asked_of(setting, axis, parts, flows, tiles_of))
         fine = np.flatnonzero(fit_alone(setting, axis, columns))
@@ -100,8 +101,8 @@ def _padded(columns: Any, fine: Ints, width: int) -> Any:
 
 
 class _Level(NamedTuple):
-    """The axes at one level, side by side: `table` [rows, blocks of all axes], where the blocks of a variant begin in it [axes, variants], and
-    into how many each block of an axis is parted a level below."""
+    """The axes at one level, side by side: `table` [rows, blocks of all axes], where the blocks of a variant begin in it [axes, variants],
+    and into how many each block of an axis is parted a level below."""
 
     table: Floats
     begins: Ints
@@ -304,14 +305,15 @@ class Search:
     def _price_one(self, boxes: _Boxes) -> None:
         choice = self._chosen(boxes, 0)
         costs = evaluate(self.setting, choice)
-        key = tuple(float(costs[each]) for each in self.keys)
+        ranked: tuple[Any, ...] = costs[:4]
+        key = tuple(float(ranked[each]) for each in self.keys)
         if key < self.found.key:
             self.found = Found(key, choice, costs)  # type: ignore[arg-type]
 
     def _price_many(self, boxes: _Boxes) -> None:
         tiles, ranks = self._tiles(boxes)
         costs = evaluate(self.setting, Choice(tiles, ranks, *self.chosen[int(boxes.where[0, 0])]))
-        ranked = np.array([np.broadcast_to(costs[key], boxes.where.shape[1:]) for key in self.keys])
+        ranked = np.array([np.broadcast_to(costs[:4][key], boxes.where.shape[1:]) for key in self.keys])
         best = int(np.lexsort(ranked[::-1])[0])
         key = tuple(float(each) for each in ranked[:, best])
         if key < self.found.key:
@@ -352,7 +354,8 @@ def search(setting: Setting, objective: str, budget_boxes: float | None = None) 
 
 def _search_all(setting: Setting, objective: str, budget_boxes: float, incumbent: Found | None) -> Found:
     chosen, stages = variants(setting), len(setting.stages)
-    alike = stages == 1 and all(extent % parts == 0 for variant in chosen for extent, parts in zip(setting.extents, variant.split, strict=False))
+    (m, n, _), pairs = setting.extents, {variant.split for variant in chosen}
+    alike = stages == 1 and all(m % pm == 0 and n % pn == 0 for pm, pn in pairs)
     orders = list(product(ORDERS_ALIKE if alike else ORDERS, repeat=stages))
     return Search(setting, chosen, orders, all_tiles, objective, budget_boxes, incumbent).run()
 
