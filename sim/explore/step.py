@@ -15,7 +15,8 @@ from hwmodels.consistency import Advice, inconsistencies
 from hwmodels.formulas.roofline import largest
 from sim.api import predict_graph, trace_model
 from sim.engines import DEFAULT_ENGINE, ENGINES, roofline
-from sim.engines.result import step_s
+from sim.engines.prices import prices_of
+from sim.engines.result import dynamic_j, step_s
 from sim.plan import Plan, plan
 from sim.timeline import Timeline
 from workloads.graph import OpGraph
@@ -83,14 +84,20 @@ class Step:
             busy = [roofline.unit_times_s(group_class.load, peaks) for group_class in planned.classes]
             latencies = [float(largest(each.values())) for each in busy]
             bounds = [max(each, key=lambda name, each=each: float(each[name])) for each in busy]  # type: ignore[misc]
+            spent = [roofline.spent_j(group_class.load, peaks) for group_class in planned.classes]
         else:
             timed = ENGINES[self.engine](planned)
             latencies, bounds = [each.latency_s for each in timed], [each.bound_by for each in timed]
+            spent = [dict(each.spent_j) for each in timed]
         seconds: dict[str, float] = {}
         for group_class, latency, bound in zip(planned.classes, latencies, bounds, strict=True):
             seconds[bound] = seconds.get(bound, 0.0) + group_class.count * latency
         total_s, _ = step_s(planned.demand, latencies)
-        return Timing(float(total_s), seconds)
+        prices = prices_of(chip)
+        energy_j = None
+        if prices is not None:
+            energy_j = float(prices.step_j(step_s(planned.demand, [dynamic_j(each) for each in spent])[0], float(total_s)))
+        return Timing(float(total_s), seconds, energy_j)
 
     def tokens(self, chip: Chip) -> int:
         """New tokens of the whole batch."""
@@ -99,10 +106,11 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Latency of a step and the seconds of it that each resource binds."""
+    """Latency of a step, the seconds of it that each resource binds, and its energy (None where that is not known)."""
 
     latency_s: float
     bound_s: dict[str, float]
+    energy_j: float | None
 
     @property
     def bound_by(self) -> str:

@@ -15,30 +15,36 @@ from numpy.typing import NDArray
 from hwmodels.chip import Number
 from hwmodels.formulas.roofline import largest
 from sim.engines import roofline
-from sim.engines.result import step_s
+from sim.engines.result import dynamic_j, step_s
 from sim.plan import Plan
 
 
 @dataclass(frozen=True, slots=True)
 class Latencies:
-    """Seconds of the step, and the part of them that each resource binds; scalars or arrays that broadcast."""
+    """Seconds of the step, the part of them that each resource binds, and joules (None where nothing is known of them); scalars or arrays
+    that broadcast."""
 
     latency_s: Number
     bound_s: Mapping[str, Number]
+    energy_j: Number | None
 
 
 def latencies(planned: Plan) -> Latencies:
     """Time every class of groups on every chip and batch of the plan."""
     peaks = roofline.Peaks.of(planned.chip)
     slowest_s: list[Number] = []
+    spent_j: list[Number] = []
     bound_s: dict[str, Number] = {}
     for group_class in planned.classes:
-        contenders = _contenders(roofline.unit_times_s(group_class.load, peaks))
+        through_dram = roofline.dram_bytes(group_class.load, peaks)
+        contenders = _contenders(roofline.unit_times_s(group_class.load, peaks, through_dram))
         slowest = largest(contenders.values())
         slowest_s.append(slowest)
         _share_out(slowest if group_class.count == 1 else group_class.count * slowest, slowest, contenders, bound_s)
+        if peaks.prices is not None:
+            spent_j.append(dynamic_j(roofline.spent_j(group_class.load, peaks, through_dram)))
     total_s, _ = step_s(planned.demand, slowest_s)
-    return Latencies(total_s, bound_s)
+    return Latencies(total_s, bound_s, None if peaks.prices is None else peaks.prices.step_j(step_s(planned.demand, spent_j)[0], total_s))
 
 
 def _contenders(times: Mapping[str, Number]) -> dict[str, Number]:

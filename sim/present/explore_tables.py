@@ -34,7 +34,8 @@ def solution_text(solution: Solution) -> str:
         names = ", ".join(solution.not_monotone)
         lines.append(f"not monotone in {names} with this engine (padding, filling): a smaller value may do; `sweep` the range to see")
     if solution.cost is not None and solution.own_cost is not None:
-        lines.append(f"cost {solution.cost:.6g} (the chip as it is: {solution.own_cost:.6g})")
+        costs, own = (written(value, solution.cost_unit) for value in (solution.cost, solution.own_cost))
+        lines.append(f"{solution.cost_name} {costs} (the chip as it is: {own})")
     where = "there" if solution.found else "even then"
     lines.append(f"{where}: {format_seconds(solution.latency_s, 6)}, {solution.tokens_per_s:,.6g} tokens/s, bound by {_shares(solution)}")
     if not solution.fits:
