@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwmodels.chip import Number
-from hwmodels.formulas.roofline import largest
+from hwmodels.formulas.roofline import largest, total
 from sim.engines import roofline
-from sim.engines.result import dynamic_j, step_s
+from sim.engines.result import step_s
 from sim.plan import Plan
 
 
@@ -33,18 +33,21 @@ def latencies(planned: Plan) -> Latencies:
     """Time every class of groups on every chip and batch of the plan."""
     peaks = roofline.Peaks.of(planned.chip)
     slowest_s: list[Number] = []
-    spent_j: list[Number] = []
     bound_s: dict[str, Number] = {}
     for group_class in planned.classes:
-        through_dram = roofline.dram_bytes(group_class.load, peaks)
-        contenders = _contenders(roofline.unit_times_s(group_class.load, peaks, through_dram))
+        contenders = _contenders(roofline.unit_times_s(group_class.load, peaks))
         slowest = largest(contenders.values())
         slowest_s.append(slowest)
         _share_out(slowest if group_class.count == 1 else group_class.count * slowest, slowest, contenders, bound_s)
-        if peaks.prices is not None:
-            spent_j.append(dynamic_j(roofline.spent_j(group_class.load, peaks, through_dram)))
     total_s, _ = step_s(planned.demand, slowest_s)
-    return Latencies(total_s, bound_s, None if peaks.prices is None else peaks.prices.step_j(step_s(planned.demand, spent_j)[0], total_s))
+    return Latencies(total_s, bound_s, energy_j(planned, peaks, total_s))
+
+
+def energy_j(planned: Plan, peaks: roofline.Peaks, total_s: Number) -> Number | None:
+    """Joules of the step that takes `total_s` [s]: linear in what all its groups ask together."""
+    if peaks.prices is None:
+        return None
+    return total(peaks.prices.step_j(roofline.spent_j(planned.demand.whole, peaks), total_s).values())
 
 
 def _contenders(times: Mapping[str, Number]) -> dict[str, Number]:

@@ -19,6 +19,7 @@ from sim.explore.sensitivity import Sensitivity
 from sim.explore.solve import Border, Solution
 from sim.explore.sweep_show import Shown
 from sim.present.tables import new_table
+from sim.timeline import Timeline
 
 
 def solution_text(solution: Solution) -> str:
@@ -135,7 +136,17 @@ def comparison_tables(comparison: Comparison) -> list[RenderableType]:
     table.add_section()
     table.add_row("total", *map(format_seconds, total.latency_s), f"{total.ratio:.3g}x", total.reason)
     misfits = [each.chip for each in (a, b) if not each.memory.fits]
-    return [table, *([Text(f"does not fit the memory of {' and '.join(misfits)}; predicted as if it did\n")] if misfits else [])]
+    known = [each for each in (a, b) if each.energy_j is not None]
+    spent = [Text("\n".join(map(_energy, known)) + "\n")] if known else []
+    return [table, *spent, *([Text(f"does not fit the memory of {' and '.join(misfits)}; predicted as if it did\n")] if misfits else [])]
+
+
+def _energy(timeline: Timeline) -> str:
+    """What a chip takes, in one line."""
+    joules, per_token, watts, size = timeline.energy_j, timeline.j_per_token, timeline.power_w, timeline.area_mm2
+    assert joules is not None and per_token is not None  # noqa: PT018
+    area = "" if size is None else f", {size:.4g} mm2"
+    return f"{timeline.chip}: {units.format_energy(joules)}, {units.format_energy(per_token)} per token, {watts:.4g} W{area}"
 
 
 def findings_tables(shown: Shown, most: int) -> list[RenderableType]:
