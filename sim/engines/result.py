@@ -10,9 +10,10 @@ import numpy as np
 from hwmodels.chip import Number
 from hwmodels.costs import area_mm2
 from hwmodels.formulas.roofline import total
-from sim.engines.prices import Prices, prices_of
+from sim.engines.prices import UNITS, Prices, prices_of
+from sim.intervals import LAUNCH, Floats, Intervals, Log, Schedule
 from sim.plan import Plan
-from sim.timeline import LOST, Floats, Memory, Spent, Timeline
+from sim.timeline import LOST, Memory, Spent, Timeline
 from workloads.demand import Demand
 
 
@@ -33,6 +34,26 @@ class GroupTimes:
     macs: Mapping[str, Number]
     moved_bytes: Mapping[str, Number]
     op_spent_j: Floats
+    schedule: Schedule
+
+
+def resources_of(busy_s: Mapping[str, float]) -> tuple[str, ...]:
+    """Names of what intervals lie on: levels from the outermost, units, launches. `busy_s` has an entry for each unit and level."""
+    levels = [name for name in busy_s if name not in UNITS]
+    return (*levels, *UNITS, LAUNCH)
+
+
+def side_by_side(busy_s: Mapping[str, float], op_dram_bytes: Floats, op_issued_macs: Floats, launch_s: float) -> Intervals:
+    """A group of an engine that has no schedule: everything that is busy begins with the group."""
+    log = Log(resources_of(busy_s))
+    dram = log.resources[0]
+    only = 0 if len(op_dram_bytes) == 1 else -1
+    for name in log.resources[:-1]:
+        if busy_s[name]:
+            size_bytes = float(op_dram_bytes.sum()) if name == dram else 0.0
+            macs = float(op_issued_macs.sum()) if name == UNITS[0] else 0.0
+            log.add(name, "compute" if name in UNITS else "move", 0.0, busy_s[name], size_bytes=size_bytes, macs=macs, op=only)
+    return log.intervals(launch_s=launch_s)
 
 
 def step_s(asked: Demand, latencies_s: Sequence[Number]) -> tuple[Number, dict[tuple[int, ...], Number]]:
@@ -107,6 +128,9 @@ def assemble(plan: Plan, engine: str, times: Sequence[GroupTimes], floor_s: floa
         resource_busy_s={name: np.array([each.busy_s[name] for each in times])[class_of] for name in times[0].busy_s},
         spent=_spent(plan, times, total_s, latency_s, per_op(each.op_spent_j for each in times)),
         area_mm2=None if size_mm2 is None else float(size_mm2),
+        group_s=np.array([each.latency_s for each in times])[class_of],
+        schedule_of=class_of,
+        schedules=[each.schedule for each in times],
     )
 
 

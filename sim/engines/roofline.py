@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,8 @@ from functional.work import Contraction
 from hwmodels.chip import Chip, MemoryLevel, Number
 from hwmodels.formulas.roofline import larger, largest, matrix_s, total, transfer_s
 from sim.engines.prices import UNITS, Prices, prices_of
-from sim.engines.result import GroupTimes, step_s
+from sim.engines.result import GroupTimes, side_by_side, step_s
+from sim.intervals import Schedule
 from sim.plan import Plan, resident_capacity_bytes
 from workloads.demand import Demand, GroupClass, Load
 
@@ -161,18 +163,21 @@ def time_class(group_class: GroupClass, peaks: Peaks) -> GroupTimes:
     moved = [float(sum(dram_bytes(load, peaks))) for load in group_class.op_loads]
     own_sum_s = own_s.sum()
     shares = own_s / own_sum_s if own_sum_s > 0 else np.full(len(own_s), 1 / len(own_s))
+    busy_s = {name: float(time) for name, time in times.items()}
+    op_dram_bytes, op_issued_macs = np.array(moved), np.array(macs)
     return GroupTimes(
-        latency_s=float(times[bound_by]),
+        latency_s=busy_s[bound_by],
         bound_by=bound_by,
-        busy_s={name: float(time) for name, time in times.items()},
+        busy_s=busy_s,
         lost_s={},
         shares=shares,
         op_busy_s=own_s,
-        op_dram_bytes=np.array(moved),
-        op_issued_macs=np.array(macs),
+        op_dram_bytes=op_dram_bytes,
+        op_issued_macs=op_issued_macs,
         macs=group_class.load.macs,
         moved_bytes={} if peaks.prices is None else moved_bytes(group_class.load, peaks),
         op_spent_j=np.array([float(total(spent_j(load, peaks).values())) for load in group_class.op_loads]),
+        schedule=Schedule(partial(side_by_side, busy_s, op_dram_bytes, op_issued_macs, 0.0)),
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,14 +23,16 @@ from hwmodels.formulas.roofline import transfer_s
 from hwmodels.formulas.systolic import whole_cycles
 from sim.attention_mapping import Attention, AttentionMapping
 from sim.engines import roofline
-from sim.engines.result import GroupTimes
+from sim.engines.result import GroupTimes, side_by_side
+from sim.intervals import Schedule
 from sim.mapper import GemmCost, map_gemm, moved_bytes
 from sim.mapper.attention import AttentionCost, InDram, Part, map_attention
 from sim.mapper.attention import moved_bytes as attention_bytes
 from sim.mapping import Gemm, GemmMapping
 from sim.plan import Plan, resident_capacity_bytes
-from workloads.demand import GroupClass, compute_format
+from workloads.demand import GroupClass
 from workloads.fuse import Flow
+from workloads.quantise import compute_format
 
 MATRIX, VECTOR = roofline.MATRIX, roofline.VECTOR
 
@@ -89,6 +92,7 @@ def timed(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks, mapped: Ma
     """The figures of a class that is mapped."""
     ideal = roofline.time_class(group_class, peaks)
     launch_s = float(plan.chip.launch_s)
+    dram, issued = _shared_out(mapped.dram_bytes, ideal.op_dram_bytes), _shared_out(mapped.issued_macs, ideal.op_issued_macs)
     macs, moved = _issued(group_class, mapped), {} if peaks.prices is None else _moved_bytes(group_class, plan, mapped)
     return replace(
         ideal,
@@ -96,11 +100,12 @@ def timed(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks, mapped: Ma
         bound_by=mapped.bound_by if mapped.latency_s >= launch_s else "launch",
         busy_s=mapped.busy_s,
         lost_s=_lost_s(ideal.busy_s, mapped, plan.chip) | {"launch": launch_s},
-        op_dram_bytes=_shared_out(mapped.dram_bytes, ideal.op_dram_bytes),
-        op_issued_macs=_shared_out(mapped.issued_macs, ideal.op_issued_macs),
+        op_dram_bytes=dram,
+        op_issued_macs=issued,
         macs=macs,
         moved_bytes=moved,
         op_spent_j=_op_spent_j(group_class, peaks, macs, moved, ideal.shares),
+        schedule=Schedule(partial(side_by_side, mapped.busy_s, dram, issued, launch_s)),
     )
 
 
@@ -196,9 +201,9 @@ def _gemm(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks) -> Mapped:
     """A group of linears and what follows them."""
     operand = group_class.ops[0].inputs[0].tensor
     alone = len(group_class.ops) == 1
-    # The GEMM moves its operands itself and, if nothing follows in its group, its result.
+    # The GEMM moves its operands itself and, if nothing follows in its group, its result. Scales of weights pass once, beside the tiles.
     own = [flow for flow in group_class.group.flows if flow.tensor == operand or flow.kind == "weights" or (alone and flow.is_write)]
-    rest = tuple(flow for flow in group_class.group.flows if flow not in own)
+    rest = (*(flow for flow in group_class.group.flows if flow not in own), *_scales(group_class))
     gemm, a_resident = gemm_of(group_class, plan)
     mapping, cost = map_gemm(gemm, plan.chip, a_resident=a_resident)
     besides = _besides(group_class, plan, peaks, rest)
@@ -209,6 +214,12 @@ def _gemm(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks) -> Mapped:
     moved = cost.dram_read_bytes + read, cost.dram_written_bytes + written
     choice = GemmChoice(mapping, cost, besides, a_resident)
     return Mapped(busy, max(latencies[bound_by], cost.latency_s), bound_by, *moved, cost.issued_macs, choice, rest)
+
+
+def _scales(group_class: GroupClass) -> list[Flow]:
+    """Scales and zero points of the weights of a group's linears."""
+    weights = [op.inputs[1].spec for op in group_class.ops if op.kind == "Linear"]
+    return [Flow(i, "", "weights", weight.scales_bytes, False) for i, weight in enumerate(weights)]
 
 
 def attention_of(group_class: GroupClass, plan: Plan) -> tuple[Attention, InDram, Part]:
@@ -294,11 +305,18 @@ def _dram_bytes(plan: Plan, flows: tuple[Flow, ...]) -> tuple[int, int]:
 
 def _besides(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks, flows: tuple[Flow, ...]) -> dict[str, float]:
     """Busy seconds of the vector unit with all of a group's element-wise work, and of the levels with some of its tensors."""
-    chip, clock_hz = plan.chip, float(plan.chip.clock_hz)
-    cycles = sum(float(count) * float(chip.vector.cycles[name]) for name, count in group_class.load.counts.items())
+    return besides_s(group_class.load.counts, plan.chip, peaks, flows, _dram_bytes(plan, flows))
+
+
+def besides_s(
+    counts: Mapping[str, Any], chip: Chip, peaks: roofline.Peaks, flows: tuple[Flow, ...], dram_bytes: tuple[int, int]
+) -> dict[str, float]:
+    """Busy seconds of the vector unit with `counts`, and of the levels with `flows`, of which `dram_bytes` (read, written) pass DRAM."""
+    clock_hz = float(chip.clock_hz)
+    cycles = sum(float(count) * float(chip.vector.cycles[name]) for name, count in counts.items())
     busy = {MATRIX: 0.0, VECTOR: whole_cycles(cycles / (float(chip.vector.lanes) * float(chip.cores))) / clock_hz}
     for i, (level, read_bytes_per_s, write_bytes_per_s) in enumerate(peaks.levels):
-        read, written = _dram_bytes(plan, flows) if i == 0 else _inner_bytes(flows, level.holds)
+        read, written = dram_bytes if i == 0 else _inner_bytes(flows, level.holds)
         busy[level.name] = float(transfer_s(read, written, read_bytes_per_s, write_bytes_per_s, level.bandwidth.shared))
     return {name: float(seconds) for name, seconds in busy.items()}
 

@@ -36,8 +36,9 @@ def map_gemm(
     if objective not in ("latency", "traffic"):
         raise BadInput(Problem(f"unknown objective '{objective}'", "known: latency, traffic", path="objective"))
     setting = setting_of(gemm, chip, a_resident)
-    choice = search(setting, objective, exhaustive)
-    return MappedGemm(_mapping(setting, choice), cost_of(setting, choice))
+    found = search(setting, objective, exhaustive)
+    assert found.choice is not None
+    return MappedGemm(_mapping(setting, found.choice), cost_of(setting, found.choice, found.costs))
 
 
 def cost_gemm(mapping: GemmMapping, chip: Chip) -> GemmCost:

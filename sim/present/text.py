@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hwmodels.units import format_bytes
-from sim.timeline import LOST, Timeline
+from sim.timeline import LOST, Memory, Timeline
 
 
 def predictions_json(timelines: Sequence[Timeline], more: Sequence[Mapping[str, Any]] = ()) -> str:
@@ -33,9 +33,13 @@ def predictions_csv(timelines: Sequence[Timeline]) -> str:
 
 def does_not_fit(timeline: Timeline) -> str:
     """The warning for a step that needs more memory than there is."""
-    memory = timeline.memory
+    return memory_warning(f"{timeline.graph.model} {timeline.phase}", timeline.chip, timeline.memory)
+
+
+def memory_warning(what: str, chip: str, memory: Memory) -> str:
+    """The warning for whatever needs more memory than there is."""
     return (
-        f"{timeline.graph.model} {timeline.phase} does not fit {timeline.chip}: it needs {format_bytes(memory.needed_bytes)} "
+        f"{what} does not fit {chip}: it needs {format_bytes(memory.needed_bytes)} "
         f"(weights {format_bytes(memory.weights_bytes)}, KV cache {format_bytes(memory.kv_cache_bytes)}, "
         f"activations {format_bytes(memory.activations_bytes)}) of {format_bytes(memory.capacity_bytes)}; predicted as if it did"
     )
