@@ -1,8 +1,8 @@
 """Area and power that are published of chips, beside what the model says of them: `python -m tests.published_chips` prints the table.
 
 Area follows from the process and one set of assumed factors. Power is that of a prefill of llama-3.2-3b, 2048 tokens, in the chip's default
-format with the tiled engine, beside the TDP; of NVDLA, which no language model fits, that of all its MACs beside the peak, and of 51 % of them
-(269 frames/s of ResNet-50 at 3.9 GMAC) beside the average that is published.
+format with the tiled engine, beside the TDP; of NVDLA, which no language model fits, that of all its MACs beside the peak, and of 51 % of
+them (269 frames/s of ResNet-50 at 3.9 GMAC) beside the average that is published.
 """
 
 from __future__ import annotations
