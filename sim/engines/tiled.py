@@ -161,7 +161,8 @@ def gemm_of(group_class: GroupClass, plan: Plan) -> tuple[Gemm, bool]:
 
 
 def gemm_flows(group_class: GroupClass) -> tuple[tuple[Flow, ...], tuple[Flow, ...]]:
-    """What the GEMM of a group moves itself: its operands and, if nothing follows in its group, its result; and what else crosses the border."""
+    """What the GEMM of a group moves itself: its operands and, if nothing follows in its group, its result; and what else crosses the
+    border."""
     alone = len(group_class.ops) == 1
     linears = {i for i, op in zip(group_class.group.ops, group_class.ops, strict=True) if op.kind == "Linear"}
     own = tuple(flow for flow in group_class.group.flows if (alone if flow.is_write else flow.op in linears))
