@@ -194,9 +194,10 @@ def _check(op: str, dims: Mapping[str, int]) -> None:
         if value < (0 if (op, name) == ("rope", "kv_heads") else 1)
     ]
     if not problems and dims.get("kv_len", 0) < dims.get("q_len", 0):
-        problems.append(Problem(f"{dims['q_len']} queries cannot follow on {dims['kv_len']} keys", "kv_len counts the queries too", path="kv_len"))
+        message = f"{dims['q_len']} queries cannot follow on {dims['kv_len']} keys"
+        problems.append(Problem(message, "kv_len counts the queries' own keys too", path="kv_len"))
     if not problems and "kv_heads" in dims and dims["kv_heads"] and dims["heads"] % dims["kv_heads"]:
-        problems.append(Problem(f"{dims['kv_heads']} do not divide {dims['heads']} query heads", path="kv_heads"))
+        problems.append(Problem(f"{dims['kv_heads']} do not divide the {dims['heads']} query heads", path="kv_heads"))
     if not problems and dims.get("head_dim", 2) % 2:
         problems.append(Problem(f"{dims['head_dim']} is odd", "pairs of elements are rotated", path="head_dim"))
     if problems:
