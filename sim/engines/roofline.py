@@ -118,12 +118,14 @@ def inner_bytes(load: Load, level: MemoryLevel, peaks: Peaks) -> tuple[Number, N
 
 
 def floor_s(asked: Demand, chip: Chip) -> Number:
-    """No execution of a step is faster: all MACs at the peak of their formats, or all compulsory bytes at DRAM's peak bandwidth."""
-    level = chip.dram
-    moved = asked.compulsory_bytes(is_write=False), asked.compulsory_bytes(is_write=True)
-    memory = transfer_s(*moved, chip.read_bytes_per_s(level), chip.write_bytes_per_s(level), level.bandwidth.shared)
+    """No execution of a step is faster: all MACs at the peak of their formats, all compulsory bytes at DRAM's peak bandwidth, or all warm
+    bytes at that of the outermost on-chip level."""
     compute = total(matrix_s(macs, chip.peak_macs_per_s(number_format)) for number_format, macs in asked.macs.items())
-    return larger(memory, compute)
+    memory: list[Number] = []
+    for level, moved in zip(chip.memory[:2], (asked.compulsory_bytes, asked.warm_bytes), strict=True):
+        rates = chip.read_bytes_per_s(level), chip.write_bytes_per_s(level)
+        memory.append(transfer_s(moved(is_write=False), moved(is_write=True), *rates, level.bandwidth.shared))
+    return larger(larger(*memory), compute)
 
 
 def time_classes(plan: Plan) -> list[GroupTimes]:

@@ -145,20 +145,23 @@ def gemm_of(group_class: GroupClass, plan: Plan) -> tuple[Gemm, bool]:
         a_bits=bits_of(first.a_format),
         w_bits=bits_of(first.b_format),
         # What element-wise ops of the group take over, or what stays on the chip, is not written by the GEMM.
-        out_bits=bits_of(output.output.format) if alone and not stays(plan, output.name) else 0,
+        out_bits=bits_of(output.output.format) if alone and not on_chip(plan, output.name) else 0,
         acc_bits=bits_of(plan.chip.matrix.accumulate[compute]),
         compute=compute,
     )
-    return gemm, stays(plan, output.inputs[0].tensor)
+    return gemm, on_chip(plan, output.inputs[0].tensor)
 
 
 def _gemm(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks) -> Mapped:
     """A group of linears and what follows them."""
-    operand = group_class.ops[0].inputs[0].tensor
     alone = len(group_class.ops) == 1
     # The GEMM moves its operands itself and, if nothing follows in its group, its result.
-    own = [flow for flow in group_class.group.flows if flow.tensor == operand or flow.kind == "weights" or (alone and flow.is_write)]
+    linears = {i for i, op in zip(group_class.group.ops, group_class.ops, strict=True) if op.kind == "Linear"}
+    own = [flow for flow in group_class.group.flows if (alone if flow.is_write else flow.op in linears)]
     rest = tuple(flow for flow in group_class.group.flows if flow not in own)
+    if any(flow.warm and flow.kind == "weights" for flow in own):
+        cure = "take the roofline, or a chip whose technology is calibrated"
+        raise ScenarioError(Problem(f"{group_class.ops[0].name} has warm weights; a mapping brings weights from DRAM", cure))
     gemm, a_resident = gemm_of(group_class, plan)
     mapping, cost = map_gemm(gemm, plan.chip, a_resident=a_resident)
     besides = _besides(group_class, plan, peaks, rest)
@@ -196,10 +199,11 @@ def attention_of(group_class: GroupClass, plan: Plan) -> tuple[Attention, InDram
     )
     ops = group_class.ops
     fresh_only = int(keys) == int(plan.graph.scenario.q_len)
+    cached = ops[0].inputs[1].tensor
     in_dram = InDram(
-        queries=not stays(plan, ops[0].inputs[0].tensor),
-        keys=not (fresh_only and stays(plan, ops[0].inputs[1].tensor)),
-        output=not stays(plan, ops[-1].name),
+        queries=not on_chip(plan, ops[0].inputs[0].tensor),
+        keys=not (cached in plan.graph.warm_tensors or (fresh_only and stays(plan, cached))),
+        output=not on_chip(plan, ops[-1].name),
     )
     if part == "scores":
         in_dram = in_dram._replace(output=False)
@@ -232,6 +236,11 @@ def _is_score(part: Part, flow: Flow) -> bool:
     return flow.is_write if part == "scores" else not flow.is_write and flow.tensor.endswith("softmax_normalize")
 
 
+def on_chip(plan: Plan, tensor: str) -> bool:
+    """Whether a tensor that may lie in DRAM does not: it stays on the chip, or lies there from the start."""
+    return tensor in plan.graph.warm_tensors or stays(plan, tensor)
+
+
 def stays(plan: Plan, tensor: str) -> bool:
     """Whether the plan keeps an intermediate on the chip."""
     threshold = plan.demand.residency.thresholds_bytes.get(tensor)
@@ -247,7 +256,7 @@ def _dram_bytes(plan: Plan, flows: tuple[Flow, ...]) -> tuple[int, int]:
     burst = plan.chip.dram.burst_bytes
     totals = [0, 0]
     for flow in flows:
-        if not stays(plan, flow.tensor):
+        if not flow.warm and not stays(plan, flow.tensor):
             totals[flow.is_write] += -(-int(flow.size_bytes) // burst) * burst
     return totals[0], totals[1]
 
