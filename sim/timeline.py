@@ -18,8 +18,8 @@ from workloads.graph import OpGraph, OpNode
 
 Floats = NDArray[np.float64]
 
-LOST = ("padding", "refetch", "fill_drain", "dram_latency", "launch", "stall")
-"""Causes that part a latency from its roofline; they add up to the difference."""
+LOST = ("sustained", "padding", "refetch", "fill_drain", "dram_latency", "launch", "stall")
+"""Causes that part a latency from its roofline; they add up to the difference. sustained: rates and bandwidths below their peak."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -282,6 +282,8 @@ def test_every_kernel_runs_as_one_group_and_moves_its_own_bytes(op: str) -> None
         "add": 3 * 24,
         "elem_add": 3 * 24,
         "embedding": 2 * 24 + 2 * 3,  # and three int32 ids
+        "kv_write": 2 * 2 * 3 * 6,  # written; what is new was left on the chip by the op before
+        "rope_table": 2 * (2 * 3 * 3),  # written in fp32; frequencies are constants
         "stream_read": 24 + 3,
         "stream_triad": 3 * 24,
     }

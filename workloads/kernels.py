@@ -130,6 +130,17 @@ def _embedding(b: _Bench, M: int, N: int) -> Use:
     return b.f.embedding("embedding", b.ids(1, M), b.weight("table", M, N), b.formats.activations)
 
 
+def _kv_write(b: _Bench, batch: int, kv_heads: int, head_dim: int, q_len: int, kv_len: int) -> Use:
+    """The last q_len of kv_len entries, of keys or of values; only the write counts, since the op before leaves them on the chip."""
+    cache, new = b.cached("cache", batch, kv_heads, kv_len, head_dim), b.activation("new", batch, kv_heads, q_len, head_dim)
+    return b.f.mem_copy("kv_write", cache, new, kv_len - q_len)
+
+
+def _rope_table(b: _Bench, head_dim: int, q_len: int, kv_len: int) -> Use:
+    frequencies = b.f.declare("inverse_frequencies", "constant", TensorSpec((head_dim // 2,), "fp32"))
+    return b.f.rope_table("rope_table", frequencies, kv_len - q_len, q_len)
+
+
 def _stream_read(b: _Bench, M: int, N: int) -> Use:
     """A reduction: every element is read once, one value per row remains."""
     return b.f.reduce_max("stream_read", b.activation("x", 1, 1, M, N), Mask(N - 1))
@@ -160,6 +171,8 @@ KERNELS: Mapping[str, Kernel] = {
     "add": Kernel(_MATRIX, _add),
     "elem_add": Kernel(_MATRIX, _add),
     "embedding": Kernel(_MATRIX, _embedding),
+    "kv_write": Kernel(("batch", "kv_heads", "head_dim", "q_len", "kv_len"), _kv_write),
+    "rope_table": Kernel(("head_dim", "q_len", "kv_len"), _rope_table),
     "stream_read": Kernel(_MATRIX, _stream_read),
     "stream_triad": Kernel(_MATRIX, _add),
 }
@@ -196,7 +209,7 @@ def _check(op: str, dims: Mapping[str, int]) -> None:
     if not problems and dims.get("kv_len", 0) < dims.get("q_len", 0):
         message = f"{dims['q_len']} queries cannot follow on {dims['kv_len']} keys"
         problems.append(Problem(message, "kv_len counts the queries' own keys too", path="kv_len"))
-    if not problems and "kv_heads" in dims and dims["kv_heads"] and dims["heads"] % dims["kv_heads"]:
+    if not problems and dims.get("kv_heads") and "heads" in dims and dims["heads"] % dims["kv_heads"]:
         problems.append(Problem(f"{dims['kv_heads']} do not divide the {dims['heads']} query heads", path="kv_heads"))
     if not problems and dims.get("head_dim", 2) % 2:
         problems.append(Problem(f"{dims['head_dim']} is odd", "pairs of elements are rotated", path="head_dim"))
