@@ -109,8 +109,12 @@ def validate(data: Sequence[str | Path] = (), *, engines: Sequence[str] = (ENGIN
     unknown = [engine for engine in engines if engine not in ENGINES]
     if unknown:
         raise UnknownName(Problem(f"unknown engine '{each}'", did_you_mean(each, ENGINES), path="--engine") for each in unknown)
+    return validate_rows([row for path in data or published_tables() for row in read_tidy(path)], engines, chips)
+
+
+def validate_rows(rows: Sequence[Row], engines: Sequence[str], chips: Iterable[str | Path | Chip] = ()) -> Validation:
+    """The same for rows that were read before."""
     hardware = Hardware(chips)
-    rows = [row for path in data or published_tables() for row in read_tidy(path)]
     found, left = _all_cases(rows, hardware)
     predictor = _Predictor()
     comparisons: list[Comparison] = []
@@ -164,7 +168,7 @@ class _Predictor:
         known = self._known.get(key)
         if known is None:
             try:
-                known = _predict(task, chip, engine)
+                known = predict_task(task, chip, engine)
             except BadInput as why:
                 known = why
             self._known[key] = known
@@ -173,7 +177,8 @@ class _Predictor:
         return known
 
 
-def _predict(task: Task, chip: Chip, engine: str) -> float:
+def predict_task(task: Task, chip: Chip, engine: str) -> float:
+    """Seconds of one kernel or step on a chip; raises `BadInput` for what the chip cannot do."""
     graph = task.graph()
     if isinstance(task, StepTask):
         timeline = predict_graph(graph, chip, engine, fused=task.fused)
