@@ -18,7 +18,7 @@ from workloads.graph import OpGraph, OpNode
 
 Floats = NDArray[np.float64]
 
-LOST = ("sustained", "padding", "refetch", "fill_drain", "dram_latency", "launch", "stall")
+LOST = ("padding", "refetch", "sustained", "fill_drain", "dram_latency", "launch", "stall")
 """Causes that part a latency from its roofline; they add up to the difference. sustained: rates and bandwidths below their peak."""
 
 

@@ -19,6 +19,7 @@ from functional.work import Contraction
 from hwmodels.chip import Chip
 from hwmodels.formulas.roofline import transfer_s
 from hwmodels.formulas.systolic import whole_cycles
+from hwmodels.technology import technology_of
 from sim.attention_mapping import Attention, AttentionMapping
 from sim.engines import roofline
 from sim.engines.result import GroupTimes
@@ -54,8 +55,8 @@ class AttentionChoice:
 
 @dataclass(frozen=True, slots=True)
 class Mapped:
-    """A group as its mapping leaves it: busy seconds per resource, the bound on its latency, what it moves and issues, and how it is mapped
-    (None where everything streams)."""
+    """A group as its mapping leaves it: busy seconds per resource, the bound on its latency, what it moves and issues, how it is mapped
+    (None where everything streams), and where the time beyond the roofline goes, if that is known already."""
 
     busy_s: Mapping[str, float]
     latency_s: float
@@ -64,6 +65,7 @@ class Mapped:
     dram_written_bytes: float
     issued_macs: float
     choice: GemmChoice | AttentionChoice | None = None
+    lost_s: Mapping[str, float] | None = None
 
     @property
     def dram_bytes(self) -> float:
@@ -86,12 +88,15 @@ def timed(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks, lasting: r
     reached = ideal.busy_s if lasting is peaks else roofline.unit_times_s(group_class.load, lasting)
     reached_s = {name: float(seconds) for name, seconds in reached.items()}
     overhead_s = float(plan.chip.launch_s) + _pack_s(group_class, plan.chip)
+    lost_s = dict(mapped.lost_s or _lost_s(reached_s, mapped, plan.chip))
+    lost_s["sustained"] = lost_s.get("sustained", 0.0) + max(reached_s.values()) - ideal.latency_s
+    lost_s["launch"] = lost_s.get("launch", 0.0) + overhead_s
     return replace(
         ideal,
         latency_s=mapped.latency_s + overhead_s,
         bound_by=mapped.bound_by if mapped.latency_s >= overhead_s else "launch",
         busy_s=mapped.busy_s,
-        lost_s=_lost_s(reached_s, mapped, plan.chip) | {"sustained": max(reached_s.values()) - ideal.latency_s, "launch": overhead_s},
+        lost_s=lost_s,
         op_dram_bytes=_shared_out(mapped.dram_bytes, ideal.op_dram_bytes),
         op_issued_macs=_shared_out(mapped.issued_macs, ideal.op_issued_macs),
     )
@@ -125,12 +130,17 @@ def _shared_out(whole: float, by: Any) -> Any:
 
 def map_group(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks) -> Mapped:
     """What a group is charged, and the mapping that it is charged for."""
+    technology = technology_of(plan.chip)
+    if technology is not None:
+        from sim.engines import gpu  # which builds on this module
+
+        return gpu.map_group(group_class, plan, peaks, technology)
     contractions = [op.work for op in group_class.ops if isinstance(op.work, Contraction)]
     if not contractions:
         return _stream(group_class, plan, peaks)
     if contractions[0].mask is None:
         return _gemm(group_class, plan, peaks)
-    return _attention(group_class, plan, peaks)
+    return mapped_attention(group_class, plan, peaks)
 
 
 def _stream(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks) -> Mapped:
@@ -138,7 +148,7 @@ def _stream(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks) -> Mappe
     busy = _besides(group_class, plan, peaks, group_class.group.flows)
     latency_s = float(plan.chip.dram.latency_s) if _reads_dram(group_class, plan) else 0.0
     bound_by = max(busy, key=busy.__getitem__)
-    return Mapped(busy, latency_s + busy[bound_by], bound_by, *_dram_bytes(plan, group_class.group.flows), 0.0)
+    return Mapped(busy, latency_s + busy[bound_by], bound_by, *dram_bytes(plan, group_class.group.flows), 0.0)
 
 
 def gemm_of(group_class: GroupClass, plan: Plan) -> tuple[Gemm, bool]:
@@ -161,13 +171,17 @@ def gemm_of(group_class: GroupClass, plan: Plan) -> tuple[Gemm, bool]:
     return gemm, on_chip(plan, output.inputs[0].tensor)
 
 
+def gemm_flows(group_class: GroupClass) -> tuple[tuple[Flow, ...], tuple[Flow, ...]]:
+    """What the GEMM of a group moves itself: its operands and, if nothing follows in its group, its result; and what else crosses the border."""
+    alone = len(group_class.ops) == 1
+    linears = {i for i, op in zip(group_class.group.ops, group_class.ops, strict=True) if op.kind == "Linear"}
+    own = tuple(flow for flow in group_class.group.flows if (alone if flow.is_write else flow.op in linears))
+    return own, tuple(flow for flow in group_class.group.flows if flow not in own)
+
+
 def _gemm(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks) -> Mapped:
     """A group of linears and what follows them."""
-    alone = len(group_class.ops) == 1
-    # The GEMM moves its operands itself and, if nothing follows in its group, its result.
-    linears = {i for i, op in zip(group_class.group.ops, group_class.ops, strict=True) if op.kind == "Linear"}
-    own = [flow for flow in group_class.group.flows if (alone if flow.is_write else flow.op in linears)]
-    rest = tuple(flow for flow in group_class.group.flows if flow not in own)
+    own, rest = gemm_flows(group_class)
     if any(flow.warm and flow.kind == "weights" for flow in own):
         cure = "take the roofline, or a chip whose technology is calibrated"
         raise ScenarioError(Problem(f"{group_class.ops[0].name} has warm weights; a mapping brings weights from DRAM", cure))
@@ -177,7 +191,7 @@ def _gemm(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks) -> Mapped:
     busy = {name: cost.busy_s.get(name, 0.0) + (0.0 if name == MATRIX else besides[name]) for name in besides}
     latencies = {name: cost.prefix_s.get(name, 0.0) + busy[name] + cost.suffix_s.get(name, 0.0) for name in busy if busy[name]}
     bound_by = max(latencies, key=latencies.__getitem__)
-    read, written = _dram_bytes(plan, rest)
+    read, written = dram_bytes(plan, rest)
     moved = cost.dram_read_bytes + read, cost.dram_written_bytes + written
     choice = GemmChoice(mapping, cost, besides, a_resident)
     return Mapped(busy, max(latencies[bound_by], cost.latency_s), bound_by, *moved, cost.issued_macs, choice)
@@ -221,12 +235,12 @@ def attention_of(group_class: GroupClass, plan: Plan) -> tuple[Attention, InDram
     return attention, in_dram, part
 
 
-def _attention(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks) -> Mapped:
+def mapped_attention(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks) -> Mapped:
     """Both products and the softmax between them; or, unfused, one product whose scores pass through DRAM."""
     chip = plan.chip
     attention, in_dram, part = attention_of(group_class, plan)
     scores = [flow for flow in group_class.group.flows if part != "all" and flow.tensor and _is_score(part, flow)]
-    read, written = _dram_bytes(plan, tuple(scores))
+    read, written = dram_bytes(plan, tuple(scores))
     mapping, cost = map_attention(attention, chip, group_class.load.counts, in_dram, part, score_bytes=(float(read), float(written)))
     moved = cost.dram_read_bytes, cost.dram_written_bytes
     # Scores that are not the whole group's own pass the levels on their way; DRAM's part of that is in the cost already.
@@ -257,10 +271,10 @@ def stays(plan: Plan, tensor: str) -> bool:
 
 
 def _reads_dram(group_class: GroupClass, plan: Plan) -> bool:
-    return _dram_bytes(plan, group_class.group.flows)[0] > 0
+    return dram_bytes(plan, group_class.group.flows)[0] > 0
 
 
-def _dram_bytes(plan: Plan, flows: tuple[Flow, ...]) -> tuple[int, int]:
+def dram_bytes(plan: Plan, flows: tuple[Flow, ...]) -> tuple[int, int]:
     """DRAM bytes (read, written) of tensors that pass once, each on bursts of its own."""
     burst = plan.chip.dram.burst_bytes
     totals = [0, 0]
@@ -276,7 +290,7 @@ def _besides(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks, flows: 
     cycles = sum(float(count) * float(chip.vector.cycles[name]) for name, count in group_class.load.counts.items())
     busy = {MATRIX: 0.0, VECTOR: whole_cycles(cycles / (float(chip.vector.lanes) * float(chip.cores))) / clock_hz}
     for i, (level, read_bytes_per_s, write_bytes_per_s) in enumerate(peaks.levels):
-        read, written = _dram_bytes(plan, flows) if i == 0 else _inner_bytes(flows, level.holds)
+        read, written = dram_bytes(plan, flows) if i == 0 else _inner_bytes(flows, level.holds)
         busy[level.name] = float(transfer_s(read, written, read_bytes_per_s, write_bytes_per_s, level.bandwidth.shared))
     return {name: float(seconds) for name, seconds in busy.items()}
 
