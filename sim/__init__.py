@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from functional.errors import BadInput, RooftileError
     from hwmodels import chip_names, load_chip, with_values
     from sim.api import predict, predict_graph, roofline_grid, trace_model
+    from sim.evidence.validate import validate
     from sim.explore.compare import compare
     from sim.explore.limits import limits
     from sim.explore.sensitivity import sensitivity
@@ -43,6 +44,7 @@ __all__ = [
     "sweep",
     "sweep_table",
     "trace_model",
+    "validate",
     "verify",
     "with_values",
 ]
@@ -65,6 +67,7 @@ _HOME = {
     "sweep": "sim.explore.sweep",
     "sweep_table": "sim.explore.sweep",
     "trace_model": "sim.api",
+    "validate": "sim.evidence.validate",
     "verify": "sim.verification",
     "with_values": "hwmodels",
 }

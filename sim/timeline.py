@@ -19,7 +19,7 @@ from workloads.graph import OpGraph, OpNode
 Floats = NDArray[np.float64]
 
 LOST = ("padding", "refetch", "sustained", "fill_drain", "dram_latency", "launch", "stall")
-"""Causes that part a latency from its roofline; they add up to the difference."""
+"""Causes that part a latency from its roofline; they add up to the difference. sustained: rates and bandwidths below their peak."""
 
 
 @dataclass(frozen=True, slots=True)

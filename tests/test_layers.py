@@ -55,6 +55,7 @@ PUBLIC = [
     "sweep",
     "sweep_table",
     "trace_model",
+    "validate",
     "verify",
     "with_values",
 ]

@@ -18,20 +18,23 @@ from sim.engines import roofline, tiled
 from sim.engines.play_attention import play_attention
 from sim.engines.play_gemm import Besides, Played, play_gemm
 from sim.engines.result import GroupTimes
-from sim.plan import Plan
+from sim.plan import Plan, sustained
 
 
 def time_classes(plan: Plan) -> list[GroupTimes]:
     """Each class of groups, mapped and played. Raises `ScenarioError` for grids, `BadInput` for what cannot be mapped."""
-    peaks = roofline.Peaks.of(plan.chip)
+    chip = plan.chip
+    peaks = roofline.Peaks.of(chip)
     if peaks.is_many:
         raise ScenarioError(Problem(f"{plan.chip.name} has arrays for numbers", "cycle plays one chip at a time; take the roofline"))
+    plan = sustained(plan)
+    lasting = peaks if plan.chip is chip else roofline.Peaks.of(plan.chip)
     technology = technology_of(plan.chip)
     known: dict[object, Played] = {}  # alike choices of different classes
     times = []
     for group_class in plan.classes:
-        mapped = tiled.map_group(group_class, plan, peaks)
-        bound = tiled.timed(group_class, plan, peaks, mapped)
+        mapped = tiled.map_group(group_class, plan, lasting)
+        bound = tiled.timed(group_class, plan, peaks, lasting, mapped)
         if mapped.choice is None or technology is not None:
             times.append(bound)
             continue
@@ -55,4 +58,5 @@ def _played(mapped: tiled.Mapped, chip: Chip) -> Played:
 def _stalled(bound: GroupTimes, mapped: tiled.Mapped, played: Played, chip: Chip) -> GroupTimes:
     """The bound's figures with the latency of the schedule."""
     played_s = played.end / float(chip.clock_hz)
-    return replace(bound, latency_s=played_s + float(chip.launch_s), lost_s={**bound.lost_s, "stall": played_s - mapped.latency_s})
+    stall_s = played_s - mapped.latency_s
+    return replace(bound, latency_s=played_s + bound.lost_s["launch"], lost_s={**bound.lost_s, "stall": stall_s})

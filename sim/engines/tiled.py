@@ -26,7 +26,7 @@ from sim.engines.result import GroupTimes
 from sim.mapper import GemmCost, map_gemm
 from sim.mapper.attention import AttentionCost, InDram, Part, map_attention
 from sim.mapping import Gemm, GemmMapping
-from sim.plan import Plan, resident_capacity_bytes
+from sim.plan import Plan, resident_capacity_bytes, sustained
 from workloads.demand import GroupClass, compute_format
 from workloads.fuse import Flow
 
@@ -77,27 +77,38 @@ def time_classes(plan: Plan) -> list[GroupTimes]:
     peaks = roofline.Peaks.of(plan.chip)
     if peaks.is_many:
         raise ScenarioError(Problem(f"{plan.chip.name} has arrays for numbers", "tiled maps one chip at a time; take the roofline"))
-    return [_time_class(group_class, plan, peaks) for group_class in plan.classes]
+    lasting = sustained(plan)
+    lasting_peaks = peaks if lasting is plan else roofline.Peaks.of(lasting.chip)
+    return [timed(each, lasting, peaks, lasting_peaks, map_group(each, lasting, lasting_peaks)) for each in plan.classes]
 
 
-def _time_class(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks) -> GroupTimes:
-    return timed(group_class, plan, peaks, map_group(group_class, plan, peaks))
-
-
-def timed(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks, mapped: Mapped) -> GroupTimes:
-    """The figures of a class that is mapped."""
+def timed(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks, lasting: roofline.Peaks, mapped: Mapped) -> GroupTimes:
+    """The figures of a class that is mapped, by the `lasting` peaks of a sustained plan; `peaks` are those of the datasheet."""
     ideal = roofline.time_class(group_class, peaks)
-    launch_s = float(plan.chip.launch_s)
-    lost_s = dict(mapped.lost_s or _lost_s(ideal.busy_s, mapped, plan.chip))
+    reached = ideal.busy_s if lasting is peaks else roofline.unit_times_s(group_class.load, lasting)
+    reached_s = {name: float(seconds) for name, seconds in reached.items()}
+    overhead_s = float(plan.chip.launch_s) + _pack_s(group_class, plan.chip)
+    lost_s = dict(mapped.lost_s or _lost_s(reached_s, mapped, plan.chip))
+    lost_s["sustained"] = lost_s.get("sustained", 0.0) + max(reached_s.values()) - ideal.latency_s
+    lost_s["launch"] = lost_s.get("launch", 0.0) + overhead_s
     return replace(
         ideal,
-        latency_s=mapped.latency_s + launch_s,
-        bound_by=mapped.bound_by if mapped.latency_s >= launch_s else "launch",
+        latency_s=mapped.latency_s + overhead_s,
+        bound_by=mapped.bound_by if mapped.latency_s >= overhead_s else "launch",
         busy_s=mapped.busy_s,
-        lost_s=lost_s | {"launch": lost_s.get("launch", 0.0) + launch_s},
+        lost_s=lost_s,
         op_dram_bytes=_shared_out(mapped.dram_bytes, ideal.op_dram_bytes),
         op_issued_macs=_shared_out(mapped.issued_macs, ideal.op_issued_macs),
     )
+
+
+def _pack_s(group_class: GroupClass, chip: Chip) -> float:
+    """Seconds in which a library rearranges the weights of a product of several rows before it multiplies."""
+    linears = [op.work for op in group_class.ops if isinstance(op.work, Contraction) and op.work.mask is None and op.work.m > 1]
+    if chip.pack is None or not linears:
+        return 0.0
+    size_bytes = sum(int(work.n * work.k) * bits_of(work.b_format) / 8 for work in linears)
+    return size_bytes / float(chip.pack.read_bytes_per_s(chip.clock_hz))
 
 
 def _lost_s(ideal_s: Mapping[str, float], mapped: Mapped, chip: Chip) -> dict[str, float]:
