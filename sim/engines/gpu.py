@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -89,17 +88,13 @@ class _Group:
         mapping = _gemm_mapping(gemm, self.chip, tile, grid, bool(blocks.m_outer[shape]), self.board.tile_l2_bytes, a_resident)
         cost = cost_gemm(mapping, self.chip, a_resident=a_resident)
         read = cost.dram_read_bytes if not w_warm else 0 if a_resident else gemm.m * gemm.k * gemm.a_bits // 8
-        own_s = float(self._candidate_s(product, read + cost.dram_written_bytes, warm_bytes)[shape, split])
+        own_s = float(times[shape, split])
         after_s, besides = self._after(rest)
         moved = read + besides[0], cost.dram_written_bytes + besides[1]
         besides_s = {name: after_s if name == VECTOR else 0.0 for name in self.ideal_s}
         choice = GemmChoice(mapping, cost, besides_s, a_resident)
         busy = {MATRIX: own_s, VECTOR: after_s}
         return self._mapped(busy, own_s + after_s, self.kernels.gemm.launch_s, moved, cost.issued_macs, choice)
-
-    def _candidate_s(self, product: Product, moved_bytes: float, warm_bytes: float) -> Any:
-        exact = np.full(len(formulas.GEMM_TILES), float(moved_bytes))
-        return gpu.gemm_candidates_s(product, self.board, self.kernels, exact, warm_bytes)
 
     def _after(self, rest: tuple[Flow, ...]) -> tuple[float, tuple[int, int]]:
         """Seconds that follow the products of a group, and bytes (read, written) that pass DRAM for it: element-wise ops, and before the
@@ -157,7 +152,9 @@ class _Group:
         work = next(op.work for op in self.group_class.ops if isinstance(op.work, Contraction))
         a_bytes, b_bytes = bits_of(work.a_format) / 8, bits_of(work.b_format) / 8
         product = Product(int(work.m), int(work.n), int(work.k), (a_bytes, b_bytes, a_bytes), batch=int(work.batch))
-        work_s = float(self._candidate_s(product, bound.dram_bytes, _warm_bytes(self.group_class.group.flows)).min())
+        moved_bytes = np.full(len(formulas.GEMM_TILES), bound.dram_bytes)
+        warm_bytes = _warm_bytes(self.group_class.group.flows)
+        work_s = float(gpu.gemm_candidates_s(product, self.board, self.kernels, moved_bytes, warm_bytes).min())
         moved = bound.dram_read_bytes, bound.dram_written_bytes
         return self._mapped({MATRIX: work_s}, work_s, self.kernels.gemm.launch_s, moved, bound.issued_macs, bound.choice)
 

@@ -122,8 +122,10 @@ def _lost_s(ideal_s: Mapping[str, float], mapped: Mapped, chip: Chip) -> dict[st
 
 def _shared_out(whole: float, by: Any) -> Any:
     """A whole number parted in the proportions of `by`, into whole numbers that sum to it."""
-    if not whole or not by.sum():
+    if not whole:
         return by * 0.0
+    if not by.sum():
+        by = by + 1.0
     edges = np.round(np.cumsum(by) / by.sum() * whole)
     return np.diff(edges, prepend=0.0)
 

@@ -136,9 +136,14 @@ def _taken(shape: Any, mask: np.ndarray) -> Any:
     return shape
 
 
+def chips_by_alias() -> dict[str, Chip]:
+    """The library under the names of the tables."""
+    return {alias: load_chip(name) for name in chip_names() for alias in load_chip(name).aliases}
+
+
 def read_rows(folder: Path) -> dict[str, Rows]:
     """All rows that are fitted, by kind."""
-    by_name = {alias: load_chip(name) for name in chip_names() for alias in load_chip(name).aliases}
+    by_name = chips_by_alias()
 
     def table(name: str, keep: Callable[[pd.DataFrame], Any]) -> pd.DataFrame:
         frame = pd.read_csv(folder / name, comment="#")
@@ -156,9 +161,9 @@ def read_rows(folder: Path) -> dict[str, Rows]:
     vectors = ["rmsnorm", "rope", "silu_mul", "add"]
     streams = joined(*(table(n, lambda f: f.op.isin(vectors)) for n in ("vidur_mlp.csv", "llmservingsim_v1_vector.csv")))
     return {
-        "gemm": _gemm_rows(gemms, by_name),
-        "prefill": _attention_rows("prefill", table(attention, lambda f: f.op == "attn_prefill"), by_name),
-        "decode": _attention_rows("decode", table(attention, lambda f: f.op == "attn_decode"), by_name),
+        "gemm": gemm_rows(gemms, by_name),
+        "prefill": attention_rows("prefill", table(attention, lambda f: f.op == "attn_prefill"), by_name),
+        "decode": attention_rows("decode", table(attention, lambda f: f.op == "attn_decode"), by_name),
         "stream": _stream_rows(streams, by_name),
     }
 
@@ -205,7 +210,7 @@ def _rows(kind: str, frame: pd.DataFrame, by_name: Mapping[str, Chip], shape: Ca
     return Rows(kind, frame, chips, board, frame.latency_us.to_numpy() * US, roofline_s, warm, shape(board))
 
 
-def _gemm_rows(frame: pd.DataFrame, by_name: Mapping[str, Chip]) -> Rows:
+def gemm_rows(frame: pd.DataFrame, by_name: Mapping[str, Chip]) -> Rows:
     m, n, k = (frame[name].to_numpy(float) for name in "MNK")
     product = Product(m, n, k)
 
@@ -215,7 +220,7 @@ def _gemm_rows(frame: pd.DataFrame, by_name: Mapping[str, Chip]) -> Rows:
     return _rows("gemm", frame, by_name, shape, 2 * m * n * k, 2 * (m * n + m * k + n * k))
 
 
-def _attention_rows(kind: str, frame: pd.DataFrame, by_name: Mapping[str, Chip]) -> Rows:
+def attention_rows(kind: str, frame: pd.DataFrame, by_name: Mapping[str, Chip]) -> Rows:
     heads = Heads(*(frame[name].to_numpy(float) for name in ("batch", "heads", "kv_heads", "q_len", "kv_len", "head_dim")))
     known: dict[Any, ScoreBlocks] = {}
 
