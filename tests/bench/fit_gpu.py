@@ -2,9 +2,9 @@
 
     python tests/bench/fit_gpu.py [FOLDER]          # default: ../shared/measured; prints the constants and what is left
 
-Rows: 16-bit GEMMs of aiconfigurator, vidur and llmservingsim_v0; attention of aiconfigurator's vLLM rows (other libraries of the same board
-differ from them by 20 % either way); element-wise and row-wise kernels of vidur and llmservingsim_v1. Loss: mean of |log error| and half its
-root mean square, errors beyond 50 % as 50 %, rows of at least 20 us of roofline with a larger weight.
+Rows: 16-bit GEMMs of aiconfigurator, vidur and llmservingsim_v0; attention of aiconfigurator's vLLM rows (other libraries of the same
+board differ from them by 20 % either way); element-wise and row-wise kernels of vidur and llmservingsim_v1. Loss: mean of |log error| and
+half its root mean square, errors beyond 50 % as 50 %, rows of at least 20 us of roofline with a larger weight.
 """
 
 from __future__ import annotations
@@ -42,32 +42,32 @@ US = 1e-6
 Params = dict[str, float]
 
 START: Params = {
-    "energy.tensor-core-gpu-n7": 1.818,
-    "energy.tensor-core-gpu-8nm": 2.587,
-    "energy.tensor-core-gpu-n4": 0.8133,
-    "dram.HBM2e": 0.755,
-    "dram.HBM3": 0.8606,
-    "dram.ecc": 0.7931,
-    "dram.other": 0.9077,
-    "gemm.launch": 3.94,
-    "gemm.prologue_k": 106.8,
-    "gemm.l2_bytes": 41.54,
-    "gemm.split": 1.898,
-    "gemm.p": 3.752,
-    "attention.prefill_launch": 7.264,
-    "attention.decode_launch": 16.4,
-    "attention.split": 3.8,
-    "attention.item": 3.69,
-    "attention.softmax_ops": 3.746,
-    "attention.overlap_p": 1.707,
-    "attention.spread_p": 1.814,
-    "attention.decode_p": 2.6,
-    "attention.copy_bytes": 9.685,
+    "energy.tensor-core-gpu-n7": 1.81,
+    "energy.tensor-core-gpu-8nm": 2.574,
+    "energy.tensor-core-gpu-n4": 0.8139,
+    "dram.HBM2e": 0.7625,
+    "dram.HBM3": 0.8701,
+    "dram.ecc": 0.7967,
+    "dram.other": 0.9192,
+    "gemm.launch": 4.101,
+    "gemm.prologue_k": 104.3,
+    "gemm.l2_bytes": 42.53,
+    "gemm.split": 1.759,
+    "gemm.p": 3.607,
+    "attention.prefill_launch": 7.361,
+    "attention.decode_launch": 16.66,
+    "attention.split": 4.522,
+    "attention.item": 3.659,
+    "attention.softmax_ops": 3.806,
+    "attention.overlap_p": 1.713,
+    "attention.spread_p": 1.817,
+    "attention.decode_p": 2.486,
+    "attention.copy_bytes": 9.483,
     "stream.launch": 2.231,
-    "stream.element_clocks": 0.3724,
-    "stream.operation_clocks": 0.09267,
-    "stream.l2_share": 0.5467,
-    "warm.bytes": 12.41,
+    "stream.element_clocks": 0.3714,
+    "stream.operation_clocks": 0.0931,
+    "stream.l2_share": 0.5435,
+    "warm.bytes": 17.51,
 }
 """Times in us, energies in pJ per FLOP, bytes per clock and SM."""
 
@@ -271,7 +271,7 @@ def predicted_s(rows: Rows, p: Mapping[str, float]) -> np.ndarray:
         return np.asarray(times.reshape(len(times), -1).min(-1) + kernels.gemm.launch_s)
     if rows.kind == "stream":
         elements, operations, moved = rows.shape
-        return np.asarray(np.maximum(stream_s(elements, operations, board, kernels, moved) + kernels.stream.launch_s, rows.roofline_s))
+        return np.asarray(np.maximum(stream_s(elements, operations, board, kernels, moved), rows.roofline_s) + kernels.stream.launch_s)
     heads, cut = rows.shape
     if rows.kind == "prefill":
         return np.asarray(prefill_attention_s(heads, cut, board, kernels, attention_bytes(heads)) + kernels.attention.prefill_launch_s)
