@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from functional.errors import BadInput, RooftileError
     from hwmodels import chip_names, load_chip, with_values
     from sim.api import predict, predict_graph, roofline_grid, trace_model
+    from sim.evidence.calibrate import calibrate
+    from sim.evidence.measure import measure
     from sim.evidence.validate import validate
     from sim.explore.compare import compare
     from sim.explore.limits import limits
@@ -30,11 +32,13 @@ __all__ = [
     "BadInput",
     "RooftileError",
     "Timeline",
+    "calibrate",
     "chip_names",
     "compare",
     "limits",
     "load_chip",
     "load_model",
+    "measure",
     "model_names",
     "predict",
     "predict_graph",
@@ -53,11 +57,13 @@ _HOME = {
     "BadInput": "functional.errors",
     "RooftileError": "functional.errors",
     "Timeline": "sim.timeline",
+    "calibrate": "sim.evidence.calibrate",
     "chip_names": "hwmodels",
     "compare": "sim.explore.compare",
     "limits": "sim.explore.limits",
     "load_chip": "hwmodels",
     "load_model": "workloads.library",
+    "measure": "sim.evidence.measure",
     "model_names": "workloads.library",
     "predict": "sim.api",
     "predict_graph": "sim.api",
