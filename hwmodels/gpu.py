@@ -12,7 +12,7 @@ import numpy as np
 
 from hwmodels.chip import Chip
 from hwmodels.formulas import gpu
-from hwmodels.formulas.gpu import GEMM_TILES, SPLITS, Amount
+from hwmodels.formulas.gpu import Amount
 from hwmodels.technology import KernelConstants, Technology
 
 BLOCK_ROWS = tuple(sorted(base * 2**i for base in (1, 3) for i in range(8)))
@@ -83,8 +83,8 @@ class Product(NamedTuple):
 
 
 class Blocks(NamedTuple):
-    """For each tile shape (last axis) the block of C that all SMs work on: tiles along m and n, whether its rows come one after another, and
-    the bytes that pass DRAM."""
+    """For each tile shape (last axis) the block of C that all SMs work on: tiles along m and n, whether its rows come one after another,
+    and the bytes that pass DRAM."""
 
     tiles_m: Amount
     tiles_n: Amount
@@ -93,11 +93,11 @@ class Blocks(NamedTuple):
 
 
 def blocks_of(product: Product, board: Board) -> Blocks:
-    """The blocks that read least, for each of `GEMM_TILES` along a new last axis."""
+    """The blocks that read least, for each of `GEMM_TILES` of the formulas along a new last axis."""
     m, n, k, sms, l2_bytes = (np.asarray(each, float)[..., None, None, None] for each in (*product[:3], board.sms, board.tile_l2_bytes))
     a_bytes, w_bytes, _ = (np.asarray(each, float)[..., None, None, None] for each in product.element_bytes)
     a_in_dram, w_in_dram, _ = (np.asarray(each)[..., None, None, None] for each in product.in_dram)
-    tile_m, tile_n = (np.array(each, float)[:, None, None] for each in zip(*GEMM_TILES, strict=True))
+    tile_m, tile_n = (np.array(each, float)[:, None, None] for each in zip(*gpu.GEMM_TILES, strict=True))
     wanted = np.array(BLOCK_ROWS, float)[:, None]
     m_outer = np.array([True, False])
     tiles_m = np.minimum(np.minimum(wanted, np.ceil(m / tile_m)), sms)
@@ -116,16 +116,16 @@ def blocks_of(product: Product, board: Board) -> Blocks:
 
 
 def gemm_candidates_s(product: Product, board: Board, kernels: KernelConstants, dram_bytes: Amount, warm_bytes: Amount = 0) -> Amount:
-    """Seconds without the launch for each tile shape and split of k (the last two axes). `dram_bytes` has an axis of tile shapes at the end;
-    `warm_bytes` are served by the L2 in which they lie."""
+    """Seconds without the launch for each tile shape and split of k (the last two axes). `dram_bytes` has an axis of tile shapes at the
+    end; `warm_bytes` are served by the L2 in which they lie."""
     c = kernels.gemm
     m, n, k, batch, sms, clock_hz, warm = (
         np.asarray(each, float)[..., None, None] for each in (*product[:3], product.batch, board.sms, board.clock_hz, warm_bytes)
     )
     flops_per_s, dram_bytes_per_s = (np.asarray(each)[..., None, None] for each in (board.sustained_flops_per_s, board.dram_bytes_per_s))
     element_bytes = product.element_bytes[0], product.element_bytes[1]
-    tile_m, tile_n = (np.array(each, float)[:, None] for each in zip(*GEMM_TILES, strict=True))
-    splits = np.array(SPLITS, float)
+    tile_m, tile_n = (np.array(each, float)[:, None] for each in zip(*gpu.GEMM_TILES, strict=True))
+    splits = np.array(gpu.SPLITS, float)
     rounds = gpu.waves(m * batch, n, tile_m, tile_n, splits, sms)
     # Multicast: from Hopper on, SMs that need the same operand share one load.
     l2_bytes_per_s = np.where(np.asarray(board.asynchronous)[..., None, None], np.inf, c.l2_bytes * clock_hz)

@@ -1,8 +1,8 @@
 """What boards of one technology have in common beyond their datasheets: constants fitted once on measured boards, inherited by name.
 
-A chip says `technology` (generation and process of its tensor cores) and, of its outermost memory, `technology` and `ecc`. Where both are in
-`hwmodels/library/calibration`, tiled and cycle charge what kernels take on such a board (`hwmodels.gpu`); datasheet peaks stay with the
-roofline and the floor.
+A chip says `technology` (generation and process of its tensor cores) and, of its outermost memory, `technology` and `ecc`. Where both are
+in `hwmodels/library/calibration`, tiled and cycle charge what kernels take on such a board (`hwmodels.gpu`); datasheet peaks stay with
+the roofline and the floor.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ CALIBRATION = Path(__file__).parent / "library" / "calibration"
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """Tensor cores of one generation and process: energy per 16-bit FLOP at 1.41 GHz, and whether they run asynchronously of the threads that
-    feed them (wgmma, tcgen05: operands are multicast, tiles of attention are larger)."""
+    """Tensor cores of one generation and process: energy per 16-bit FLOP at 1.41 GHz, and whether they run asynchronously of the threads
+    that feed them (wgmma, tcgen05: operands are multicast, tiles of attention are larger)."""
 
     energy_j_per_flop: float
     asynchronous: bool
@@ -30,8 +30,9 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class GemmConstants:
-    """`launch_s`: a kernel that does next to nothing. `prologue_k`: elements of k that filling and draining the pipeline take. `l2_bytes`: per
-    clock and SM, for operands of tiles; `split_s`: for adding up parts of k. `unit_p` joins products and operands, `memory_p` SMs and DRAM."""
+    """`launch_s`: a kernel that does next to nothing. `prologue_k`: elements of k that filling and draining the pipeline take.
+    `l2_bytes`: per clock and SM, for operands of tiles; `split_s`: for adding up parts of k. `unit_p` joins products and operands,
+    `memory_p` SMs and DRAM."""
 
     launch_s: float
     prologue_k: float
@@ -43,8 +44,8 @@ class GemmConstants:
 
 @dataclass(frozen=True, slots=True)
 class AttentionConstants:
-    """`item_s`: what a work item costs an SM (a row of blocks, or a sequence and KV head) besides its blocks. `softmax_ops`: fp32 operations
-    per score. `copy_bytes`: per clock and SM, of keys and values into their cache. Decode's times are stated at 1.41 GHz."""
+    """`item_s`: what a work item costs an SM (a row of blocks, or a sequence and KV head) besides its blocks. `softmax_ops`: fp32
+    operations per score. `copy_bytes`: per clock and SM, of keys and values into their cache. Decode's times are stated at 1.41 GHz."""
 
     prefill_launch_s: float
     decode_launch_s: float
@@ -61,8 +62,8 @@ class AttentionConstants:
 
 @dataclass(frozen=True, slots=True)
 class StreamConstants:
-    """Element-wise and row-wise kernels: launch, clocks of an SM per element and per operation, the share of the L2 that holds what the kernel
-    before left, what dequantising costs in fp32 lane operations per counted one, and the exponent that joins SMs and DRAM."""
+    """Element-wise and row-wise kernels: launch, clocks of an SM per element and per operation, the share of the L2 that holds what the
+    kernel before left, what dequantising costs in fp32 lane operations per counted one, and the exponent that joins SMs and DRAM."""
 
     launch_s: float
     element_clocks: float

@@ -38,8 +38,8 @@ def soft_max(p: Amount, *times: Amount) -> Amount:
 def power_limited_clock(clock_hz: Amount, flops_per_s: Amount, tdp_w: Amount, energy_j_per_flop: Amount) -> Amount:
     """The fastest clock [Hz] up to `clock_hz` at which tensor cores at their peak stay within the board's power.
 
-    Power is FLOP/s x energy per FLOP; the energy is that at 1.41 GHz and grows with the clock, as the voltage (squared) grows with about its
-    root. So power grows with clock^2. `flops_per_s` is the peak at `clock_hz`.
+    Power is FLOP/s x energy per FLOP; the energy is that at 1.41 GHz and grows with the clock, as the voltage (squared) grows with about
+    its root. So power grows with clock^2. `flops_per_s` is the peak at `clock_hz`.
     """
     power_w = flops_per_s * energy_j_per_flop * clock_hz / REFERENCE_CLOCK_HZ
     return clock_hz * np.minimum(1.0, np.sqrt(tdp_w / power_w))
@@ -133,7 +133,9 @@ def decode_attention_s(items: Amount, memory_s: Amount, sms: Amount, item_s: Amo
     return soft_max(p, memory_s, items * item_s / sms)
 
 
-def stream_s(elements: Amount, operations: Amount, sms: Amount, clock_hz: Amount, element_clocks: Amount, operation_clocks: Amount) -> Amount:
+def stream_s(
+    elements: Amount, operations: Amount, sms: Amount, clock_hz: Amount, element_clocks: Amount, operation_clocks: Amount
+) -> Amount:
     """Element-wise and row-wise work: clocks of an SM per element and per arithmetic operation (conversions are free)."""
     return (elements * element_clocks + operations * operation_clocks) / (sms * clock_hz)
 

@@ -1,9 +1,10 @@
 """The cycle engine: the mappings of the tiled engine, played tile by tile on ports and units that do one thing at a time.
 
-A group of linears is played by `sim.engines.play_gemm`, attention by `sim.engines.play_attention`; what streams through the vector unit is
-one pass, for which the tiled bound is a schedule. Group by group no result is below the tiled one: what is played is one of the schedules
-that tiled bounds. `lost_s["stall"]` is the difference. Groups follow one another; nothing is prefetched across them. On a GPU whose technology
-is calibrated, waves of tiles, ends of pipelines and rates are in the tiled figures already; nothing is played, and nothing stalls.
+A group of linears is played by `sim.engines.play_gemm`, attention by `sim.engines.play_attention`; what streams through the vector unit
+is one pass, for which the tiled bound is a schedule. Group by group no result is below the tiled one: what is played is one of the
+schedules that tiled bounds. `lost_s["stall"]` is the difference. Groups follow one another; nothing is prefetched across them. On a GPU
+whose technology is calibrated, waves of tiles, ends of pipelines and rates are in the tiled figures already; nothing is played, and
+nothing stalls.
 """
 
 from __future__ import annotations

@@ -1,20 +1,19 @@
 """Groups on a GPU whose technology is calibrated: what the kernels of good libraries take (`hwmodels.gpu`), for tiled and cycle alike.
 
-A group of linears is one GEMM, of the tile shape and split of k that take least; element-wise ops that run with it follow it without a launch
-of their own. Attention is one kernel, for one token per sequence the one that splits the keys, and puts new keys and values into their cache.
-All else streams. The mapping that is recorded is what runs: blocks of C of one tile per SM, k in steps that fit the L2, or tiles of queries and
-keys; parts of k, and of keys, one after another. Nothing is below the roofline.
+A group of linears is one GEMM, of the tile shape and split of k that take least; element-wise ops that run with it follow it without a
+launch of their own. Attention is one kernel, for one token per sequence the one that splits the keys, and puts new keys and values into
+their cache. All else streams. The mapping that is recorded is what runs: blocks of C of one tile per SM, k in steps that fit the L2, or
+tiles of queries and keys; parts of k, and of keys, one after another. Nothing is below the roofline.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
-from functional.formats import bits_of
+from functional.formats import bits_of, is_integer
 from functional.work import Contraction, Move, Vector
 from hwmodels import gpu
 from hwmodels.chip import Chip
@@ -27,7 +26,7 @@ from sim.engines import roofline, tiled
 from sim.engines.roofline import MATRIX, VECTOR
 from sim.engines.tiled import AttentionChoice, GemmChoice, Mapped
 from sim.mapper import cost_gemm
-from sim.mapper.attention import attention_cost
+from sim.mapper.attention import attention_cost, map_attention
 from sim.mapping import Gemm, GemmMapping, StageTiling, Tile
 from sim.plan import Plan
 from workloads.demand import GroupClass, compute_format
@@ -84,22 +83,18 @@ class _Group:
         warm_bytes = _warm_bytes(own)
         times = gpu.gemm_candidates_s(product, self.board, self.kernels, blocks.dram_bytes, warm_bytes)
         shape, split = np.unravel_index(int(np.argmin(times)), times.shape)
-        tile = gpu.GEMM_TILES[shape]
+        tile = formulas.GEMM_TILES[shape]
         grid = int(blocks.tiles_m[shape]), int(blocks.tiles_n[shape])
         mapping = _gemm_mapping(gemm, self.chip, tile, grid, bool(blocks.m_outer[shape]), self.board.tile_l2_bytes, a_resident)
         cost = cost_gemm(mapping, self.chip, a_resident=a_resident)
         read = cost.dram_read_bytes if not w_warm else 0 if a_resident else gemm.m * gemm.k * gemm.a_bits // 8
-        own_s = float(self._candidate_s(product, read + cost.dram_written_bytes, warm_bytes)[shape, split])
+        own_s = float(times[shape, split])
         after_s, besides = self._after(rest)
         moved = read + besides[0], cost.dram_written_bytes + besides[1]
         besides_s = {name: after_s if name == VECTOR else 0.0 for name in self.ideal_s}
         choice = GemmChoice(mapping, cost, besides_s, a_resident)
         busy = {MATRIX: own_s, VECTOR: after_s}
         return self._mapped(busy, own_s + after_s, self.kernels.gemm.launch_s, moved, cost.issued_macs, choice)
-
-    def _candidate_s(self, product: Product, moved_bytes: float, warm_bytes: float) -> Any:
-        exact = np.full(len(gpu.GEMM_TILES), float(moved_bytes))
-        return gpu.gemm_candidates_s(product, self.board, self.kernels, exact, warm_bytes)
 
     def _after(self, rest: tuple[Flow, ...]) -> tuple[float, tuple[int, int]]:
         """Seconds that follow the products of a group, and bytes (read, written) that pass DRAM for it: element-wise ops, and before the
@@ -117,8 +112,12 @@ class _Group:
     def attention(self) -> Mapped:
         """Both products and the softmax between them."""
         attention, in_dram, part = tiled.attention_of(self.group_class, self.plan)
-        mapping = _attention_mapping(attention, self.chip, self.board)
-        cost = attention_cost(mapping, self.chip, self.group_class.load.counts, in_dram, part)
+        counts = self.group_class.load.counts
+        if is_integer(attention.compute):  # scores are rounded to integers once per row, so whole rows of them stay on the chip
+            mapping, cost = map_attention(attention, self.chip, counts, in_dram, part)
+        else:
+            mapping = _attention_mapping(attention, self.chip, self.board)
+            cost = attention_cost(mapping, self.chip, counts, in_dram, part)
         heads = Heads(
             attention.batch,
             attention.heads,
@@ -153,7 +152,9 @@ class _Group:
         work = next(op.work for op in self.group_class.ops if isinstance(op.work, Contraction))
         a_bytes, b_bytes = bits_of(work.a_format) / 8, bits_of(work.b_format) / 8
         product = Product(int(work.m), int(work.n), int(work.k), (a_bytes, b_bytes, a_bytes), batch=int(work.batch))
-        work_s = float(self._candidate_s(product, bound.dram_bytes, _warm_bytes(self.group_class.group.flows)).min())
+        moved_bytes = np.full(len(formulas.GEMM_TILES), bound.dram_bytes)
+        warm_bytes = _warm_bytes(self.group_class.group.flows)
+        work_s = float(gpu.gemm_candidates_s(product, self.board, self.kernels, moved_bytes, warm_bytes).min())
         moved = bound.dram_read_bytes, bound.dram_written_bytes
         return self._mapped({MATRIX: work_s}, work_s, self.kernels.gemm.launch_s, moved, bound.issued_macs, bound.choice)
 
@@ -193,8 +194,8 @@ class _Group:
 
 
 def _lost_s(ideal_s: float, steps: Mapping[str, float], latency_s: float, launch_s: float) -> dict[str, float]:
-    """The way from the roofline to the latency: the launch, padded tiles, bytes moved again, rates that are not sustained, and the rest, which
-    is waves that are not full, the ends of pipelines and units that wait for each other."""
+    """The way from the roofline to the latency: the launch, padded tiles, bytes moved again, rates that are not sustained, and the rest,
+    which is waves that are not full, the ends of pipelines and units that wait for each other."""
     left = latency_s - ideal_s
     lost = {LAUNCH: min(launch_s, left)}
     left -= lost[LAUNCH]
@@ -211,7 +212,8 @@ def _multiplies(op: OpNode) -> bool:
 
 
 def _vector_work(ops: tuple[OpNode, ...]) -> tuple[float, float]:
-    """Elements (of the largest op: a fused kernel visits each once) and arithmetic operations; conversions come with the loads and stores."""
+    """Elements (of the largest op: a fused kernel visits each once) and arithmetic operations; conversions come with the loads and
+    stores."""
     elements, operations = 0.0, 0.0
     for op in ops:
         if isinstance(op.work, Vector):

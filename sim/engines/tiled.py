@@ -122,8 +122,10 @@ def _lost_s(ideal_s: Mapping[str, float], mapped: Mapped, chip: Chip) -> dict[st
 
 def _shared_out(whole: float, by: Any) -> Any:
     """A whole number parted in the proportions of `by`, into whole numbers that sum to it."""
-    if not whole or not by.sum():
+    if not whole:
         return by * 0.0
+    if not by.sum():
+        by = by + 1.0
     edges = np.round(np.cumsum(by) / by.sum() * whole)
     return np.diff(edges, prepend=0.0)
 
@@ -172,7 +174,8 @@ def gemm_of(group_class: GroupClass, plan: Plan) -> tuple[Gemm, bool]:
 
 
 def gemm_flows(group_class: GroupClass) -> tuple[tuple[Flow, ...], tuple[Flow, ...]]:
-    """What the GEMM of a group moves itself: its operands and, if nothing follows in its group, its result; and what else crosses the border."""
+    """What the GEMM of a group moves itself: its operands and, if nothing follows in its group, its result; and what else crosses the
+    border."""
     alone = len(group_class.ops) == 1
     linears = {i for i, op in zip(group_class.group.ops, group_class.ops, strict=True) if op.kind == "Linear"}
     own = tuple(flow for flow in group_class.group.flows if (alone if flow.is_write else flow.op in linears))

@@ -22,8 +22,18 @@ from scipy.optimize import minimize
 from hwmodels import chip_names, load_chip
 from hwmodels.chip import Chip
 from hwmodels.formulas import gpu as formulas
-from hwmodels.gpu import Board, Heads, Product, ScoreBlocks, blocks_of, decode_attention_s, gemm_candidates_s, prefill_attention_s
-from hwmodels.gpu import score_blocks, stream_s
+from hwmodels.gpu import (
+    Board,
+    Heads,
+    Product,
+    ScoreBlocks,
+    blocks_of,
+    decode_attention_s,
+    gemm_candidates_s,
+    prefill_attention_s,
+    score_blocks,
+    stream_s,
+)
 from hwmodels.technology import AttentionConstants, GemmConstants, KernelConstants, StreamConstants, WarmConstants
 
 FOLDER = Path(__file__).parents[3] / "shared" / "measured"
@@ -126,9 +136,14 @@ def _taken(shape: Any, mask: np.ndarray) -> Any:
     return shape
 
 
+def chips_by_alias() -> dict[str, Chip]:
+    """The library under the names of the tables."""
+    return {alias: load_chip(name) for name in chip_names() for alias in load_chip(name).aliases}
+
+
 def read_rows(folder: Path) -> dict[str, Rows]:
     """All rows that are fitted, by kind."""
-    by_name = {alias: load_chip(name) for name in chip_names() for alias in load_chip(name).aliases}
+    by_name = chips_by_alias()
 
     def table(name: str, keep: Callable[[pd.DataFrame], Any]) -> pd.DataFrame:
         frame = pd.read_csv(folder / name, comment="#")
@@ -146,9 +161,9 @@ def read_rows(folder: Path) -> dict[str, Rows]:
     vectors = ["rmsnorm", "rope", "silu_mul", "add"]
     streams = joined(*(table(n, lambda f: f.op.isin(vectors)) for n in ("vidur_mlp.csv", "llmservingsim_v1_vector.csv")))
     return {
-        "gemm": _gemm_rows(gemms, by_name),
-        "prefill": _attention_rows("prefill", table(attention, lambda f: f.op == "attn_prefill"), by_name),
-        "decode": _attention_rows("decode", table(attention, lambda f: f.op == "attn_decode"), by_name),
+        "gemm": gemm_rows(gemms, by_name),
+        "prefill": attention_rows("prefill", table(attention, lambda f: f.op == "attn_prefill"), by_name),
+        "decode": attention_rows("decode", table(attention, lambda f: f.op == "attn_decode"), by_name),
         "stream": _stream_rows(streams, by_name),
     }
 
@@ -180,7 +195,8 @@ def with_technology(rows: Rows, p: Mapping[str, float]) -> Board:
     """The boards of rows at the power and bandwidth that parameters let them have; an energy that is missing limits nothing."""
     energies = np.array([p.get(f"energy.{chip.technology}", UNLIMITED_PJ) for chip in rows.chips]) * 1e-12
     tdp_w = np.array([chip.tdp_w or np.inf for chip in rows.chips])
-    shares = np.array([p["dram.ecc"] if c.dram.ecc == "inline" else p.get(f"dram.{c.dram.technology}", p["dram.other"]) for c in rows.chips])
+    names = ["dram.ecc" if chip.dram.ecc == "inline" else f"dram.{chip.dram.technology}" for chip in rows.chips]
+    shares = np.array([p.get(name, p["dram.other"]) for name in names])
     board = rows.board
     clock = formulas.power_limited_clock(board.clock_hz, board.flops_per_s, tdp_w, energies)
     return replace(board, tensor_clock_hz=clock, dram_bytes_per_s=board.dram_bytes_per_s * shares)
@@ -194,7 +210,7 @@ def _rows(kind: str, frame: pd.DataFrame, by_name: Mapping[str, Chip], shape: Ca
     return Rows(kind, frame, chips, board, frame.latency_us.to_numpy() * US, roofline_s, warm, shape(board))
 
 
-def _gemm_rows(frame: pd.DataFrame, by_name: Mapping[str, Chip]) -> Rows:
+def gemm_rows(frame: pd.DataFrame, by_name: Mapping[str, Chip]) -> Rows:
     m, n, k = (frame[name].to_numpy(float) for name in "MNK")
     product = Product(m, n, k)
 
@@ -204,7 +220,7 @@ def _gemm_rows(frame: pd.DataFrame, by_name: Mapping[str, Chip]) -> Rows:
     return _rows("gemm", frame, by_name, shape, 2 * m * n * k, 2 * (m * n + m * k + n * k))
 
 
-def _attention_rows(kind: str, frame: pd.DataFrame, by_name: Mapping[str, Chip]) -> Rows:
+def attention_rows(kind: str, frame: pd.DataFrame, by_name: Mapping[str, Chip]) -> Rows:
     heads = Heads(*(frame[name].to_numpy(float) for name in ("batch", "heads", "kv_heads", "q_len", "kv_len", "head_dim")))
     known: dict[Any, ScoreBlocks] = {}
 
@@ -295,9 +311,9 @@ def fit(rows: Mapping[str, Rows], start: Mapping[str, float] = START, held: Sequ
 
         def value(x: np.ndarray, some: Sequence[Rows] = some, at: Callable[[np.ndarray], Params] = at) -> float:
             trial = at(x)
-            if any(trial[name] > 1 for name in trial if name.startswith("dram.")) or any(v < 1 for n, v in trial.items() if n.endswith("_p")):
-                return 10.0
-            return sum(loss(each, trial) for each in some)
+            shares, exponents = (n for n in trial if n.startswith("dram.")), (n for n in trial if n.endswith("p"))
+            impossible = any(trial[n] > 1 for n in shares) or any(trial[n] < 1 for n in exponents)
+            return 10.0 if impossible else sum(loss(each, trial) for each in some)
 
         first = np.log([p[name] for name in names])
         options = {"maxfev": evaluations, "xatol": 1e-3, "fatol": 1e-5, "adaptive": True}
@@ -323,7 +339,8 @@ def main() -> None:
         print(f"{name:32} {number:.4g}")
     for kind, each in rows.items():
         error = errors(each, p)
-        print(kind, *(f"{regime} {figures(error[mask])}" for regime, mask in (("large", each.large), ("small", each.small), ("l2", each.warm))))
+        regimes = (("large", each.large), ("small", each.small), ("l2", each.warm))
+        print(kind, *(f"{regime} {figures(error[mask])}" for regime, mask in regimes))
         for board in sorted(set(each.frame.hardware)):
             mine = (each.frame.hardware == board).to_numpy()
             print("   ", board, figures(error[mine & each.large]))
