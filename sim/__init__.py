@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from functional.sampling import Sampling
     from hwmodels import chip_names, load_chip, with_values
     from sim.api import predict, predict_graph, roofline_grid, trace_model
+    from sim.evidence.calibrate import calibrate
+    from sim.evidence.measure import measure
     from sim.evidence.validate import validate
     from sim.explore.compare import compare
     from sim.explore.generation import Speculation, predict_generation
@@ -35,11 +37,13 @@ __all__ = [
     "Sampling",
     "Speculation",
     "Timeline",
+    "calibrate",
     "chip_names",
     "compare",
     "limits",
     "load_chip",
     "load_model",
+    "measure",
     "model_names",
     "predict",
     "predict_generation",
@@ -62,11 +66,13 @@ _HOME = {
     "Sampling": "functional.sampling",
     "Speculation": "sim.explore.generation",
     "Timeline": "sim.timeline",
+    "calibrate": "sim.evidence.calibrate",
     "chip_names": "hwmodels",
     "compare": "sim.explore.compare",
     "limits": "sim.explore.limits",
     "load_chip": "hwmodels",
     "load_model": "workloads.library",
+    "measure": "sim.evidence.measure",
     "model_names": "workloads.library",
     "predict": "sim.api",
     "predict_generation": "sim.explore.generation",

@@ -22,10 +22,11 @@ from numpy.typing import NDArray
 from functional.errors import BadInput, Problem, ScenarioError
 from hwmodels import chip_names, load_chip
 from hwmodels.chip import Bandwidth, Chip, Number
-from sim.evidence.cases import Case, StepTask
+from sim.evidence.cases import Case, KernelTask, StepTask, Task
 from sim.evidence.hardware import plain
 from sim.evidence.tidy import read_tidy
 from sim.evidence.validate import ENGINE, Comparison, Validation, predict_task, validate_rows
+from workloads.kernels import KERNELS
 
 POINTS = 30
 """Rows that a fit may use."""
@@ -248,7 +249,7 @@ class _Model:
             self.paths.append("overhead.pack")
             first.append(start.read_bytes_per_s(start.dram) if start.pack is None else start.pack.read_bytes_per_s(start.clock_hz))
         self.initial: Floats = np.log(np.array(first, dtype=np.float64))
-        self._known: dict[tuple[float, ...], Floats] = {}
+        self._known: dict[tuple[Task, float, float, float], float] = {}
 
     def _weights_bytes(self) -> Floats:
         """Bytes that packing rearranges for each point: what it costs at 1 B/s."""
@@ -277,11 +278,16 @@ class _Model:
         return np.stack(columns, axis=1)
 
     def _bare_times(self, efficiencies: tuple[float, ...]) -> Floats:
-        known = self._known.get(efficiencies)
-        if known is None:
-            chip = _with_efficiencies(self._bare, efficiencies)
-            known = self._known[efficiencies] = np.array([_seconds(task, chip) for task in self._tasks])
-        return known
+        return np.array([self._bare_s(task, efficiencies) for task in self._tasks])
+
+    def _bare_s(self, task: Task, efficiencies: tuple[float, ...]) -> float:
+        """Seconds of one point without overheads; asked again only for efficiencies that it depends on."""
+        dram, matrix, vector = efficiencies
+        products, others = _uses(task)
+        key = task, dram, matrix if products else 1.0, vector if others else 1.0
+        if key not in self._known:
+            self._known[key] = _seconds(task, _with_efficiencies(self._bare, key[1:]))
+        return self._known[key]
 
     def chip(self, values: Mapping[str, float]) -> Chip:
         """The chip with these constants; the others stay as they were."""
@@ -296,7 +302,16 @@ class _Model:
         )
 
 
-def _seconds(task: Any, chip: Chip) -> float:
+def _uses(task: Task) -> tuple[bool, bool]:
+    """Whether a task has work for the matrix unit, and for the vector unit."""
+    if not isinstance(task, KernelTask):
+        return True, True
+    if "K" in KERNELS[task.op].dims:
+        return True, task.formats[0] != task.formats[1]  # conversion
+    return task.op.startswith("attn_"), True
+
+
+def _seconds(task: Task, chip: Chip) -> float:
     return predict_task(task, chip, ENGINE)
 
 

@@ -32,7 +32,7 @@ from workloads.library import load_model
 DTYPES = ("fp32", "bf16")
 COLUMNS = (
     *("source", "hardware", "op", "model", "phase", "M", "N", "K", "batch", "q_len", "kv_len", "heads", "kv_heads", "head_dim", "dtype"),
-    *("layers", "framework", "tokens_per_forward", "avg_kv_len", "tokens_per_s", "latency_us", "runs", "notes"),
+    *("layers", "framework", "tokens_per_forward", "avg_kv_len", "tokens_per_s", "latency_us", "least_us", "runs", "notes"),
 )
 
 GEMMS = (*((m, n, k) for n, k in ((2048, 2048), (8192, 2048)) for m in (1, 8, 32, 128, 512)), (2048, 2048, 2048))
@@ -40,8 +40,8 @@ GEMMS = (*((m, n, k) for n, k in ((2048, 2048), (8192, 2048)) for m in (1, 8, 32
 
 STREAM_BYTES = 2**27
 """Bytes of each array of a stream, at least; four times the last cache if that is more."""
-CACHED_BYTES = 2**18
-"""Bytes of each array from which a vector primitive's rate is taken: three of them fit the L2 cache of a core."""
+VECTOR_BYTES = 2**23
+"""Bytes of each array from which a vector primitive's rate is taken: those of an activation of a thousand tokens."""
 
 _BUDGET_S = 2.0
 _WARM = "as it comes"
@@ -58,8 +58,11 @@ class Measured:
 
 @dataclass(frozen=True, eq=False)
 class Measurement:
-    """Everything that one run of `measure` found. `primitives_s`: seconds per element of vector primitives on arrays in cache, by name and
-    `launch`, seconds of the least op; both with all threads."""
+    """Everything that one run of `measure` found.
+
+    `primitives_s`: by name, seconds per element of vector primitives, each a call that leaves its result in memory of its own, as the
+    functional model calls them; and `launch`, seconds of the least call.
+    """
 
     hardware: str
     device: str
@@ -80,8 +83,8 @@ class Measurement:
         writer.writeheader()
         common = {"source": f"rooftile measure {self.date}", "hardware": self.hardware, "dtype": self.dtype}
         for row in self.rows:
-            microseconds = {"latency_us": f"{1e6 * row.time.median_s:.4f}", "runs": row.time.runs, "notes": row.note}
-            writer.writerow({**common, **row.cells, **microseconds})
+            times = {"latency_us": f"{1e6 * row.time.median_s:.4f}", "least_us": f"{1e6 * row.time.least_s:.4f}", "runs": row.time.runs}
+            writer.writerow({**common, **row.cells, **times, "notes": row.note})
         return buffer.getvalue()
 
 
@@ -187,16 +190,15 @@ def _product(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def _primitives_s(watch: Stopwatch) -> dict[str, float]:
-    """Seconds per element of each vector primitive on arrays that stay in cache, and of the least op there is."""
-    elements = CACHED_BYTES // 4 * max(1, torch.get_num_threads())
-    a, b, c = (torch.rand(elements, device=watch.device) + 0.5 for _ in range(3))
-    narrow, one = torch.empty(elements, dtype=torch.bfloat16, device=watch.device), torch.ones(1, device=watch.device)
+    """Seconds per element of each vector primitive, and of the least call there is."""
+    elements = VECTOR_BYTES // 4
+    a, one = torch.rand(elements, device=watch.device) + 0.5, torch.ones(1, device=watch.device)
     calls: dict[str, Callable[[], object]] = {
-        "add": lambda: torch.add(a, b, out=c),
-        "mul": lambda: torch.mul(a, b, out=c),
-        "exp": lambda: torch.exp(a, out=c),
-        "rsqrt": lambda: torch.reciprocal(a, out=c),
-        "convert": lambda: narrow.copy_(a),
+        "add": lambda: a + 1.0,
+        "mul": lambda: a * 0.5,
+        "exp": lambda: a.exp(),
+        "rsqrt": lambda: a.reciprocal(),
+        "convert": lambda: a.bfloat16(),
     }
     with torch.inference_mode():
         least_s = watch.time(lambda: torch.add(one, one), flushed=False).median_s
@@ -277,5 +279,5 @@ def _comments(config: ModelConfig, hardware: str, device: str, date: str, thread
         f"origin: rooftile measure, {date}; {where}; PyTorch {torch.__version__}",
         f"method: {how}; median of up to the stated number of runs after warm-up; notes say whether caches were flushed before each",
         f"model: {config.name}, {config.num_hidden_layers} layers, seeded random weights; framework {OURS}: the functional model, op by op",
-        "units: latency_us = microseconds of one call; tokens_per_s = new tokens of the whole batch per second of one forward pass",
+        "units: latency_us and least_us = microseconds of one call, median and least; tokens_per_s = new tokens per median second",
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,10 +30,16 @@ LEAST = 3
 
 @dataclass(frozen=True, slots=True)
 class Timed:
-    """Median seconds of `runs` runs."""
+    """Median and least seconds of `runs` runs."""
 
     median_s: float
+    least_s: float
     runs: int
+
+    @classmethod
+    def of(cls, seconds: Sequence[float]) -> Timed:
+        """The figures of some runs."""
+        return cls(statistics.median(seconds), min(seconds), len(seconds))
 
 
 class Stopwatch(ABC):
@@ -80,7 +86,7 @@ class Stopwatch(ABC):
             if flushed:
                 self.flush()
             seconds.append(self.seconds(ready))
-        return Timed(statistics.median(seconds), len(seconds))
+        return Timed.of(seconds)
 
     def _repeats(self) -> Iterator[int]:
         """At least `LEAST` runs, at most as many as asked for, none begun after the budget is spent."""
@@ -114,7 +120,7 @@ class CpuStopwatch(Stopwatch):
         watched = InPlace(self._now)
         for _ in self._repeats():
             step(watched)
-        return {key: Timed(statistics.median(seconds), len(seconds)) for key, seconds in watched.seconds.items()}
+        return {key: Timed.of(seconds) for key, seconds in watched.seconds.items()}
 
     @property
     def ops_note(self) -> str:
