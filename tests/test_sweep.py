@@ -441,7 +441,7 @@ def test_a_grid_that_is_too_large_is_counted_before_any_work(tmp_path: Path) -> 
 
 
 def test_energy_of_chips_that_have_none(tmp_path: Path) -> None:
-    text = "base: l40s\naxes: {clock: [2 GHz]}\nworkloads: [{model: stories15m, phase: decode}]\nengine: roofline\n"
+    text = "base: l40s\naxes: {clock: [2 GHz]}\nworkloads: [{model: stories15m, phase: decode, context: 8}]\nengine: roofline\n"
     (row,) = sweep_table(written(tmp_path, text)).to_pylist()
     assert [row["energy_j"], row["power_w"], row["area_mm2"]] == [None] * 3
     with pytest.raises(BadInput, match=r"objectives\[0\]: 'energy_j' is not known of the chip 'l40s'; give its file 'process: 7 nm'"):

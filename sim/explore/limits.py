@@ -148,7 +148,7 @@ def _row(config: ModelConfig, chip: Chip, batch: int, context: int, weights: str
     max_batch = _first(lambda batches: np.asarray(needed(batches, context) > capacity), LARGEST_BATCH) - 1
     max_context = _first(lambda contexts: np.asarray(needed(batch, contexts) > capacity), longest) - 1
     turn = _first(computes, LARGEST_BATCH)
-    _, matrix, vector = seconds(np.array([turn]))
+    _, matrix, vector = seconds(np.array([min(turn, LARGEST_BATCH)]))
     return FormatLimits(
         weights=weights,
         kv=kv,
