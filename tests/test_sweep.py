@@ -450,6 +450,15 @@ def test_energy_of_chips_that_have_none(tmp_path: Path) -> None:
         sweep_table(written(tmp_path, text + 'constraints: ["area_mm2 < 50"]\n'))
 
 
+def test_a_condition_may_leave_out_the_unit_that_its_name_says(tmp_path: Path) -> None:
+    text = "base: edge-npu\naxes: {matrix.rows: [32, 64]}\nworkloads: [{model: stories15m, phase: decode, context: 8}]\nengine: roofline\n"
+    plain = sweep_table(written(tmp_path, text + 'constraints: ["area_mm2 < 9", "power_w < 3"]\n'))
+    units = sweep_table(written(tmp_path, text + 'constraints: ["area_mm2 < 9e6 um2", "power_w < 3000 mW"]\n'))
+    assert plain["feasible"].to_pylist() == units["feasible"].to_pylist() == [True, False]
+    with pytest.raises(BadInput, match="a bare number"):
+        sweep_table(written(tmp_path, text + 'constraints: ["memory_bytes < 5"]\n'))
+
+
 def test_another_format_is_refused_before_any_work(tmp_path: Path, file: Path) -> None:
     with pytest.raises(BadInput, match=r"a sweep writes Parquet; write '.*r\.parquet'"):
         sweep(file, tmp_path / "r.csv")
