@@ -18,8 +18,8 @@ from functional.work import Contraction, flops
 from sim.intervals import Floats, Intervals, Part, Schedule, joined
 from workloads.graph import OpGraph, OpNode
 
-LOST = ("padding", "refetch", "fill_drain", "dram_latency", "launch", "stall")
-"""Causes that part a latency from its roofline; they add up to the difference."""
+LOST = ("padding", "refetch", "sustained", "fill_drain", "dram_latency", "launch", "stall")
+"""Causes that part a latency from its roofline; they add up to the difference. sustained: rates and bandwidths below their peak."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +104,11 @@ class Timeline:
     def energy_j(self) -> float | None:
         """Joules of the step."""
         return None if self.spent is None else self.spent.total_j
+
+    @property
+    def energy_by_j(self) -> Mapping[str, float] | None:
+        """Joules by unit, level and `static`."""
+        return None if self.spent is None else self.spent.by_resource_j
 
     @property
     def power_w(self) -> float | None:

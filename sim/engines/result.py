@@ -20,8 +20,8 @@ from workloads.demand import Demand
 @dataclass(frozen=True, slots=True, eq=False)
 class GroupTimes:
     """One class of groups, timed. `shares` [ops] part the latency among the ops and sum to 1; `lost_s` names only what is not 0. `macs`
-    are issued by compute format, `moved_bytes` read and written by level over the whole chip, and `op_spent_j` joules by op without what
-    leaks: nothing and zeros where the chip's energy is not known."""
+    are issued by compute format, `counts` of vector primitives, `moved_bytes` read and written by level over the whole chip, and
+    `op_spent_j` joules by op without what leaks: nothing and zeros where the chip's energy is not known."""
 
     latency_s: float
     bound_by: str
@@ -32,6 +32,7 @@ class GroupTimes:
     op_dram_bytes: Floats
     op_issued_macs: Floats
     macs: Mapping[str, Number]
+    counts: Mapping[str, Number]
     moved_bytes: Mapping[str, Number]
     op_spent_j: Floats
     schedule: Schedule

@@ -137,12 +137,14 @@ def spent_j(load: Load, peaks: Peaks) -> dict[str, Number]:
 
 
 def floor_s(asked: Demand, chip: Chip) -> Number:
-    """No execution of a step is faster: all MACs at the peak of their formats, or all compulsory bytes at DRAM's peak bandwidth."""
-    level = chip.dram
-    moved = asked.compulsory_bytes(is_write=False), asked.compulsory_bytes(is_write=True)
-    memory = transfer_s(*moved, chip.read_bytes_per_s(level), chip.write_bytes_per_s(level), level.bandwidth.shared)
+    """No execution of a step is faster: all MACs at the peak of their formats, all compulsory bytes at DRAM's peak bandwidth, or all warm
+    bytes at that of the outermost on-chip level."""
     compute = total(matrix_s(macs, chip.peak_macs_per_s(number_format)) for number_format, macs in asked.macs.items())
-    return larger(memory, compute)
+    memory: list[Number] = []
+    for level, moved in zip(chip.memory[:2], (asked.compulsory_bytes, asked.warm_bytes), strict=True):
+        rates = chip.read_bytes_per_s(level), chip.write_bytes_per_s(level)
+        memory.append(transfer_s(moved(is_write=False), moved(is_write=True), *rates, level.bandwidth.shared))
+    return larger(larger(*memory), compute)
 
 
 def time_classes(plan: Plan) -> list[GroupTimes]:
@@ -175,6 +177,7 @@ def time_class(group_class: GroupClass, peaks: Peaks) -> GroupTimes:
         op_dram_bytes=op_dram_bytes,
         op_issued_macs=op_issued_macs,
         macs=group_class.load.macs,
+        counts=group_class.load.counts,
         moved_bytes={} if peaks.prices is None else moved_bytes(group_class.load, peaks),
         op_spent_j=np.array([float(total(spent_j(load, peaks).values())) for load in group_class.op_loads]),
         schedule=Schedule(partial(side_by_side, busy_s, op_dram_bytes, op_issued_macs, 0.0)),
