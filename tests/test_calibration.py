@@ -1,4 +1,5 @@
-"""Truth defended: fitted numbers live in the calibration library alone, each with where it comes from, and a file with a mistake is refused."""
+"""Truth defended: fitted numbers live in the calibration library alone, each with where it comes from, and a file with a mistake is
+refused."""
 
 from __future__ import annotations
 
@@ -40,7 +41,7 @@ def test_shares_and_energies_are_possible() -> None:
     [
         ("  prologue_k:", "  prolog_k:", r"gemm\.prolog_k: unknown field; did you mean 'prologue_k'\?"),
         ("  split: 1.", "  split: -1.", r"gemm\.split"),
-        ("  split: 2.73 us", "  split: 2.73", r"attention\.split"),
+        ("  split: 4.52 us", "  split: 4.52", r"attention\.split"),
         ("overlap_p: 1.", "overlap_p: 0.", r"attention\.overlap_p"),
         ("sustained: {value: 0.", "sustained: {value: 7.", r"dram\.HBM2\.sustained"),
         (", source: \"A100\"}", "}", r"generations\.tensor-core-gpu-n7\.energy\.source"),

@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 from functional.errors import RooftileError
 
 COMMANDS = (
-    *("predict", "gemm", "graph", "chips", "models", "sweep", "solve", "limits", "compare", "golden", "verify", "generate"),
+    *("predict", "gemm", "graph", "chips", "models", "sweep", "solve", "limits", "compare", "golden", "verify", "generate", "profile"),
     *("measure", "calibrate", "validate"),
 )
 

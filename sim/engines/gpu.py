@@ -29,11 +29,11 @@ from sim.mapper import cost_gemm
 from sim.mapper.attention import attention_cost, map_attention
 from sim.mapping import Gemm, GemmMapping, StageTiling, Tile
 from sim.plan import Plan
-from workloads.demand import GroupClass, compute_format
+from workloads.demand import GroupClass
 from workloads.fuse import Flow
 from workloads.graph import OpNode
+from workloads.quantise import compute_format
 
-LAUNCH = "launch"
 K_STEP = 32
 
 
@@ -65,7 +65,7 @@ class _Group:
         elements, operations = _vector_work(self.group_class.ops)
         read, written = tiled.dram_bytes(self.plan, flows)
         work_s = float(gpu.stream_s(elements, operations, self.board, self.kernels, read + written, _warm_bytes(flows)))
-        return self._mapped({VECTOR: work_s}, work_s, self.kernels.stream.launch_s, (read, written), 0.0)
+        return self._mapped({VECTOR: work_s}, work_s, self.kernels.stream.launch_s, (read, written), 0.0, None, flows)
 
     def gemm(self) -> Mapped:
         """A group of linears and what follows them."""
@@ -81,7 +81,9 @@ class _Group:
         )
         blocks = gpu.blocks_of(product, self.board)
         warm_bytes = _warm_bytes(own)
-        times = gpu.gemm_candidates_s(product, self.board, self.kernels, blocks.dram_bytes, warm_bytes)
+        scales = tuple(tiled.scales(self.group_class))
+        scale_bytes = sum(tiled.dram_bytes(self.plan, scales))
+        times = gpu.gemm_candidates_s(product, self.board, self.kernels, blocks.dram_bytes + scale_bytes, warm_bytes)
         shape, split = np.unravel_index(int(np.argmin(times)), times.shape)
         tile = formulas.GEMM_TILES[shape]
         grid = int(blocks.tiles_m[shape]), int(blocks.tiles_n[shape])
@@ -90,11 +92,11 @@ class _Group:
         read = cost.dram_read_bytes if not w_warm else 0 if a_resident else gemm.m * gemm.k * gemm.a_bits // 8
         own_s = float(times[shape, split])
         after_s, besides = self._after(rest)
-        moved = read + besides[0], cost.dram_written_bytes + besides[1]
+        moved = read + scale_bytes + besides[0], cost.dram_written_bytes + besides[1]
         besides_s = {name: after_s if name == VECTOR else 0.0 for name in self.ideal_s}
         choice = GemmChoice(mapping, cost, besides_s, a_resident)
         busy = {MATRIX: own_s, VECTOR: after_s}
-        return self._mapped(busy, own_s + after_s, self.kernels.gemm.launch_s, moved, cost.issued_macs, choice)
+        return self._mapped(busy, own_s + after_s, self.kernels.gemm.launch_s, moved, cost.issued_macs, choice, (*rest, *scales))
 
     def _after(self, rest: tuple[Flow, ...]) -> tuple[float, tuple[int, int]]:
         """Seconds that follow the products of a group, and bytes (read, written) that pass DRAM for it: element-wise ops, and before the
@@ -156,7 +158,7 @@ class _Group:
         warm_bytes = _warm_bytes(self.group_class.group.flows)
         work_s = float(gpu.gemm_candidates_s(product, self.board, self.kernels, moved_bytes, warm_bytes).min())
         moved = bound.dram_read_bytes, bound.dram_written_bytes
-        return self._mapped({MATRIX: work_s}, work_s, self.kernels.gemm.launch_s, moved, bound.issued_macs, bound.choice)
+        return self._mapped({MATRIX: work_s}, work_s, self.kernels.gemm.launch_s, moved, bound.issued_macs, bound.choice, bound.flows)
 
     def _mapped(
         self,
@@ -166,11 +168,12 @@ class _Group:
         moved: tuple[float, float],
         issued_macs: float,
         choice: GemmChoice | AttentionChoice | None = None,
+        flows: tuple[Flow, ...] = (),
     ) -> Mapped:
         """The group's figures: `work_s` besides the launch, of which each unit may take `unit_s`; not below the roofline."""
         chip, dram = self.chip, self.chip.dram
         ideal_s = max(self.ideal_s.values())
-        latency_s = max(work_s + launch_s, ideal_s)
+        latency_s = max(work_s, ideal_s)
         peak_s = dict(self.ideal_s)
         rates = chip.read_bytes_per_s(dram), chip.write_bytes_per_s(dram)
         moved_s = float(transfer_s(moved[0], moved[1], *rates, dram.bandwidth.shared))
@@ -184,27 +187,24 @@ class _Group:
         }
         busy = {name: min(max(seconds, sustained_s.get(name, 0.0)), latency_s) for name, seconds in peak_s.items()}
         steps = {"padding": padded_s, "refetch": max(peak_s.values()), "sustained": max(*peak_s.values(), *sustained_s.values())}
-        lost = _lost_s(ideal_s, steps, latency_s, launch_s)
+        lost = _lost_s(ideal_s, steps, latency_s)
         bounds = {**busy, **{name: max(busy[name], seconds) for name, seconds in unit_s.items()}}
         # What holds a unit back without keeping it busy (waves, operands on their way) counts for it, unless memory is busier.
         bounds[MATRIX] = busy[MATRIX] if busy[dram.name] > 0.7 * work_s else bounds[MATRIX]
         bounds[VECTOR] = busy[VECTOR] if MATRIX not in unit_s and busy[dram.name] > 0.7 * work_s else bounds[VECTOR]
-        bound_by = LAUNCH if launch_s > work_s else max(bounds, key=bounds.__getitem__)
-        return Mapped(busy, latency_s, bound_by, *moved, issued_macs, choice, lost)
+        bound_by = max(bounds, key=bounds.__getitem__)
+        return Mapped(busy, latency_s, bound_by, *moved, issued_macs, choice, flows, launch_s, lost)
 
 
-def _lost_s(ideal_s: float, steps: Mapping[str, float], latency_s: float, launch_s: float) -> dict[str, float]:
-    """The way from the roofline to the latency: the launch, padded tiles, bytes moved again, rates that are not sustained, and the rest,
-    which is waves that are not full, the ends of pipelines and units that wait for each other."""
-    left = latency_s - ideal_s
-    lost = {LAUNCH: min(launch_s, left)}
-    left -= lost[LAUNCH]
+def _lost_s(ideal_s: float, steps: Mapping[str, float], latency_s: float) -> dict[str, float]:
+    """The way from the roofline to the latency: padded tiles, bytes moved again, rates that are not sustained, and the rest, which is waves
+    that are not full, the ends of pipelines and units that wait for each other."""
+    lost: dict[str, float] = {}
     before_s = ideal_s
     for cause, seconds in steps.items():
-        lost[cause] = min(max(seconds - before_s, 0.0), left)
-        left -= lost[cause]
-        before_s = max(seconds, before_s)
-    return {**lost, "fill_drain": left}
+        reached_s = min(max(seconds, before_s), latency_s)
+        lost[cause], before_s = reached_s - before_s, reached_s
+    return {**lost, "fill_drain": latency_s - before_s}
 
 
 def _multiplies(op: OpNode) -> bool:

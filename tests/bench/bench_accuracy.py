@@ -2,8 +2,8 @@
 
     python tests/bench/bench_accuracy.py [FOLDER] [--skip-fits]      # default: ../shared/measured
 
-The first table runs the tiled engine through `rooftile validate`. The others refit the constants (`fit_gpu.py`), which takes minutes, and use
-the same formulas without the engine. Errors are median / 90th percentile (signed median) in percent.
+The first table runs the tiled engine through `rooftile validate`. The others refit the constants (`fit_gpu.py`), which takes minutes, and
+use the same formulas without the engine. Errors are median / 90th percentile (signed median) in percent.
 """
 
 from __future__ import annotations
@@ -163,8 +163,8 @@ def composed_errors(folder: Path, p: Params) -> tuple[np.ndarray, np.ndarray]:
 def left_out_table(rows: dict[str, Rows], fitted: Params, folder: Path) -> Iterator[str]:
     """Each board predicted by constants that were fitted without it.
 
-    What no other board can tell takes what is known of it: the energy that of its kind of technology is unknown, so that 85 % of the rate is
-    sustained where TDP / peak is below 1.5 W per TFLOP/s; the DRAM's share is that of all others.
+    What no other board can tell takes what is known of it: the energy that of its kind of technology is unknown, so that 85 % of the rate
+    is sustained where TDP / peak is below 1.5 W per TFLOP/s; the DRAM's share is that of all others.
     """
     yield "left out of the fit | GEMM | prefill attention | decode attention | composed layers"
     pooled: dict[str, list[np.ndarray]] = {"gemm": [], "prefill": [], "decode": [], "composed": []}
