@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from sim.explore.sensitivity import sensitivity
     from sim.explore.solve import solve
     from sim.explore.sweep import sweep, sweep_table
-    from sim.profiling import profile
     from sim.timeline import Timeline
     from sim.verification import verify
     from workloads.library import load_model, model_names
@@ -46,7 +45,6 @@ __all__ = [
     "predict",
     "predict_generation",
     "predict_graph",
-    "profile",
     "roofline_grid",
     "sensitivity",
     "solve",
@@ -74,7 +72,6 @@ _HOME = {
     "predict": "sim.api",
     "predict_generation": "sim.explore.generation",
     "predict_graph": "sim.api",
-    "profile": "sim.profiling",
     "roofline_grid": "sim.api",
     "sensitivity": "sim.explore.sensitivity",
     "solve": "sim.explore.solve",

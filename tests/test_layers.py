@@ -55,7 +55,6 @@ PUBLIC = [
     "predict",
     "predict_generation",
     "predict_graph",
-    "profile",
     "roofline_grid",
     "sensitivity",
     "solve",

@@ -47,8 +47,8 @@ def layout(stages: int) -> Layout:
 
 
 class Cuts(NamedTuple):
-    """One axis as its candidate tiles cut it, as the first core and as all cores see it, with that core's first and last piece, and how many
-    pieces of which lengths it has [kinds of pieces, candidates]."""
+    """One axis as its candidate tiles cut it, as the first core and as all cores see it, with that core's first and last piece, and how
+    many pieces of which lengths it has [kinds of pieces, candidates]."""
 
     own: AxisCuts
     every: AxisCuts
