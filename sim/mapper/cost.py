@@ -182,6 +182,31 @@ class _Case:
         return visited(self.first[x], self.first[y], self.first[z], inner.stage, inside)
 
 
+class _AllCores(_Case):
+    """The same for counting what all cores together move."""
+
+    def axes(self, role: Role, seen_from: Place) -> tuple[AxisCuts, AxisCuts, AxisCuts]:
+        if self.setting.shared(seen_from):
+            return super().axes(role, seen_from)
+        x, y, z = ROLE_AXES[role]
+        return self.every[x], self.every[y], self.every[z]
+
+    def tiles_of_first_core(self, role: Role, inner: Place) -> list[Visited]:
+        x, y, z = ROLE_AXES[role]
+        inside = [(rank[x] > rank[z], rank[y] > rank[z]) for rank in self.choice.ranks[: inner.stage + 1]]
+        return visited(self.every[x], self.every[y], self.every[z], inner.stage, inside)
+
+
+def chip_bytes(setting: Setting, choice: Choice) -> dict[str, float]:
+    """Bytes read from and written to each level by all cores together: what takes energy, where `cost_of` asks what takes time."""
+    case, traffic = _AllCores(setting, choice), _Traffic(setting)
+    for role in OPERANDS:
+        _loads(case, role, traffic)
+    _stores(case, traffic)
+    _array_traffic(case, traffic)
+    return {name: float(read + traffic.written[name]) for name, read in traffic.read.items()}
+
+
 def _axis_ends(extent: int, sizes: list[Count], split_stage: int, parts: int) -> list[tuple[Count, Count]]:
     """Lengths of the first core's first and last piece, stage by stage."""
     first: Count = extent
