@@ -183,7 +183,7 @@ def _level_bytes(chip: Chip, level: MemoryLevel, attention: Attention, use: _Use
 
 def moved_bytes(mapping: AttentionMapping, chip: Chip, cost: AttentionCost, part: Part, has_softmax: bool) -> dict[str, float]:
     """Bytes that a mapping reads from and writes to each level, over the whole chip."""
-    whole = _Use(*(mapping.attention.pairs * float(np.sum(column)) for column in _use(mapping, chip, part)))
+    whole = _Use(*(mapping.attention.pairs * float(np.sum(column)) for column in _use(mapping, chip, part, _moves(mapping, chip, part))))
     passes = _score_passes_bytes(mapping.attention, whole, has_softmax)
     inner = {level.name: float(sum(_level_bytes(chip, level, mapping.attention, whole, passes))) for level in chip.memory[1:]}
     return {chip.dram.name: float(cost.dram_read_bytes + cost.dram_written_bytes), **inner}
