@@ -18,7 +18,7 @@ from hwmodels import chip_names, load_chip
 from sim import Sampling, Speculation, load_model, predict, predict_generation, predict_graph
 from sim.engines import ENGINES
 from sim.explore.generation import DRAFT, expected_tokens
-from sim.explore.stretch import TOLERANCE, stretch
+from sim.explore.stretch import TOLERANCE, ClassTimes, stretch
 from tests.chips import round_chip, round_model
 from workloads.scenario import Formats, Scenario
 from workloads.trace import trace
@@ -153,6 +153,18 @@ def test_what_lies_between_tilings(chip: str, engine: str, monkeypatch: pytest.M
         assert total.useful_macs == wanted.useful_macs
         assert sum(total.bound_s.values()) == pytest.approx(total.latency_s, rel=1e-9)
     assert sum(total.latency_s for total in found.totals(weights)) == pytest.approx(found.latency_s.sum(), rel=1e-12)
+
+
+def test_figures_between_two_places_by_hand() -> None:
+    """Places 0, 2 and 5 of six: lines between them, bound by what binds the last of them before."""
+    row = np.array([1.0, 3.0, 9.0])
+    none = np.zeros((2, 3))
+    known = ClassTimes(row, ["a", "b", "c"], np.array([row, 2 * row]), none, none, none, {"stall": row}, {}, none)
+    found = known.spread([0, 2, 5], 6)
+    assert found.latency_s.tolist() == found.lost_s["stall"].tolist() == [1, 2, 3, 5, 7, 9]
+    assert found.shares.tolist() == [[1, 2, 3, 5, 7, 9], [2, 4, 6, 10, 14, 18]]
+    assert found.bound_by == ["a", "a", "b", "b", "b", "c"]
+    assert known.spread([0, 1, 2], 3) is known
 
 
 # Chunks of the prompt --------------------------------------------------------------------------------------------------------------------
