@@ -18,7 +18,7 @@ from hwmodels import chip_names, load_chip
 from sim import Sampling, Speculation, load_model, predict, predict_generation, predict_graph
 from sim.engines import ENGINES
 from sim.explore.generation import DRAFT, expected_tokens
-from sim.explore.stretch import stretch
+from sim.explore.stretch import TOLERANCE, ClassTimes, stretch
 from tests.chips import round_chip, round_model
 from workloads.scenario import Formats, Scenario
 from workloads.trace import trace
@@ -134,13 +134,14 @@ def test_all_chips(chip: str) -> None:
 @pytest.mark.parametrize("engine", ["tiled", "cycle"])
 @pytest.mark.parametrize("chip", [*CHIPS, "cloud-npu"])
 def test_what_lies_between_tilings(chip: str, engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Within 1e-4 of the truth, and the truth where a pass of the array begins and ends; of a shorter curve everywhere."""
+    """Close to the truth, and the truth where a pass of the array begins and ends; of a shorter curve everywhere."""
     built = load_chip(chip)
     config, scenario = load_model("llama-3.2-1b"), Scenario.decode(Formats.of(built.default_format), 1, np.arange(250, 291))
     exact = stretch(config, scenario, built, engine, True)
     monkeypatch.setattr("sim.explore.stretch.EXACT_CONTEXTS", 1)
     found = stretch(config, scenario, built, engine, True)
-    np.testing.assert_allclose(found.latency_s, exact.latency_s, rtol=1e-4)
+    np.testing.assert_allclose(found.latency_s, exact.latency_s, rtol=TOLERANCE)
+    assert found.latency_s.sum() == pytest.approx(exact.latency_s.sum(), rel=1e-4)
     grain = max(built.matrix.rows, built.matrix.cols) if built.matrix.kind == "systolic" else max(built.matrix.tile)
     keys = np.arange(251, 292)
     edges = (keys % grain == 0) | (keys % grain == 1) | (keys == 251) | (keys == 291)
@@ -148,10 +149,22 @@ def test_what_lies_between_tilings(chip: str, engine: str, monkeypatch: pytest.M
     weights = np.ones(41)
     for total, wanted in zip(found.totals(weights), exact.totals(weights), strict=True):
         assert total.name == wanted.name
-        assert total.latency_s == pytest.approx(wanted.latency_s, rel=1e-3)
+        assert total.latency_s == pytest.approx(wanted.latency_s, rel=5e-3)
         assert total.useful_macs == wanted.useful_macs
         assert sum(total.bound_s.values()) == pytest.approx(total.latency_s, rel=1e-9)
     assert sum(total.latency_s for total in found.totals(weights)) == pytest.approx(found.latency_s.sum(), rel=1e-12)
+
+
+def test_figures_between_two_places_by_hand() -> None:
+    """Places 0, 2 and 5 of six: lines between them, bound by what binds the last of them before."""
+    row = np.array([1.0, 3.0, 9.0])
+    none = np.zeros((2, 3))
+    known = ClassTimes(row, ["a", "b", "c"], np.array([row, 2 * row]), none, none, none, {"stall": row}, {}, none)
+    found = known.spread([0, 2, 5], 6)
+    assert found.latency_s.tolist() == found.lost_s["stall"].tolist() == [1, 2, 3, 5, 7, 9]
+    assert found.shares.tolist() == [[1, 2, 3, 5, 7, 9], [2, 4, 6, 10, 14, 18]]
+    assert found.bound_by == ["a", "a", "b", "b", "b", "c"]
+    assert known.spread([0, 1, 2], 3) is known
 
 
 # Chunks of the prompt --------------------------------------------------------------------------------------------------------------------

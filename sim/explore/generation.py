@@ -294,8 +294,8 @@ def predict_generation(
 ) -> Generation:
     """Predict the generation of `tokens` tokens after a prompt, taken in `chunk` tokens at a time (None: in one pass).
 
-    Every latency is that of `predict` at its context, to the last bit; with tiled and cycle and more than `EXACT_CONTEXTS` contexts some are
-    interpolated, see `sim.explore.stretch`. Of a chunked prompt only the last chunk runs lm_head. With
+    Every latency is that of `predict` at its context, to the last bit; of more than `EXACT_CONTEXTS` contexts tiled and cycle interpolate
+    some, see `sim.explore.stretch`. Of a chunked prompt only the last chunk runs lm_head. With
     speculation a round is `draft_tokens` decode steps of the draft model and one step of the model over those and the token before them.
     Raises `BadInput` for all that `predict` refuses, and for lengths, chunks and drafts that cannot be.
     """

@@ -4,14 +4,15 @@ They are traced once, with an array of contexts. The roofline evaluates arrays a
 context, to the last bit. The other engines are asked once for the groups that no context changes, and for those that one does (attention,
 whose work and bytes grow) at each of up to `EXACT_CONTEXTS` contexts: to the last bit as well. Of more contexts they are asked where the
 tiling of the keys changes: at the first and the last of each run of keys that the array takes at once. Between two of these all figures are
-interpolated linearly (bytes and MACs grow by the key there, and full passes do not change), if that is right half way, to `TOLERANCE` of the
-step's latency; where it is not, another mapping has become the best, and both halves are looked at alike.
+interpolated linearly (bytes and MACs grow by the key there, and full passes do not change), if that is right half way, to `TOLERANCE` of
+the step's latency; where it is not, another mapping has become the best, and both halves are looked at alike.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import cached_property, partial
 from itertools import pairwise
 from typing import Any
 
@@ -20,7 +21,7 @@ import numpy as np
 from functional.config import ModelConfig
 from functional.work import Contraction, flops
 from hwmodels.chip import Chip
-from hwmodels.formulas.roofline import total
+from hwmodels.formulas.roofline import largest, total
 from sim.engines import ENGINES, roofline
 from sim.engines.prices import STATIC, Prices, prices_of
 from sim.engines.result import GroupTimes, step_s
@@ -128,15 +129,20 @@ class ClassTimes:
         )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Stretch:
-    """Steps after n contexts: `latency_s` and `floor_s` of each [n], `classes` in the order of the plan, the most memory that one needs."""
+    """Steps after n contexts: `latency_s` and `floor_s` of each [n], the most memory that one needs."""
 
     plan: Plan
     latency_s: Floats
     floor_s: Floats
-    classes: Sequence[ClassTimes]
     memory: Memory
+    make_classes: Callable[[], Sequence[ClassTimes]]
+
+    @cached_property
+    def classes(self) -> Sequence[ClassTimes]:
+        """Figures of the classes of the plan, made when they are asked for."""
+        return self.make_classes()
 
     @property
     def graph(self) -> OpGraph:
@@ -205,10 +211,16 @@ def stretch(config: ModelConfig, scenario: Scenario, chip: Chip, engine: str, fu
     graph = trace(config, scenario)
     planned = plan(graph, chip, fused)
     many = np.size(scenario.context)
-    classes = _arrays(planned) if engine == "roofline" else _one_by_one(planned, engine, many)
-    latency_s, _ = step_s(planned.demand, [times.latency_s for times in classes])
+    if engine == "roofline":
+        peaks = roofline.Peaks.of(chip)
+        latencies_s: list[Any] = [largest(roofline.unit_times_s(each.load, peaks).values()) for each in planned.classes]
+        make: Callable[[], Sequence[ClassTimes]] = partial(_arrays, planned)
+    else:
+        classes = _one_by_one(planned, engine, many)
+        latencies_s, make = [times.latency_s for times in classes], lambda: classes
+    latency_s, _ = step_s(planned.demand, latencies_s)
     floor_s = roofline.floor_s(planned.demand, chip)
-    return Stretch(planned, _column(latency_s, many), _column(floor_s, many), classes, _most_memory(planned))
+    return Stretch(planned, _column(latency_s, many), _column(floor_s, many), _most_memory(planned), make)
 
 
 def _column(value: Any, many: int) -> Floats:
@@ -221,7 +233,8 @@ def _most_memory(planned: Plan) -> Memory:
     sizes = {"weight": 0, "kv_cache": 0}
     for tensor in planned.graph.tensors.values():
         if tensor.role in sizes and tensor.name not in made:
-            sizes[tensor.role] += int(np.max(tensor.spec.size_bytes))
+            size_bytes = tensor.spec.size_bytes
+            sizes[tensor.role] += size_bytes if isinstance(size_bytes, int) else int(np.max(size_bytes))
     peak = int(np.max(planned.demand.residency.peak_bytes))
     return Memory(sizes["weight"], sizes["kv_cache"], peak, int(planned.chip.dram.capacity_bytes))
 
