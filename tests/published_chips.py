@@ -1,8 +1,8 @@
 """Area and power that are published of chips, beside what the model says of them: `python -m tests.published_chips` prints the table.
 
 Area follows from the process and one set of assumed factors. Power is that of the peak MAC rate of the chip's default format with all the
-traffic of a prefill of llama-3.2-3b, 2048 tokens, tiled engine, beside the TDP. Of NVDLA, which no language model fits, it is that of all its
-MACs beside the peak, and of 51 % of them (269 frames/s of ResNet-50 at 3.9 GMAC) beside the average that is published.
+traffic of a prefill of llama-3.2-3b, 2048 tokens, tiled engine, beside the TDP. Of NVDLA, which no language model fits, it is that of
+all its MACs beside the peak, and of 51 % of them (269 frames/s of ResNet-50 at 3.9 GMAC) beside the average that is published.
 """
 
 from __future__ import annotations
