@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from functional.sampling import Sampling
     from hwmodels import chip_names, load_chip, with_values
     from sim.api import predict, predict_graph, roofline_grid, trace_model
+    from sim.evidence.calibrate import calibrate
+    from sim.evidence.measure import measure
+    from sim.evidence.validate import validate
     from sim.explore.compare import compare
     from sim.explore.generation import Speculation, predict_generation
     from sim.explore.limits import limits
@@ -33,11 +36,13 @@ __all__ = [
     "Sampling",
     "Speculation",
     "Timeline",
+    "calibrate",
     "chip_names",
     "compare",
     "limits",
     "load_chip",
     "load_model",
+    "measure",
     "model_names",
     "predict",
     "predict_generation",
@@ -48,6 +53,7 @@ __all__ = [
     "sweep",
     "sweep_table",
     "trace_model",
+    "validate",
     "verify",
     "with_values",
 ]
@@ -58,11 +64,13 @@ _HOME = {
     "Sampling": "functional.sampling",
     "Speculation": "sim.explore.generation",
     "Timeline": "sim.timeline",
+    "calibrate": "sim.evidence.calibrate",
     "chip_names": "hwmodels",
     "compare": "sim.explore.compare",
     "limits": "sim.explore.limits",
     "load_chip": "hwmodels",
     "load_model": "workloads.library",
+    "measure": "sim.evidence.measure",
     "model_names": "workloads.library",
     "predict": "sim.api",
     "predict_generation": "sim.explore.generation",
@@ -73,6 +81,7 @@ _HOME = {
     "sweep": "sim.explore.sweep",
     "sweep_table": "sim.explore.sweep",
     "trace_model": "sim.api",
+    "validate": "sim.evidence.validate",
     "verify": "sim.verification",
     "with_values": "hwmodels",
 }

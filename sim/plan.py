@@ -5,7 +5,7 @@ Fusion groups and the residency of intermediates come from `workloads` as number
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from functional.errors import Problem, ScenarioError
 from hwmodels.chip import Chip, MemoryLevel, Number
@@ -39,6 +39,12 @@ def plan(graph: OpGraph, chip: Chip, fused: bool = True) -> Plan:
             )
         )
     return Plan(graph, chip, asked)
+
+
+def sustained(plan: Plan) -> Plan:
+    """The same plan on the chip at the rates and bandwidths that it sustains: what tiled and cycle time, not the roofline or the floor."""
+    chip = plan.chip.sustained()
+    return plan if chip is plan.chip else replace(plan, chip=chip)
 
 
 def resident_level(chip: Chip) -> MemoryLevel:

@@ -18,8 +18,8 @@ from functional.work import Contraction, flops
 from sim.intervals import Floats, Intervals, Part, Schedule, joined
 from workloads.graph import OpGraph, OpNode
 
-LOST = ("padding", "refetch", "fill_drain", "dram_latency", "launch", "stall")
-"""Causes that part a latency from its roofline; they add up to the difference."""
+LOST = ("padding", "refetch", "sustained", "fill_drain", "dram_latency", "launch", "stall")
+"""Causes that part a latency from its roofline; they add up to the difference. sustained: rates and bandwidths below their peak."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -170,7 +170,7 @@ def test_the_vectorised_roofline_is_the_scalar_one_on_random_chips(chips: int) -
     drawn = {path: np.exp(rng.uniform(np.log(low), np.log(high), chips)) for path, (low, high) in ranges.items()}
     drawn["cores"] = rng.integers(1, 9, chips).astype(float)
     drawn["matrix.rows"] = rng.integers(1, 300, chips).astype(float)
-    for phase, weights in (("prefill", "int8"), ("decode", "int4")):
+    for phase, weights in (("prefill", "int8"), ("decode", "int4"), ("decode", "int4:g128")):
         graph = trace_model("stories15m", "bf16", phase=phase, prompt=96, weights=weights, batch=2)  # type: ignore[arg-type]
         found = latencies(plan(graph, with_values(load_chip("edge-npu"), drawn)))
         step = Step("stories15m", phase, 2, 96, weights=weights, activations="bf16", kv="bf16", engine="roofline")  # type: ignore[arg-type]

@@ -1,8 +1,10 @@
 """The cycle engine: the mappings of the tiled engine, played tile by tile on ports and units that do one thing at a time.
 
-A group of linears is played by `sim.engines.play_gemm`, attention by `sim.engines.play_attention`; what streams through the vector unit is
-one pass, for which the tiled bound is a schedule. Group by group no result is below the tiled one: what is played is one of the schedules
-that tiled bounds. `lost_s["stall"]` is the difference. Groups follow one another; nothing is prefetched across them.
+A group of linears is played by `sim.engines.play_gemm`, attention by `sim.engines.play_attention`; what streams through the vector unit
+is one pass, for which the tiled bound is a schedule. Group by group no result is below the tiled one: what is played is one of the
+schedules that tiled bounds. `lost_s["stall"]` is the difference. Groups follow one another; nothing is prefetched across them. On a GPU
+whose technology is calibrated, waves of tiles, ends of pipelines and rates are in the tiled figures already; nothing is played, and
+nothing stalls.
 
 A group is bound by what takes most of it: a unit or level that is busy, something that the array waits for, or the launch.
 """
@@ -15,13 +17,14 @@ from functools import partial
 
 from functional.errors import Problem, ScenarioError
 from hwmodels.chip import Chip
+from hwmodels.technology import technology_of
 from sim.engines import roofline, tiled
 from sim.engines.play_attention import AttentionOps, play_attention
 from sim.engines.play_gemm import Besides, GemmOps, Played, play_gemm
 from sim.engines.prices import UNITS
 from sim.engines.result import GroupTimes, resources_of
 from sim.intervals import LAUNCH, Intervals, Log, Schedule
-from sim.plan import Plan
+from sim.plan import Plan, sustained
 from workloads.demand import GroupClass
 
 NAMED_BY = {"dram": "dram", "array": "matrix", "vector": "vector"}
@@ -30,17 +33,24 @@ NAMED_BY = {"dram": "dram", "array": "matrix", "vector": "vector"}
 
 def time_classes(plan: Plan) -> list[GroupTimes]:
     """Each class of groups, mapped and played. Raises `ScenarioError` for grids, `BadInput` for what cannot be mapped."""
-    peaks = roofline.Peaks.of(plan.chip)
+    chip = plan.chip
+    peaks = roofline.Peaks.of(chip)
     if peaks.is_many:
         raise ScenarioError(Problem(f"{plan.chip.name} has arrays for numbers", "cycle plays one chip at a time; take the roofline"))
+    plan = sustained(plan)
+    lasting = peaks if plan.chip is chip else roofline.Peaks.of(plan.chip)
+    technology = technology_of(plan.chip)
     known: dict[object, Played] = {}  # alike choices of different classes
     times = []
     for group_class in plan.classes:
-        mapped = tiled.map_group(group_class, plan, peaks)
-        bound = tiled.timed(group_class, plan, peaks, mapped)
+        mapped = tiled.map_group(group_class, plan, lasting)
+        bound = tiled.timed(group_class, plan, peaks, lasting, mapped)
+        if technology is not None:
+            times.append(bound)
+            continue
         if mapped.choice is None:
             make = partial(_one_pass, bound, mapped, plan.chip)
-            bound_by = _bound_by(mapped.busy_s, _waits_s(mapped, plan.chip), plan.chip)
+            bound_by = _bound_by(bound, _waits_s(mapped, plan.chip), plan.chip)
             times.append(replace(bound, bound_by=bound_by, schedule=Schedule(make, make)))
             continue
         key = repr((mapped.choice, sorted(mapped.busy_s.items())))
@@ -67,20 +77,20 @@ def _played(group_class: GroupClass, mapped: tiled.Mapped, chip: Chip, log: Log 
 
 def _stalled(group_class: GroupClass, bound: GroupTimes, mapped: tiled.Mapped, played: Played, chip: Chip) -> GroupTimes:
     """The bound's figures with the latency of the schedule and what binds that."""
-    clock_hz, launch_s = float(chip.clock_hz), float(chip.launch_s)
+    clock_hz, launch_s = float(chip.clock_hz), bound.lost_s[LAUNCH]
     played_s = played.end / clock_hz
     return replace(
         bound,
         latency_s=played_s + launch_s,
-        bound_by=_bound_by(bound.busy_s, {cause: cycles / clock_hz for cause, cycles in played.stalls.items()}, chip),
+        bound_by=_bound_by(bound, {cause: cycles / clock_hz for cause, cycles in played.stalls.items()}, chip),
         lost_s={**bound.lost_s, "stall": played_s - mapped.latency_s},
-        schedule=Schedule(partial(_whole, bound, played, chip), partial(_tiles, group_class, bound.busy_s, mapped, chip)),
+        schedule=Schedule(partial(_whole, bound, played, chip), partial(_tiles, group_class, bound, mapped, chip)),
     )
 
 
-def _bound_by(busy_s: Mapping[str, float], waits_s: Mapping[str, float], chip: Chip) -> str:
+def _bound_by(bound: GroupTimes, waits_s: Mapping[str, float], chip: Chip) -> str:
     """What takes most of a group."""
-    takes = dict(busy_s) | {LAUNCH: float(chip.launch_s)}
+    takes = dict(bound.busy_s) | {LAUNCH: bound.lost_s[LAUNCH]}
     for cause, seconds in waits_s.items():
         name = {**NAMED_BY, "dram": chip.dram.name}.get(cause, cause)
         takes[name] = max(takes.get(name, 0.0), seconds)
@@ -99,14 +109,14 @@ def _whole(bound: GroupTimes, played: Played, chip: Chip) -> Intervals:
     for cause, wait in played.waits.items():
         if wait.first >= 0.0:
             log.add(roofline.MATRIX, "stall", wait.first, wait.last, busy=wait.cycles, cause=cause, op=only)
-    return log.intervals(1 / float(chip.clock_hz), float(chip.launch_s))
+    return log.intervals(1 / float(chip.clock_hz), bound.lost_s[LAUNCH])
 
 
-def _tiles(group_class: GroupClass, busy_s: Mapping[str, float], mapped: tiled.Mapped, chip: Chip) -> Intervals:
+def _tiles(group_class: GroupClass, bound: GroupTimes, mapped: tiled.Mapped, chip: Chip) -> Intervals:
     """The same schedule, played again with every tile written down."""
-    log = Log(resources_of(busy_s))
+    log = Log(resources_of(bound.busy_s))
     _played(group_class, mapped, chip, log)
-    return log.intervals(1 / float(chip.clock_hz), float(chip.launch_s))
+    return log.intervals(1 / float(chip.clock_hz), bound.lost_s[LAUNCH])
 
 
 def _one_pass(bound: GroupTimes, mapped: tiled.Mapped, chip: Chip) -> Intervals:
@@ -119,7 +129,7 @@ def _one_pass(bound: GroupTimes, mapped: tiled.Mapped, chip: Chip) -> Intervals:
         log.add(name, "compute" if name in UNITS else "move", begin_s, begin_s + busy_s, size_bytes=size_bytes, op=only)
     for cause, waits_s in _waits_s(mapped, chip).items():
         log.add(roofline.VECTOR, "stall", 0.0, mapped.latency_s, busy=waits_s, cause=cause, op=only)
-    return log.intervals(launch_s=float(chip.launch_s))
+    return log.intervals(launch_s=bound.lost_s[LAUNCH])
 
 
 def _waits_s(mapped: tiled.Mapped, chip: Chip) -> dict[str, float]:

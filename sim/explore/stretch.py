@@ -21,9 +21,9 @@ import numpy as np
 from functional.config import ModelConfig
 from functional.work import Contraction, flops
 from hwmodels.chip import Chip
-from hwmodels.formulas.roofline import largest
+from hwmodels.formulas.roofline import largest, total
 from sim.engines import ENGINES, roofline
-from sim.engines.prices import STATIC, prices_of
+from sim.engines.prices import STATIC, Prices, prices_of
 from sim.engines.result import GroupTimes, step_s
 from sim.intervals import Floats
 from sim.plan import Plan, plan, resident_capacity_bytes
@@ -112,8 +112,9 @@ class ClassTimes:
         )
 
     @classmethod
-    def of(cls, found: Sequence[GroupTimes]) -> ClassTimes:
+    def of(cls, found: Sequence[GroupTimes], prices: Prices | None) -> ClassTimes:
         """The figures of one context after the other."""
+        spent = [] if prices is None else [prices.spent_j(each.macs, each.counts, each.moved_bytes) for each in found]
         causes = {cause for each in found for cause in each.lost_s}
         return cls(
             latency_s=np.array([each.latency_s for each in found]),
@@ -123,7 +124,7 @@ class ClassTimes:
             op_dram_bytes=np.stack([each.op_dram_bytes for each in found], -1),
             op_issued_macs=np.stack([each.op_issued_macs for each in found], -1),
             lost_s={cause: np.array([each.lost_s.get(cause, 0.0) for each in found]) for cause in causes},
-            spent_j={name: np.array([each.spent_j[name] for each in found]) for name in found[0].spent_j},
+            spent_j={} if prices is None else {name: np.array([float(each[name]) for each in spent]) for name in spent[0]},
             op_spent_j=np.stack([each.op_spent_j for each in found], -1),
         )
 
@@ -265,17 +266,8 @@ def _of_arrays(group_class: GroupClass, peaks: roofline.Peaks) -> ClassTimes:
         op_issued_macs=_rows(macs),
         lost_s={},
         spent_j=spent,
-        op_spent_j=_op_spent_j(spent, group_class, peaks, shares),
+        op_spent_j=_rows([total(roofline.spent_j(load, peaks).values()) for load in group_class.op_loads]),
     )
-
-
-def _op_spent_j(spent: Mapping[str, Floats], group_class: GroupClass, peaks: roofline.Peaks, shares: Floats) -> Floats:
-    """What `roofline.shared_out_j` says, at all contexts at once."""
-    own = [roofline.spent_j(load, peaks) for load in group_class.op_loads]
-    total_j = np.zeros_like(shares)
-    for name, joules in spent.items():
-        total_j = total_j + joules * _parted(_rows([each[name] for each in own]), shares)
-    return total_j
 
 
 def _parted(rows: Floats, otherwise: Floats) -> Floats:
@@ -299,7 +291,8 @@ def _one_by_one(planned: Plan, engine: str, many: int) -> list[ClassTimes]:
     grows = [_grows(planned, group_class) for group_class in classes]
     still = [i for i, each in enumerate(grows) if not each]
     found = dict(zip(still, time_classes(_part(planned, [classes[i] for i in still])), strict=True))
-    result = {i: ClassTimes.of([times]) for i, times in found.items()}
+    prices = prices_of(planned.chip)
+    result = {i: ClassTimes.of([times], prices) for i, times in found.items()}
 
     alike: dict[Any, int] = {}
     first = {i: alike.setdefault(_key(planned, classes[i]), i) for i, each in enumerate(grows) if each}
@@ -310,7 +303,7 @@ def _one_by_one(planned: Plan, engine: str, many: int) -> list[ClassTimes]:
         ask = _Asked(lambda place: time_classes(_part(planned, [classes[i] for i in growing], place)), counts, still_s)
         places = ask.all_that_matter(_places(planned, many))
         for column, i in enumerate(growing):
-            result[i] = ClassTimes.of([ask.times[place][column] for place in places]).spread(places, many)
+            result[i] = ClassTimes.of([ask.times[place][column] for place in places], prices).spread(places, many)
     return [result[first.get(i, i)] for i in range(len(classes))]
 
 

@@ -61,13 +61,15 @@ class AttentionCost:
 
 class _Tiles(NamedTuple):
     """Query tiles of a pair: the part of the queries that each belongs to, its positions, the key tiles that it computes (full ones, the
-    smaller one at the end) and their keys."""
+    smaller one at the end) and their keys; the first key that it sees, and the end of those."""
 
     part: Counts
     queries: Counts
     full: Counts
     edge: Counts
     keys: Counts
+    first: Counts
+    last: Counts
 
 
 class _Use(NamedTuple):
@@ -111,7 +113,8 @@ def _cost_of(
     worst = _Use(*(pairs * float(np.max(column)) for column in use))
     whole = _Use(*(attention.pairs * float(np.sum(column)) for column in use))
 
-    read = whole.query_bytes * in_dram.queries + whole.key_bytes * in_dram.keys + score_bytes[0]
+    key_bytes = _once_per_pair(mapping, chip, part) if mapping.keys_shared else whole.key_bytes
+    read = whole.query_bytes * in_dram.queries + key_bytes * in_dram.keys + score_bytes[0]
     written = whole.output_bytes * in_dram.output + score_bytes[1]
     if part == "all" and not mapping.fused:
         passes = whole.computed_scores * attention.act_bits / 8
@@ -209,7 +212,8 @@ def _query_tiles(mapping: AttentionMapping) -> _Tiles:
     newest = np.clip(stops + attention.mask_offset, oldest, attention.kv_len)
     begin, end = oldest // kv_tile, -(-newest // kv_tile)
     edge = (end * kv_tile > attention.kv_len).astype(np.int64)
-    return _Tiles(part, stops - starts, end - begin - edge, edge, np.minimum(end * kv_tile, attention.kv_len) - begin * kv_tile)
+    keys = np.minimum(end * kv_tile, attention.kv_len) - begin * kv_tile
+    return _Tiles(part, stops - starts, end - begin - edge, edge, keys, oldest, newest)
 
 
 class _Moves(NamedTuple):
@@ -270,6 +274,17 @@ def _key_bytes(mapping: AttentionMapping, chip: Chip, tiles: _Tiles) -> NDArray[
     full, edge = _packed(chip, np.array([mapping.kv_tile * element_bytes, attention.kv_len % mapping.kv_tile * element_bytes]))
     fetched: NDArray[np.float64] = tiles.full * full + tiles.edge * edge
     return fetched
+
+
+def _once_per_pair(mapping: AttentionMapping, chip: Chip, part: Part) -> float:
+    """Bytes of all key and value tiles that any query tile sees, each once."""
+    attention, tiles = mapping.attention, _query_tiles(mapping)
+    ends = np.minimum(-(-(tiles.last) // mapping.kv_tile) * mapping.kv_tile, attention.kv_len)
+    starts = tiles.first // mapping.kv_tile * mapping.kv_tile
+    keys = np.arange(int(starts.min()), int(ends.max()), mapping.kv_tile)
+    sizes = np.minimum(keys + mapping.kv_tile, attention.kv_len) - keys
+    tile_bytes = _packed(chip, sizes * attention.head_dim * attention.kv_bits / 8)
+    return float(attention.pairs * (2 if part == "all" else 1) * tile_bytes.sum())
 
 
 def _packed(chip: Chip, sizes_bytes: NDArray[Any]) -> NDArray[np.float64]:
