@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from hwmodels import chip_names, load_chip, with_values
     from sim.api import predict, predict_graph, roofline_grid, trace_model
     from sim.evidence.calibrate import calibrate
-    from sim.evidence.measure import measure
     from sim.evidence.validate import validate
     from sim.explore.compare import compare
     from sim.explore.generation import Speculation, predict_generation
@@ -42,7 +41,6 @@ __all__ = [
     "limits",
     "load_chip",
     "load_model",
-    "measure",
     "model_names",
     "predict",
     "predict_generation",
@@ -70,7 +68,6 @@ _HOME = {
     "limits": "sim.explore.limits",
     "load_chip": "hwmodels",
     "load_model": "workloads.library",
-    "measure": "sim.evidence.measure",
     "model_names": "workloads.library",
     "predict": "sim.api",
     "predict_generation": "sim.explore.generation",

@@ -51,7 +51,6 @@ PUBLIC = [
     "limits",
     "load_chip",
     "load_model",
-    "measure",
     "model_names",
     "predict",
     "predict_generation",

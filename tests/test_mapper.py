@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from functional.errors import BadInput
@@ -22,6 +22,7 @@ from sim.mapper.cost import evaluate
 from sim.mapper.problem import Choice, setting_of
 from sim.mapper.tables import axis_table
 from sim.mapping import AXES, Gemm, GemmMapping, StageTiling, Tile, chip_stages
+from tests.chips import chips as valid_chips
 from tests.walked_gemm import latency_s, walk
 
 W, A, P = "weights", "activations", "psums"
@@ -386,6 +387,17 @@ def faster(chip: Chip) -> list[Chip]:
 @given(st.data())
 def test_a_better_chip_is_never_slower(data: st.DataObject) -> None:
     chip, gemm = data.draw(chips((0, 1, 2), (1, 2, 3), room=False)), data.draw(gemms(24))
+    before = mapped_or_none(gemm, chip)
+    if before is not None:
+        for better in faster(chip):
+            assert map_gemm(gemm, better).cost.latency_s <= before.latency_s * (1 + 1e-9), better
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
+@given(st.data())
+def test_a_better_chip_of_one_stage_is_never_slower_for_layers_of_some_hundred(data: st.DataObject) -> None:
+    chip = data.draw(valid_chips().filter(lambda chip: len(chip_stages(chip)) == 1 and chip.cores <= 2 and chip.matrix.kind == "systolic"))
+    gemm = data.draw(gemms(300))
     before = mapped_or_none(gemm, chip)
     if before is not None:
         for better in faster(chip):

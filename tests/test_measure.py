@@ -81,6 +81,24 @@ def test_every_op_of_both_phases_and_both_steps_are_rows(found: Measurement) -> 
     assert float(prefill["tokens_per_s"]) == pytest.approx(8e6 / float(prefill["latency_us"]), rel=1e-4)
 
 
+def test_the_steps_that_are_timed_are_a_prefill_and_a_decode_at_its_position(
+    quick: pytest.MonkeyPatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[str, tuple[int, ...], int, int]] = []
+
+    def noted(name: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        def step(config: Any, weights: Any, ids: torch.Tensor, cache: Any, position: int = 0) -> Any:
+            calls.append((name, tuple(ids.shape), cache.keys[0].shape[2], position))
+            return work(config, weights, ids, cache, *([position] if name == "decode" else []))
+
+        return step
+
+    monkeypatch.setattr(module, "prefill", noted("prefill", module.prefill))
+    monkeypatch.setattr(module, "decode", noted("decode", module.decode))
+    measure("stories15m", layers=1, batches=(2,), prompts=(4,), contexts=(6,), runs=3)
+    assert set(calls) == {("prefill", (2, 4), 4, 0), ("decode", (2, 1), 7, 6)}
+
+
 def test_validate_predicts_every_row_on_the_described_chip(found: Measurement, tmp_path: Path) -> None:
     (tmp_path / "cpu.csv").write_text(found.to_csv())
     (tmp_path / "cpu.yaml").write_text(chip_yaml(found))

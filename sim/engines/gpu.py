@@ -173,7 +173,9 @@ class _Group:
         """The group's figures: `work_s` besides the launch, of which each unit may take `unit_s`; not below the roofline."""
         chip, dram = self.chip, self.chip.dram
         ideal_s = max(self.ideal_s.values())
+        # Where the L2 serves what the roofline has from DRAM, the launch is part of that.
         latency_s = max(work_s, ideal_s)
+        launch_s = max(work_s + launch_s, ideal_s) - latency_s
         peak_s = dict(self.ideal_s)
         rates = chip.read_bytes_per_s(dram), chip.write_bytes_per_s(dram)
         moved_s = float(transfer_s(moved[0], moved[1], *rates, dram.bandwidth.shared))

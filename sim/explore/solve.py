@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -377,6 +378,7 @@ def _optimised(
         """The values of a point, with the inner one that just meets the target, and by how much even its largest misses it (else 0)."""
         values = {path: _rounded(path, 2.0 ** float(log)) for path, log in zip(outer, point, strict=True)}
 
+        @cache  # the ends of a bracket are asked again by the root finder
         def at(log: float) -> float:
             return excess({**values, inner: _rounded(inner, 2.0**log)})
 

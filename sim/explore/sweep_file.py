@@ -194,6 +194,12 @@ def _points(given: SweepFields) -> int:
     return len(given.chips or [""]) * steps * math.prod(lengths)
 
 
+def _as_written(problem: Problem, place: str) -> Problem:
+    """A problem of a range under the name `from`, which Python keeps for itself."""
+    path, cure = (text.replace("from_", "from") for text in (problem.path, problem.cure))
+    return replace(problem, path=f"{place}.{path}", cure=cure)
+
+
 def _length(axis: Any) -> int:
     steps = axis.get("steps", 1) if isinstance(axis, dict) else len(axis) if isinstance(axis, list) else 1
     return steps if isinstance(steps, int) and steps > 0 else 1
@@ -336,7 +342,7 @@ class _Reader:
             spec = RangeFields.model_validate(given)
         except ValidationError as why:
             found = validation_problems(why, RangeFields, lambda field: (self.document.file, self.document.line_of((*place, *field))))
-            self.problems += [replace(each, path=f"{dotted(place)}.{each.path.replace('from_', 'from')}") for each in found]
+            self.problems += [_as_written(each, dotted(place)) for each in found]
             return None
         ends = [self._number(chip, (*place, end), path, value) for end, value in (("from", spec.from_), ("to", spec.to))]
         if ends[0] is None or ends[1] is None:
@@ -384,7 +390,7 @@ class _Reader:
             spec = RangeFields.model_validate(given)
         except ValidationError as why:
             found = validation_problems(why, RangeFields, lambda field: (self.document.file, self.document.line_of((*place, *field))))
-            self.problems += [replace(each, path=f"{dotted(place)}.{each.path.replace('from_', 'from')}") for each in found]
+            self.problems += [_as_written(each, dotted(place)) for each in found]
             return None
         if not all(isinstance(end, int) and not isinstance(end, bool) and end > 0 for end in (spec.from_, spec.to)):
             self._wrong(place, "begins or ends at no whole number above 0", "write e.g. '{from: 1, to: 64, steps: 7, scale: log}'")

@@ -89,6 +89,11 @@ class Bounder:
         self.from_dram = [link for links in self.links.values() for link in links if link.outer.stage < 0]
         self.whole = np.array([[float(setting.extents[x] * setting.extents[y])] for x, y in zip(X, Y, strict=True)])
         self.rooms = self._rooms()
+        homes = [setting.holders[role][-1] for role in ROLES]
+        own = [not setting.shared(home) for home in homes]
+        self.seen_by_first = None if all(own) else np.array(own)[:, None]
+        for_all = [setting.shared(home) and not (home.level.multicast and role != "psums") for role, home in zip(ROLES, homes, strict=True)]
+        self.access_rows = [self.at.accesses_of_all if each else self.at.accesses for each in for_all]
         self.rows = _Rows(self)
 
     def _next(self, count: int = 3) -> int:
@@ -141,7 +146,8 @@ class Bounder:
         np.add.reduce(numbers[at.extra], out=found[self.extra])
         own = found[self.own : self.own + 3]
         np.multiply(numbers[at.extent][X], numbers[at.extent][Y], out=own)
-        np.multiply(own, numbers[at.accesses][Z], out=found[self.accesses : self.accesses + 3])
+        seen = own if self.seen_by_first is None else np.where(self.seen_by_first, own, self.whole)
+        np.multiply(seen, numbers[self.access_rows, Z], out=found[self.accesses : self.accesses + 3])
         inside, moves = self.inside[..., order], numbers[at.moves : at.sizes] > 0
         for stage in range(len(setting.stages)):
             self._stage(found, numbers, stage, inside, moves)
@@ -331,7 +337,8 @@ class _Rows:
             written[outer] += acc_bytes * unit[link.leave] + finished + unit[link.waste_written] * in_bursts
             read[inner] += acc_bytes * unit[link.enter] + gemm.out_bits / 8 * self._all_sums(link.inner)
             written[inner] += acc_bytes * unit[link.enter]
-        innermost, sums = setting.holders["psums"][-1].level.name, unit[self.form.own + 2]
+        place = setting.holders["psums"][-1]
+        innermost, sums = place.level.name, self._all_sums(place)
         read[innermost] += acc_bytes * (unit[self.form.accesses + 2] - sums)
         written[innermost] += acc_bytes * unit[self.form.accesses + 2]
         return read, written

@@ -33,8 +33,8 @@ _ROUNDING = 1e-12
 _BOXES_AT_FIRST = 1024
 """Boxes with which a search may begin: those of the highest levels are hardly ever discarded."""
 
-_BATCH_BOXES = (24, 256)
-"""Boxes opened at a time, until there is an incumbent and after."""
+_BATCH_BOXES = (24, 64, 256)
+"""Boxes opened at a time: until there is an incumbent, after that with a budget, and without one."""
 
 _ONE_BY_ONE = 4
 _BATCH_PRICED = 64
@@ -181,7 +181,7 @@ class Search:
 
     def run(self) -> Found:
         """Open boxes until none is left that could hold anything better: first straight down to an incumbent, the best boxes of each level;
-        then level by level, if that is not too much at a time, else on along the best."""
+        then level by level, if that is not too much at a time. Where there is a budget, or too much, on along the best."""
         first = self._bounded(*self._start())
         waiting: list[list[_Boxes]] = [[] for _ in range(first.level + 1)]
         waiting[first.level].append(first)
@@ -197,7 +197,7 @@ class Search:
                     waiting[0].append(unpriced)
                     self.opened = max(self.opened, int(self.budget_boxes))
                 continue
-            boxes, rest = boxes.split(_BATCH_BOXES[self.found.choice is not None])
+            boxes, rest = boxes.split(self._batch)
             if rest is not None:
                 waiting[level].append(rest)
             if len(boxes.score):
@@ -205,12 +205,17 @@ class Search:
         left = [float(boxes.bounds[self.keys.index(0)].min()) for each in waiting for boxes in each if len(boxes.score)]
         return self.found._replace(least_s=min([*left, self.found.key[self.keys.index(0)]]))
 
+    @property
+    def _batch(self) -> int:
+        first, limited, unlimited = _BATCH_BOXES
+        return first if self.found.choice is None else limited if self.budget_boxes < math.inf else unlimited
+
     def _next_level(self, waiting: Sequence[Sequence[_Boxes]]) -> int | None:
         counts = [sum(len(boxes.score) for boxes in level) for level in waiting]
         levels = [level for level, count in enumerate(counts) if count]
-        if not levels or self.found.choice is None:
+        if not levels or self.found.choice is None or self.budget_boxes < math.inf:
             return levels[0] if levels else None
-        return next((level for level in reversed(levels) if counts[level] <= _BATCH_BOXES[1]), levels[0])
+        return next((level for level in reversed(levels) if counts[level] <= self._batch), levels[0])
 
     def _start(self) -> tuple[int, Ints]:
         """The whole space in boxes of one level: the highest with so many that they are worth a batch."""
@@ -270,7 +275,7 @@ class Search:
         """Price single mappings, best first, as long as they may be better; what the budget does not allow is left."""
         batch = 1
         while len(boxes.score):
-            if self.priced >= self.budget_boxes / 100 and self.found.choice is not None:
+            if self.priced >= self.budget_boxes / _BOXES_PER_PRICED and self.found.choice is not None:
                 return boxes
             first, rest = boxes.split(batch)
             if batch == 1:
@@ -323,6 +328,9 @@ class Search:
 _ALL_UP_TO_MACS = 24**3
 """GEMMs that are searched to the last on up to two stages and two cores, however long it takes: mostly tenths of a second."""
 
+_BOXES_PER_PRICED = 20
+"""Boxes of a budget for one mapping that may be priced."""
+
 _BUDGET_BOXES = 6000
 """Boxes after which the thinned search is content with what it has."""
 
@@ -333,12 +341,12 @@ _BUDGET_BOXES_ALL = 100_000
 def search(setting: Setting, objective: str, budget_boxes: float | None = None) -> Found:
     """The best mapping. Raises `BadInput` if no tile fits.
 
-    All candidates are searched to the last if the chip has one stage and one core, or if they are few; else, with one stage or few, until
-    a budget is spent; else only thinned out. `budget_boxes`: search all of them for that long, whatever the chip.
+    With up to two cores all candidates are searched to the last, if the chip has one stage, or two and they are few; else, with one stage
+    or few, until a budget is spent; else only thinned out. `budget_boxes`: search all of them for that long, whatever the chip.
     """
     stages = len(setting.stages)
     few = setting.gemm.macs <= _ALL_UP_TO_MACS
-    to_the_last = budget_boxes is None and (stages == setting.cores == 1 or (few and stages <= 2 and setting.cores <= 2))
+    to_the_last = budget_boxes is None and setting.cores <= 2 and (stages == 1 or (few and stages <= 2))
     found = None
     if stages > 1:
         with suppress(NoTile):

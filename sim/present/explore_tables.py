@@ -113,7 +113,7 @@ def limits_tables(limits: Limits) -> list[RenderableType]:
     table = new_table(title, "weights", "KV cache", "weights take", *columns, "compute-bound from batch")
     for row in limits.rows:
         context = f"{row.max_context:,}" + (" (the model's)" if row.context_bound_by == "model" else "")
-        turn = "never" if row.compute_bound_batch is None else f"{row.compute_bound_batch:,}"
+        turn = "never" if row.compute_bound_batch is None else f"{row.compute_bound_batch:,}, by the {row.compute_bound_by} unit"
         beyond = " (does not fit)" if row.compute_bound_batch is not None and not row.compute_bound_fits else ""
         table.add_row(row.weights, row.kv, units.format_bytes(row.weights_bytes), f"{row.max_batch:,}", context, turn + beyond)
     return [table]

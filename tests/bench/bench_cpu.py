@@ -2,8 +2,8 @@
 
     python tests/bench/bench_cpu.py [--model llama-3.2-1b] [--layers L] [--folder FOLDER]
 
-Weights are fp32. No whole step and no shape of one is in the fit but as one op among others. Goals: decode within 10 %, prefill within 15 %.
-Run it on an idle machine: the times of a busy one are those of its other work. The folder keeps the table and both chip files.
+Weights are fp32. The fit sees single ops only, never a whole step. Goals: decode within 10 %, prefill within 15 %.
+Run it on an idle machine: the times of a busy one are those of its other work. The folder keeps table and chip files.
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ START: Params = {
 }
 """Times in us, energies in pJ per FLOP, bytes per clock and SM."""
 
-LARGE_WEIGHT = {"gemm": 2.0, "prefill": 2.0, "decode": 8.0, "stream": 2.0}
+LARGE_WEIGHT = {"gemm": 2.0, "prefill": 2.0, "decode": 8.0, "stream": 1.0}
 """Of rows of at least 20 us; those of decode are outnumbered by rows that find their cache in the L2, as no server does."""
 
 COPY_P, STREAM_P = 6.0, 4.0
@@ -271,7 +271,7 @@ def predicted_s(rows: Rows, p: Mapping[str, float]) -> np.ndarray:
         return np.asarray(times.reshape(len(times), -1).min(-1) + kernels.gemm.launch_s)
     if rows.kind == "stream":
         elements, operations, moved = rows.shape
-        return np.asarray(np.maximum(stream_s(elements, operations, board, kernels, moved), rows.roofline_s) + kernels.stream.launch_s)
+        return np.asarray(np.maximum(stream_s(elements, operations, board, kernels, moved) + kernels.stream.launch_s, rows.roofline_s))
     heads, cut = rows.shape
     if rows.kind == "prefill":
         return np.asarray(prefill_attention_s(heads, cut, board, kernels, attention_bytes(heads)) + kernels.attention.prefill_launch_s)
