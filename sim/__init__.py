@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from hwmodels import chip_names, load_chip, with_values
     from sim.api import predict, predict_graph, roofline_grid, trace_model
     from sim.evidence.calibrate import calibrate
-    from sim.evidence.measure import measure
     from sim.evidence.validate import validate
     from sim.explore.compare import compare
     from sim.explore.generation import Speculation, predict_generation
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from sim.explore.sensitivity import sensitivity
     from sim.explore.solve import solve
     from sim.explore.sweep import sweep, sweep_table
-    from sim.profiling import profile
     from sim.timeline import Timeline
     from sim.verification import verify
     from workloads.library import load_model, model_names
@@ -43,12 +41,10 @@ __all__ = [
     "limits",
     "load_chip",
     "load_model",
-    "measure",
     "model_names",
     "predict",
     "predict_generation",
     "predict_graph",
-    "profile",
     "roofline_grid",
     "sensitivity",
     "solve",
@@ -72,12 +68,10 @@ _HOME = {
     "limits": "sim.explore.limits",
     "load_chip": "hwmodels",
     "load_model": "workloads.library",
-    "measure": "sim.evidence.measure",
     "model_names": "workloads.library",
     "predict": "sim.api",
     "predict_generation": "sim.explore.generation",
     "predict_graph": "sim.api",
-    "profile": "sim.profiling",
     "roofline_grid": "sim.api",
     "sensitivity": "sim.explore.sensitivity",
     "solve": "sim.explore.solve",

@@ -106,6 +106,11 @@ class Timeline:
         return None if self.spent is None else self.spent.total_j
 
     @property
+    def energy_by_j(self) -> Mapping[str, float] | None:
+        """Joules by unit, level and `static`."""
+        return None if self.spent is None else self.spent.by_resource_j
+
+    @property
     def power_w(self) -> float | None:
         """Watts on average over the step."""
         return None if self.spent is None else self.spent.total_j / self.total_s

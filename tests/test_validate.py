@@ -234,6 +234,25 @@ def test_a_composed_layer_is_its_five_kernels_and_the_head_one_more() -> None:
     assert dict(head.tasks[0].dims) == {"M": 4, "N": 128256, "K": 3072}  # type: ignore[union-attr]
 
 
+def test_formats_as_laboratories_write_them() -> None:
+    cells = {"op": "gemm", "M": "1", "N": "8", "K": "8", "latency_us": "1"}
+    wanted = {
+        "bf16": ("bf16", "bf16", "bf16"),
+        "int8-weight": ("int8", "bf16", "bf16"),
+        "int4-weight-g32": ("int4:g32", "bf16", "bf16"),
+        "fp8/fp16": ("fp16", "fp16", "fp16"),  # an A100 multiplies no fp8
+    }
+    for text, formats in wanted.items():
+        assert case_of(**cells, dtype=text)[0].tasks[0].formats == formats  # type: ignore[attr-defined]
+    assert case_of(**cells, dtype="fp16", kv_dtype="int8")[0].tasks[0].formats == ("fp16", "fp16", "int8")  # type: ignore[attr-defined]
+
+
+def test_weights_of_a_kernel_lie_in_memory_as_those_of_a_model_do() -> None:
+    """int8 weights of 8 x 5: 40 B, and an fp32 scale for each of 8 rows; 3 x 5 and 3 x 8 activations in bf16."""
+    graph = kernel_graph("gemm", Formats("int8", "bf16", "bf16"), {"M": 3, "N": 8, "K": 5})
+    assert predict_graph(graph, "a100-sxm4-80gb", "roofline").dram_bytes.sum() == 40 + 4 * 8 + 2 * (15 + 24)
+
+
 def test_whole_models_are_one_forward_pass() -> None:
     cells = {"model": "Llama-3-8B", "dtype": "fp16", "framework": "llama.cpp", "batch": "1", "tokens_per_s": "100"}
     decode = case_of(**cells, phase="decode", tokens_per_forward="1", avg_kv_len="100")[0]

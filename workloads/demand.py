@@ -6,7 +6,7 @@ An engine times a class, not a group: the layers of a model, alike but for their
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple, TypeVar
 
@@ -86,6 +86,18 @@ class Demand:
             for number_format, macs in each.load.macs.items():
                 total[number_format] = total.get(number_format, 0) + each.count * macs
         return total
+
+    @cached_property
+    def whole(self) -> Load:
+        """What the step asks in total; crossings that ask the chip to keep the same are one."""
+        parts = [_times(each.count, each.load) for each in self.classes]
+        found = _sum(parts)
+        merged: dict[Any, Crossing] = {}
+        for size_bytes, is_write, threshold_bytes in found.crossings:
+            key = is_write, _identity(threshold_bytes)
+            before = merged[key].size_bytes if key in merged else 0
+            merged[key] = Crossing(before + size_bytes, is_write, threshold_bytes)
+        return replace(found, crossings=tuple(merged.values()))
 
     def compulsory_bytes(self, is_write: bool) -> Dim:
         """DRAM bytes (read or written) of any execution of the step, however large its on-chip memory.
@@ -193,6 +205,15 @@ def _sum(loads: Sequence[Load]) -> Load:
         crossings=tuple([crossing for load in loads for crossing in load.crossings]),
         warm=_added([load.warm for load in loads]),
     )
+
+
+def _times(count: int, load: Load) -> Load:
+    def times(parts: Mapping[Key, Dim]) -> dict[Key, Dim]:
+        return {key: count * value for key, value in parts.items()}
+
+    crossings = tuple(each._replace(size_bytes=count * each.size_bytes) for each in load.crossings)
+    dram, warm = times(load.always_dram), times(load.warm)
+    return Load(times(load.macs), times(load.sums), times(load.counts), times(load.moved), dram, crossings, warm)
 
 
 def _added(parts: Sequence[Mapping[Key, Dim]]) -> dict[Key, Dim]:

@@ -16,7 +16,7 @@ from functional.spec import TensorSpec
 from functional.work import Mask
 from workloads.graph import OpGraph, Role, Tensor, Use
 from workloads.scenario import Formats, Scenario
-from workloads.trace import Trace
+from workloads.trace import Trace, weight_spec
 
 _EPS = 1e-5
 
@@ -29,7 +29,7 @@ class _Bench:
         self.formats = formats
 
     def weight(self, name: str, *shape: int) -> Use:
-        return self._declare(name, "weight", shape, self.formats.weights)
+        return self.f.declare(name, "weight", weight_spec(shape, self.formats))
 
     def activation(self, name: str, *shape: int) -> Use:
         return self._declare(name, "input", shape, self.formats.activations)

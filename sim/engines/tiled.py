@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from functional.errors import Problem, ScenarioError
 from functional.formats import bits_of
@@ -97,19 +98,20 @@ def timed(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks, lasting: r
     overhead_s = float(plan.chip.launch_s) + mapped.launch_s + _pack_s(group_class, plan.chip)
     lost_s = dict(mapped.lost_s or _lost_s(reached_s, mapped, plan.chip))
     lost_s["sustained"] = lost_s.get("sustained", 0.0) + max(reached_s.values()) - ideal.latency_s
-    spent = _spent_j(group_class, plan, peaks, mapped)
-    moved, issued = _shared_out(mapped.dram_bytes, ideal.op_dram_bytes), _shared_out(mapped.issued_macs, ideal.op_issued_macs)
+    dram, issued = _shared_out(mapped.dram_bytes, ideal.op_dram_bytes), _shared_out(mapped.issued_macs, ideal.op_issued_macs)
+    macs, moved = _issued(group_class, mapped), {} if peaks.prices is None else _moved_bytes(group_class, plan, mapped)
     return replace(
         ideal,
         latency_s=mapped.latency_s + overhead_s,
         bound_by=mapped.bound_by if mapped.latency_s >= overhead_s else "launch",
         busy_s=mapped.busy_s,
         lost_s=lost_s | {"launch": overhead_s},
-        spent_j=spent,
-        op_spent_j=roofline.shared_out_j(spent, group_class, peaks, ideal.shares),
-        op_dram_bytes=moved,
+        op_dram_bytes=dram,
         op_issued_macs=issued,
-        schedule=Schedule(partial(side_by_side, mapped.busy_s, moved, issued, overhead_s)),
+        macs=macs,
+        moved_bytes=moved,
+        op_spent_j=_op_spent_j(group_class, peaks, macs, moved, ideal.shares),
+        schedule=Schedule(partial(side_by_side, mapped.busy_s, dram, issued, overhead_s)),
     )
 
 
@@ -122,15 +124,24 @@ def _pack_s(group_class: GroupClass, chip: Chip) -> float:
     return size_bytes / float(chip.pack.read_bytes_per_s(chip.clock_hz))
 
 
-def _spent_j(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks, mapped: Mapped) -> dict[str, float]:
-    """Joules by unit and level: MACs that are issued, bytes that the mapping moves."""
-    if peaks.prices is None:
-        return {}
+def _issued(group_class: GroupClass, mapped: Mapped) -> dict[str, float]:
+    """Issued MACs by compute format, in the proportion of the useful ones."""
     useful = group_class.load.macs
     all_useful = float(sum(useful.values())) or 1.0
-    macs = {name: mapped.issued_macs * (float(each) / all_useful) for name, each in useful.items()}
-    spent = peaks.prices.spent_j(macs, group_class.load.counts, _moved_bytes(group_class, plan, mapped))
-    return {name: float(joules) for name, joules in spent.items()}
+    return {name: mapped.issued_macs * (float(each) / all_useful) for name, each in useful.items()}
+
+
+def _op_spent_j(
+    group_class: GroupClass, peaks: roofline.Peaks, macs: Mapping[str, float], moved: Mapping[str, float], shares: Any
+) -> NDArray[np.float64]:
+    """Joules of each op: of every unit and level in the proportion of what the ops take of it alone, else of their latencies."""
+    spent_j = np.zeros(len(group_class.ops))
+    if peaks.prices is not None:
+        own = [roofline.spent_j(load, peaks) for load in group_class.op_loads]
+        for name, joules in peaks.prices.spent_j(macs, group_class.load.counts, moved).items():
+            alone = np.array([float(each[name]) for each in own])
+            spent_j += float(joules) * (alone / alone.sum() if alone.sum() > 0 else shares)
+    return spent_j
 
 
 def _moved_bytes(group_class: GroupClass, plan: Plan, mapped: Mapped) -> dict[str, float]:

@@ -12,7 +12,6 @@ from typing import TypeAlias
 
 from functional.config import ModelConfig
 from functional.errors import UnknownName
-from functional.formats import check_format
 from functional.llama import Logits
 from hwmodels.chip import Chip
 from sim.evidence.tidy import CellError, Row
@@ -210,12 +209,11 @@ def _formats(row: Row, chip: Chip, default: str = "") -> tuple[str, str, str]:
     else:
         weights = activations = _first([name.strip() for name in text.split("/")], lambda name: name in chip.formats)
     kv = _first([name.strip() for name in kv_text.split("/")], lambda name: name == activations) if kv_text else activations
-    for name in (weights, activations, kv):
-        try:
-            check_format(name)
-        except UnknownName as why:
-            raise NotPredicted(f"unknown number format '{text if name != kv else kv_text or text}'") from why
-    return weights, activations, kv
+    try:
+        formats = Formats.of(activations, weights, activations, kv)
+    except UnknownName as why:
+        raise NotPredicted(f"unknown number format '{text}'" + (f" with a cache in '{kv_text}'" if kv_text else "")) from why
+    return formats.weights, formats.activations, formats.kv
 
 
 def _first(names: Iterable[str], wanted: Callable[[str], bool]) -> str:
