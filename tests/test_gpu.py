@@ -93,7 +93,10 @@ def test_blocks_above_the_diagonal_and_outside_the_window_are_skipped() -> None:
     assert gpu.visible_blocks(256, 256, 0, 64, 64, 64) == (1 + 2 + 2 + 2, 2)
 
 
-@pytest.mark.parametrize(("queries", "keys", "window"), [(300, 300, None), (65, 65, None), (129, 193, None), (100, 260, None), (333, 333, 70), (64, 500, 100)])
+@pytest.mark.parametrize(
+    ("queries", "keys", "window"),
+    [(300, 300, None), (65, 65, None), (129, 193, None), (100, 260, None), (333, 333, 70), (64, 500, 100)],
+)
 def test_blocks_are_those_that_a_mask_leaves(queries: int, keys: int, window: int | None) -> None:
     offset = keys - queries
     query, key = np.indices((queries, keys))
