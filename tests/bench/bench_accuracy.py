@@ -87,7 +87,6 @@ FIGURES = (
     Figure("Llama 3.2 3B layers, large", "5 / 10", _composed("layer", "large", "Llama-3.2-3B")),
     Figure("Llama 3.2 3B layers, l2", "15", _composed("layer", "l2", "Llama-3.2-3B")),
     Figure("Llama 3.2 3B lm_head", "5 / 10", _composed("lm_head", "large", "Llama-3.2-3B")),
-    Figure("Llama 3.2 1B layers, large", "", _composed("layer", "large", "Llama-3.2-1B")),
     Figure("gpt-fast, one GPU, batch 1", "10", _gpt_fast),
 )
 
