@@ -93,7 +93,10 @@ def test_blocks_above_the_diagonal_and_outside_the_window_are_skipped() -> None:
     assert gpu.visible_blocks(256, 256, 0, 64, 64, 64) == (1 + 2 + 2 + 2, 2)
 
 
-@pytest.mark.parametrize(("queries", "keys", "window"), [(300, 300, None), (100, 260, None), (333, 333, 70), (64, 500, 100)])
+@pytest.mark.parametrize(
+    ("queries", "keys", "window"),
+    [(300, 300, None), (65, 65, None), (129, 193, None), (100, 260, None), (333, 333, 70), (64, 500, 100)],
+)
 def test_blocks_are_those_that_a_mask_leaves(queries: int, keys: int, window: int | None) -> None:
     offset = keys - queries
     query, key = np.indices((queries, keys))
@@ -264,9 +267,9 @@ def test_blocks_that_fit_the_l2_are_not_read_again() -> None:
 
 
 def test_int8_weights_pay_for_their_conversion() -> None:
-    """More than half of bf16's decode, less than all of it."""
+    """Half of the weight bytes of bf16, and two operations for each of 6.6 G weights: 1.2 ms of about 9.9 on an A100."""
     bf16, int8 = (predict("llama-2-7b", A100, phase="decode", context=99, engine="tiled", weights=w).total_s for w in ("bf16", "int8"))
-    assert 0.55 * bf16 < int8 < 0.8 * bf16
+    assert 0.63 * bf16 < int8 < 0.73 * bf16
 
 
 def test_warm_weights_are_read_from_l2() -> None:

@@ -71,7 +71,7 @@ START: Params = {
 }
 """Times in us, energies in pJ per FLOP, bytes per clock and SM."""
 
-LARGE_WEIGHT = {"gemm": 2.0, "prefill": 2.0, "decode": 8.0, "stream": 1.0}
+LARGE_WEIGHT = {"gemm": 2.0, "prefill": 2.0, "decode": 8.0, "stream": 2.0}
 """Of rows of at least 20 us; those of decode are outnumbered by rows that find their cache in the L2, as no server does."""
 
 COPY_P, STREAM_P = 6.0, 4.0
