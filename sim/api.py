@@ -12,7 +12,7 @@ from functional.llama import Logits
 from functional.spec import Dim
 from hwmodels import load_chip
 from hwmodels.chip import Chip
-from sim.engines import DEFAULT_ENGINE, ENGINES, roofline
+from sim.engines import DEFAULT_ENGINE, check_engine, roofline, timed
 from sim.engines.result import assemble
 from sim.plan import plan
 from sim.timeline import Timeline
@@ -48,17 +48,20 @@ def trace_model(
     return trace(config, Scenario.decode(formats, batch, prompt if context is None else context, logits))
 
 
-def predict_graph(graph: OpGraph, chip: str | Path | Chip, engine: str = DEFAULT_ENGINE, *, fused: bool = True) -> Timeline:
-    """Predict a traced step on a chip with the engine of that name.
+def predict_graph(
+    graph: OpGraph, chip: str | Path | Chip, engine: str = DEFAULT_ENGINE, *, fused: bool = True, prefetch: bool = True
+) -> Timeline:
+    """Predict a traced step on a chip with the engine of that name; not `prefetch`: no weights come before the group that uses them.
 
-    Raises `BadInput`: an unknown chip or engine, a format without a rate, array-valued lengths (see `roofline_grid`).
+    Raises `BadInput`: an unknown chip or engine, a format without a rate, array-valued lengths (see `roofline_grid`), an engine that never
+    prefetches asked not to.
     """
-    if engine not in ENGINES:
-        raise UnknownName(Problem(f"unknown engine '{engine}'", did_you_mean(engine, ENGINES), path="--engine"))
+    check_engine(engine, prefetch)
     if any(np.ndim(value) for value in (graph.scenario.batch, graph.scenario.q_len, graph.scenario.context)):
         raise ScenarioError("a timeline describes one step; for arrays of batches or lengths call roofline_grid")
     planned = plan(graph, chip if isinstance(chip, Chip) else load_chip(chip), fused)
-    return assemble(planned, engine, ENGINES[engine](planned), float(roofline.floor_s(planned.demand, planned.chip)))
+    floor_s = float(roofline.floor_s(planned.demand, planned.chip))
+    return assemble(*timed(planned, engine, prefetch), engine, floor_s)
 
 
 def predict(
@@ -75,6 +78,7 @@ def predict(
     kv: str | None = None,
     logits: Logits = "last",
     fused: bool = True,
+    prefetch: bool = True,
 ) -> Timeline:
     """Predict one prefill, or one decode step after `context` tokens (default: `prompt`), in the chip's default format unless said.
 
@@ -93,7 +97,7 @@ def predict(
         kv=kv,
         logits=logits,
     )
-    return predict_graph(graph, built, engine, fused=fused)
+    return predict_graph(graph, built, engine, fused=fused, prefetch=prefetch)
 
 
 def roofline_grid(graph: OpGraph, chip: Chip, *, fused: bool = True) -> roofline.Grid:

@@ -32,6 +32,9 @@ def predict(
     kv: flags.Kv = None,
     logits: flags.Logits = "last",
     no_fuse: Annotated[bool, typer.Option("--no-fuse", help="Run every op by itself, through memory.")] = False,
+    no_prefetch: Annotated[
+        bool, typer.Option("--no-prefetch", help="Cycle engine: fetch nothing before the group that uses it begins.")
+    ] = False,
     sensitivity: Annotated[
         bool, typer.Option("--sensitivity", help="Add how latency answers to each number of the chip: what to buy, what is over-built.")
     ] = False,
@@ -48,7 +51,8 @@ def predict(
         raise BadInput(Problem("a CSV file has one row per op", "use --format table or json", path="--sensitivity"))
     built = load_chip(chip)
     phases = [phase] if phase else PHASES
-    steps = [Step(model, each, batch, prompt, context, weights, activations, kv, logits, not no_fuse, engine) for each in phases]
+    rest = (weights, activations, kv, logits, not no_fuse, engine, not no_prefetch)
+    steps = [Step(model, each, batch, prompt, context, *rest) for each in phases]
     timelines = [step.timeline(built) for step in steps]
     for timeline in timelines:
         if not timeline.memory.fits:

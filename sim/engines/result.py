@@ -61,7 +61,7 @@ def step_s(asked: Demand, latencies_s: Sequence[Number]) -> tuple[Number, dict[t
     return total(sums[classes] for classes in asked.components.values()), sums
 
 
-def assemble(plan: Plan, engine: str, times: Sequence[GroupTimes], floor_s: float) -> Timeline:
+def assemble(plan: Plan, times: Sequence[GroupTimes], engine: str, floor_s: float) -> Timeline:
     """The timeline of groups that run one after the other."""
     total_s, _ = step_s(plan.demand, [each.latency_s for each in times])
     class_of = np.array(plan.demand.class_of)
