@@ -14,13 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from functional.errors import BadInput, RooftileError
+    from functional.sampling import Sampling
     from hwmodels import chip_names, load_chip, with_values
     from sim.api import predict, predict_graph, roofline_grid, trace_model
     from sim.explore.compare import compare
+    from sim.explore.generation import Speculation, predict_generation
     from sim.explore.limits import limits
     from sim.explore.sensitivity import sensitivity
     from sim.explore.solve import solve
     from sim.explore.sweep import sweep, sweep_table
+    from sim.profiling import profile
     from sim.timeline import Timeline
     from sim.verification import verify
     from workloads.library import load_model, model_names
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
 __all__ = [
     "BadInput",
     "RooftileError",
+    "Sampling",
+    "Speculation",
     "Timeline",
     "chip_names",
     "compare",
@@ -36,7 +41,9 @@ __all__ = [
     "load_model",
     "model_names",
     "predict",
+    "predict_generation",
     "predict_graph",
+    "profile",
     "roofline_grid",
     "sensitivity",
     "solve",
@@ -50,6 +57,8 @@ __all__ = [
 _HOME = {
     "BadInput": "functional.errors",
     "RooftileError": "functional.errors",
+    "Sampling": "functional.sampling",
+    "Speculation": "sim.explore.generation",
     "Timeline": "sim.timeline",
     "chip_names": "hwmodels",
     "compare": "sim.explore.compare",
@@ -58,7 +67,9 @@ _HOME = {
     "load_model": "workloads.library",
     "model_names": "workloads.library",
     "predict": "sim.api",
+    "predict_generation": "sim.explore.generation",
     "predict_graph": "sim.api",
+    "profile": "sim.profiling",
     "roofline_grid": "sim.api",
     "sensitivity": "sim.explore.sensitivity",
     "solve": "sim.explore.solve",

@@ -9,6 +9,7 @@ import numpy as np
 from functional.config import ModelConfig
 from functional.errors import Problem, ScenarioError, UnknownName, did_you_mean
 from functional.llama import Logits
+from functional.sampling import Sampling
 from functional.spec import Dim
 from hwmodels import load_chip
 from hwmodels.chip import Chip
@@ -34,8 +35,9 @@ def trace_model(
     activations: str | None = None,
     kv: str | None = None,
     logits: Logits = "last",
+    sampling: Sampling | None = None,
 ) -> OpGraph:
-    """The op graph of one step. `context` defaults to `prompt`; formats default to `default_format`.
+    """The op graph of one step. `context` defaults to `prompt`; formats default to `default_format`; with `sampling` it ends with a token.
 
     Raises `BadInput`: an unknown model, phase or format, a length that the model cannot hold.
     """
@@ -44,8 +46,8 @@ def trace_model(
     config = model if isinstance(model, ModelConfig) else load_model(model)
     formats = Formats.of(default_format, weights, activations, kv)
     if phase == "prefill":
-        return trace(config, Scenario.prefill(formats, batch, prompt, logits))
-    return trace(config, Scenario.decode(formats, batch, prompt if context is None else context, logits))
+        return trace(config, Scenario.prefill(formats, batch, prompt, logits, sampling))
+    return trace(config, Scenario.decode(formats, batch, prompt if context is None else context, logits, sampling))
 
 
 def predict_graph(
@@ -60,8 +62,8 @@ def predict_graph(
     if any(np.ndim(value) for value in (graph.scenario.batch, graph.scenario.q_len, graph.scenario.context)):
         raise ScenarioError("a timeline describes one step; for arrays of batches or lengths call roofline_grid")
     planned = plan(graph, chip if isinstance(chip, Chip) else load_chip(chip), fused)
-    floor_s = float(roofline.floor_s(planned.demand, planned.chip))
-    return assemble(*timed(planned, engine, prefetch), engine, floor_s)
+    parted, times = timed(planned, engine, prefetch)
+    return assemble(parted, engine, times, float(roofline.floor_s(planned.demand, planned.chip)))
 
 
 def predict(
@@ -77,6 +79,7 @@ def predict(
     activations: str | None = None,
     kv: str | None = None,
     logits: Logits = "last",
+    sampling: Sampling | None = None,
     fused: bool = True,
     prefetch: bool = True,
 ) -> Timeline:
@@ -96,6 +99,7 @@ def predict(
         activations=activations,
         kv=kv,
         logits=logits,
+        sampling=sampling,
     )
     return predict_graph(graph, built, engine, fused=fused, prefetch=prefetch)
 

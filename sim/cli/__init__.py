@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 
 from functional.errors import RooftileError
 
-COMMANDS = ("predict", "gemm", "graph", "chips", "models", "sweep", "solve", "limits", "compare", "golden", "verify", "generate")
+COMMANDS = ("predict", "gemm", "graph", "chips", "models", "sweep", "solve", "limits", "compare", "golden", "verify", "generate", "profile")
 
 
 class _LazyGroup(TyperGroup):

@@ -19,7 +19,8 @@ from sim.engines import roofline, tiled
 from sim.engines.play_attention import AttentionOps, play_attention
 from sim.engines.play_gemm import Besides, GemmOps, Played, play_gemm
 from sim.engines.ports import Window
-from sim.engines.result import UNITS, GroupTimes, resources_of
+from sim.engines.prices import UNITS
+from sim.engines.result import GroupTimes, resources_of
 from sim.intervals import LAUNCH, Intervals, Log, Schedule
 from sim.plan import Plan
 from workloads.demand import GroupClass

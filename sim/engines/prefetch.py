@@ -15,7 +15,7 @@ come stays in it through all groups until it is used. The tiles have room in the
 
 **What follows.** Prefetched or not, the array, DRAM and every port do the same work, one thing at a time: no total is below the floor. With
 prefetch transfers of a group are shorter and keep their order, so no group ends later: no total is above the one without. A group may be
-faster than its own tiled bound, then its `stall` is negative. Bytes and energy are those of the mapping.
+faster than its own tiled bound, then its `stall` is negative. Bytes and energy are those of the mapping. Generations are timed without.
 """
 
 from __future__ import annotations
