@@ -20,6 +20,7 @@ from sim.timeline import Timeline
 from workloads.graph import OpGraph
 from workloads.library import load_model
 from workloads.scenario import PHASES, Formats, Phase, Scenario
+from workloads.split import split as in_pieces
 from workloads.trace import trace
 
 
@@ -36,8 +37,10 @@ def trace_model(
     kv: str | None = None,
     logits: Logits = "last",
     sampling: Sampling | None = None,
+    split: int = 1,
 ) -> OpGraph:
-    """The op graph of one step. `context` defaults to `prompt`; formats default to `default_format`; with `sampling` it ends with a token.
+    """The op graph of one step. `context` defaults to `prompt`; formats default to `default_format`; with `sampling` it ends with a token;
+    every linear is in `split` pieces, one per core.
 
     Raises `BadInput`: an unknown model, phase or format, a length that the model cannot hold.
     """
@@ -46,8 +49,10 @@ def trace_model(
     config = model if isinstance(model, ModelConfig) else load_model(model)
     formats = Formats.of(default_format, weights, activations, kv)
     if phase == "prefill":
-        return trace(config, Scenario.prefill(formats, batch, prompt, logits, sampling))
-    return trace(config, Scenario.decode(formats, batch, prompt if context is None else context, logits, sampling))
+        scenario = Scenario.prefill(formats, batch, prompt, logits, sampling)
+    else:
+        scenario = Scenario.decode(formats, batch, prompt if context is None else context, logits, sampling)
+    return in_pieces(trace(config, scenario), split)
 
 
 def predict_graph(
@@ -80,6 +85,7 @@ def predict(
     kv: str | None = None,
     logits: Logits = "last",
     sampling: Sampling | None = None,
+    split: int = 1,
     fused: bool = True,
     prefetch: bool = True,
 ) -> Timeline:
@@ -100,6 +106,7 @@ def predict(
         kv=kv,
         logits=logits,
         sampling=sampling,
+        split=split,
     )
     return predict_graph(graph, built, engine, fused=fused, prefetch=prefetch)
 

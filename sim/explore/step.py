@@ -40,6 +40,7 @@ class Step:
     engine: str = DEFAULT_ENGINE
     sampling: Sampling | None = None
     prefetch: bool = True
+    split: int = 1
     _graphs: dict[str, OpGraph] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -67,6 +68,7 @@ class Step:
                 kv=self.kv,
                 logits=self.logits,
                 sampling=self.sampling,
+                split=self.split,
             )
         return known
 
