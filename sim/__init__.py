@@ -17,13 +17,14 @@ if TYPE_CHECKING:
     from functional.sampling import Sampling
     from hwmodels import chip_names, load_chip, with_values
     from sim.api import predict, predict_graph, roofline_grid, trace_model
+    from sim.evidence.calibrate import calibrate
+    from sim.evidence.validate import validate
     from sim.explore.compare import compare
     from sim.explore.generation import Speculation, predict_generation
     from sim.explore.limits import limits
     from sim.explore.sensitivity import sensitivity
     from sim.explore.solve import solve
     from sim.explore.sweep import sweep, sweep_table
-    from sim.profiling import profile
     from sim.timeline import Timeline
     from sim.verification import verify
     from workloads.library import load_model, model_names
@@ -34,6 +35,7 @@ __all__ = [
     "Sampling",
     "Speculation",
     "Timeline",
+    "calibrate",
     "chip_names",
     "compare",
     "limits",
@@ -43,13 +45,13 @@ __all__ = [
     "predict",
     "predict_generation",
     "predict_graph",
-    "profile",
     "roofline_grid",
     "sensitivity",
     "solve",
     "sweep",
     "sweep_table",
     "trace_model",
+    "validate",
     "verify",
     "with_values",
 ]
@@ -60,6 +62,7 @@ _HOME = {
     "Sampling": "functional.sampling",
     "Speculation": "sim.explore.generation",
     "Timeline": "sim.timeline",
+    "calibrate": "sim.evidence.calibrate",
     "chip_names": "hwmodels",
     "compare": "sim.explore.compare",
     "limits": "sim.explore.limits",
@@ -69,13 +72,13 @@ _HOME = {
     "predict": "sim.api",
     "predict_generation": "sim.explore.generation",
     "predict_graph": "sim.api",
-    "profile": "sim.profiling",
     "roofline_grid": "sim.api",
     "sensitivity": "sim.explore.sensitivity",
     "solve": "sim.explore.solve",
     "sweep": "sim.explore.sweep",
     "sweep_table": "sim.explore.sweep",
     "trace_model": "sim.api",
+    "validate": "sim.evidence.validate",
     "verify": "sim.verification",
     "with_values": "hwmodels",
 }
