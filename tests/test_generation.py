@@ -15,7 +15,7 @@ import pytest
 
 from functional.errors import BadInput
 from hwmodels import chip_names, load_chip
-from sim import Sampling, Speculation, load_model, predict, predict_generation, predict_graph
+from sim import Sampling, Speculation, Timeline, api, load_model, predict_generation
 from sim.engines import ENGINES
 from sim.explore.generation import DRAFT, expected_tokens
 from sim.explore.stretch import TOLERANCE, ClassTimes, stretch
@@ -27,11 +27,16 @@ CHIPS = ("edge-npu", "a100-sxm4-80gb", "gemmini-default")
 DRAWN = Sampling(1.0, top_k=50, top_p=0.9)
 
 
+def predict(*arguments: Any, **asked: Any) -> Timeline:
+    """A step as a generation times it: without prefetch."""
+    return api.predict(*arguments, **asked, prefetch=asked.get("engine") != "cycle")
+
+
 def extended(model: str, chip: str, engine: str, q_len: int, context: int, logits: Any, sampling: Sampling | None = None) -> Any:
     """Another way to a step of several tokens: traced with numbers alone."""
     built = load_chip(chip)
     scenario = Scenario.extend(Formats.of(built.default_format), 1, q_len, context, logits, sampling)
-    return predict_graph(trace(load_model(model), scenario), built, engine)
+    return api.predict_graph(trace(load_model(model), scenario), built, engine, prefetch=engine != "cycle")
 
 
 # Token by token --------------------------------------------------------------------------------------------------------------------------

@@ -16,7 +16,8 @@ from hwmodels.chip import Chip
 from hwmodels.consistency import Advice, inconsistencies
 from hwmodels.formulas.roofline import largest, total
 from sim.api import predict_graph, trace_model
-from sim.engines import DEFAULT_ENGINE, ENGINES, roofline
+from sim.engines import DEFAULT_ENGINE, check_engine, roofline
+from sim.engines import timed as time_plan
 from sim.engines.result import GroupTimes, spent_j, step_s
 from sim.explore import vectorised
 from sim.plan import Plan, plan
@@ -41,11 +42,12 @@ class Step:
     fused: bool = True
     engine: str = DEFAULT_ENGINE
     sampling: Sampling | None = None
+    prefetch: bool = True
+    split: int = 1
     _graphs: dict[str, OpGraph] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.engine not in ENGINES:
-            raise UnknownName(Problem(f"unknown engine '{self.engine}'", did_you_mean(self.engine, ENGINES), path="--engine"))
+        check_engine(self.engine, self.prefetch)
         if self.phase not in PHASES:
             raise UnknownName(Problem(f"unknown phase '{self.phase}'", did_you_mean(self.phase, PHASES), path="--phase"))
 
@@ -69,6 +71,7 @@ class Step:
                 kv=self.kv,
                 logits=self.logits,
                 sampling=self.sampling,
+                split=self.split,
             )
         return known
 
@@ -78,7 +81,7 @@ class Step:
 
     def timeline(self, chip: Chip) -> Timeline:
         """The whole prediction."""
-        return predict_graph(self.graph(chip.default_format), chip, self.engine, fused=self.fused)
+        return predict_graph(self.graph(chip.default_format), chip, self.engine, fused=self.fused, prefetch=self.prefetch)
 
     def time(self, chip: Chip) -> Timing:
         """Only the total and what binds it, at a fraction of the cost of a timeline, equal to it to the last bit."""
@@ -88,9 +91,9 @@ class Step:
             busy = [roofline.unit_times_s(group_class.load, peaks) for group_class in planned.classes]
             latencies = [float(largest(each.values())) for each in busy]
             bounds = [max(each, key=lambda name, each=each: float(each[name])) for each in busy]  # type: ignore[misc]
-            timed = []
+            timed: Sequence[GroupTimes] = []
         else:
-            timed = ENGINES[self.engine](planned)
+            planned, timed = time_plan(planned, self.engine, self.prefetch)
             latencies, bounds = [each.latency_s for each in timed], [each.bound_by for each in timed]
         seconds: dict[str, float] = {}
         for group_class, latency, bound in zip(planned.classes, latencies, bounds, strict=True):
