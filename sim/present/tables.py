@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,15 +18,13 @@ from functional.work import Contraction, Move, Vector
 from hwmodels.chip import Chip
 from hwmodels.paths import value_of
 from hwmodels.units import format_bandwidth, format_bytes, format_capacity, format_rate, format_seconds
-from sim.timeline import Component, Timeline
+from sim.present.folded import component_runs, folded_name, run_name
+from sim.timeline import Timeline
 from workloads.graph import OpGraph
 from workloads.summary import Summary
 
 DEAREST = 8
 """Rows of the table of ops."""
-
-ALIKE = 1e-9
-"""Layers whose latencies differ by less, relatively, share a row."""
 
 
 def new_table(title: str, *columns: str) -> Table:
@@ -81,23 +78,8 @@ class _Row:
 
 def _folded_components(timeline: Timeline) -> Iterator[_Row]:
     """Components in order; a run of alike layers is one row."""
-    run: list[Component] = []
-
-    def row() -> _Row:
-        name = run[0].name if len(run) == 1 else f"{run[0].name} ... {run[-1].name}"
-        return _Row(name, len(run), sum(part.latency_s for part in run), run[0].latency_s, run[0].bound_by)
-
-    for component in timeline.components:
-        if run and not _alike(run[0], component):
-            yield row()
-            run = []
-        run.append(component)
-    yield row()
-
-
-def _alike(a: Component, b: Component) -> bool:
-    layers = a.name.startswith("layers.") and b.name.startswith("layers.")
-    return layers and a.bound_by == b.bound_by and abs(a.latency_s - b.latency_s) <= ALIKE * a.latency_s
+    for run in component_runs(timeline):
+        yield _Row(run_name(run), len(run), sum(part.latency_s for part in run), run[0].latency_s, run[0].bound_by)
 
 
 def _components(timeline: Timeline) -> Table:
@@ -112,7 +94,7 @@ def _components(timeline: Timeline) -> Table:
 def _dearest_ops(timeline: Timeline) -> Table:
     rows: dict[tuple[str, str], _Row] = {}
     for op, figures in timeline.rows():
-        name = re.sub(r"^layers\.\d+\.", "layers.*.", op.name)
+        name = folded_name(op.name)
         row = rows.setdefault((name, figures["bound_by"]), _Row(name, 0, 0.0, figures["latency_s"], figures["bound_by"]))
         row.count += 1
         row.latency_s += figures["latency_s"]
