@@ -5,7 +5,7 @@ Columns are NumPy arrays with one entry per op, in graph order; rows, dictionari
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from functional.errors import BadInput, Problem, did_you_mean
 from functional.work import Contraction, flops
+from sim.intervals import Floats, Intervals, Part, Schedule, joined
 from workloads.graph import OpGraph, OpNode
-
-Floats = NDArray[np.float64]
 
 LOST = ("padding", "refetch", "fill_drain", "dram_latency", "launch", "stall")
 """Causes that part a latency from its roofline; they add up to the difference."""
@@ -55,7 +55,8 @@ class Timeline:
 
     Per op: `latency_s` is its end minus the latest end so far in graph order, so the column sums to the total; `busy_s` is the time that
     its busiest unit works for it; `group` numbers what ran as one; `lost_s[cause]` [s] explains the distance from the roofline.
-    Per group: `resource_busy_s[resource]` [s].
+    Per group: `resource_busy_s[resource]` [s], `group_s`, its latency [s], and `schedule_of`, an index into `schedules`, from which
+    intervals are made when they are asked for.
     """
 
     graph: OpGraph
@@ -72,6 +73,9 @@ class Timeline:
     group: NDArray[np.int64]
     lost_s: Mapping[str, Floats]
     resource_busy_s: Mapping[str, Floats]
+    group_s: Floats
+    schedule_of: NDArray[np.int64]
+    schedules: Sequence[Schedule]
 
     @property
     def phase(self) -> str:
@@ -98,6 +102,40 @@ class Timeline:
         for latency, bound in zip(self.latency_s.tolist(), self.bound_by, strict=True):
             seconds[bound] = seconds.get(bound, 0.0) + latency
         return {name: seconds[name] / self.total_s for name in sorted(seconds, key=seconds.__getitem__, reverse=True)}
+
+    @cached_property
+    def intervals(self) -> Intervals:
+        """When each group kept which resource busy, and what its units waited for: one interval per group and resource, in seconds from
+        the start of the step. Of roofline and tiled, which have no schedule, each begins with its group, after the launch."""
+        return self._joined(range(len(self.group_s)), [schedule.whole for schedule in self.schedules])
+
+    def tile_intervals(self, component: str) -> Intervals:
+        """Every tile of one component (`layers.3`), in seconds from the start of the step, as the cycle engine played it.
+
+        Raises `BadInput` for an unknown component, and for an engine that plays no tiles.
+        """
+        names = list(dict.fromkeys(op.component for op in self.graph.ops))
+        if component not in names:
+            raise BadInput(Problem(f"unknown component '{component}'", did_you_mean(component, names), path="component"))
+        tiles = [schedule.tiles for schedule in self.schedules]
+        wanted = sorted({group for op, group in zip(self.graph.ops, self.group.tolist(), strict=True) if op.component == component})
+        makers = [make for make in tiles if make is not None]
+        if len(makers) < len(tiles):
+            raise BadInput(Problem(f"engine {self.engine} keeps no tile intervals", "take cycle", path="--engine"))
+        return self._joined(wanted, makers)
+
+    def _joined(self, groups: Iterable[int], makers: Sequence[Callable[[], Intervals]]) -> Intervals:
+        """The intervals of some groups; those of alike groups are made once."""
+        starts_s = np.cumsum(self.group_s) - self.group_s
+        first_op = np.searchsorted(self.group, np.arange(len(self.group_s)))
+        made: dict[int, Intervals] = {}
+        parts = []
+        for group in groups:
+            index = int(self.schedule_of[group])
+            if index not in made:
+                made[index] = makers[index]()
+            parts.append(Part(made[index], group, float(starts_s[group]), int(first_op[group])))
+        return joined(parts[0].intervals.resources, parts)
 
     def rows(self) -> Iterator[tuple[OpNode, dict[str, Any]]]:
         """Each op with its figures, under the names of the JSON output."""

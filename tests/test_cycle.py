@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
@@ -15,8 +16,9 @@ from hwmodels.chip import Bandwidth, Chip, MatrixUnit, MemoryLevel, VectorUnit
 from hwmodels.formulas import systolic
 from sim import predict_graph, trace_model
 from sim.engines import ENGINES
-from sim.engines.play_gemm import CAUSES, Played, play_gemm
+from sim.engines.play_gemm import Played, play_gemm
 from sim.engines.ports import Ports, Unit, move
+from sim.intervals import CAUSES, Intervals, Log
 from sim.mapper import cost_gemm
 from sim.mapping import Gemm, GemmMapping, blocks, whole
 from sim.plan import plan
@@ -57,14 +59,36 @@ def test_random_mappings_on_random_chips(data: st.DataObject) -> None:
         times = [read_s, cost.written_bytes[level.name] / rates.write_bytes_per_s(clock_hz)]
         charged = sum(times) if rates.shared else max(times)
         assert math.isclose(played.busy[level.name] / clock_hz, charged, rel_tol=1e-9, abs_tol=1e-15)
-    in_full = play_gemm(mapping, chip, cost, keep=True)
+    log = Log([*(level.name for level in chip.memory), "matrix", "vector", "launch"])
+    in_full = play_gemm(mapping, chip, cost, log=log)
     assert math.isclose(in_full.end, played.end, rel_tol=1e-9)
-    by_resource: dict[str, list[tuple[float, float]]] = {}
-    for interval in in_full.intervals:
-        if interval.resource == "matrix":
-            by_resource.setdefault(interval.resource, []).append((interval.start, interval.end))
-    for taken in by_resource.values():
-        assert all(one[1] <= other[0] for one, other in pairwise(sorted(taken)))
+    for name, (first, last) in played.spans.items():
+        assert in_full.spans[name] == pytest.approx((first, last), rel=1e-9)
+    for cause, wait in played.waits.items():
+        assert in_full.waits[cause].cycles == pytest.approx(wait.cycles, rel=1e-9, abs=1e-9 * played.end)
+        assert in_full.waits[cause].last == pytest.approx(wait.last, rel=1e-9, abs=1e-9 * played.end)
+    tiles_are_what_was_played(log.intervals(), in_full, chip)
+
+
+def tiles_are_what_was_played(tiles: Intervals, played: Played, chip: Chip) -> None:
+    """No resource does two things at a time, each is as busy as played, and no tile goes missing."""
+    for index, name in enumerate(tiles.resources):
+        here = tiles.resource == index
+        for what in ("compute", "read", "write", "stall"):
+            some = here & (tiles.what == tiles.kinds.index(what))
+            starts, ends = np.sort(tiles.start_s[some]), np.sort(tiles.end_s[some])
+            assert np.all(starts[1:] >= ends[:-1] - 1e-9 * played.end), (name, what)
+        work = here & (tiles.what != tiles.kinds.index("stall"))
+        if not np.any(work):
+            assert played.busy.get(name, 0.0) == 0.0
+            continue
+        assert played.spans[name] == pytest.approx((tiles.start_s[work].min(), tiles.end_s[work].max()), rel=1e-9)
+        seconds = [tiles.busy_s[work & (tiles.what == tiles.kinds.index(what))].sum() for what in ("read", "write")]
+        shared = name in ("matrix", "vector") or next(level for level in chip.memory if level.name == name).bandwidth.shared
+        of_units = tiles.busy_s[work].sum()
+        assert played.busy[name] == pytest.approx(of_units if shared else max(seconds), rel=1e-9)
+    for cause, cycles in played.stalls.items():
+        assert tiles.busy_s[tiles.cause == tiles.causes.index(cause)].sum() == pytest.approx(cycles, rel=1e-9, abs=1e-9)
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = ("functional", "workloads", "hwmodels", "sim")
 
 IN_SIM = (
+    "intervals",
     "timeline",
     "plan",
     "mapping",

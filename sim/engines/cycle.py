@@ -3,19 +3,28 @@
 A group of linears is played by `sim.engines.play_gemm`, attention by `sim.engines.play_attention`; what streams through the vector unit is
 one pass, for which the tiled bound is a schedule. Group by group no result is below the tiled one: what is played is one of the schedules
 that tiled bounds. `lost_s["stall"]` is the difference. Groups follow one another; nothing is prefetched across them.
+
+A group is bound by what takes most of it: a unit or level that is busy, something that the array waits for, or the launch.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 
 from functional.errors import Problem, ScenarioError
 from hwmodels.chip import Chip
 from sim.engines import roofline, tiled
-from sim.engines.play_attention import play_attention
-from sim.engines.play_gemm import Besides, Played, play_gemm
-from sim.engines.result import GroupTimes
+from sim.engines.play_attention import AttentionOps, play_attention
+from sim.engines.play_gemm import Besides, GemmOps, Played, play_gemm
+from sim.engines.result import UNITS, GroupTimes, resources_of
+from sim.intervals import LAUNCH, Intervals, Log, Schedule
 from sim.plan import Plan
+from workloads.demand import GroupClass
+
+NAMED_BY = {"dram": "dram", "array": "matrix", "vector": "vector"}
+"""Causes of stalls that are named by what is waited for; DRAM by its name on the chip."""
 
 
 def time_classes(plan: Plan) -> list[GroupTimes]:
@@ -29,26 +38,82 @@ def time_classes(plan: Plan) -> list[GroupTimes]:
         mapped = tiled.map_group(group_class, plan, peaks)
         bound = tiled.timed(group_class, plan, peaks, mapped)
         if mapped.choice is None:
-            times.append(bound)
+            make = partial(_one_pass, bound, mapped, plan.chip)
+            times.append(replace(bound, schedule=Schedule(make, make)))
             continue
         key = repr((mapped.choice, sorted(mapped.busy_s.items())))
         if key not in known:
-            known[key] = _played(mapped, plan.chip)
-        times.append(_stalled(bound, mapped, known[key], plan.chip))
+            known[key] = _played(group_class, mapped, plan.chip, None)
+        times.append(_stalled(group_class, bound, mapped, known[key], plan.chip))
     return times
 
 
-def _played(mapped: tiled.Mapped, chip: Chip) -> Played:
+def _played(group_class: GroupClass, mapped: tiled.Mapped, chip: Chip, log: Log | None) -> Played:
     choice, clock_hz = mapped.choice, float(chip.clock_hz)
+    kinds = [op.kind for op in group_class.ops]
     if isinstance(choice, tiled.GemmChoice):
         levels = {level.name: choice.besides_s[level.name] * clock_hz for level in chip.memory}
-        besides = Besides(choice.besides_s[roofline.VECTOR] * clock_hz, levels)
-        return play_gemm(choice.mapping, chip, choice.cost, besides, choice.a_resident)
+        moved = mapped.dram_bytes - choice.cost.dram_bytes
+        besides = Besides(choice.besides_s[roofline.VECTOR] * clock_hz, levels, moved)
+        ops = GemmOps(0 if kinds.count("Linear") == 1 else -1, len(kinds) - 1 if kinds.count("Linear") == len(kinds) - 1 else -1)
+        return play_gemm(choice.mapping, chip, choice.cost, besides, choice.a_resident, log, ops)
     assert choice is not None
-    return play_attention(choice.mapping, chip, choice.cost, mapped.busy_s, choice.in_dram, choice.part)
+    products = [i for i, kind in enumerate(kinds) if kind == "MatMul"]
+    named = AttentionOps(products[0], products[-1])
+    return play_attention(choice.mapping, chip, choice.cost, mapped.busy_s, choice.in_dram, choice.part, log, named)
 
 
-def _stalled(bound: GroupTimes, mapped: tiled.Mapped, played: Played, chip: Chip) -> GroupTimes:
-    """The bound's figures with the latency of the schedule."""
-    played_s = played.end / float(chip.clock_hz)
-    return replace(bound, latency_s=played_s + float(chip.launch_s), lost_s={**bound.lost_s, "stall": played_s - mapped.latency_s})
+def _stalled(group_class: GroupClass, bound: GroupTimes, mapped: tiled.Mapped, played: Played, chip: Chip) -> GroupTimes:
+    """The bound's figures with the latency of the schedule and what binds that."""
+    clock_hz, launch_s = float(chip.clock_hz), float(chip.launch_s)
+    played_s = played.end / clock_hz
+    takes = dict(played.busy) | {LAUNCH: launch_s * clock_hz}
+    for cause, cycles in played.stalls.items():
+        name = {**NAMED_BY, "dram": chip.dram.name}.get(cause, cause)
+        takes[name] = max(takes.get(name, 0.0), cycles)
+    return replace(
+        bound,
+        latency_s=played_s + launch_s,
+        bound_by=max(takes, key=takes.__getitem__),
+        lost_s={**bound.lost_s, "stall": played_s - mapped.latency_s},
+        schedule=Schedule(partial(_whole, bound, played, chip), partial(_tiles, group_class, bound.busy_s, mapped, chip)),
+    )
+
+
+def _whole(bound: GroupTimes, played: Played, chip: Chip) -> Intervals:
+    """A played group: each resource from its first to its last work, each cause from the first to the last time that the array waited."""
+    log = Log(resources_of(bound.busy_s))
+    only = 0 if len(bound.shares) == 1 else -1
+    for name, span in played.spans.items():
+        size_bytes = float(bound.op_dram_bytes.sum()) if name == chip.dram.name else 0.0
+        macs = float(bound.op_issued_macs.sum()) if name == roofline.MATRIX else 0.0
+        what = "compute" if name in UNITS else "move"
+        log.add(name, what, span.first, span.last, busy=played.busy[name], size_bytes=size_bytes, macs=macs, op=only)
+    for cause, wait in played.waits.items():
+        if wait.first >= 0.0:
+            log.add(roofline.MATRIX, "stall", wait.first, wait.last, busy=wait.cycles, cause=cause, op=only)
+    return log.intervals(1 / float(chip.clock_hz), float(chip.launch_s))
+
+
+def _tiles(group_class: GroupClass, busy_s: Mapping[str, float], mapped: tiled.Mapped, chip: Chip) -> Intervals:
+    """The same schedule, played again with every tile written down."""
+    log = Log(resources_of(busy_s))
+    _played(group_class, mapped, chip, log)
+    return log.intervals(1 / float(chip.clock_hz), float(chip.launch_s))
+
+
+def _one_pass(bound: GroupTimes, mapped: tiled.Mapped, chip: Chip) -> Intervals:
+    """What streams: all begin when DRAM has answered; the vector unit waits for what it has not yet got."""
+    log = Log(resources_of(bound.busy_s))
+    only = 0 if len(bound.shares) == 1 else -1
+    begin_s = mapped.latency_s - max(mapped.busy_s.values())
+    for name, busy_s in mapped.busy_s.items():
+        if busy_s:
+            size_bytes = float(bound.op_dram_bytes.sum()) if name == chip.dram.name else 0.0
+            log.add(name, "compute" if name in UNITS else "move", begin_s, begin_s + busy_s, size_bytes=size_bytes, op=only)
+    waits_s = mapped.latency_s - mapped.busy_s[roofline.VECTOR]
+    if mapped.busy_s[roofline.VECTOR] and waits_s > 0.0:
+        on_chip = mapped.bound_by not in (chip.dram.name, roofline.VECTOR)
+        cause = "dependency" if on_chip else "dram"
+        log.add(roofline.VECTOR, "stall", 0.0, mapped.latency_s, busy=waits_s, cause=cause, op=only)
+    return log.intervals(launch_s=float(chip.launch_s))

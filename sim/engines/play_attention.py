@@ -15,10 +15,18 @@ from typing import NamedTuple
 
 from hwmodels.chip import Chip
 from sim.attention_mapping import AttentionMapping, core_parts, key_tiles
-from sim.engines.play_gemm import CAUSES, Played
-from sim.engines.ports import Ports
+from sim.engines.play_gemm import Played
+from sim.engines.ports import Ports, Wait
+from sim.intervals import CAUSES, Log
 from sim.mapper.attention import AttentionCost, InDram, Part
 from sim.mapping import Span, parts
+
+
+class AttentionOps(NamedTuple):
+    """Which op of its group the scores are, and which one the product with the values; -1 for none."""
+
+    scores: int = -1
+    context: int = -1
 
 
 class Row(NamedTuple):
@@ -68,9 +76,18 @@ class _Attention:
     """One attention on its way through a chip."""
 
     def __init__(
-        self, mapping: AttentionMapping, chip: Chip, cost: AttentionCost, busy_s: Mapping[str, float], in_dram: InDram, part: Part
+        self,
+        mapping: AttentionMapping,
+        chip: Chip,
+        cost: AttentionCost,
+        busy_s: Mapping[str, float],
+        in_dram: InDram,
+        part: Part,
+        log: Log | None,
+        ops: AttentionOps,
     ) -> None:
-        self.mapping, self.part, self.ports = mapping, part, Ports.of(chip)
+        self.mapping, self.part, self.ports, self.log = mapping, part, Ports.of(chip), log
+        self.op_of = {"K": ops.scores, "V": ops.context}
         self.rows = rows_of(mapping)
         self.pairs = -(-mapping.attention.pairs // mapping.split[0])
         self.dram = self.ports.of_level[chip.dram.name]
@@ -82,14 +99,14 @@ class _Attention:
         tile_rows = sum(row.rows for row in self.rows)
         read = tile_rows * self.bytes.query + products * sum(fetched) * self.bytes.key + scores * self.bytes.score_read
         written = tile_rows * self.bytes.output + scores * self.bytes.score_written
-        if read:
-            self.dram.read_cycles_per_byte *= cost.dram_read_bytes / (read * self.pairs)
-        if written:
-            self.dram.write_cycles_per_byte *= cost.dram_written_bytes / (written * self.pairs)
+        # How many bytes of the chip stand for one of the played core.
+        self.dram.read_share = cost.dram_read_bytes / (read * self.pairs) if read else 1.0
+        self.dram.write_share = cost.dram_written_bytes / (written * self.pairs) if written else 1.0
         clock_hz, all_scores = float(chip.clock_hz), scores * self.pairs
         # Cycles per score and product of the array and each level, and per score of the vector unit.
         self.array_cycles = busy_s["matrix"] * clock_hz / (all_scores * products)
         self.vector_cycles = busy_s["vector"] * clock_hz / all_scores
+        self.macs = cost.issued_macs / (all_scores * products)  # that the chip issues, per score and product of the played core
         self.level_cycles = [
             (port, busy_s[name] * clock_hz / (all_scores * products))
             for name, port in self.ports.of_level.items()
@@ -98,23 +115,39 @@ class _Attention:
         unit = chip.matrix
         os_rows = unit.rows if mapping.dataflow == "os" else 0
         self.drain = float(unit.rows + unit.cols - 2 + os_rows) if unit.kind == "systolic" else 0.0
-        self.stalls = dict.fromkeys(CAUSES, 0.0)
+        self.waits = {cause: Wait() for cause in CAUSES}
         self.used: dict[str, list[float]] = {"K": [0.0] * mapping.buffers, "V": [0.0] * mapping.buffers}
         self.whole: dict[str, float] = {}
 
-    def _load(self, own_bytes: float, room: float) -> float:
+    def _wait(self, cause: str, start: float, end: float) -> None:
+        """The array waits."""
+        if self.waits[cause].add(start, end) and self.log is not None:
+            self.log.add("matrix", "stall", start, end, cause=cause)
+
+    def _load(self, own_bytes: float, room: float, op: int) -> float:
         """From DRAM; 0 bytes lie on the chip already."""
         if not own_bytes:
             return room
-        start = self.dram.reader.earliest(max(room, self.dram.latency))
-        return self.dram.reader.issue(start, self.dram.reads(own_bytes))
+        dram = self.dram
+        start = dram.reader.earliest(max(room, dram.latency))
+        end = dram.reader.issue(start, dram.reads(own_bytes))
+        if self.log is not None:
+            self.log.add(dram.name, "read", start, end, size_bytes=own_bytes * dram.read_share, role="activations", op=op)
+        return end
 
-    def _write(self, own_bytes: float, ready: float) -> float:
-        return self.dram.writer.issue(self.dram.writer.earliest(ready), self.dram.writes(own_bytes)) if own_bytes else ready
+    def _write(self, own_bytes: float, ready: float, op: int) -> float:
+        if not own_bytes:
+            return ready
+        dram = self.dram
+        start = dram.writer.earliest(ready)
+        end = dram.writer.issue(start, dram.writes(own_bytes))
+        if self.log is not None:
+            self.log.add(dram.name, "write", start, end, size_bytes=own_bytes * dram.write_share, role="activations", op=op)
+        return end
 
-    def _step(self, scores: int, needs: dict[str, float]) -> float:
+    def _step(self, scores: int, needs: dict[str, float], op: int) -> float:
         """The array and the levels, when everything is there; returns when the operands are read."""
-        matrix = self.ports.matrix
+        matrix, log = self.ports.matrix, self.log
         start, cause = matrix.free, "dependency"
         for name, ready in needs.items():
             if ready > start:
@@ -123,30 +156,40 @@ class _Attention:
             for unit in (port.reader, port.writer):
                 if unit.free > start:
                     start, cause = unit.free, "dependency"
-        self.stalls[cause] += start - matrix.free
+        self._wait(cause, matrix.free, start)
         end = worked = matrix.issue(start, self.array_cycles * scores)
+        if log is not None:
+            log.add("matrix", "compute", start, worked, macs=scores * self.macs, op=op)
         for port, cycles in self.level_cycles:
-            end = max(end, port.reader.issue(start, cycles * scores))
+            done = port.reader.issue(start, cycles * scores)
             if port.writer is not port.reader:
                 port.writer.issue(start, cycles * scores)
+            if log is not None:
+                log.add(port.name, "move", start, done, op=op)
+            end = max(end, done)
         matrix.hold(end)
-        self.stalls["dependency"] += end - worked
+        self._wait("dependency", worked, end)
         return end
 
     def _product(self, tile: str, row: Row, keys: int, is_first_row: bool, needs: dict[str, float], score_bytes: float) -> float:
         """One key or value tile: fetched, unless it stays, and multiplied."""
+        op = self.op_of[tile]
         if not self.keep_keys or is_first_row:
-            self.whole[tile] = self._load(keys * self.bytes.key, self.used[tile].pop(0))
+            self.whole[tile] = self._load(keys * self.bytes.key, self.used[tile].pop(0), op)
             self.used[tile].append(0.0)
-        moved = self._load(row.rows * keys * score_bytes, 0.0)
-        end = self._step(row.rows * keys, needs | {"dram": max(self.whole[tile], moved, needs.get("dram", 0.0))})
+        moved = self._load(row.rows * keys * score_bytes, 0.0, op)
+        end = self._step(row.rows * keys, needs | {"dram": max(self.whole[tile], moved, needs.get("dram", 0.0))}, op)
         self.used[tile][-1] = end
         return end
 
     def _soften(self, scores: int, ready: float) -> float:
         """Softmax of scores that are complete."""
         vector = self.ports.vector
-        return vector.issue(vector.earliest(ready), self.vector_cycles * scores)
+        start = vector.earliest(ready)
+        end = vector.issue(start, self.vector_cycles * scores)
+        if self.log is not None and end > start:
+            self.log.add("vector", "compute", start, end)
+        return end
 
     def play(self) -> Played:
         """All pairs and query tiles, then the last store."""
@@ -154,19 +197,19 @@ class _Attention:
         ends = [0.0]
         for _ in range(self.pairs):
             for index, row in enumerate(self.rows):
-                queries = self._load(row.rows * self.bytes.query, away)
+                queries = self._load(row.rows * self.bytes.query, away, self.op_of["K"])
                 done, consumed = self._row(row, index == 0, queries, consumed)
-                away = self._write(row.rows * self.bytes.output, done)
+                away = self._write(row.rows * self.bytes.output, done, self.op_of["V"])
                 ends += done, away
         matrix = self.ports.matrix
         drained = matrix.free + self.drain
         vector = max(drained, self.ports.vector.free)
         end = max(*ends, vector, *(unit.free for unit in self.ports.units))
-        self.stalls["array"] += drained - matrix.free
-        self.stalls["vector"] += vector - drained
-        self.stalls["dram"] += end - vector
+        self._wait("array", matrix.free, drained)
+        self._wait("vector", drained, vector)
+        self._wait("dram", vector, end)
         moved = {name: (port.read_bytes, port.written_bytes) for name, port in self.ports.of_level.items()}
-        return Played(end, self.ports.busy, self.stalls, moved, [])
+        return Played(end, self.ports.busy, self.ports.spans, self.waits, moved, self.log)
 
     def _row(self, row: Row, is_first_row: bool, queries: float, consumed: float) -> tuple[float, float]:
         """One query tile: when its output is complete, and when its scores are used."""
@@ -184,7 +227,7 @@ class _Attention:
         if part != "context":
             for keys in row.keys:
                 end = self._product("K", row, keys, is_first_row, {"dram": queries, "sram_space": consumed}, both)
-                soft = max(soft, self._write(row.rows * keys * self.bytes.score_written, end + self.drain))
+                soft = max(soft, self._write(row.rows * keys * self.bytes.score_written, end + self.drain, self.op_of["K"]))
             soft = max(soft, end + self.drain)
         soft = self._soften(scores, soft)
         if part == "scores":
@@ -195,7 +238,14 @@ class _Attention:
 
 
 def play_attention(
-    mapping: AttentionMapping, chip: Chip, cost: AttentionCost, busy_s: Mapping[str, float], in_dram: InDram, part: Part
+    mapping: AttentionMapping,
+    chip: Chip,
+    cost: AttentionCost,
+    busy_s: Mapping[str, float],
+    in_dram: InDram,
+    part: Part,
+    log: Log | None = None,
+    ops: AttentionOps = AttentionOps(),  # noqa: B008
 ) -> Played:
-    """Play a mapping; `busy_s` is what its group is charged per unit and level."""
-    return _Attention(mapping, chip, cost, busy_s, in_dram, part).play()
+    """Play a mapping; `busy_s` is what its group is charged per unit and level. Given a `log`, every tile is written into it, in cycles."""
+    return _Attention(mapping, chip, cost, busy_s, in_dram, part, log, ops).play()

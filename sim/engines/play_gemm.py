@@ -32,7 +32,8 @@ from numpy.typing import NDArray
 
 from hwmodels.chip import Chip, Role
 from hwmodels.formulas.tiling import AxisCuts, Blocks
-from sim.engines.ports import Port, Ports, Unit, move
+from sim.engines.ports import Port, Ports, Span, Unit, Wait, later, move
+from sim.intervals import CAUSES, Log
 from sim.mapper import GemmCost, array
 from sim.mapper.problem import ROLE_AXES, Place, Setting, setting_of
 from sim.mapping import AXES, GemmMapping
@@ -40,44 +41,47 @@ from sim.mapping import AXES, GemmMapping
 Counts = NDArray[np.int64]
 Hashes = NDArray[np.uint64]
 
-State: TypeAlias = tuple[list[float], list[str], list[float]]
-"""Times, causes, and what only adds up."""
+State: TypeAlias = tuple[list[float], list[str], list[float], list[float]]
+"""Times, causes, what only adds up, and when things happened last."""
 
-CAUSES = ("dram", "sram_space", "array", "vector", "dependency")
 MIX = np.uint64(0x9E3779B97F4A7C15)
-
-
-class Interval(NamedTuple):
-    """One job on one resource: what it was, from when to when [cycles], with its bytes and MACs."""
-
-    resource: str
-    what: str
-    start: float
-    end: float
-    size_bytes: float
-    macs: int
 
 
 @dataclass(frozen=True, slots=True)
 class Played:
-    """A schedule [cycles]: its end, busy times, what the array waited for, bytes (read, written) of the first core by level,
-    and, if kept, the intervals."""
+    """A schedule [cycles]: its end, busy times and spans of units and levels, what the array waited for in all and from when to when, bytes
+    (read, written) of the first core by level, and, if it was asked for, every tile."""
 
     end: float
     busy: dict[str, float]
-    stalls: dict[str, float]
+    spans: dict[str, Span]
+    waits: dict[str, Wait]
     moved_bytes: dict[str, tuple[float, float]]
-    intervals: list[Interval]
+    log: Log | None
+
+    @property
+    def stalls(self) -> dict[str, float]:
+        """Cycles that the array waited, by cause."""
+        return {cause: wait.cycles for cause, wait in self.waits.items()}
 
 
 class Besides(NamedTuple):
-    """Element-wise work in the group of a GEMM: vector cycles of the first core, and cycles that its tensors take each level's port."""
+    """Element-wise work in the group of a GEMM: vector cycles of the first core, cycles that its tensors take each level's port, and the
+    bytes of them that DRAM moves."""
 
     vector: float
     levels: Mapping[str, float]
+    dram_bytes: float
 
 
-NOTHING = Besides(0.0, {})
+NOTHING = Besides(0.0, {}, 0.0)
+
+
+class GemmOps(NamedTuple):
+    """Which op of its group the product is, and which one the element-wise work; -1 for several."""
+
+    product: int = -1
+    elementwise: int = -1
 
 
 def flatten(mapping: GemmMapping) -> tuple[Counts, Counts]:
@@ -151,7 +155,6 @@ class Link:
         self.of_all = setting.shared(inner)
         self.burst_bits = 8 * outer.level.burst_bytes if self.from_dram else 0
         self.double = bool(inner.level.double_buffered)
-        self.what = {"activations": "A", "weights": "W", "psums": "C"}[role]
         self.visits = visits
         self.steps = np.diff(visits.begin, append=0)
         # Whether the tile around it changes with it.
@@ -174,11 +177,6 @@ READY, USED, USED_BEFORE, NEXT = 0, 1, 2, 3
 ROOM, SUMS, SUMS_BEFORE, STORED, STORED_1, STORED_2 = 0, 1, 2, 3, 4, 5
 
 
-def _later(one: float, other: float) -> bool:
-    """Whether one time is after another by more than rounding, so that a cause is not a matter of it."""
-    return one - other > 1e-9 * one
-
-
 class Step(NamedTuple):
     """What the array does for a piece: cycles, drain, and how long it takes which ports."""
 
@@ -195,18 +193,19 @@ class Step(NamedTuple):
 class Player:
     """One GEMM on its way through a chip."""
 
-    def __init__(self, mapping: GemmMapping, setting: Setting, ports: Ports, besides: Besides, keep: bool) -> None:
+    def __init__(self, mapping: GemmMapping, setting: Setting, ports: Ports, besides: Besides, log: Log | None, ops: GemmOps) -> None:
         self.mapping, self.setting, self.ports, self.besides = mapping, setting, ports, besides
         self.starts, self.lengths = flatten(mapping)
         self.total = len(self.starts)
-        self.keep, self.intervals = keep, list[Interval]()
+        self.log, self.ops = log, ops
         self.bits = {"activations": mapping.gemm.a_bits, "weights": mapping.gemm.w_bits}
         self.loads: list[list[Link]] = [self._links(role) for role in ("activations", "weights")]
         self.sums = self._links("psums")
-        self.stalls = dict.fromkeys(CAUSES, 0.0)
+        self.waits = {cause: Wait() for cause in CAUSES}
         self.pieces: dict[tuple[int, int, int, bool], Step] = {}
         self.drained = 0.0
         whole = self.lengths[:, -1]
+        self.issued_share = 1.0  # MACs that the chip issues per useful one of the played core
         self.own_sums = float(whole[self.starts[:, -1, 2] == 0][:, :2].prod(axis=1).sum())
 
     def _links(self, role: Role) -> list[Link]:
@@ -220,11 +219,31 @@ class Player:
 
     # --- transfers ---
 
-    def _move(self, source: Unit, sink: Unit, ready: float, cycles: tuple[float, float], what: str, size: float) -> float:
-        start, end = move(source, sink, ready, *cycles)
-        if self.keep:
-            self.intervals.append(Interval(source.name, what, start, start + cycles[0], size, 0))
-            self.intervals.append(Interval(sink.name, what, end - cycles[1], end, size, 0))
+    def _wait(self, cause: str, start: float, end: float) -> None:
+        """The array waits."""
+        if self.waits[cause].add(start, end) and self.log is not None:
+            self.log.add("matrix", "stall", start, end, cause=cause, op=self.ops.product)
+
+    def _inwards(self, link: Link, ready: float, outside: float, inside: float) -> float:
+        """A tile, or a slice of one, comes in from the outer level; when all of it is there."""
+        read_cycles, write_cycles = link.outer.reads(outside, link.of_all), link.inner.writes(inside, link.of_all)
+        start, end = move(link.outer.reader, link.inner.writer, ready, read_cycles, write_cycles)
+        if self.log is not None:
+            shares = (1.0, 1.0) if link.of_all else (link.outer.read_share, link.inner.write_share)
+            whose, op = link.role, self.ops.product
+            self.log.add(link.outer.name, "read", start, start + read_cycles, size_bytes=outside * shares[0], role=whose, op=op)
+            self.log.add(link.inner.name, "write", end - write_cycles, end, size_bytes=inside * shares[1], role=whose, op=op)
+        return end
+
+    def _outwards(self, link: Link, ready: float, outside: float, inside: float) -> float:
+        """A tile, or a slice of one, goes out to the outer level; when all of it is there."""
+        read_cycles, write_cycles = link.inner.reads(inside, link.of_all), link.outer.writes(outside, link.of_all)
+        start, end = move(link.inner.reader, link.outer.writer, ready, read_cycles, write_cycles)
+        if self.log is not None:
+            shares = (1.0, 1.0) if link.of_all else (link.inner.read_share, link.outer.write_share)
+            whose, op = link.role, self.ops.product
+            self.log.add(link.inner.name, "read", start, start + read_cycles, size_bytes=inside * shares[0], role=whose, op=op)
+            self.log.add(link.outer.name, "write", end - write_cycles, end, size_bytes=outside * shares[1], role=whose, op=op)
         return end
 
     def _load(self, link: Link, visit: int, slices: int, room: float, above: Link | None) -> None:
@@ -232,9 +251,8 @@ class Player:
         outside, inside = link.bytes_of(int(link.visits.elements[visit]), self.bits[link.role], slices)
         whole = link.outer.latency if above is None else above.times[READY] + link.outer.latency
         source = link.outer.reader
-        cause = "sram_space" if _later(room, max(whole, source.free)) else "dram" if link.from_dram else "dependency"
-        cycles = link.outer.reads(outside, link.of_all), link.inner.writes(inside, link.of_all)
-        end = self._move(source, link.inner.writer, max(room, whole), cycles, f"load {link.what}", outside)
+        cause = "sram_space" if later(room, max(whole, source.free)) else "dram" if link.from_dram else "dependency"
+        end = self._inwards(link, max(room, whole), outside, inside)
         if above is not None:
             above.times[USED] = max(above.times[USED], end)
         link.times[NEXT] = end
@@ -267,8 +285,8 @@ class Player:
             vector = self.ports.vector
             start = vector.earliest(ready)
             done = vector.issue(start, self.besides.vector * share)
-            if self.keep:
-                self.intervals.append(Interval("vector", "element-wise", start, done, 0.0, 0))
+            if self.log is not None:
+                self.log.add("vector", "compute", start, done, op=self.ops.elementwise)
         for name, cycles in self.besides.levels.items():
             if cycles:
                 port = self.ports.of_level[name]
@@ -277,8 +295,9 @@ class Player:
                     start = unit.earliest(ready)
                     end = unit.issue(start, cycles * share)
                     done = max(done, end)
-                    if self.keep:
-                        self.intervals.append(Interval(name, "besides", start, end, 0.0, 0))
+                    if self.log is not None:
+                        size_bytes = self.besides.dram_bytes * share if name == self.setting.chip.dram.name else 0.0
+                        self.log.add(name, "move", start, end, size_bytes=size_bytes * (unit is port.reader), op=self.ops.elementwise)
         return done
 
     def _store(self, link: Link, visit: int, slices: int, first: bool) -> None:
@@ -291,8 +310,7 @@ class Player:
         ready = times[SUMS_BEFORE]
         if link.above is not None:
             ready = max(ready, link.above.times[ROOM])
-        cycles = link.inner.reads(inside, link.of_all), link.outer.writes(outside, link.of_all)
-        end = self._move(link.inner.reader, link.outer.writer, ready, cycles, f"store {link.what}", outside)
+        end = self._outwards(link, ready, outside, inside)
         times[STORED] = end
         if link.above is not None:
             link.above.times[SUMS] = max(link.above.times[SUMS], end)
@@ -322,10 +340,9 @@ class Player:
                 whole = max(whole, link.above.times[ROOM])
             outside, inside = link.bytes_of(int(link.visits.elements[visit]), self.mapping.gemm.acc_bits, 1)
             ready = max(room, whole + link.outer.latency)
-            cycles = link.outer.reads(outside, link.of_all), link.inner.writes(inside, link.of_all)
-            if _later(max(link.outer.reader.free, whole + link.outer.latency), room):
+            if later(max(link.outer.reader.free, whole + link.outer.latency), room):
                 link.causes[0] = "dram" if link.from_dram else "dependency"
-            room = self._move(link.outer.reader, link.inner.writer, ready, cycles, f"load {link.what}", outside)
+            room = self._inwards(link, ready, outside, inside)
         times[ROOM] = room
 
     # --- steps ---
@@ -372,14 +389,14 @@ class Player:
         free = start = matrix.free
         cause = "dependency"
         for links in (*self.loads, self.sums):
-            if links and _later(links[-1].times[READY], start):
+            if links and later(links[-1].times[READY], start):
                 start, cause = links[-1].times[READY], links[-1].causes[0]
         for unit, _ in step.takes:
-            if _later(unit.free, start):
+            if later(unit.free, start):
                 start, cause = unit.free, "dependency"
         tiles = [links[-1].times[READY] for links in (*self.loads, self.sums) if links]
         start = max(start, *tiles, *(unit.free for unit, _ in step.takes))
-        self.stalls[cause] += start - free
+        self._wait(cause, free, start)
         worked = matrix.issue(start, step.cycles)
         for unit, cycles in step.takes:
             unit.issue(start, cycles)
@@ -388,15 +405,28 @@ class Player:
             port.written_bytes += written
         end = max(worked, start + step.longest)
         matrix.hold(end)
-        self.stalls["dependency"] += end - worked
+        self._wait("dependency", worked, end)
         self.drained = max(end + step.extra, self.drained + step.folds_drain, start + step.longest + step.drain)
-        if self.keep:
-            self.intervals.append(Interval("matrix", "step", start, worked, 0.0, step.macs))
+        if self.log is not None:
+            self._log_step(self.log, step, start, worked)
         for links in self.loads:
             if links:
                 links[-1].times[USED] = end
         if self.sums:
             self.sums[-1].times[SUMS] = self.drained
+
+    def _log_step(self, log: Log, step: Step, start: float, worked: float) -> None:
+        """The array, and the ports that it takes one tile after the other."""
+        log.add("matrix", "compute", start, worked, macs=step.macs * self.issued_share, op=self.ops.product)
+        taken: dict[int, float] = {}
+        for port, read, written in step.moves:
+            out, into = port.read_cycles_per_byte * port.read_share, port.write_cycles_per_byte * port.write_share
+            sides = (("read", port.reader, read, out, port.read_share), ("write", port.writer, written, into, port.write_share))
+            for what, unit, size_bytes, cycles_per_byte, share in sides:
+                if size_bytes:
+                    begin = taken.get(id(unit), start)
+                    taken[id(unit)] = begin + size_bytes * cycles_per_byte
+                    log.add(port.name, what, begin, taken[id(unit)], size_bytes=size_bytes * share, op=self.ops.product)
 
     def _switch(self, at: int) -> None:
         """Everything before a step."""
@@ -504,10 +534,14 @@ class Player:
         for link in links:
             times += link.times
             causes += link.causes
-        tallies = [unit.busy for unit in self.ports.units] + list(self.stalls.values())
+        tallies = [unit.busy for unit in self.ports.units] + [wait.cycles for wait in self.waits.values()]
         for port in self.ports.of_level.values():
             tallies += (port.read_bytes, port.written_bytes)
-        return times, causes, tallies
+        return times, causes, tallies, [each.last for each in self._clocked()]
+
+    def _clocked(self) -> list[Unit | Wait]:
+        """Everything that knows when it happened last."""
+        return [*self.ports.units, *self.waits.values()]
 
     def _shift(self, old: State, new: State) -> list[float] | None:
         """By how much each time moves in a period, if the state is the old one moved in time."""
@@ -523,10 +557,14 @@ class Player:
                 return None
         return [delta if is_moving else 0.0 for is_moving in moving]
 
-    def _jump(self, shift: list[float], old: list[float], periods: int, at: int) -> None:
+    def _jump(self, shift: list[float], old: State, periods: int, at: int) -> None:
         """Add what so many periods add."""
-        _, _, tallies = self._state()
-        tallies = [new + periods * (new - before) for before, new in zip(old, tallies, strict=True)]
+        _, _, tallies, _ = self._state()
+        tallies = [new + periods * (new - before) for before, new in zip(old[2], tallies, strict=True)]
+        # What happened in the period happens in each of them; the array works in all.
+        for each, before in zip(self._clocked(), old[3], strict=True):
+            if each.last != before:
+                each.last += periods * shift[0]
         moves = iter(shift)
         for unit in self.ports.units:
             unit.free += periods * next(moves)
@@ -537,14 +575,14 @@ class Player:
         values = iter(tallies)
         for unit in self.ports.units:
             unit.busy = next(values)
-        for cause in self.stalls:
-            self.stalls[cause] = next(values)
+        for wait in self.waits.values():
+            wait.cycles = next(values)
         for port in self.ports.of_level.values():
             port.read_bytes, port.written_bytes = next(values), next(values)
 
     def play(self) -> Played:
         """All steps, then the last stores."""
-        periods = [] if self.keep or self.total < 8 else self._periods()
+        periods = [] if self.log is not None or self.total < 8 else self._periods()
         hashes = self._hashes() if periods else np.zeros(0, np.uint64)
         differ = {period: np.flatnonzero(hashes[period:] != hashes[:-period]) + period for period in periods}
         seen: dict[int, tuple[int, State]] = {}
@@ -569,7 +607,7 @@ class Player:
                 shift = self._shift(known[1], state)
                 if shift is not None:
                     at += repeats * period
-                    self._jump(shift, known[1][2], repeats, at)
+                    self._jump(shift, known[1], repeats, at)
                     break
             else:
                 self._switch(at)
@@ -581,31 +619,34 @@ class Player:
     def _close(self) -> Played:
         """What follows the last step."""
         matrix = self.ports.matrix
-        end = max(self.drained, matrix.free)
-        self.stalls["array"] += end - matrix.free
+        drained = max(self.drained, matrix.free)
+        self._wait("array", matrix.free, drained)
         for link in reversed(self.sums):
             self._give_way(link)
-        if not self.sums:
-            done = self._beside(end, 1.0)
-            self.stalls["vector"] += done - end
-            end = done
-        else:
-            done = max(self.sums[-1].times[SUMS_BEFORE], end)
-            self.stalls["vector"] += done - end
-            last = max(unit.free for unit in self.ports.units)
-            last = max(last, done)
-            self.stalls["dram"] += last - done
-            end = last
+        done = max(self.sums[-1].times[SUMS_BEFORE], drained) if self.sums else self._beside(drained, 1.0)
+        self._wait("vector", drained, done)
+        end = max(done, *(unit.free for unit in self.ports.units)) if self.sums else done
+        self._wait("dram", done, end)
         moved = {name: (port.read_bytes, port.written_bytes) for name, port in self.ports.of_level.items()}
-        return Played(end, self.ports.busy, self.stalls, moved, self.intervals)
+        return Played(end, self.ports.busy, self.ports.spans, self.waits, moved, self.log)
 
 
 def play_gemm(
-    mapping: GemmMapping, chip: Chip, cost: GemmCost, besides: Besides = NOTHING, a_resident: bool = False, keep: bool = False
+    mapping: GemmMapping,
+    chip: Chip,
+    cost: GemmCost,
+    besides: Besides = NOTHING,
+    a_resident: bool = False,
+    log: Log | None = None,
+    ops: GemmOps = GemmOps(),  # noqa: B008
 ) -> Played:
-    """Play a mapping; `cost` is its tiled cost, which says what all cores ask of the levels that they share."""
+    """Play a mapping; `cost` is its tiled cost, which says what all cores ask of the levels that they share.
+
+    Given a `log`, every tile is written into it, in cycles, and nothing that repeats is left out.
+    """
     setting = setting_of(mapping.gemm, chip, a_resident)
-    player = Player(mapping, setting, Ports.of(chip), besides, keep)
+    player = Player(mapping, setting, Ports.of(chip), besides, log, ops)
+    player.issued_share = cost.issued_macs / float(player.lengths[:, -1].prod(axis=1).sum())
     if mapping.split != (1, 1):
         once = player.own_bytes(of_all=True)
         for name, (read, written) in player.own_bytes(of_all=False).items():

@@ -7,17 +7,28 @@ ends later if anything is faster, and so that what arrives early cannot push in.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from hwmodels.chip import Chip
 
 
+def later(one: float, other: float) -> bool:
+    """Whether one time is after another by more than rounding, so that a cause is not a matter of it."""
+    return one - other > 1e-9 * one
+
+
 @dataclass(slots=True)
 class Unit:
-    """A matrix or vector unit, or one direction of a memory port: one job at a time, none before the one handed out earlier."""
+    """A matrix or vector unit, or one direction of a memory port: one job at a time, none before the one handed out earlier.
+
+    It works from `first` to `last`, of which it is `busy`; `first` is negative before its first job.
+    """
 
     name: str
     free: float = 0.0
     busy: float = 0.0
+    first: float = -1.0
+    last: float = 0.0
 
     def earliest(self, ready: float) -> float:
         """When a job that is ready then could begin."""
@@ -28,12 +39,42 @@ class Unit:
         if start < self.free:
             raise ValueError(f"{self.name} is taken until {self.free}, asked for {start}")
         self.free = start + duration
-        self.busy += duration
+        if duration:
+            self.busy += duration
+            self.last = self.free
+            if self.first < 0.0:
+                self.first = start
         return self.free
 
     def hold(self, until: float) -> None:
         """Stay taken, without working, at least until then."""
         self.free = max(self.free, until)
+
+
+class Span(NamedTuple):
+    """First and last moment [cycles]."""
+
+    first: float
+    last: float
+
+
+@dataclass(slots=True)
+class Wait:
+    """What the array lost to one cause: cycles in all, between `first` and `last`."""
+
+    cycles: float = 0.0
+    first: float = -1.0
+    last: float = 0.0
+
+    def add(self, start: float, end: float) -> bool:
+        """One more wait; whether it is longer than rounding."""
+        self.cycles += end - start
+        if not later(end, start):
+            return False
+        self.last = end
+        if self.first < 0.0:
+            self.first = start
+        return True
 
 
 @dataclass(slots=True)
@@ -104,6 +145,16 @@ class Ports:
         """Busy cycles of each unit and level."""
         units = {"matrix": self.matrix.busy, "vector": self.vector.busy}
         return units | {name: port.busy for name, port in self.of_level.items()}
+
+    @property
+    def spans(self) -> dict[str, Span]:
+        """From when to when each unit and level that does anything works."""
+        spans: dict[str, Span] = {}
+        for unit in self.units:
+            if unit.busy:
+                first, last = spans.get(unit.name, (unit.first, unit.last))
+                spans[unit.name] = Span(min(first, unit.first), max(last, unit.last))
+        return spans
 
 
 def move(source: Unit, sink: Unit, ready: float, source_cycles: float, sink_cycles: float) -> tuple[float, float]:

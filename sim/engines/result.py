@@ -9,9 +9,12 @@ import numpy as np
 
 from hwmodels.chip import Number
 from hwmodels.formulas.roofline import total
+from sim.intervals import LAUNCH, Floats, Intervals, Log, Schedule
 from sim.plan import Plan
-from sim.timeline import LOST, Floats, Memory, Timeline
+from sim.timeline import LOST, Memory, Timeline
 from workloads.demand import Demand
+
+UNITS = ("matrix", "vector")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,6 +29,26 @@ class GroupTimes:
     op_busy_s: Floats
     op_dram_bytes: Floats
     op_issued_macs: Floats
+    schedule: Schedule
+
+
+def resources_of(busy_s: Mapping[str, float]) -> tuple[str, ...]:
+    """Names of what intervals lie on: levels from the outermost, units, launches. `busy_s` has an entry for each unit and level."""
+    levels = [name for name in busy_s if name not in UNITS]
+    return (*levels, *UNITS, LAUNCH)
+
+
+def side_by_side(busy_s: Mapping[str, float], op_dram_bytes: Floats, op_issued_macs: Floats, launch_s: float) -> Intervals:
+    """A group of an engine that has no schedule: everything that is busy begins with the group."""
+    log = Log(resources_of(busy_s))
+    dram = log.resources[0]
+    only = 0 if len(op_dram_bytes) == 1 else -1
+    for name in log.resources[:-1]:
+        if busy_s[name]:
+            size_bytes = float(op_dram_bytes.sum()) if name == dram else 0.0
+            macs = float(op_issued_macs.sum()) if name == UNITS[0] else 0.0
+            log.add(name, "compute" if name in UNITS else "move", 0.0, busy_s[name], size_bytes=size_bytes, macs=macs, op=only)
+    return log.intervals(launch_s=launch_s)
 
 
 def step_s(asked: Demand, latencies_s: Sequence[Number]) -> tuple[Number, dict[tuple[int, ...], Number]]:
@@ -71,6 +94,9 @@ def assemble(plan: Plan, engine: str, times: Sequence[GroupTimes], floor_s: floa
             for cause in LOST
         },
         resource_busy_s={name: np.array([each.busy_s[name] for each in times])[class_of] for name in times[0].busy_s},
+        group_s=np.array([each.latency_s for each in times])[class_of],
+        schedule_of=class_of,
+        schedules=[each.schedule for each in times],
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,11 +21,12 @@ from functional.spec import Dim
 from functional.work import Contraction
 from hwmodels.chip import Chip, MemoryLevel, Number
 from hwmodels.formulas.roofline import larger, largest, matrix_s, total, transfer_s
-from sim.engines.result import GroupTimes, step_s
+from sim.engines.result import UNITS, GroupTimes, side_by_side, step_s
+from sim.intervals import Schedule
 from sim.plan import Plan, resident_capacity_bytes
 from workloads.demand import Demand, GroupClass, Load
 
-MATRIX, VECTOR = "matrix", "vector"
+MATRIX, VECTOR = UNITS
 
 PIECE = 2**15
 """Chips that a grid takes at a time: few enough that what one step leaves for the next stays in a processor's cache."""
@@ -143,15 +145,18 @@ def time_class(group_class: GroupClass, peaks: Peaks) -> GroupTimes:
     macs = [float(op.work.useful_macs) if isinstance(op.work, Contraction) else 0.0 for op in group_class.ops]
     moved = [float(sum(dram_bytes(load, peaks))) for load in group_class.op_loads]
     own_sum_s = own_s.sum()
+    busy_s = {name: float(time) for name, time in times.items()}
+    op_dram_bytes, op_issued_macs = np.array(moved), np.array(macs)
     return GroupTimes(
-        latency_s=float(times[bound_by]),
+        latency_s=busy_s[bound_by],
         bound_by=bound_by,
-        busy_s={name: float(time) for name, time in times.items()},
+        busy_s=busy_s,
         lost_s={},
         shares=own_s / own_sum_s if own_sum_s > 0 else np.full(len(own_s), 1 / len(own_s)),
         op_busy_s=own_s,
-        op_dram_bytes=np.array(moved),
-        op_issued_macs=np.array(macs),
+        op_dram_bytes=op_dram_bytes,
+        op_issued_macs=op_issued_macs,
+        schedule=Schedule(partial(side_by_side, busy_s, op_dram_bytes, op_issued_macs, 0.0)),
     )
 
 

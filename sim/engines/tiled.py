@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,8 @@ from hwmodels.formulas.roofline import transfer_s
 from hwmodels.formulas.systolic import whole_cycles
 from sim.attention_mapping import Attention, AttentionMapping
 from sim.engines import roofline
-from sim.engines.result import GroupTimes
+from sim.engines.result import GroupTimes, side_by_side
+from sim.intervals import Schedule
 from sim.mapper import GemmCost, map_gemm
 from sim.mapper.attention import AttentionCost, InDram, Part, map_attention
 from sim.mapping import Gemm, GemmMapping
@@ -86,14 +88,16 @@ def timed(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks, mapped: Ma
     """The figures of a class that is mapped."""
     ideal = roofline.time_class(group_class, peaks)
     launch_s = float(plan.chip.launch_s)
+    moved, issued = _shared_out(mapped.dram_bytes, ideal.op_dram_bytes), _shared_out(mapped.issued_macs, ideal.op_issued_macs)
     return replace(
         ideal,
         latency_s=mapped.latency_s + launch_s,
         bound_by=mapped.bound_by if mapped.latency_s >= launch_s else "launch",
         busy_s=mapped.busy_s,
         lost_s=_lost_s(ideal.busy_s, mapped, plan.chip) | {"launch": launch_s},
-        op_dram_bytes=_shared_out(mapped.dram_bytes, ideal.op_dram_bytes),
-        op_issued_macs=_shared_out(mapped.issued_macs, ideal.op_issued_macs),
+        op_dram_bytes=moved,
+        op_issued_macs=issued,
+        schedule=Schedule(partial(side_by_side, mapped.busy_s, moved, issued, launch_s)),
     )
 
 
