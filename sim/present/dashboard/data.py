@@ -64,7 +64,7 @@ def page_data(models: Sequence[str], chips: Sequence[Chip], asked: Step) -> dict
     shared = _Shared()
     cases = []
     for model in models:
-        steps = [replace(asked, model=model, phase=phase) for phase in PHASES]
+        steps = [replace(asked, model=model, phase=phase, _graphs={}) for phase in PHASES]
         for index, chip in enumerate(chips):
             phases = [_phase(step, chip, shared) for step in steps]
             cases.append({"model": phases[0]["model"], "chip": index, "phases": phases})

@@ -13,8 +13,8 @@ from sim.present.dashboard.packed import packed
 from sim.present.folded import op_rows
 from sim.timeline import Timeline
 
-MOST_TILES = 60_000
-"""Intervals of one component that the page keeps; what comes later is left out, and the page says so."""
+MOST_TILES = 5_000
+"""Intervals that the page keeps of each group, from its start on; what comes later is left out, and the page says so."""
 
 
 def timeline_data(timeline: Timeline, layer: str) -> dict[str, Any]:
@@ -28,8 +28,8 @@ def timeline_data(timeline: Timeline, layer: str) -> dict[str, Any]:
         "resources": list(groups.resources),
         "kinds": list(KINDS),
         "causes": list(CAUSES),
-        "groups": _columns(groups, rows, 0.0),
-        "tiles": {name: _columns(found, rows, float(found.start_s.min(initial=np.inf))) for name, found in tiles.items()},
+        "groups": _columns(groups, rows, 0.0, len(groups)),
+        "tiles": {name: _columns(found, rows, float(found.start_s.min()), MOST_TILES) for name, found in tiles.items()},
     }
 
 
@@ -43,9 +43,14 @@ def _row_of(timeline: Timeline) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return of_op, of_op[order[last]]
 
 
-def _columns(found: Intervals, rows: tuple[NDArray[np.int64], NDArray[np.int64]], origin_s: float) -> dict[str, Any]:
+def _by_group(found: Intervals) -> list[NDArray[np.int64]]:
+    """Indices of the intervals of each group; they are ordered by group."""
+    return np.split(np.arange(len(found)), np.flatnonzero(np.diff(found.group)) + 1)
+
+
+def _columns(found: Intervals, rows: tuple[NDArray[np.int64], NDArray[np.int64]], origin_s: float, most: int) -> dict[str, Any]:
     """Times in seconds from `origin_s`, in 32 bits: a part in 10^7 of the component, or 64 for the whole step."""
-    order = np.argsort(found.start_s, kind="stable")[:MOST_TILES]
+    order = np.concatenate([each[np.argsort(found.start_s[each], kind="stable")[:most]] for each in _by_group(found)])
     of_op, of_group = rows
     row = np.where(found.op >= 0, of_op[found.op], of_group[found.group])
     times = "f4" if origin_s else "f8"

@@ -1,19 +1,19 @@
 """A drawing of one layer's op graph: ranks from top to bottom, few crossings, long edges led past the boxes.
 
 Layered drawing after Sugiyama, Tagawa and Toda (IEEE Trans. SMC 11(2), 1981): longest-path ranks, a dummy in every rank that an edge only
-passes, barycentre ordering, then coordinates by repeated averaging.
+passes, barycentre ordering, then a straight longest path with all else beside it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from functional.spec import format_shape
 from workloads.graph import OpGraph
 
-BOX, GAP, RANK = 132, 26, 74
+BOX, GAP, RANK = 150, 22, 74
 """Width of a box, room between boxes, and distance of ranks, in units of the drawing."""
 
 PASS = 18
@@ -126,39 +126,58 @@ def _order(layers: _Layers) -> None:
 
 
 def _coordinates(layers: _Layers) -> dict[str, float]:
-    """x of each node: near the mean of its neighbours, in the order of its rank, never closer than their widths allow."""
-    x = {node: (i - (len(rank) - 1) / 2) * (BOX + GAP) for rank in layers.ranks for i, node in enumerate(rank)}
-    for sweep in range(4 * SWEEPS):
-        for rank in layers.ranks if sweep % 2 == 0 else layers.ranks[::-1]:
-            wanted = [
-                _mean([x[each] for each in (*layers.above.get(node, []), *layers.below.get(node, []))], x[node]) for node in rank
-            ]
-            for node, place in zip(rank, _spread(wanted, [_width(layers, node) for node in rank]), strict=True):
-                x[node] = place
+    """x of each node: a longest path stands straight at 0, all else as near to it as order, widths and straight edges allow."""
+    spine = _spine(layers)
+    x = dict.fromkeys(spine, 0.0)
+    for side in (-1, 1):
+        outward = []
+        for rank in layers.ranks:
+            at = next((i for i, node in enumerate(rank) if node in spine), 0)
+            outward.append(rank[at::-1] if side < 0 else rank[at:])
+        columns = _columns(layers, [set(nodes[1:]) for nodes in outward])
+        offset = dict.fromkeys(spine, 0.0)
+        for _ in range(SWEEPS):
+            for nodes in outward:
+                for inner, node in zip(nodes, nodes[1:], strict=False):
+                    least = offset[inner] + (_width(layers, inner) + _width(layers, node)) / 2 + GAP
+                    offset[node] = max(offset.get(node, 0.0), least)
+            for column in columns:
+                straight = max(offset[node] for node in column)
+                offset.update(dict.fromkeys(column, straight))
+        x |= {node: side * offset[node] for nodes in outward for node in nodes[1:]}
     least = min(x.values())
     return {node: place - least for node, place in x.items()}
+
+
+def _spine(layers: _Layers) -> list[str]:
+    """A longest path of boxes, from the first rank to the last."""
+    path: dict[str, list[str]] = {}
+    for rank in layers.ranks:
+        for node in rank:
+            if node not in layers.dummies:
+                before = [path[each] for each in layers.above.get(node, []) if each in path]
+                path[node] = [*max(before, key=len, default=[]), node]
+    return max(path.values(), key=len)
+
+
+def _columns(layers: _Layers, sides: Sequence[set[str]]) -> list[list[str]]:
+    """Nodes of one side that should stand one below the other: each with the first neighbour below that no other has taken."""
+    column_of: dict[str, list[str]] = {}
+    for upper, lower in zip(sides, sides[1:], strict=False):
+        taken: set[str] = set()
+        for node in sorted(upper, key=lambda node: (node not in layers.dummies, len(layers.below.get(node, [])))):
+            column = column_of.setdefault(node, [node])
+            free = [each for each in layers.below.get(node, []) if each in lower and each not in taken]
+            if free:
+                taken.add(free[0])
+                column.append(free[0])
+                column_of[free[0]] = column
+    return list({id(column): column for column in column_of.values()}.values())
 
 
 def _width(layers: _Layers, node: str) -> float:
     return PASS if node in layers.dummies else BOX
 
 
-def _spread(wanted: Sequence[float], widths: Sequence[float]) -> list[float]:
-    """Places near the wanted ones that keep order and distance: the mean of pushing to the right and pushing to the left."""
-    distances = [(a + b) / 2 + GAP for a, b in zip(widths, widths[1:], strict=False)]
-    right, left = list(wanted), list(wanted)
-    for i, distance in enumerate(distances):
-        right[i + 1] = max(right[i + 1], right[i] + distance)
-    for i in range(len(distances) - 1, -1, -1):
-        left[i] = min(left[i], left[i + 1] - distances[i])
-    return [(a + b) / 2 for a, b in zip(right, left, strict=True)]
-
-
 def _mean(values: Sequence[float], otherwise: float) -> float:
     return sum(values) / len(values) if values else otherwise
-
-
-def size(drawing: Mapping[str, Any]) -> tuple[float, float]:
-    """Width and height of a drawing, boxes included."""
-    xs, ys = zip(*(node["at"] for node in drawing["nodes"]), strict=True)
-    return max(xs) + BOX, max(ys) + RANK

@@ -80,7 +80,7 @@ function layout(more = {}) {
   const made = {
     paper_bgcolor: t.paper, plot_bgcolor: t.paper,
     font: { family: "system-ui, sans-serif", size: 12, color: t.ink },
-    margin: { l: 64, r: 20, t: 16, b: 48 },
+    margin: { l: 64, r: 20, t: 30, b: 48 },
     hoverlabel: { bgcolor: t.paper, bordercolor: t.faint, font: { color: t.ink, size: 12 }, align: "left" },
     legend: { bgcolor: "rgba(0,0,0,0)", font: { size: 11 } },
     modebar: { bgcolor: "rgba(0,0,0,0)", color: t.faint, activecolor: t.accent },
@@ -93,12 +93,17 @@ function layout(more = {}) {
 
 const CONFIG = {
   displaylogo: false, responsive: true, scrollZoom: false, doubleClick: "reset",
-  modeBarButtonsToRemove: ["toImage", "select2d", "lasso2d", "autoScale2d"],
+  modeBarButtons: [["zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"]],
 };
 
-// Draw or redraw a figure; `plot` keeps the promise, so that a test can wait for it.
-function draw(id, traces, figureLayout) {
-  return Plotly.react($(id), traces, figureLayout, CONFIG);
+const STILL = { ...CONFIG, displayModeBar: false };
+
+// A pattern over a colour.
+const hatch = (shape, color, solidity = 0.3) => ({ shape, fgcolor: color, solidity, fillmode: "overlay", size: 6 });
+
+// Draw a figure, or redraw it where it has changed.
+function draw(id, traces, figureLayout, config = CONFIG) {
+  return Plotly.react($(id), traces, figureLayout, config);
 }
 
 function download(url, name) {

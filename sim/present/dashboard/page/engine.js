@@ -83,15 +83,16 @@ class Roofline {
     const alone = own.map((ops) => ops.map((op) => op.busy[largest(op.busy)]));
     const sums = alone.map((times) => times.reduce((a, b) => a + b, 0));
     return rows.members.map((members) => {
-      let latency_s = 0, count = 0;
+      let latency_s = 0, busy_s = 0, count = 0;
       for (const [c, place, times] of members) {
         const share = sums[c] > 0 ? alone[c][place] / sums[c] : 1 / alone[c].length;
         latency_s += times * share * timed[c][bounds[c]];
+        busy_s = Math.max(busy_s, alone[c][place]);
         count += times;
       }
       const [c, place] = members[0];
       return {
-        latency_s, count,
+        latency_s, busy_s, count,
         flops: this.values[loads[classes[c][place]].flops],
         dram_bytes: own[c][place].dram_bytes,
         bound_by: bounds[c],
