@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from sim.explore.sensitivity import sensitivity
     from sim.explore.solve import solve
     from sim.explore.sweep import sweep, sweep_table
+    from sim.present.dashboard import dashboard
+    from sim.present.figures import breakdown_figure, roofline_figure, timeline_figure
     from sim.timeline import Timeline
     from sim.verification import verify
     from workloads.library import load_model, model_names
@@ -29,19 +31,23 @@ __all__ = [
     "BadInput",
     "RooftileError",
     "Timeline",
+    "breakdown_figure",
     "chip_names",
     "compare",
+    "dashboard",
     "limits",
     "load_chip",
     "load_model",
     "model_names",
     "predict",
     "predict_graph",
+    "roofline_figure",
     "roofline_grid",
     "sensitivity",
     "solve",
     "sweep",
     "sweep_table",
+    "timeline_figure",
     "trace_model",
     "verify",
     "with_values",
@@ -51,19 +57,23 @@ _HOME = {
     "BadInput": "functional.errors",
     "RooftileError": "functional.errors",
     "Timeline": "sim.timeline",
+    "breakdown_figure": "sim.present.figures",
     "chip_names": "hwmodels",
     "compare": "sim.explore.compare",
+    "dashboard": "sim.present.dashboard",
     "limits": "sim.explore.limits",
     "load_chip": "hwmodels",
     "load_model": "workloads.library",
     "model_names": "workloads.library",
     "predict": "sim.api",
     "predict_graph": "sim.api",
+    "roofline_figure": "sim.present.figures",
     "roofline_grid": "sim.api",
     "sensitivity": "sim.explore.sensitivity",
     "solve": "sim.explore.solve",
     "sweep": "sim.explore.sweep",
     "sweep_table": "sim.explore.sweep",
+    "timeline_figure": "sim.present.figures",
     "trace_model": "sim.api",
     "verify": "sim.verification",
     "with_values": "hwmodels",

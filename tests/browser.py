@@ -47,8 +47,8 @@ def opened(page: Path, folder: Path, *, webgl: bool = True, dark: bool = False, 
 
     options = ChromeOptions()
     options.binary_location = browser_path() or ""
-    flags = (*QUIET, *(SOFTWARE_WEBGL if webgl else NO_WEBGL), f"--user-data-dir={folder / 'profile'}", f"--window-size={size[0]},{size[1]}")
-    for flag in flags:
+    own = (f"--user-data-dir={folder / 'profile'}", f"--window-size={size[0]},{size[1]}")
+    for flag in (*QUIET, *(SOFTWARE_WEBGL if webgl else NO_WEBGL), *own):
         options.add_argument(flag)
     options.add_experimental_option("prefs", {"download.default_directory": str(folder), "download.prompt_for_download": False})
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
@@ -58,7 +58,8 @@ def opened(page: Path, folder: Path, *, webgl: bool = True, dark: bool = False, 
         driver.execute_cdp_cmd("Network.enable", {})
         scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": scheme})
-        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": False})
+        screen = {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": False}
+        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
         driver.get("about:blank")
         for kind in ("browser", "performance"):
             driver.get_log(kind)

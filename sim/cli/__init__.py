@@ -15,7 +15,10 @@ from typer.core import TyperGroup
 
 from functional.errors import RooftileError
 
-COMMANDS = ("predict", "gemm", "graph", "chips", "models", "sweep", "solve", "limits", "compare", "golden", "verify", "generate")
+COMMANDS = (
+    *("predict", "gemm", "graph", "chips", "models", "sweep", "solve", "limits", "compare", "dashboard", "trace"),
+    *("golden", "verify", "generate"),
+)
 
 
 class _LazyGroup(TyperGroup):

@@ -1,4 +1,4 @@
-"""The intervals of a timeline for the page: all groups of the step, and every tile of one layer and lm_head where the engine plays tiles."""
+"""The intervals of a timeline for the page: all groups of the step; every tile of one layer and lm_head, if the engine plays tiles."""
 
 from __future__ import annotations
 

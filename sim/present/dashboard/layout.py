@@ -6,6 +6,7 @@ passes, barycentre ordering, then a straight longest path with all else beside i
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -92,7 +93,7 @@ def _layers(nodes: Sequence[str], edges: Sequence[tuple[str, str, str]]) -> tupl
                 layers.ranks[r].append(dummy)
         chain = [source, *passed, target]
         chains.append(chain)
-        for upper, lower in zip(chain, chain[1:], strict=False):
+        for upper, lower in itertools.pairwise(chain):
             below = layers.below.setdefault(upper, [])
             if lower not in below:
                 below.append(lower)
@@ -118,7 +119,7 @@ def _order(layers: _Layers) -> None:
         down = sweep % 2 == 0
         neighbours = layers.above if down else layers.below
         ranks = layers.ranks if down else layers.ranks[::-1]
-        for before, rank in zip(ranks, ranks[1:], strict=False):
+        for before, rank in itertools.pairwise(ranks):
             place = {node: i / len(before) for i, node in enumerate(before)}
             own = {node: i / len(rank) for i, node in enumerate(rank)}
             means = {node: _mean([place[each] for each in neighbours.get(node, []) if each in place], own[node]) for node in rank}
@@ -138,7 +139,7 @@ def _coordinates(layers: _Layers) -> dict[str, float]:
         offset = dict.fromkeys(spine, 0.0)
         for _ in range(SWEEPS):
             for nodes in outward:
-                for inner, node in zip(nodes, nodes[1:], strict=False):
+                for inner, node in itertools.pairwise(nodes):
                     least = offset[inner] + (_width(layers, inner) + _width(layers, node)) / 2 + GAP
                     offset[node] = max(offset.get(node, 0.0), least)
             for column in columns:
@@ -163,7 +164,7 @@ def _spine(layers: _Layers) -> list[str]:
 def _columns(layers: _Layers, sides: Sequence[set[str]]) -> list[list[str]]:
     """Nodes of one side that should stand one below the other: each with the first neighbour below that no other has taken."""
     column_of: dict[str, list[str]] = {}
-    for upper, lower in zip(sides, sides[1:], strict=False):
+    for upper, lower in itertools.pairwise(sides):
         taken: set[str] = set()
         for node in sorted(upper, key=lambda node: (node not in layers.dummies, len(layers.below.get(node, [])))):
             column = column_of.setdefault(node, [node])

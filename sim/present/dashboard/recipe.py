@@ -1,7 +1,7 @@
 """What the page needs to compute a roofline by itself: the loads of a step as exact functions of batch and length.
 
 The step is traced once over a grid of batches and lengths; the sliders of the page stand on its positions. Every number of a load is linear
-in the batch, and most often a polynomial in the length. What holds on the whole grid is written as coefficients, all else as a table, so that
+in the batch, most often a polynomial in the length. What holds on the whole grid is written as coefficients, all else as a table, so that
 the page has the very numbers of `roofline_grid` at every position.
 """
 
