@@ -71,8 +71,8 @@ def opened(page: Path, folder: Path, *, webgl: bool = True, dark: bool = False, 
 
 
 def complaints(driver: Any) -> list[str]:
-    """What the console holds: errors and warnings."""
-    return [entry["message"] for entry in driver.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
+    """Errors in the console."""
+    return [entry["message"] for entry in driver.get_log("browser") if entry["level"] == "SEVERE"]
 
 
 def requests(driver: Any) -> list[str]:

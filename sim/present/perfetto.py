@@ -47,8 +47,10 @@ def _process(pid: int, timeline: Timeline, step: Step, chip: Chip, begin_s: floa
     for tid, track in enumerate(_tracks(timeline, chip), start=1):
         yield _named("thread_name", pid, tid, track.name)
         yield {"name": "thread_sort_index", "ph": "M", "pid": pid, "tid": tid, "args": {"sort_index": tid}}
-        for slice_ in track.slices:
-            yield from slice_.events(pid, tid, begin_s)
+        now_us = 0.0
+        for event in (event for slice_ in track.slices for event in slice_.events(pid, tid, begin_s)):
+            now_us = max(now_us, event["ts"])  # sums of parts may end a picosecond after the whole
+            yield {**event, "ts": now_us}
     yield from _counters(pid, timeline, step, chip, begin_s)
 
 

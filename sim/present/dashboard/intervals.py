@@ -64,4 +64,5 @@ def _columns(found: Intervals, rows: tuple[NDArray[np.int64], NDArray[np.int64]]
         "cause": packed(found.cause[order], "i1"),
         "row": packed(row[order], "u2"),
         "bytes": packed(found.bytes[order], "f4"),
+        "busy_s": packed(found.busy_s[order], "f4"),
     }

@@ -14,7 +14,7 @@ from typing import Any
 from functional.spec import format_shape
 from workloads.graph import OpGraph
 
-BOX, GAP, RANK = 150, 22, 74
+BOX, GAP, RANK = 150, 22, 82
 """Width of a box, room between boxes, and distance of ranks, in units of the drawing."""
 
 PASS = 18

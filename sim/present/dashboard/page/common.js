@@ -32,6 +32,7 @@ const SMALL = [["", 1], ["m", 1e-3], ["u", 1e-6], ["n", 1e-9], ["p", 1e-12]];
 const seconds = (value, digits = 4) => scaled(value, "s", SMALL, digits);
 const bytes = (value, digits = 3) => scaled(value, "B", BIG, digits);
 const rate = (value, unit, digits = 4) => scaled(value, unit, BIG, digits);
+const capacity = (value) => scaled(value, "B", [["Ti", 2 ** 40], ["Gi", 2 ** 30], ["Mi", 2 ** 20], ["Ki", 2 ** 10], ["", 1]]);
 const percent = (value, digits = 1) => `${(100 * value).toFixed(digits)}%`;
 
 // Okabe and Ito's colours, told apart with every kind of colour blindness; a symbol says the same once more.
@@ -164,7 +165,10 @@ async function unpacked(column) {
   return new ARRAYS[column.type](await new Response(stream).arrayBuffer());
 }
 
-// Wait until the browser has nothing better to do, but at most so long: for what may lag behind a slider.
+// Let the browser draw and listen in between.
+const pause = () => new Promise((done) => { setTimeout(done, 0); });
+
+// Work that may lag behind a slider: once per frame, the latest only.
 let waiting = null;
 function later(work) {
   if (waiting !== null) cancelAnimationFrame(waiting);

@@ -54,7 +54,7 @@ function curve(points) {
 // The shape stands where the edge comes in; labels of one op's edges one above the other.
 function edgeLabel(edge, points, own, gap) {
   const [x0, y0] = points[points.length - 2], [x1, y1] = points[points.length - 1];
-  const part = [0.8, 0.4, 0.6][own % 3];
+  const part = [0.66, 0.34, 0.5][own % 3];
   const s = part * part * (3 - 2 * part); // the curve's place at this height, nearly
   const x = x0 + (x1 - x0) * s, y = points.length > 2 ? y1 - gap * (1 - part) : y0 + (y1 - y0) * part;
   const width = 5.4 * edge.shape.length + 6;

@@ -52,10 +52,10 @@ const state = {
   moved() {
     const begin = performance.now();
     totalsView(this);
-    rooflineView(this);
+    const points = state.points(this.chip);
     document.body.dataset.step_ms = performance.now() - begin;
-    later(() => curvesView(this));
-    detailsView(this);
+    detailsView(this, points);
+    later(() => { rooflineView(this); curvesView(this); });
   },
 
   choose(name) {
@@ -148,7 +148,7 @@ function listen() {
   $("timeline").on("plotly_doubleclick", () => { state.window.range = [0, state.phase_data.total_s]; drawTimeline(state); return false; });
   for (const view of document.querySelectorAll(".view")) {
     if (view.dataset.name === "ops") continue;
-    saveButtons(view, () => view.querySelector(".js-plotly-plot, #graph svg, .parallel-lines"));
+    saveButtons(view, () => view.querySelector(".js-plotly-plot, #graph svg"));
   }
   tableButtons();
 }
@@ -218,11 +218,11 @@ function tableButtons() {
   }
 }
 
-function detailsView() {
+function detailsView(_, points = state.points(state.chip)) {
   const holder = $("details");
   if (state.chosen === null) { holder.replaceChildren(element("p", { class: "note" }, "Choose an op in any view: it is marked in all of them.")); return; }
   const parts = [element("h3", {}, state.chosen)];
-  for (const point of state.points(state.chip).filter((each) => each.name === state.chosen)) {
+  for (const point of points.filter((each) => each.name === state.chosen)) {
     const phase = state.phases.find((each) => each.phase === point.phase), k = phase.rows.name.indexOf(point.name);
     const list = element("dl");
     const add = (title, text) => list.append(element("dt", {}, title), element("dd", {}, text));
@@ -249,11 +249,11 @@ async function drawAll() {
   totalsView(state);
   detailsView(state);
   await rooflineView(state);
-  await breakdownView(state);
-  await drawPhase();
-  await sensitivityView(state);
-  await curvesView(state);
-  await sweepView(state);
+  document.body.dataset.interactive ||= performance.now();
+  for (const view of [breakdownView, drawPhase, sensitivityView, curvesView, sweepView]) {
+    await pause();
+    await view(state);
+  }
 }
 
 async function begin() {

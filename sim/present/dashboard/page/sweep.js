@@ -1,6 +1,6 @@
 // View 6: all chips of a sweep; what they cost and what they give, and the chip under the pointer in full.
 
-const SVG_LINES = 1200, SVG_POINTS = 4000;
+const SVG_POINTS = 4000;
 
 const hasWebGL = (() => {
   const canvas = document.createElement("canvas");
@@ -45,11 +45,11 @@ async function sweepView(state) {
   const notes = [];
   if (sweep.no_chips) notes.push(`${sweep.no_chips.toLocaleString("en")} points contradict themselves and are left out.`);
   if (sweep.shown + sweep.no_chips < sweep.points) notes.push(`An even sample of ${sweep.shown.toLocaleString("en")} points, with the whole front.`);
-  if (!hasWebGL) notes.push(`This browser has no WebGL: an even sample of at most ${SVG_LINES.toLocaleString("en")} lines and ${SVG_POINTS.toLocaleString("en")} points is drawn as SVG; the front is whole.`);
+  if (!hasWebGL) notes.push(`This browser has no WebGL: of the points below an even sample of at most ${SVG_POINTS.toLocaleString("en")} is drawn, as SVG; the front is whole.`);
   $("sweep-note").textContent = notes.join(" ");
   frontChoice(state, front);
-  await (hasWebGL ? parallelView(sweep, rows) : parallelLines(sweep, sampled(rows, SVG_LINES), front));
-  return frontView(state, hasWebGL ? rows : sampled(rows, SVG_POINTS), front);
+  await frontView(state, hasWebGL ? rows : sampled(rows, SVG_POINTS), front);
+  await parallelView(state, rows, front);
 }
 
 function sampled(rows, most) {
@@ -96,7 +96,8 @@ function figure(sweep, name, i) {
   const value = sweep.columns[name].at(i), unit = sweep.units[name] || "";
   if (typeof value !== "number") return String(value);
   if (unit === "s") return seconds(value);
-  if (["B", "B/s", "Hz", "W"].includes(unit)) return rate(value, unit);
+  if (unit === "B") return capacity(value);
+  if (["B/s", "Hz", "W"].includes(unit)) return rate(value, unit);
   return `${Number(value.toPrecision(6))} ${unit}`.trim();
 }
 
@@ -104,6 +105,7 @@ function showChip(state, i) {
   const { sweep } = state;
   const list = element("dl");
   for (const name of Object.keys(sweep.columns)) list.append(element("dt", {}, name), element("dd", {}, figure(sweep, name, i)));
+  sweep.point?.(i);
   $("sweep-point").replaceChildren(element("h3", {}, `${sweep.columns.chip.at(i)}: row ${i}`), list);
 }
 
@@ -121,43 +123,70 @@ function axesOf(sweep, rows) {
     const scale = (value) => (log ? Math.log10(value) : value);
     const ticks = Array.from({ length: 5 }, (_, k) => scale(low) + ((scale(high) - scale(low)) * k) / 4).map((at) => {
       const value = log ? 10 ** at : at, unit = sweep.units[name] || "";
-      return [at, unit === "s" ? seconds(value, 3) : ["B", "B/s", "Hz", "W"].includes(unit) ? rate(value, unit, 3) : String(Number(value.toPrecision(3)))];
+      return [at, unit === "s" ? seconds(value, 3) : unit === "B" ? capacity(value) : ["B/s", "Hz", "W"].includes(unit) ? rate(value, unit, 3) : String(Number(value.toPrecision(3)))];
     });
     return [{ name, values: log ? values.map(scale) : values, low: scale(low), high: scale(high), ticks }];
   });
 }
 
-function parallelView(sweep, rows) {
-  const t = theme();
+// Parallel coordinates: every point is a line in one picture, darker where more of them pass; front and axes on top.
+async function parallelView(state, rows, front) {
+  const { sweep } = state, holder = $("parallel"), width = holder.clientWidth, height = holder.clientHeight, t = theme();
   const axes = axesOf(sweep, rows);
-  const color = axes.find((axis) => axis.name === sweep.choice.x) || axes[axes.length - 1];
-  return draw("parallel", [{
-    type: "parcoords", labelangle: -12, labelfont: { size: 11, color: t.ink }, tickfont: { size: 10, color: t.ink }, rangefont: { size: 1, color: "rgba(0,0,0,0)" },
-    line: { color: color.values, colorscale: "Cividis", showscale: true, colorbar: { title: { text: plain(color.name), side: "right" }, tickvals: color.ticks.map((tick) => tick[0]), ticktext: color.ticks.map((tick) => plain(tick[1])), thickness: 12 } },
-    unselected: { line: { color: t.line, opacity: 0.1 } },
-    dimensions: axes.map((axis) => ({ label: plain(axis.name), values: axis.values, range: [axis.low, axis.high], tickvals: axis.ticks.map((tick) => tick[0]), ticktext: axis.ticks.map((tick) => plain(tick[1])) })),
-  }], layout({ margin: { l: 70, r: 70, t: 64, b: 16 } }));
-}
-
-// Without WebGL: the same axes as lines of SVG.
-function parallelLines(sweep, rows, front) {
-  const holder = $("parallel"), width = holder.clientWidth, height = 400;
-  const axes = axesOf(sweep, [...rows, ...front]);
-  const x = (k) => 70 + (k * (width - 140)) / Math.max(1, axes.length - 1);
-  const y = (axis, value) => 370 - (320 * (value - axis.low)) / (axis.high - axis.low);
-  const svg = svgElement("svg", { viewBox: `0 0 ${width} ${height}`, width, height, class: "parallel-lines" });
-  const count = rows.length;
-  for (let n = 0; n < count + front.length; n++) {
-    const d = axes.map((axis, k) => `${k ? "L" : "M"}${x(k).toFixed(1)},${y(axis, axis.values[n]).toFixed(1)}`).join("");
-    svg.append(svgElement("path", n < count ? { d, style: `stroke:${OKABE.blue};stroke-opacity:.12` } : { d, style: `stroke:${OKABE.vermillion};stroke-width:1.6` }));
-  }
-  const ink = theme().ink;
+  const top = 52, bottom = height - 16;
+  const x = (k) => 64 + (k * (width - 150)) / Math.max(1, axes.length - 1);
+  const y = (axis, n) => bottom - ((bottom - top) * (axis.values[n] - axis.low)) / (axis.high - axis.low);
+  const svg = svgElement("svg", { viewBox: `0 0 ${width} ${height}`, width, height, class: "parallel" });
+  const picture = svgElement("image", { x: 0, y: 0, width, height });
+  svg.append(picture);
+  const place = new Map(rows.map((i, n) => [i, n]));
+  const path = (i) => axes.map((axis, k) => `${k ? "L" : "M"}${x(k).toFixed(1)},${y(axis, place.get(i)).toFixed(1)}`).join("");
+  for (const i of front) svg.append(svgElement("path", { d: path(i), "data-row": i, style: `fill:none;stroke:${OKABE.vermillion};stroke-width:1.6` }));
+  svg.append(svgElement("path", { id: "pointed", d: "", style: `fill:none;stroke:${t.ink};stroke-width:3` }));
   axes.forEach((axis, k) => {
-    svg.append(svgElement("path", { d: `M${x(k)},50V370`, style: `stroke:${ink}` }));
-    svg.append(svgElement("text", { x: x(k), y: k % 2 ? 20 : 36, style: `fill:${ink};font-size:11px;text-anchor:middle` }, axis.name));
-    for (const [value, text] of axis.ticks) svg.append(svgElement("text", { x: x(k) + 5, y: y(axis, value) + 4, style: `fill:${ink};font-size:10px` }, text));
+    svg.append(svgElement("path", { d: `M${x(k)},${top}V${bottom}`, style: `stroke:${t.ink};stroke-width:1.5` }));
+    svg.append(svgElement("text", { x: x(k), y: k % 2 ? 16 : 34, style: `fill:${t.ink};font:600 11px system-ui,sans-serif;text-anchor:middle` }, axis.name));
+    for (const [value, text] of axis.ticks) {
+      const at = bottom - ((bottom - top) * (value - axis.low)) / (axis.high - axis.low);
+      const halo = `fill:${t.ink};stroke:${t.paper};stroke-width:3px;paint-order:stroke;font:11px system-ui,sans-serif`;
+      svg.append(svgElement("text", { x: x(k) + 6, y: at + 4, style: halo }, text));
+    }
   });
   holder.replaceChildren(svg);
+  sweep.point = (i) => svg.querySelector("#pointed").setAttribute("d", place.has(i) ? path(i) : "");
+  sweep.drawing = {};
+  await manyLines(sweep, sweep.drawing, picture, rows.length, axes, x, y, width, height);
+}
+
+const LINES_AT_A_TIME = 20000;
+
+// How many lines pass each pixel, as a picture; ends when another drawing has begun.
+async function manyLines(sweep, drawing, picture, count, axes, x, y, width, height) {
+  const [columns, lines] = [Math.round(width), Math.round(height)];
+  const density = new Float32Array(columns * lines);
+  for (let from = 0; from < count; from += LINES_AT_A_TIME) {
+    for (let k = 0; k + 1 < axes.length; k++) {
+      const left = Math.round(x(k)), right = Math.round(x(k + 1));
+      for (let n = from; n < Math.min(count, from + LINES_AT_A_TIME); n++) {
+        let at = y(axes[k], n);
+        const slope = (y(axes[k + 1], n) - at) / (right - left);
+        for (let column = left; column < right; column++, at += slope) density[Math.round(at) * columns + column] += 1;
+      }
+    }
+    await pause();
+    if (sweep.drawing !== drawing) return;
+  }
+  const most = Math.log1p(density.reduce((a, b) => Math.max(a, b), 0));
+  const canvas = element("canvas", { width: columns, height: lines });
+  const context = canvas.getContext("2d");
+  const image = context.createImageData(columns, lines);
+  const color = [1, 3, 5].map((i) => parseInt(OKABE.blue.slice(i, i + 2), 16));
+  for (let i = 0; i < density.length; i++) {
+    if (density[i] === 0) continue;
+    image.data.set([...color, 40 + 190 * (Math.log1p(density[i]) / most)], 4 * i);
+  }
+  context.putImageData(image, 0, 0);
+  picture.setAttribute("href", canvas.toDataURL("image/png"));
 }
 
 async function frontView(state, rows, front) {

@@ -11,7 +11,7 @@ async function loadTimeline(phase) {
   const given = phase.timeline;
   const columns = async (set, level) => {
     const found = { level, origin_s: set.origin_s, left_out: set.left_out };
-    for (const name of ["start_s", "end_s", "resource", "what", "cause", "row", "bytes"]) found[name] = await unpacked(set[name]);
+    for (const name of ["start_s", "end_s", "resource", "what", "cause", "row", "bytes", "busy_s"]) found[name] = await unpacked(set[name]);
     return found;
   };
   const tiles = {};
@@ -23,7 +23,7 @@ async function loadTimeline(phase) {
 async function timelineView(state) {
   const phase = state.phase_data;
   const loaded = await loadTimeline(phase);
-  $("timeline-see").textContent = `${phase.phase} of ${phase.model} on ${state.data.chips[state.chip].name}, ${state.data.engine} engine: where one row is full it sets the pace; hatched bars wait, and say for what. ` +
+  $("timeline-see").textContent = `${phase.phase} of ${phase.model} on ${state.data.chips[state.chip].name}, ${state.data.engine} engine: the fullest row sets the pace; a group is as high as its share of busy time; hatched bars wait, and say for what. ` +
     (Object.keys(loaded.tiles).length ? "Drag to zoom, double click for all." : "This engine has no schedule: each group's work begins with the group. Drag to zoom, double click for all.");
   zoomButtons(state, loaded);
   if (!state.window || state.window.phase !== phase.phase || state.window.case !== state.case) state.window = { phase: phase.phase, case: state.case, range: [0, phase.total_s] };
@@ -101,22 +101,17 @@ function drawTimeline(state) {
     margin: { l: 90, r: 16, t: 30, b: 44 },
     xaxis: { range: [from, to], title: { text: "time since the start of the step [s]" }, tickformat: "~s", ticksuffix: "s", hoverformat: ".7~s" },
     yaxis: { type: "category", categoryorder: "array", categoryarray: lanes.slice().reverse(), range: [-0.6, lanes.length - 0.4], fixedrange: true },
-    legend: { orientation: "h", y: -0.16, yanchor: "top", bgcolor: "rgba(0,0,0,0)" },
+    legend: { orientation: "h", y: -0.22, yanchor: "top", bgcolor: "rgba(0,0,0,0)" },
   }));
 }
 
-const laneOf = (phase, set, i) => {
-  const resource = phase.timeline.resources[set.resource[i]], what = phase.timeline.kinds[set.what[i]];
-  return what === "read" || what === "write" || what === "move" ? `${resource} ${what}` : resource;
-};
+const laneName = (resource, what) => (what === "compute" || what === "launch" ? resource : what === "stall" ? `${resource} waits` : `${resource} ${what}`);
+const laneOf = (phase, set, i) => laneName(phase.timeline.resources[set.resource[i]], phase.timeline.kinds[set.what[i]]);
 
 function lanesOf(phase, sets) {
   const found = new Set();
   for (const set of sets) for (let i = 0; i < set.resource.length; i++) found.add(set.resource[i] * 16 + set.what[i]);
-  const names = [...found].sort((a, b) => a - b).map((code) => {
-    const resource = phase.timeline.resources[code >> 4], what = phase.timeline.kinds[code & 15];
-    return what === "read" || what === "write" || what === "move" ? `${resource} ${what}` : resource;
-  });
+  const names = [...found].sort((a, b) => a - b).map((code) => laneName(phase.timeline.resources[code >> 4], phase.timeline.kinds[code & 15]));
   return [...new Set(names)];
 }
 
@@ -135,10 +130,11 @@ function visibleBars(phase, set, from, to, pixel_s) {
     if (last && thin && start - last.end < FINEST_PX * pixel_s && (last.end - last.start < 40 * pixel_s) && (last.row === set.row[i] || end - start < pixel_s)) {
       last.end = Math.max(last.end, end);
       last.bytes += set.bytes[i];
+      last.busy_s += set.busy_s[i];
       last.count += 1;
       continue;
     }
-    const bar = { lane, label, what, cause: what === "stall" ? causes[set.cause[i]] : null, level: set.level, start, end, row: set.row[i], bytes: set.bytes[i], count: 1 };
+    const bar = { lane, label, what, cause: what === "stall" ? causes[set.cause[i]] : null, level: set.level, start, end, row: set.row[i], bytes: set.bytes[i], busy_s: set.busy_s[i], count: 1 };
     if (last) done.push(last);
     open.set(key, bar);
   }
@@ -152,12 +148,12 @@ function barTrace(state, phase, { label, what, cause, level, list }, tiles, t) {
   return {
     type: "bar", orientation: "h", name: label, legendgroup: label,
     y: list.map((bar) => bar.lane), base: list.map((bar) => bar.start), x: list.map((bar) => bar.end - bar.start),
-    width: behind ? 0.86 : 0.6,
+    width: list.map((bar) => (behind ? 0.9 : 0.8) * Math.min(1, Math.max(0.12, level === "group" ? bar.busy_s / (bar.end - bar.start) : 0.8))),
     customdata: list.map((bar) => names[bar.row]),
     text: list.map((bar) => [
       `<b>${plain(names[bar.row])}</b>${bar.count > 1 ? ` and ${bar.count - 1} more` : ""}`,
       `${plain(bar.lane)}: ${label}, ${level === "group" ? "whole group" : "tile"}`,
-      `${seconds(bar.start, 6)} + ${seconds(bar.end - bar.start)}`, ...(bar.bytes ? [bytes(bar.bytes)] : []),
+      `${seconds(bar.start, 6)} + ${seconds(bar.end - bar.start)}, ${percent(Math.min(1, bar.busy_s / (bar.end - bar.start)), 0)} of it busy`, ...(bar.bytes ? [bytes(bar.bytes)] : []),
     ].join("<br>")),
     textposition: "none",
     hovertemplate: "%{text}<extra></extra>",
