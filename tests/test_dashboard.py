@@ -1,7 +1,8 @@
-"""Truth defended: the dashboard's page shows what was predicted, computes what Python computes, links its views and asks nothing of a network."""
+"""Truth defended: the page shows what was predicted, computes what Python computes, links its views and needs no network."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from sim.present.dashboard.recipe import positions, recipe
 from sim.present.folded import op_rows
 from tests.browser import WHY_NOT, browser_path, complaints, opened, requests
 from tests.chips import round_model
+from tests.test_cli import Run, rooftile  # noqa: F401
 from workloads.demand import Load, demand
 from workloads.scenario import Formats, Scenario
 from workloads.trace import trace
@@ -104,7 +106,7 @@ def test_every_op_is_a_member_of_one_row() -> None:
 def test_no_boxes_of_a_layer_overlap_and_every_edge_leads_down() -> None:
     drawing = layer_drawing(trace(load_model(MODEL), Scenario.prefill(Formats.of("bf16"), 1, 16)), "layers.1")
     boxes = sorted((node["at"][1], node["at"][0]) for node in drawing["nodes"])
-    for (y, x), (next_y, next_x) in zip(boxes, boxes[1:], strict=False):
+    for (y, x), (next_y, next_x) in itertools.pairwise(boxes):
         assert next_y > y or next_x - x >= drawing["box"]
     assert len(drawing["edges"]) > len(drawing["nodes"])
     for edge in drawing["edges"]:
@@ -150,6 +152,22 @@ def test_bad_input_is_told(tmp_path: Path) -> None:
         dashboard("lama", "edge-npu")
 
 
+@pytest.mark.parametrize("command", ["dashboard", "trace"])
+def test_the_command_writes_a_whole_file_or_none(rooftile: Run, command: str, tmp_path: Path) -> None:  # noqa: F811
+    asked = [command, MODEL, "--chip", "edge-npu", "--prompt", "16", "--engine", "roofline", "--out"]
+    said = rooftile(*asked, tmp_path / "made")
+    assert (said.code, said.err) == (0, "")
+    assert "made" in said.out
+    assert (tmp_path / "made").stat().st_size > 10_000
+    said = rooftile(*asked, tmp_path / "missing" / "made")
+    assert said.code == 2
+    assert said.err.count("\n") == 1
+    assert "cannot write" in said.err
+    said = rooftile(command, "lama", *asked[2:], tmp_path / "none")
+    assert (said.code, said.err.count("\n")) == (2, 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]
+
+
 def test_without_plotly_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page_module, "find_spec", lambda name: None)
     with pytest.raises(BadInput, match=r"rooftile\[plots\]"):
@@ -189,7 +207,7 @@ def browser(written: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 def traces(driver: Any, view: str) -> list[dict[str, Any]]:
     """What a figure shows."""
-    script = "return document.getElementById(arguments[0]).data.map((t) => ({...t, marker: t.marker, x: t.x && [...t.x], y: t.y && [...t.y]}))"
+    script = "return document.getElementById(arguments[0]).data.map((t) => ({...t, x: t.x && [...t.x], y: t.y && [...t.y]}))"
     found = driver.execute_script(script, view)
     assert isinstance(found, list)
     return found
@@ -317,12 +335,12 @@ def test_an_op_chosen_in_one_view_is_shown_in_the_others(browser: Any, place: st
     wait_a_frame(browser)
     for view in ("roofline", "timeline"):
         strong = {}
-        for trace in traces(browser, view):
-            if trace.get("customdata") and isinstance(trace["marker"].get("opacity"), list):
-                for op, opacity in zip(trace["customdata"], trace["marker"]["opacity"], strict=True):
+        for drawn in traces(browser, view):
+            if drawn.get("customdata") and isinstance(drawn["marker"].get("opacity"), list):
+                for op, opacity in zip(drawn["customdata"], drawn["marker"]["opacity"], strict=True):
                     strong.setdefault(op == name, []).append(opacity)
         assert max(strong[False]) < max(strong[True]), view
-    (widths,) = [t for t in traces(browser, "breakdown")[:1]]
+    widths = traces(browser, "breakdown")[0]
     chosen = widths["customdata"].index(name)
     assert widths["marker"]["line"]["width"][chosen] == max(widths["marker"]["line"]["width"])
     assert browser.execute_script("return [...document.querySelectorAll('#graph .chosen')].map((box) => box.dataset.op)") == [name]
@@ -355,7 +373,8 @@ def test_the_front_is_the_pareto_front(browser: Any, written: Path) -> None:
     expected = [tuple(costs[i]) for i in pareto_front(costs)]
     (front,) = [trace for trace in traces(browser, "front") if trace["name"] == "Pareto front"]
     assert list(zip(front["x"], front["y"], strict=True)) == expected
-    browser.execute_script("document.getElementById('front').emit('plotly_hover', {points: [{customdata: arguments[0]}]})", front["customdata"][0])
+    hover = "document.getElementById('front').emit('plotly_hover', {points: [{customdata: arguments[0]}]})"
+    browser.execute_script(hover, front["customdata"][0])
     shown = browser.execute_script("return document.getElementById('sweep-point').textContent")
     assert "matrix.rows" in shown
     assert "tokens_per_s" in shown

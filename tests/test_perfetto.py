@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import defaultdict
 from pathlib import Path
@@ -43,6 +44,7 @@ def tracks(events: list[dict[str, Any]]) -> dict[tuple[int, str], list[dict[str,
 
 def slices(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Slices with depth, path of names and duration; asserts that begins and ends pair up and times never go back."""
+    following = {id(event): after for event, after in itertools.pairwise(events)}  # a leaf is begun and ended at once
     stack: list[dict[str, Any]] = []
     found = []
     now = 0.0
@@ -54,11 +56,8 @@ def slices(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
         else:
             begun = stack.pop()
             path = [each["name"] for each in stack]
-            found.append({**begun, "end": event["ts"], "dur": event["ts"] - begun["ts"], "path": path, "leaf": True})
-            for each in found[:-1]:
-                if each["leaf"] and each["ts"] >= begun["ts"] and len(each["path"]) > len(path) and each["path"][len(path)] == begun["name"]:
-                    found[-1]["leaf"] = False
-                    break
+            found.append({**begun, "end": event["ts"], "dur": event["ts"] - begun["ts"], "path": path})
+            found[-1]["leaf"] = event is following[id(begun)]
     assert stack == []
     return found
 
@@ -82,7 +81,7 @@ def test_op_slices_partition_the_prediction(engine: str) -> None:
         leaves = sorted((each for each in own if each["leaf"]), key=lambda each: (each["ts"], each["end"]))
         assert sum(each["dur"] for each in leaves) == pytest.approx(1e6 * timeline.total_s, rel=1e-9, abs=1e-4)
         assert leaves[0]["ts"] == pytest.approx(begin, abs=1e-6)
-        for each, following in zip(leaves, leaves[1:], strict=False):
+        for each, following in itertools.pairwise(leaves):
             assert following["ts"] == pytest.approx(each["end"], abs=2e-6)
         begin += 1e6 * timeline.total_s
 
@@ -131,7 +130,7 @@ def test_counters_carry_all_bytes_and_end_at_nothing() -> None:
     assert len(by_name) == 2
     timeline = steps()[0].timeline(chip)
     samples = by_name["DRAM bandwidth [GB/s]"]
-    moved = sum(rate * 1e9 * (end - at) * 1e-6 for (at, rate), (end, _) in zip(samples, samples[1:], strict=False))
+    moved = sum(rate * 1e9 * (end - at) * 1e-6 for (at, rate), (end, _) in itertools.pairwise(samples))
     assert moved == pytest.approx(float(timeline.dram_bytes.sum()), rel=1e-6)
     assert all(values[-1][1] == 0 for values in by_name.values())
     occupancy = by_name["sram occupancy: intermediates [B]"]

@@ -35,7 +35,7 @@ def predict(
     sensitivity: Annotated[
         bool, typer.Option("--sensitivity", help="Add how latency answers to each number of the chip: what to buy, what is over-built.")
     ] = False,
-    form: Annotated[Literal["table", "json", "csv"], typer.Option("--format", help="How to print.")] = "table",
+    form: Annotated[Literal["table", "json", "csv", "md"], typer.Option("--format", help="How to print.")] = "table",
     out: flags.Out = None,
 ) -> None:
     """Predict how long prefill and decode take on a chip: per op, per layer and for lm_head, and what bounds each."""
@@ -45,7 +45,7 @@ def predict(
     from sim.present.output import emit, emit_tables
 
     if sensitivity and form == "csv":
-        raise BadInput(Problem("a CSV file has one row per op", "use --format table or json", path="--sensitivity"))
+        raise BadInput(Problem("a CSV file has one row per op", "use --format table, md or json", path="--sensitivity"))
     built = load_chip(chip)
     phases = [phase] if phase else PHASES
     steps = [Step(model, each, batch, prompt, context, weights, activations, kv, logits, not no_fuse, engine) for each in phases]
@@ -70,4 +70,4 @@ def predict(
             from sim.present.explore_tables import sensitivity_tables
 
             parts = [[*part, *sensitivity_tables(rows)] for part, rows in zip(parts, responses, strict=True)]
-        emit_tables([each for part in parts for each in part], out)
+        emit_tables([each for part in parts for each in part], out, form)
