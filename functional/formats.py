@@ -1,8 +1,23 @@
-"""Number formats: their names and how many bits an element takes in memory."""
+"""Number formats: their names, how many bits an element takes in memory, and the scales that come with it.
+
+What users write is `ELEMENT` or, for weights, `ELEMENT:gN`: bf16, fp16, fp32, fp8, int8, int4, int8:g32 ... int4:g128. A tensor's format
+says besides how its scales lie in memory, since that is what it costs:
+
+| format | scales | zero points | source |
+|---|---|---|---|
+| `int4:g128` | one fp16 per row and group of 128 along the last axis | one of the element's width per group | GPTQ, AWQ |
+| `int8:channel` | one fp32 per row (output channel, word of the vocabulary) | none | Jacob et al., arXiv 1712.05877 |
+| `fp8:tensor` | one fp32 | none | Micikevicius et al., arXiv 2209.05433 |
+| `int8`, `fp8` | none in memory: one static number per tensor, which the unit that uses it holds | none | the same |
+
+GPTQ: Frantar et al., arXiv 2210.17323. AWQ: Lin et al., arXiv 2306.00978. A last group may be shorter and has a scale of its own.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import re
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 from functional.errors import Problem, UnknownName, did_you_mean
 
@@ -15,23 +30,74 @@ BITS = {"fp32": 32, "bf16": 16, "fp16": 16, "fp8": 8, "int8": 8, "int4": 4, "int
 TENSOR_FORMATS = ("bf16", "fp16", "fp32", "fp8", "int8", "int4")
 """What weights, activations and the KV cache may be stored in."""
 
+WEIGHT_FORMATS = (*TENSOR_FORMATS, *(f"{element}:g{size}" for element in ("int8", "int4") for size in (32, 64, 128)))
+"""What weights may be stored in: group-wise formats too."""
+
+LARGEST = {"int8": 127, "int4": 7, "fp8": 448}
+"""Largest magnitude of a symmetric code of each scaled format; int8 and int4 leave out -128 and -8."""
+
+GROUP_SCALE_BITS = BITS["fp16"]
+SCALE_BITS = BITS["fp32"]
+
 _INTEGERS = frozenset({"int8", "int4", "int32"})
+_SCALES = {"fp8": "tensor", "int8": "channel", "int4": "channel"}
+
+
+def element_of(number_format: str) -> str:
+    """The format of one element: `int4` of `int4:g128`."""
+    return number_format.partition(":")[0]
+
+
+@lru_cache(maxsize=64)
+def group_of(number_format: str) -> int | None:
+    """Elements along the last axis that share a scale and a zero point; None where the format has no groups."""
+    found = re.fullmatch(r"\w+:g(\d+)", number_format)
+    return int(found[1]) if found else None
 
 
 def bits_of(number_format: str) -> int:
-    """Bits of one element in memory."""
-    return BITS[number_format]
+    """Bits of one element in memory, without what belongs to its scale."""
+    return BITS[element_of(number_format)]
 
 
 def is_integer(number_format: str) -> bool:
     """True for formats whose products and sums are exact integers."""
-    return number_format in _INTEGERS
+    return element_of(number_format) in _INTEGERS
 
 
-def check_format(number_format: str, path: str = "format") -> str:
-    """Return the name, or raise `UnknownName` with the cure."""
-    if number_format not in TENSOR_FORMATS:
-        raise UnknownName(Problem(f"unknown number format '{number_format}'", did_you_mean(number_format, TENSOR_FORMATS), path=path))
+def wider(a: str, b: str) -> str:
+    """The format in which elements of two formats are multiplied: the wider one; floats before integers."""
+    return max((element_of(a), element_of(b)), key=lambda name: (not is_integer(name), BITS[name]))
+
+
+def weight_format(number_format: str) -> str:
+    """How a weight matrix lies in memory if users ask for this format."""
+    scales = _SCALES.get(number_format)
+    return f"{number_format}:{scales}" if scales else number_format
+
+
+def scales_bytes(number_format: str, rows: Any, columns: Any) -> Any:
+    """Bytes of scales and zero points of a matrix [rows, columns], integers or arrays; zero points are packed."""
+    group = group_of(number_format)
+    if group is not None:
+        groups = rows * -(-columns // group)
+        return groups * (GROUP_SCALE_BITS // 8) + (groups * bits_of(number_format) + 7) // 8
+    match number_format.partition(":")[2]:
+        case "channel":
+            return rows * (SCALE_BITS // 8)
+        case "tensor":
+            return SCALE_BITS // 8
+    return 0
+
+
+def check_format(number_format: str, path: str = "format", known: tuple[str, ...] = TENSOR_FORMATS) -> str:
+    """Return the name, or raise `UnknownName` with the cure; `known` is what may be said in this place."""
+    if number_format not in known:
+        if number_format in WEIGHT_FORMATS:
+            problem = Problem(f"'{number_format}' is a format of weights", f"known here: {', '.join(known)}", path=path)
+        else:
+            problem = Problem(f"unknown number format '{number_format}'", did_you_mean(number_format, known), path=path)
+        raise UnknownName(problem)
     return number_format
 
 
@@ -39,4 +105,4 @@ def torch_dtype(number_format: str) -> torch.dtype:
     """The PyTorch type of a floating-point format."""
     import torch
 
-    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[number_format]
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.float8_e4m3fn}[number_format]

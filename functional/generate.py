@@ -17,10 +17,10 @@ from functional.checkpoint import Checkpoint
 from functional.config import ModelConfig
 from functional.errors import Problem, ScenarioError
 from functional.interpreters import Torch
-from functional.llama import KVCache, Weights, forward
+from functional.llama import Head, KVCache, Weights, forward
 from functional.memory import available_bytes, check_memory, memory_need
 from functional.ops import Op
-from functional.sampling import Sampling, next_tokens
+from functional.sampling import Sampling, sample
 from functional.tokenizer import TextStream, Tokenizer, check_vocabulary, load_tokenizer, stop_ids
 from functional.weights import new_cache
 
@@ -88,11 +88,12 @@ def generate(
     stop: Collection[int] = (),
     copies: int = 1,
     chunk: int | None = None,
+    interpreter: Torch | None = None,
 ) -> Iterator[Step]:
     """The next token of each prompt (all of them `copies` times), step by step; a sequence ends with a token of `stop`, then it is None.
 
-    Prompts are taken in `chunk` tokens at a time (None: as many as keep the scores small). All is checked before this returns; raises
-    `ScenarioError`.
+    Prompts are taken in `chunk` tokens at a time (None: as many as keep the scores small). `interpreter` computes model and sampling, to
+    watch them; it takes prompts of one length. All is checked before this returns; raises `ScenarioError`.
     """
     _check(config, prompts, max_new_tokens, copies)
     batch, longest = copies * len(prompts), max(map(len, prompts))
@@ -100,7 +101,7 @@ def generate(
     tokens = longest + max_new_tokens - 1
     if weights.embed_tokens.device.type == "cpu":
         check_memory(memory_need(config, weights, batch, tokens, min(chunk, longest)), available_bytes())
-    return _steps(config, weights, [*prompts] * copies, tokens, sampling, frozenset(stop), chunk)
+    return _steps(config, weights, [*prompts] * copies, tokens, sampling, frozenset(stop), chunk, interpreter or Torch())
 
 
 def _check(config: ModelConfig, prompts: Sequence[Sequence[int]], max_new_tokens: int, copies: int) -> None:
@@ -134,6 +135,7 @@ def _steps(
     sampling: Sampling,
     stop: frozenset[int],
     chunk: int,
+    interpreter: Torch,
 ) -> Iterator[Step]:
     table = weights.embed_tokens
     generator = torch.Generator(table.device).manual_seed(sampling.seed)
@@ -143,25 +145,30 @@ def _steps(
     ids = torch.tensor([[0] * pad + list(prompt) for pad, prompt in zip(padding, prompts, strict=True)], device=table.device)
 
     ended = [False] * len(prompts)
+
+    def logits_of(ids: Tensor, position: int, wanted: Head = "last") -> Tensor:
+        f = LeftPadded(padding, position + ids.shape[1]) if any(padding) else interpreter
+        return _forward(config, weights, ids, cache, position, f, wanted)
+
     for first, last in pairwise([*range(0, longest, chunk), longest]):
-        logits = _forward(config, weights, ids[:, first:last], cache, first, padding)
+        logits = logits_of(ids[:, first:last], first, "last" if last == longest else "none")
     for position in range(longest, tokens + 1):
-        ids = next_tokens(logits[:, 0], sampling, generator)
-        yield tuple(None if done else token for done, token in zip(ended, ids.tolist(), strict=True))
-        ended = [done or token in stop for done, token in zip(ended, ids.tolist(), strict=True)]
+        with torch.inference_mode():
+            ids = sample(interpreter, logits, sampling, generator)
+        chosen = ids[:, 0].tolist()
+        yield tuple(None if done else token for done, token in zip(ended, chosen, strict=True))
+        ended = [done or token in stop for done, token in zip(ended, chosen, strict=True)]
         if all(ended) or position == tokens:
             return
-        logits = _forward(config, weights, ids[:, None], cache, position, padding)
+        logits = logits_of(ids, position)
 
 
 @torch.inference_mode()
 def _forward(
-    config: ModelConfig, weights: Weights[Tensor], ids: Tensor, cache: KVCache[Tensor], position: int, padding: list[int]
+    config: ModelConfig, weights: Weights[Tensor], ids: Tensor, cache: KVCache[Tensor], position: int, f: Torch, logits: Head
 ) -> Tensor:
-    """Logits [B, 1, V] of the last of the tokens ids[B, T]."""
-    length = ids.shape[1]
-    interpreter = LeftPadded(padding, position + length) if any(padding) else Torch()
-    return forward(interpreter, config, weights, ids, cache, position, length)
+    """Logits [B, 1, V] of the last of the tokens ids[B, T]; with logits="none" they only enter the cache."""
+    return forward(f, config, weights, ids, cache, position, ids.shape[1], logits)
 
 
 class LeftPadded(Torch):

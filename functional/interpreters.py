@@ -18,7 +18,7 @@ from functional.spec import Dim
 from functional.work import Mask
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Generator, Tensor
 
 T = TypeVar("T")
 
@@ -91,6 +91,33 @@ class Interpreter(ABC, Generic[T]):
 
     def add(self, name: str, a: T, b: T) -> T:
         return self._op("Add", name, a, b)
+
+    def arg_max(self, name: str, x: T) -> T:
+        return self._op("ArgMax", name, x)
+
+    def scale(self, name: str, x: T, divisor: float) -> T:
+        return self._op("Scale", name, x, divisor=divisor)
+
+    def top_k(self, name: str, x: T, k: int) -> T:
+        return self._op("TopK", name, x, k=k)
+
+    def arg_sort(self, name: str, x: T) -> T:
+        return self._op("ArgSort", name, x)
+
+    def gather(self, name: str, x: T, order: T) -> T:
+        return self._op("Gather", name, x, order)
+
+    def softmax(self, name: str, x: T) -> T:
+        return self._op("Softmax", name, x)
+
+    def cumulative_sum(self, name: str, x: T) -> T:
+        return self._op("CumulativeSum", name, x)
+
+    def nucleus(self, name: str, x: T, order: T, cumulative: T, top_p: float) -> T:
+        return self._op("Nucleus", name, x, order, cumulative, top_p=top_p)
+
+    def draw(self, name: str, probabilities: T, generator: Generator | None) -> T:
+        return self._op("Draw", name, probabilities, generator=generator)
 
     def split_heads(self, x: T, heads: int) -> T:
         return self.view(ops.SPLIT_HEADS, x, heads=heads)

@@ -21,6 +21,8 @@ from functional.work import Mask
 
 T = TypeVar("T")
 Logits: TypeAlias = Literal["last", "all"]
+Head: TypeAlias = Literal["last", "all", "none"]
+"""Tokens for which lm_head runs; none of them where a prompt goes on in another chunk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +128,12 @@ def forward(
     cache: KVCache[T],
     position: Dim,
     length: Dim,
-    logits: Logits = "last",
+    logits: Head = "last",
     activations: str | None = None,
 ) -> T:
     """Logits of `length` new tokens ids[B, T] that follow `position` tokens in the cache: [B, 1, V], or [B, T, V] with logits="all".
 
+    With logits="none" the tokens only enter the cache, and what the last layer leaves is returned: [B, T, D].
     `activations` is the number format between ops; None: that of the embedding table.
     """
     # Keys older than the window are never looked at again: attention reads the cache from the first one that some query still sees.
@@ -143,6 +146,8 @@ def forward(
     for i, layer in enumerate(weights.layers):
         with f.scope(f"layers.{i}"):
             x = decoder_layer(f, config, layer, x, table, cache.keys[i], cache.values[i], position, first, mask)
+    if logits == "none":
+        return x
     if logits == "last":
         x = f.last_token(x)  # [B, 1, D]
     x = f.rms_norm("norm", x, weights.norm, config.rms_norm_eps)

@@ -17,9 +17,14 @@ def prefill(config: ModelConfig, weights: Weights[Tensor], ids: Tensor, cache: K
     return _run(config, weights, ids, cache, 0, logits)
 
 
-def decode(config: ModelConfig, weights: Weights[Tensor], ids: Tensor, cache: KVCache[Tensor], position: int) -> Tensor:
-    """Logits [B, 1, V] after the new tokens ids[B, T] (T = 1: one step), with `position` tokens in the cache before them."""
-    return _run(config, weights, ids, cache, position, "last")
+def decode(
+    config: ModelConfig, weights: Weights[Tensor], ids: Tensor, cache: KVCache[Tensor], position: int, logits: Logits = "last"
+) -> Tensor:
+    """Logits after the new tokens ids[B, T], with `position` tokens in the cache before them: [B, 1, V], or [B, T, V] with logits="all".
+
+    T = 1 is one step; a chunk of a prompt, or what a draft proposes, are several.
+    """
+    return _run(config, weights, ids, cache, position, logits)
 
 
 @torch.no_grad()

@@ -268,6 +268,11 @@ def _sees_all(scores: Tensor, mask: Mask) -> bool:
     return int(mask.offset) >= keys - 1 and (mask.window is None or mask.window >= int(mask.offset) + queries)
 
 
+def hide(scores: Tensor, mask: Mask) -> Tensor:
+    """Scores [B, H, T, S] with -inf where a query must not see a key."""
+    return scores if _sees_all(scores, mask) else scores.masked_fill(_hidden(scores, mask), float("-inf"))
+
+
 @_register
 class MatMul:
     """Attention's products, each key/value head read once for all query heads that share it.
@@ -281,8 +286,7 @@ class MatMul:
         grouped = _grouped(a, b.shape[1])
         if mask_axis == "k":
             return (grouped @ b).reshape(*a.shape[:3], b.shape[3])
-        scores = (grouped @ b.transpose(-1, -2)).reshape(*a.shape[:3], b.shape[2])
-        return scores if _sees_all(scores, mask) else scores.masked_fill(_hidden(scores, mask), float("-inf"))
+        return hide((grouped @ b.transpose(-1, -2)).reshape(*a.shape[:3], b.shape[2]), mask)
 
     @staticmethod
     def shape(a: TensorSpec, b: TensorSpec, *, mask: Mask, mask_axis: str) -> TensorSpec:
@@ -440,6 +444,241 @@ class Add:
     @staticmethod
     def example(rng: random.Random) -> Example:
         return _pair(rng)
+
+
+# Sampling: from logits [..., V] to a token, in fp32. Rows are the last axis. -------------------------------------------------------------
+
+SAMPLING_KINDS = ("ArgMax", "Scale", "TopK", "ArgSort", "Gather", "Softmax", "CumulativeSum", "Nucleus", "Draw")
+"""Kinds that only `functional.sampling` uses."""
+
+
+def _compares_to_sort(length: int) -> int:
+    """Compares that sort so many elements at most, with the fewest passes: each of ceil(log2 n) merges touches each element once.
+
+    Source: Knuth, The Art of Computer Programming 3, sec. 5.2.4. A bitonic network takes (log2 n + 1) / 4 times as many.
+    """
+    return length * (length - 1).bit_length()
+
+
+def _vocabulary(rng: random.Random, *rows: str, attrs: Mapping[str, Any] | None = None) -> Example:
+    """Tensors [B, 1, V] of these formats."""
+    shape = rng.randint(1, 3), 1, rng.randint(8, 16)
+    return Example(tuple(TensorSpec(shape, each) for each in rows), attrs or {})
+
+
+@_register
+class ArgMax:
+    """Index of the largest of each row x[..., V]: [...]."""
+
+    @staticmethod
+    def compute(x: Tensor) -> Tensor:
+        return x.float().argmax(-1).int()
+
+    @staticmethod
+    def shape(x: TensorSpec) -> TensorSpec:
+        return TensorSpec(x.shape[:-1], "int32")
+
+    @staticmethod
+    def work(x: TensorSpec) -> Work:
+        return Vector(x.elements, _counts(add=x.elements, convert=_converted(x)), reduced=x.shape[-1])
+
+    @staticmethod
+    def example(rng: random.Random) -> Example:
+        return _vocabulary(rng, "bf16")
+
+
+@_register
+class Scale:
+    """x / `divisor` in fp32: logits at a temperature."""
+
+    @staticmethod
+    def compute(x: Tensor, *, divisor: float) -> Tensor:
+        return x.float() / divisor
+
+    @staticmethod
+    def shape(x: TensorSpec, *, divisor: float) -> TensorSpec:
+        return TensorSpec(x.shape, "fp32")
+
+    @staticmethod
+    def work(x: TensorSpec, *, divisor: float) -> Work:
+        return Vector(x.elements, _counts(mul=x.elements, convert=_converted(x)))
+
+    @staticmethod
+    def example(rng: random.Random) -> Example:
+        return _vocabulary(rng, "bf16", attrs={"divisor": 0.8})
+
+
+@_register
+class TopK:
+    """x[..., V] with -inf for what is below the k-th largest of its row.
+
+    Each element may sink into a heap of the k largest, ceil(log2(k + 1)) compares, and is then compared with the smallest of these.
+    Source: Knuth, The Art of Computer Programming 3, sec. 5.2.3.
+    """
+
+    @staticmethod
+    def compute(x: Tensor, *, k: int) -> Tensor:
+        kept = x.topk(min(k, x.shape[-1])).values
+        return x.masked_fill(x < kept[..., -1:], float("-inf"))
+
+    @staticmethod
+    def shape(x: TensorSpec, *, k: int) -> TensorSpec:
+        return x
+
+    @staticmethod
+    def work(x: TensorSpec, *, k: int) -> Work:
+        kept = min(k, int(x.shape[-1]))
+        return Vector(x.elements, _counts(add=x.elements * (kept.bit_length() + 1)), reduced=x.shape[-1])
+
+    @staticmethod
+    def example(rng: random.Random) -> Example:
+        return _vocabulary(rng, "fp32", attrs={"k": rng.randint(1, 20)})
+
+
+@_register
+class ArgSort:
+    """The order that sorts each row x[..., V], smallest first: indices [..., V]."""
+
+    @staticmethod
+    def compute(x: Tensor) -> Tensor:
+        return x.sort(-1).indices.int()
+
+    @staticmethod
+    def shape(x: TensorSpec) -> TensorSpec:
+        return TensorSpec(x.shape, "int32")
+
+    @staticmethod
+    def work(x: TensorSpec) -> Work:
+        return Vector(x.elements, _counts(add=_rows(x) * _compares_to_sort(int(x.shape[-1]))), reduced=x.shape[-1], live_tensors=3)
+
+    @staticmethod
+    def example(rng: random.Random) -> Example:
+        return _vocabulary(rng, "fp32")
+
+
+@_register
+class Gather:
+    """Elements of each row x[..., V] in an order [..., V]."""
+
+    @staticmethod
+    def compute(x: Tensor, order: Tensor) -> Tensor:
+        return x.gather(-1, order.long())
+
+    @staticmethod
+    def shape(x: TensorSpec, order: TensorSpec) -> TensorSpec:
+        return TensorSpec(order.shape, x.format)
+
+    @staticmethod
+    def work(x: TensorSpec, order: TensorSpec) -> Work:
+        return Move(TensorSpec(order.shape, x.format).size_bytes)
+
+    @staticmethod
+    def example(rng: random.Random) -> Example:
+        return _vocabulary(rng, "fp32", "int32")
+
+
+@_register
+class Softmax:
+    """exp(x - max) / sum of each whole row x[..., V].
+
+    One op, where attention's three are cut and masked: it rounds as PyTorch's own, so that what is drawn is what others draw.
+    """
+
+    @staticmethod
+    def compute(x: Tensor) -> Tensor:
+        return x.softmax(-1)
+
+    @staticmethod
+    def shape(x: TensorSpec) -> TensorSpec:
+        return x
+
+    @staticmethod
+    def work(x: TensorSpec) -> Work:
+        counts = _counts(add=3 * x.elements, exp=x.elements, mul=x.elements, rsqrt=_rows(x))
+        return Vector(x.elements, counts, reduced=x.shape[-1])
+
+    @staticmethod
+    def example(rng: random.Random) -> Example:
+        return _vocabulary(rng, "fp32")
+
+
+@_register
+class CumulativeSum:
+    """Sums of each row x[..., V] up to and with every element."""
+
+    @staticmethod
+    def compute(x: Tensor) -> Tensor:
+        return x.cumsum(-1)
+
+    @staticmethod
+    def shape(x: TensorSpec) -> TensorSpec:
+        return x
+
+    @staticmethod
+    def work(x: TensorSpec) -> Work:
+        return Vector(x.elements, _counts(add=x.elements), reduced=x.shape[-1])
+
+    @staticmethod
+    def example(rng: random.Random) -> Example:
+        return _vocabulary(rng, "fp32")
+
+
+@_register
+class Nucleus:
+    """x[..., V] with -inf for the least likely that together have at most 1 - `top_p`; never for the most likely one.
+
+    `order` [..., V] sorts x, smallest first, and `cumulative` [..., V] are the probabilities summed in that order. Source: Holtzman et
+    al., arXiv 1904.09751, sec. 3.1.
+    """
+
+    @staticmethod
+    def compute(x: Tensor, order: Tensor, cumulative: Tensor, *, top_p: float) -> Tensor:
+        outside = cumulative <= 1 - top_p
+        outside[..., -1] = False
+        return x.masked_fill(outside.scatter(-1, order.long(), outside), float("-inf"))
+
+    @staticmethod
+    def shape(x: TensorSpec, order: TensorSpec, cumulative: TensorSpec, *, top_p: float) -> TensorSpec:
+        return x
+
+    @staticmethod
+    def work(x: TensorSpec, order: TensorSpec, cumulative: TensorSpec, *, top_p: float) -> Work:
+        return Vector(x.elements, _counts(add=x.elements), live_tensors=4)
+
+    @staticmethod
+    def example(rng: random.Random) -> Example:
+        return _vocabulary(rng, "fp32", "int32", "fp32", attrs={"top_p": 0.9})
+
+
+@_register
+class Draw:
+    """An index of each row of probabilities [..., V], drawn in proportion to them: [...].
+
+    The first to arrive of exponential variates -log(u) divided by the probabilities, which is what `torch.multinomial` does for one
+    sample. Uniform random numbers cost nothing here; None for `generator` is PyTorch's own. Source: Devroye, Non-Uniform Random Variate
+    Generation (1986), sec. III.3.
+    """
+
+    @staticmethod
+    def compute(probabilities: Tensor, *, generator: Any) -> Tensor:
+        import torch
+
+        arrivals = torch.empty_like(probabilities).exponential_(1.0, generator=generator)
+        return (probabilities / arrivals).argmax(-1).int()
+
+    @staticmethod
+    def shape(probabilities: TensorSpec, *, generator: Any) -> TensorSpec:
+        return TensorSpec(probabilities.shape[:-1], "int32")
+
+    @staticmethod
+    def work(probabilities: TensorSpec, *, generator: Any) -> Work:
+        elements = probabilities.elements
+        counts = _counts(exp=elements, mul=2 * elements, rsqrt=elements, add=elements)
+        return Vector(elements, counts, reduced=probabilities.shape[-1])
+
+    @staticmethod
+    def example(rng: random.Random) -> Example:
+        return _vocabulary(rng, "fp32", attrs={"generator": None})
 
 
 @dataclass(frozen=True, slots=True, eq=False)

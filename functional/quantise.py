@@ -1,10 +1,9 @@
-"""int8: how values become integers, and what every op of the table gives on them.
+"""Scaled number formats: what every op of the table gives on codes, and how a model gets into them.
 
-A real value is `scale` x an integer in -127 ... 127 (symmetric, no zero point). A weight matrix has one scale per row, which is an output
-channel of a Linear and a word of an embedding table; a norm's weight has one scale. Every tensor between ops has one static scale, from
-a seeded run in fp32 (`calibrate`). The code -128 is never a value: it marks a masked score.
+A real value is `scale` x a code (`functional.qtensor`). Weight matrices have the scales of their format; a norm's weight has one scale, as
+every tensor between ops and every side of the KV cache has: static, from a seeded run in fp32 (`calibrate`).
 
-What an op gives on integers is defined here once, exactly, and is what any tiled execution must give:
+What an op gives on int8 is defined here once, exactly, and is what any tiled execution must give:
 
 | op | output |
 |---|---|
@@ -19,11 +18,15 @@ What an op gives on integers is defined here once, exactly, and is what any tile
 
 To requantise is to multiply by 1 / scale, round half to even and clamp to +-127. Source of the scheme: Jacob et al., "Quantization and
 Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference", CVPR 2018, arXiv 1712.05877 (with the zero points at 0).
+
+In mixed formats (`golden`) the operands of a product are brought to the wider of their formats first: with int4 weights and bf16
+activations the weights are dequantised to bf16. What is written into a KV cache is quantised there, and dequantised where it is read. With
+float activations all other ops are those of the op table; with fp8 ones they are computed in fp32 on dequantised inputs and requantised.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -31,96 +34,26 @@ import torch
 from torch import Tensor
 
 from functional.config import ModelConfig
+from functional.formats import LARGEST as LARGEST_CODES
+from functional.formats import is_integer, torch_dtype
 from functional.interpreters import Interpreter
-from functional.llama import KVCache, LayerWeights, Logits, Weights, forward
+from functional.llama import Head, KVCache, LayerWeights, Weights, forward
 from functional.ops import Op, View
-
-LARGEST = 127
-MASKED = -128
-"""The code of a score that must not be seen: below every value, so that a maximum never meets it."""
-
-EXACT_IN_FP32 = 2**24 // (LARGEST + 1) ** 2
-"""Products of two int8 values whose sum fp32 still holds exactly, in any order of addition."""
-
-LARGEST_SUM = 2**29
-"""Sums below this, times a 24-bit multiplier, float64 still holds exactly; 33,286 products of two int8 values cannot exceed it."""
+from functional.qtensor import (
+    MASKED,
+    QTensor,
+    common_format,
+    integer_product,
+    multiplier,
+    quantise,
+    quantise_weight,
+    requantise,
+    requantise_sums,
+    scale_of,
+)
 
 A = TypeVar("A")
 B = TypeVar("B")
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class QTensor:
-    """int8 values and their scale: fp32, a scalar or one per row; None where the values stand for themselves (ids, angles)."""
-
-    values: Tensor
-    scale: Tensor | None
-
-    def real(self) -> Tensor:
-        """The values that the integers stand for, in fp32; a masked score is -inf."""
-        if self.scale is None:
-            return self.values
-        scale = self.scale[:, None] if self.scale.ndim else self.scale
-        return (self.values.float() * scale).masked_fill(self.values == MASKED, float("-inf"))
-
-
-def scale_of(amax: Tensor) -> Tensor:
-    """The fp32 scale that brings magnitudes up to `amax` to 127; 1 where there is nothing but zeros."""
-    return torch.where(amax > 0, amax.float() / LARGEST, torch.ones_like(amax, dtype=torch.float32))
-
-
-def requantise(real: Tensor, scale: Tensor) -> Tensor:
-    """fp32 values as int8 of that scale: times 1 / scale, half to even, clamped."""
-    return (real.float() * scale.reciprocal()).round().clamp(-LARGEST, LARGEST).to(torch.int8)
-
-
-def multiplier(a: Tensor, b: Tensor, output: Tensor) -> Tensor:
-    """fp32 factor from int32 sums to the output's integers: scale of a x scale of b / scale of the output, a scalar or one per column."""
-    return (a.double() * b.double() / output.double()).float()
-
-
-def requantise_sums(sums: Tensor, factor: Tensor) -> Tensor:
-    """Integer sums [..., N] times a factor (scalar or [N]) as int8: exact in float64, then one rounding, half to even.
-
-    Raises ValueError for a sum of `LARGEST_SUM` or more, whose product would be rounded twice.
-    """
-    if sums.numel() and sums.abs().amax() >= LARGEST_SUM:
-        raise ValueError(f"an integer sum of {int(sums.abs().amax())} cannot be requantised exactly; the largest is {LARGEST_SUM - 1}")
-    return (sums.double() * factor.double()).round().clamp(-LARGEST, LARGEST).to(torch.int8)
-
-
-def integer_product(a: Tensor, b: Tensor) -> Tensor:
-    """int8 a[..., M, K] times int8 b[..., K, N], exactly, in int32.
-
-    fp32 products of pieces of K that are so short that no partial sum needs more than 24 bits: exact in any order, and fast everywhere.
-    """
-    depth = a.shape[-1]
-    sums: Tensor | None = None
-    for start in range(0, depth, EXACT_IN_FP32):
-        piece = slice(start, start + EXACT_IN_FP32)
-        product = (widened(a[..., piece]) @ widened(b[..., piece, :])).to(torch.int32)
-        sums = product if sums is None else sums.add_(product)
-    assert sums is not None
-    return sums
-
-
-def widened(tensor: Tensor) -> Tensor:
-    """fp32 values, packed row by row: several times faster than keeping the strides of a transposed slice."""
-    return tensor.to(torch.float32, memory_format=torch.contiguous_format)
-
-
-def quantise(real: Tensor, scale: Tensor) -> QTensor:
-    """A tensor as int8 of one scale."""
-    return QTensor(requantise(real, scale), scale)
-
-
-def quantise_weight(weight: Tensor) -> QTensor:
-    """A matrix with one scale per row, or a vector with one scale."""
-    if weight.ndim == 1:
-        return quantise(weight, scale_of(weight.abs().amax()))
-    scale = scale_of(weight.abs().amax(1))
-    return QTensor(requantise(weight, scale[:, None]), scale)
-
 
 def map_weights(weights: Weights[A], change: Callable[[A], B], angles: Callable[[A], B]) -> Weights[B]:
     """Every weight changed, tied ones staying one object; `angles` changes the inverse frequencies."""
@@ -132,16 +65,25 @@ def map_weights(weights: Weights[A], change: Callable[[A], B], angles: Callable[
     return Weights(embed_tokens, layers, change(weights.norm), lm_head, angles(weights.inverse_frequencies))
 
 
-def quantise_weights(weights: Weights[Tensor]) -> Weights[QTensor]:
-    """All weights in int8; the inverse frequencies stay in fp32."""
-    return map_weights(weights, quantise_weight, lambda tensor: QTensor(tensor, None))
+def quantise_weights(weights: Weights[Tensor], number_format: str = "int8", activations: str = "int8") -> Weights[QTensor]:
+    """Matrices in a format of weights, norms in that of the activations; the inverse frequencies stay in fp32."""
+
+    def change(weight: Tensor) -> QTensor:
+        return quantise_weight(weight, number_format if weight.ndim > 1 else activations)
+
+    return map_weights(weights, change, lambda tensor: QTensor(tensor, None))
 
 
-def quantise_cache(cache: KVCache[Tensor], scales: dict[str, Tensor]) -> KVCache[QTensor]:
-    """A KV cache in int8, in the scales that `calibrate` found for it."""
+def quantise_cache(cache: KVCache[Tensor], scales: Mapping[str, Tensor], number_format: str = "int8") -> KVCache[QTensor]:
+    """A KV cache in a format, if it is a scaled one in the scales that `calibrate` found for it."""
+
+    def change(name: str, tensor: Tensor) -> QTensor:
+        if number_format not in LARGEST_CODES:
+            return QTensor(tensor.to(torch_dtype(number_format), copy=True), None)
+        return quantise(tensor, scales[name], number_format)
 
     def side(name: str, tensors: tuple[Tensor, ...]) -> tuple[QTensor, ...]:
-        return tuple(quantise(tensor, scales[f"layers.{i}.self_attn.{name}"]) for i, tensor in enumerate(tensors))
+        return tuple(change(f"layers.{i}.self_attn.{name}", tensor) for i, tensor in enumerate(tensors))
 
     return KVCache(side("k_cache", cache.keys), side("v_cache", cache.values))
 
@@ -163,12 +105,14 @@ class _Calibrate(Interpreter[_Named]):
     def __init__(self) -> None:
         super().__init__()
         self.amax: dict[str, Tensor] = {}
+        self.caches: set[str] = set()
 
     def apply(self, op: Op, name: str, inputs: tuple[_Named, ...], **attrs: Any) -> _Named:
         output = op.compute(*(each.tensor for each in inputs), **attrs)
         amax = torch.where(output.isinf(), 0.0, output).abs().amax()
         if op.kind == "MemCopy":
             self.amax[inputs[1].maker] = amax
+            self.caches.add(name)
         self.amax[name] = self.amax[inputs[0].maker] if op.kind == "ReduceMax" else amax
         return _Named(output, name)
 
@@ -178,9 +122,16 @@ class _Calibrate(Interpreter[_Named]):
 
 @torch.no_grad()
 def calibrate(
-    config: ModelConfig, weights: Weights[Tensor], ids: Tensor, cache: KVCache[Tensor], position: int, logits: Logits = "last"
+    config: ModelConfig,
+    weights: Weights[Tensor],
+    ids: Tensor,
+    cache: KVCache[Tensor],
+    position: int,
+    logits: Head = "last",
+    activations: str = "int8",
+    kv: str = "int8",
 ) -> dict[str, Tensor]:
-    """Scale of every op's output, by the op's name, from one run in fp32; the cache is left as it was.
+    """Scale of every op's output that is in a scaled format, by the op's name, from one run in fp32; the cache is left as it was.
 
     Deterministic: ids and weights are the caller's, and seeded there.
     """
@@ -188,7 +139,56 @@ def calibrate(
     named = map_weights(weights, lambda tensor: _Named(tensor, ""), lambda tensor: _Named(tensor, ""))
     copies = KVCache(*(tuple(_Named(each.clone(), "") for each in side) for side in (cache.keys, cache.values)))
     forward(f, config, named, _Named(ids, ""), copies, position, ids.shape[1], logits)
-    return {name: scale_of(amax) for name, amax in f.amax.items()}
+    formats = {name: kv if name in f.caches else activations for name in f.amax}
+    return {name: scale_of(amax, formats[name]) for name, amax in f.amax.items() if formats[name] in LARGEST_CODES}
+
+
+# What each op gives in any formats -------------------------------------------------------------------------------------------------------
+
+
+def golden(op: Op, inputs: tuple[QTensor, ...], attrs: dict[str, Any], activations: str, scale: Tensor | None) -> QTensor:
+    """The golden output of one op, with activations in that format; `scale` is that of its output if its format is a scaled one."""
+    match op.kind:
+        case "Linear" | "MatMul":
+            return _product(op, inputs, attrs, activations, scale)
+        case "Embedding":
+            ids, table = inputs
+            return _in_format(table.rows(ids.values), activations, scale)
+        case "MemCopy":
+            cache, new = inputs
+            if new.format != cache.format:
+                new = _in_format(new.real(), cache.format, cache.scale)
+            return _mem_copy(op, (cache, new), attrs, scale)
+        case "RoPETable":
+            return QTensor(op.compute(inputs[0].values, **attrs), None)
+    if activations not in LARGEST_CODES:
+        return QTensor(op.compute(*(each.values for each in inputs), **attrs), None)
+    assert scale is not None
+    if activations == "int8":
+        return golden_int8(op, inputs, attrs, scale)
+    return quantise(op.compute(*(each.real() for each in inputs), **attrs), scale, activations)
+
+
+def _in_format(real: Tensor, number_format: str, scale: Tensor | None) -> QTensor:
+    """Values in a format between ops or of the KV cache."""
+    return QTensor(real.to(torch_dtype(number_format)), None) if scale is None else quantise(real, scale, number_format)
+
+
+def _product(op: Op, inputs: tuple[QTensor, ...], attrs: dict[str, Any], activations: str, scale: Tensor | None) -> QTensor:
+    """A product in the wider format of its operands."""
+    wanted, a, b = common_format(*inputs)
+    if scale is None:
+        return QTensor(op.compute(a.values, b.values, **attrs).to(torch_dtype(activations)), None)
+    if is_integer(wanted):
+        return golden_int8(op, (a, b), attrs, scale)
+    sums = op.compute(a.values.float(), b.values.float(), **attrs)
+    return QTensor(requantise(sums * product_factor(a, b, scale), torch.ones(()), activations), scale, None, activations)
+
+
+def product_factor(a: QTensor, b: QTensor, output: Tensor) -> Tensor:
+    """What sums of products of codes are multiplied by to be codes of the output; operands that stand for themselves have scale 1."""
+    one = torch.ones(())
+    return multiplier(one if a.scale is None else a.scale, one if b.scale is None else b.scale, output)
 
 
 # What each op gives on integers ----------------------------------------------------------------------------------------------------------
@@ -223,15 +223,14 @@ def _matmul(op: Op, inputs: tuple[QTensor, ...], attrs: dict[str, Any], scale: T
 
 def _embedding(op: Op, inputs: tuple[QTensor, ...], attrs: dict[str, Any], scale: Tensor) -> QTensor:
     ids, table = inputs
-    rows = op.compute(ids.values, table.values, output_format=None).float() * _scale(table)[ids.values.long()][..., None]
-    return quantise(rows, scale)
+    return quantise(table.rows(ids.values), scale)
 
 
-def _mem_copy(op: Op, inputs: tuple[QTensor, ...], attrs: dict[str, Any], scale: Tensor) -> QTensor:
+def _mem_copy(op: Op, inputs: tuple[QTensor, ...], attrs: dict[str, Any], scale: Tensor | None) -> QTensor:
     cache, new = inputs
-    if not torch.equal(_scale(cache), _scale(new)):
-        raise ValueError(f"a KV cache of scale {_scale(cache).item()} cannot take integers of scale {_scale(new).item()}")
-    return QTensor(op.compute(cache.values, new.values, **attrs), _scale(cache))
+    if cache.scale is not None and not torch.equal(cache.scale, _scale(new)):
+        raise ValueError(f"a KV cache of scale {cache.scale.item()} cannot take codes of scale {_scale(new).item()}")
+    return cache.with_values(op.compute(cache.values, new.values, **attrs))
 
 
 def _reduce_max(op: Op, inputs: tuple[QTensor, ...], attrs: dict[str, Any], scale: Tensor) -> QTensor:
@@ -282,7 +281,7 @@ KERNELS: dict[str, Kernel] = {
     "Mul": _in_fp32,
     "Add": _in_fp32,
 }
-"""What each op of the table gives on integers; a test says that none is missing."""
+"""What each op of the table gives on integers, but those of sampling, which is in fp32; a test says that none is missing."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -298,10 +297,11 @@ class QCaptured:
 
 @dataclass(eq=False)
 class Quantised(Interpreter[QTensor]):
-    """Computes in int8 with static scales by op name, and keeps inputs and output of every op that `wanted` accepts."""
+    """Computes in mixed formats, scaled ones with static scales by op name; keeps inputs and output of every op that `wanted` accepts."""
 
-    scales: dict[str, Tensor]
+    scales: Mapping[str, Tensor]
     wanted: Callable[[str], bool] = lambda name: True
+    activations: str = "int8"
     captured: dict[str, QCaptured] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -310,12 +310,12 @@ class Quantised(Interpreter[QTensor]):
     def apply(self, op: Op, name: str, inputs: tuple[QTensor, ...], **attrs: Any) -> QTensor:
         # A cache is written in place, so what went in and what came out are kept as they were.
         keep = op.kind == "MemCopy" and self.wanted(name)
-        before = tuple(QTensor(each.values.clone(), each.scale) if keep else each for each in inputs)
-        output = golden_int8(op, inputs, attrs, self.scales[name])
+        before = tuple(each.with_values(each.values.clone()) if keep else each for each in inputs)
+        output = golden(op, inputs, attrs, self.activations, self.scales.get(name))
         if self.wanted(name):
-            after = QTensor(output.values.clone(), output.scale) if keep else output
+            after = output.with_values(output.values.clone()) if keep else output
             self.captured[name] = QCaptured(op, name, before, attrs, after)
         return output
 
     def view(self, view: View, x: QTensor, **attrs: Any) -> QTensor:
-        return QTensor(view.compute(x.values, **attrs), x.scale)
+        return x.with_values(view.compute(x.values, **attrs))

@@ -1,15 +1,22 @@
-"""From logits to the next token: greedy, or drawn after temperature, top-k and top-p, in this order."""
+"""From logits to the next token: greedy, or drawn after temperature, top-k and top-p, in this order.
+
+As the model, a text over an interpreter: what chooses the token is what is traced.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, TypeVar
 
 from functional.errors import Problem, ScenarioError
+from functional.interpreters import Interpreter
+
+if TYPE_CHECKING:
+    from torch import Generator
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,26 +51,27 @@ class Sampling:
         return self.temperature == 0
 
 
-def next_tokens(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> Tensor:
-    """One token id for each row of logits [B, V]: [B]. Only a draw uses the generator, once per call, for all rows."""
-    if sampling.is_greedy:
-        return logits.argmax(-1)
-    return torch.multinomial(distribution(logits, sampling), 1, generator=generator).squeeze(1)
+def sample(f: Interpreter[T], logits: T, sampling: Sampling, generator: Generator | None = None) -> T:
+    """A token id for each row of logits [B, T, V]: [B, T]. Only a draw uses the generator, once per call, for all rows."""
+    with f.scope("sampling"):
+        if sampling.is_greedy:
+            return f.arg_max("argmax", logits)
+        return f.draw("draw", distribution(f, logits, sampling), generator)
 
 
-def distribution(logits: Tensor, sampling: Sampling) -> Tensor:
-    """Probabilities [B, V] in fp32 from which a token is drawn; 0 where top-k or top-p leave it out."""
-    scores = logits.float() / sampling.temperature
-    if sampling.top_k is not None and sampling.top_k < scores.shape[-1]:
-        scores = scores.masked_fill(scores < scores.topk(sampling.top_k).values[:, -1:], -math.inf)
+def distribution(f: Interpreter[T], logits: T, sampling: Sampling) -> T:
+    """Probabilities [..., V] in fp32 from which a token is drawn; 0 where top-k or top-p leave it out."""
+    scores = f.scale("temperature", logits, sampling.temperature)
+    if sampling.top_k is not None:
+        scores = f.top_k("top_k", scores, sampling.top_k)
     if sampling.top_p < 1:
-        scores = scores.masked_fill(_outside_nucleus(scores, sampling.top_p), -math.inf)
-    return scores.softmax(-1)
+        scores = nucleus(f, scores, sampling.top_p)
+    return f.softmax("softmax", scores)
 
 
-def _outside_nucleus(scores: Tensor, top_p: float) -> Tensor:
-    """True for the least likely tokens that together have at most 1 - top_p; never for the most likely one."""
-    ascending, order = scores.sort(-1)
-    outside = ascending.softmax(-1).cumsum(-1) <= 1 - top_p
-    outside[:, -1] = False
-    return outside.scatter(-1, order, outside)
+def nucleus(f: Interpreter[T], scores: T, top_p: float) -> T:
+    """Scores [..., V] with -inf for all but the most likely tokens that make up `top_p`."""
+    with f.scope("top_p"):
+        order = f.arg_sort("sort", scores)
+        probabilities = f.softmax("softmax", f.gather("gather", scores, order))
+        return f.nucleus("keep", scores, order, f.cumulative_sum("cumulative", probabilities), top_p)

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from functional.formats import bits_of
+from functional.formats import bits_of, scales_bytes
 
 Dim: TypeAlias = int | NDArray[np.int64]
 """A dimension or a count: an integer, or an array of them where a grid of batches and contexts is evaluated at once."""
@@ -37,9 +37,18 @@ class TensorSpec:
         return product
 
     @cached_property
+    def scales_bytes(self) -> Dim:
+        """Bytes of the scales and zero points that lie beside the elements; 0 for most formats."""
+        size_bytes: Dim = 0
+        if ":" in self.format:
+            rows = TensorSpec(self.shape[:-1], self.format).elements
+            size_bytes = scales_bytes(self.format, rows, self.shape[-1])
+        return size_bytes
+
+    @cached_property
     def size_bytes(self) -> Dim:
-        """Bytes of the tensor as it lies in memory, rounded up to whole ones."""
-        return (self.elements * bits_of(self.format) + 7) // 8
+        """Bytes of the tensor as it lies in memory, elements rounded up to whole ones, scales and zero points included."""
+        return (self.elements * bits_of(self.format) + 7) // 8 + self.scales_bytes
 
 
 def format_shape(shape: tuple[Dim, ...]) -> str:

@@ -90,8 +90,36 @@ class MemoryLevel:
 
 
 @dataclass(frozen=True, slots=True)
+class Energy:
+    """What events of a chip take: joules per issued MAC by compute format, per vector primitive and element, per byte read from or written
+    to a level. On-chip levels take `wire_j` per byte more for each root of a MiB that one of them holds. `static_w` always flows, and
+    `leakage_w_per_mm2` by area."""
+
+    mac_j: Mapping[str, Number]
+    vector_j: Mapping[str, Number]
+    access_j: Mapping[str, Number]
+    wire_j: Mapping[str, Number]
+    static_w: Number
+    leakage_w_per_mm2: Number
+
+
+@dataclass(frozen=True, slots=True)
+class Area:
+    """What parts of a chip take [mm2]: a MAC per cycle of each format that has hardware of its own, a vector lane, a byte of each on-chip
+    level, a byte per second of DRAM bandwidth, what is fixed; `other_share` of the die is none of these."""
+
+    mac_mm2: Mapping[str, Number]
+    lane_mm2: Number
+    memory_mm2: Mapping[str, Number]
+    phy_mm2: Number
+    fixed_mm2: Number
+    other_share: Number
+
+
+@dataclass(frozen=True, slots=True)
 class Chip:
-    """A validated chip. `memory` runs from the outermost level (DRAM) inwards."""
+    """A validated chip. `memory` runs from the outermost level (DRAM) inwards; `process_nm` [nm], `energy` and `area` are None where they
+    are not known."""
 
     name: str
     default_format: str
@@ -107,6 +135,9 @@ class Chip:
     aliases: tuple[str, ...]
     sources: tuple[str, ...]
     provenance: Mapping[str, Provenance]
+    process_nm: float | None = None
+    energy: Energy | None = None
+    area: Area | None = None
 
     @property
     def dram(self) -> MemoryLevel:
@@ -119,8 +150,12 @@ class Chip:
 
     def peak_macs_per_s(self, number_format: str) -> Number:
         """Datasheet peak of the matrix units of the whole chip in MACs per second (FLOP = 2 x MAC)."""
+        return self.macs_per_cycle(number_format) * self.clock_hz
+
+    def macs_per_cycle(self, number_format: str) -> Number:
+        """MACs that the matrix units of the whole chip do in a cycle."""
         unit = self.matrix
-        return self.cores * unit.count * unit.rows * unit.cols * unit.rates[number_format] * self.clock_hz
+        return self.cores * unit.count * unit.rows * unit.cols * unit.rates[number_format]
 
     def primitive_s(self, primitive: str) -> Number:
         """Seconds per element of one vector primitive with all lanes of the chip busy."""

@@ -83,8 +83,16 @@ def _load(path: Path) -> tuple[Chip, list[Problem]]:
     if problems:
         raise ChipFileError(problems)
     chip = fields.build({})
+    found = inconsistencies(chip)
+    if all(isinstance(problem, Advice) for problem in found) and (fields.process or fields.energy or fields.area):
+        from hwmodels.costs import costs_of
+
+        sections = [None if section is None else section.model_dump(exclude_none=True) for section in (fields.energy, fields.area)]
+        costs = costs_of(chip, fields.process, *sections)
+        found += costs.problems
+        chip = replace(chip, energy=costs.energy, area=costs.area, provenance=costs.provenance)
     chip = replace(chip, provenance=_provenance(chip, layers, data))
-    return chip, [_located(problem, layers) for problem in inconsistencies(chip)]
+    return chip, [_located(problem, layers) for problem in found]
 
 
 def _layers(path: Path, chain: tuple[Path, ...], problems: list[Problem]) -> list[_Layer]:
@@ -199,13 +207,15 @@ def _located(problem: Problem, layers: list[_Layer]) -> Problem:
 
 
 def _provenance(chip: Chip, layers: list[_Layer], data: dict[str, Any]) -> dict[str, Provenance]:
-    """For each number that a file states: the provenance written beside it, or its file's default."""
+    """For each number that a file states: the provenance written beside it, or its file's default; so for those that its process gives."""
     found = {}
-    for name in numeric_paths(chip):
+    for name in (*numeric_paths(chip), "process"):
         path = tuple(name.split("."))
         layer = next((layer for layer in layers if _has(layer.data, path)), None)
         if layer is not None and _has(data, path):
             found[name] = next((layer.provenance[path[:n]] for n in range(len(path), 0, -1) if path[:n] in layer.provenance), layer.default)
+        elif name in chip.provenance:
+            found[name] = chip.provenance[name]
     return found
 
 

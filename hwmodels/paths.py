@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from functional.errors import BadInput, Problem, UnknownName, did_you_mean
-from hwmodels.chip import Bandwidth, Chip, MatrixUnit, MemoryLevel, Number
+from hwmodels.chip import Area, Bandwidth, Chip, Energy, MatrixUnit, MemoryLevel, Number
 
 _MAY_BE_ZERO = ("latency", "launch")
 _WHOLE = ("cores", "matrix.count", "matrix.rows", "matrix.cols", "matrix.tile.m", "matrix.tile.n", "matrix.tile.k", "channels", "burst")
@@ -29,7 +29,23 @@ def numeric_paths(chip: Chip) -> list[str]:
         *(f"memory.{level.name}.{field}" for level in chip.memory for field in _LEVEL_FIELDS),
         "overhead.launch",
         "resident_share",
+        *_costs(chip),
     ]
+
+
+def _costs(chip: Chip) -> list[str]:
+    """Paths of what the chip takes in energy and area."""
+    paths = []
+    if chip.energy is not None:
+        paths += [f"energy.mac.{name}" for name in chip.energy.mac_j]
+        paths += [f"energy.vector.{primitive}" for primitive in chip.energy.vector_j]
+        for name in chip.energy.access_j:
+            paths += [f"energy.memory.{name}.access", *([f"energy.memory.{name}.wire"] if name in chip.energy.wire_j else [])]
+        paths += ["energy.static", "energy.leakage"]
+    if chip.area is not None:
+        paths += [f"area.mac.{name}" for name in chip.area.mac_mm2]
+        paths += ["area.lane", *(f"area.memory.{name}" for name in chip.area.memory_mm2), "area.phy", "area.fixed", "area.other"]
+    return paths
 
 
 _LEVEL_FIELDS = ("capacity", "bandwidth", "bandwidth.read", "bandwidth.write", "channels", "latency", "burst")
@@ -56,10 +72,13 @@ def _range_problems(path: str, value: Number) -> list[Problem]:
     numbers = np.asarray(value, dtype=np.float64)
     if not np.all(np.isfinite(numbers)):
         return [Problem(f"expected finite numbers, found {value}", path=path)]
-    if np.any(numbers < 0) or (np.any(numbers == 0) and not path.endswith(_MAY_BE_ZERO)):
+    may_be_zero = path.endswith(_MAY_BE_ZERO) or path.startswith(("energy.", "area."))
+    if np.any(numbers < 0) or (np.any(numbers == 0) and not may_be_zero):
         return [Problem(f"must be greater than 0, found {value}", path=path)]
     if path == "resident_share" and np.any(numbers >= 1):
         return [Problem(f"must be less than 1, found {value}", "tiles need the rest of the level", path=path)]
+    if path == "area.other" and np.any(numbers >= 1):
+        return [Problem(f"must be less than 1, found {value}", "what is modelled needs the rest of the die", path=path)]
     if path.endswith(_WHOLE) and np.any(numbers != np.floor(numbers)):
         return [Problem(f"must be a whole number, found {value}", path=path)]
     return []
@@ -89,7 +108,50 @@ def _with_value(chip: Chip, path: list[str], value: Any) -> Chip:
         case ["memory", name, *rest]:
             memory = tuple(_level_with(level, rest, value) if level.name == name else level for level in chip.memory)
             return replace(chip, memory=memory)
+        case ["energy", *rest] if chip.energy is not None:
+            return replace(chip, energy=_cost_with(chip.energy, "energy", rest, value))
+        case ["area", *rest] if chip.area is not None:
+            return replace(chip, area=_cost_with(chip.area, "area", rest, value))
     raise AssertionError(path)
+
+
+_COST_FIELDS = {
+    "energy": {
+        "mac": "mac_j",
+        "vector": "vector_j",
+        "access": "access_j",
+        "wire": "wire_j",
+        "static": "static_w",
+        "leakage": "leakage_w_per_mm2",
+    },
+    "area": {
+        "mac": "mac_mm2",
+        "lane": "lane_mm2",
+        "memory": "memory_mm2",
+        "phy": "phy_mm2",
+        "fixed": "fixed_mm2",
+        "other": "other_share",
+    },
+}
+
+
+def _cost_field(section: str, path: list[str]) -> tuple[str, str]:
+    """The attribute under a path below `energy` or `area`, and the key in it (empty if it is one number)."""
+    fields = _COST_FIELDS[section]
+    match path:
+        case ["memory", level, part]:
+            return fields[part], level
+        case [field]:
+            return fields[field], ""
+        case [field, key]:
+            return fields[field], key
+    raise AssertionError(path)
+
+
+def _cost_with(cost: Energy | Area, section: str, path: list[str], value: Any) -> Any:
+    attribute, key = _cost_field(section, path)
+    changed: dict[str, Any] = {attribute: {**getattr(cost, attribute), key: value} if key else value}
+    return replace(cost, **changed)
 
 
 def _matrix_with(unit: MatrixUnit, path: list[str], value: Any) -> MatrixUnit:
@@ -149,6 +211,10 @@ def value_of(chip: Chip, path: str) -> Number:
             return chip.vector.cycles[primitive]
         case ["memory", name, field, *direction]:
             return _level_value(next(level for level in chip.memory if level.name == name), field, direction)
+        case ["energy" | "area" as section, *rest]:
+            attribute, key = _cost_field(section, rest)
+            number: Any = getattr(getattr(chip, section), attribute)
+            return number[key] if key else number  # type: ignore[no-any-return]
     raise AssertionError(path)
 
 

@@ -7,7 +7,7 @@ are evaluated right here: as text, pydantic would compile each of them at import
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from annotated_types import Gt, Lt, MinLen
+from annotated_types import Ge, Gt, Lt, MinLen
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import CoreSchema, core_schema
 
@@ -31,7 +31,7 @@ class Quantity:
         return core_schema.no_info_plain_validator_function(self.read)
 
     def read(self, text: object) -> float:
-        """Bytes, hertz, seconds or watts."""
+        """In the base unit of the dimension."""
         value = units.parse(text, self.dimension)
         if self.dimension == "size":
             value = float(round(value))
@@ -170,6 +170,44 @@ class Overhead(Fields):
     launch: Annotated[float, Quantity("time", may_be_zero=True)] = 0.0
 
 
+class PrimitiveEnergy(Fields):
+    """Joules per element of each vector primitive; what is not stated follows from the process."""
+
+    add: Annotated[float, Quantity("energy", may_be_zero=True)] | None = None
+    mul: Annotated[float, Quantity("energy", may_be_zero=True)] | None = None
+    exp: Annotated[float, Quantity("energy", may_be_zero=True)] | None = None
+    rsqrt: Annotated[float, Quantity("energy", may_be_zero=True)] | None = None
+    convert: Annotated[float, Quantity("energy", may_be_zero=True)] | None = None
+
+
+class ByteEnergy(Fields):
+    """Per byte read from or written to a level; `wire` besides for each root of a MiB of an on-chip one."""
+
+    access: Annotated[float, Quantity("byte energy", may_be_zero=True)] | None = None
+    wire: Annotated[float, Quantity("byte energy", may_be_zero=True)] | None = None
+
+
+class EnergyFields(Fields):
+    """What events take; `static` flows always, `leakage` by area."""
+
+    mac: dict[Format, Annotated[float, Quantity("energy", may_be_zero=True)]] = {}
+    vector: PrimitiveEnergy = PrimitiveEnergy()
+    memory: dict[str, ByteEnergy] = {}
+    static: Annotated[float, Quantity("power", may_be_zero=True)] | None = None
+    leakage: Annotated[float, Quantity("power density", may_be_zero=True)] | None = None
+
+
+class AreaFields(Fields):
+    """What parts take; `mac` of the formats that have hardware of their own, per MAC and cycle; `phy` by DRAM bandwidth."""
+
+    mac: dict[Format, Annotated[float, Quantity("area", may_be_zero=True)]] = {}
+    lane: Annotated[float, Quantity("area", may_be_zero=True)] | None = None
+    memory: dict[str, Annotated[float, Quantity("byte area", may_be_zero=True)]] = {}
+    phy: Annotated[float, Quantity("PHY area", may_be_zero=True)] | None = None
+    fixed: Annotated[float, Quantity("area", may_be_zero=True)] | None = None
+    other: Annotated[float, Ge(0), Lt(1)] | None = None
+
+
 class ChipFile(Fields):
     """All fields of a chip file; `base` is gone, because the files were merged before."""
 
@@ -187,6 +225,9 @@ class ChipFile(Fields):
     memory: Annotated[dict[str, Memory], MinLen(2)]
     overhead: Overhead = Overhead()
     resident_share: Annotated[float, Gt(0), Lt(1)] = 0.5
+    process: Annotated[float, Quantity("process")] | None = None
+    energy: EnergyFields | None = None
+    area: AreaFields | None = None
 
     def build(self, provenance: dict[str, Provenance]) -> Chip:
         return Chip(
@@ -204,4 +245,5 @@ class ChipFile(Fields):
             aliases=tuple(self.aliases),
             sources=tuple(self.sources),
             provenance=provenance,
+            process_nm=self.process,
         )

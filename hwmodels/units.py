@@ -24,9 +24,15 @@ UNITS: dict[str, dict[str, float]] = {
     "power": {"W": 1.0, "mW": 1e-3, "kW": 1e3},
     "energy": {f"{prefix}J": scale for prefix, scale in _SMALL.items()},
     "area": {"mm2": 1.0, "um2": 1e-6},
+    "process": {"nm": 1.0},
+    "byte energy": {**{f"{prefix}J/B": scale for prefix, scale in _SMALL.items()}, **{f"{p}J/bit": 8 * _SMALL[p] for p in ("n", "p", "f")}},
+    "byte area": {"um2/B": 1e-6, "um2/bit": 8e-6, "mm2/MiB": 2.0**-20},
+    "PHY area": {"mm2/(GB/s)": 1e-9},
+    "power density": {"W/mm2": 1.0, "mW/mm2": 1e-3},
     "throughput": {"tok/s": 1.0},
 }
-"""For each dimension its units in bytes, bytes per second (or per cycle), hertz, seconds, watts, joules, mm2 and tokens per second."""
+"""For each dimension its units in bytes, bytes per second (or per cycle), hertz, seconds, watts, joules, mm2, nanometres,
+joules per byte, mm2 per byte, mm2 per byte per second, watts per mm2 and tokens per second."""
 
 EXAMPLES = {
     "size": "2 MiB",
@@ -36,6 +42,11 @@ EXAMPLES = {
     "power": "15 W",
     "energy": "0.2 pJ",
     "area": "0.5 mm2",
+    "process": "7 nm",
+    "byte energy": "3.9 pJ/bit",
+    "byte area": "0.5 um2/B",
+    "PHY area": "0.03 mm2/(GB/s)",
+    "power density": "50 mW/mm2",
     "throughput": "20 tok/s",
 }
 _QUANTITY = re.compile(r"([-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?)\s*([^0-9].*)?", re.DOTALL)
@@ -57,7 +68,7 @@ class BandwidthValue(NamedTuple):
 
 
 def parse(text: object, dimension: str) -> float:
-    """A quantity such as `2 MiB` in base units (B, B/s or B/cycle, Hz, s, W, J, mm2, tok/s)."""
+    """A quantity such as `2 MiB` in base units (B, B/s or B/cycle, Hz, s, W, J, mm2, nm, J/B, mm2/B, mm2 s/B, W/mm2, tok/s)."""
     number, unit = _split(text, dimension)
     if unit not in UNITS[dimension]:
         raise UnitError(f"unknown unit '{unit}' in '{text}'", _unit_cure(unit, dimension))
@@ -117,6 +128,11 @@ def _unit_cure(unit: str, dimension: str) -> str:
 def format_seconds(seconds: float, digits: int = 4) -> str:
     """`1.234 ms`."""
     return _scaled(seconds, "s", {"": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9, "p": 1e-12}, digits)
+
+
+def format_energy(joules: float, unit: str = "J", digits: int = 4) -> str:
+    """`1.234 mJ`, or `31.2 pJ/B` for unit `J/B`."""
+    return _scaled(joules, unit, {"k": 1e3, "": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9, "p": 1e-12, "f": 1e-15}, digits)
 
 
 def format_bytes(size_bytes: float, digits: int = 3) -> str:

@@ -14,15 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from functional.errors import BadInput, RooftileError
+    from functional.sampling import Sampling
     from hwmodels import chip_names, load_chip, with_values
     from sim.api import predict, predict_graph, roofline_grid, trace_model
     from sim.explore.compare import compare
+    from sim.explore.generation import Speculation, predict_generation
     from sim.explore.limits import limits
     from sim.explore.sensitivity import sensitivity
     from sim.explore.solve import solve
     from sim.explore.sweep import sweep, sweep_table
     from sim.present.dashboard import dashboard
     from sim.present.figures import breakdown_figure, roofline_figure, timeline_figure
+    from sim.profiling import profile
     from sim.timeline import Timeline
     from sim.verification import verify
     from workloads.library import load_model, model_names
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
 __all__ = [
     "BadInput",
     "RooftileError",
+    "Sampling",
+    "Speculation",
     "Timeline",
     "breakdown_figure",
     "chip_names",
@@ -40,7 +45,9 @@ __all__ = [
     "load_model",
     "model_names",
     "predict",
+    "predict_generation",
     "predict_graph",
+    "profile",
     "roofline_figure",
     "roofline_grid",
     "sensitivity",
@@ -56,6 +63,8 @@ __all__ = [
 _HOME = {
     "BadInput": "functional.errors",
     "RooftileError": "functional.errors",
+    "Sampling": "functional.sampling",
+    "Speculation": "sim.explore.generation",
     "Timeline": "sim.timeline",
     "breakdown_figure": "sim.present.figures",
     "chip_names": "hwmodels",
@@ -66,7 +75,9 @@ _HOME = {
     "load_model": "workloads.library",
     "model_names": "workloads.library",
     "predict": "sim.api",
+    "predict_generation": "sim.explore.generation",
     "predict_graph": "sim.api",
+    "profile": "sim.profiling",
     "roofline_figure": "sim.present.figures",
     "roofline_grid": "sim.api",
     "sensitivity": "sim.explore.sensitivity",

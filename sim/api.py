@@ -9,6 +9,7 @@ import numpy as np
 from functional.config import ModelConfig
 from functional.errors import Problem, ScenarioError, UnknownName, did_you_mean
 from functional.llama import Logits
+from functional.sampling import Sampling
 from functional.spec import Dim
 from hwmodels import load_chip
 from hwmodels.chip import Chip
@@ -34,8 +35,9 @@ def trace_model(
     activations: str | None = None,
     kv: str | None = None,
     logits: Logits = "last",
+    sampling: Sampling | None = None,
 ) -> OpGraph:
-    """The op graph of one step. `context` defaults to `prompt`; formats default to `default_format`.
+    """The op graph of one step. `context` defaults to `prompt`; formats default to `default_format`; with `sampling` it ends with a token.
 
     Raises `BadInput`: an unknown model, phase or format, a length that the model cannot hold.
     """
@@ -44,8 +46,8 @@ def trace_model(
     config = model if isinstance(model, ModelConfig) else load_model(model)
     formats = Formats.of(default_format, weights, activations, kv)
     if phase == "prefill":
-        return trace(config, Scenario.prefill(formats, batch, prompt, logits))
-    return trace(config, Scenario.decode(formats, batch, prompt if context is None else context, logits))
+        return trace(config, Scenario.prefill(formats, batch, prompt, logits, sampling))
+    return trace(config, Scenario.decode(formats, batch, prompt if context is None else context, logits, sampling))
 
 
 def predict_graph(graph: OpGraph, chip: str | Path | Chip, engine: str = DEFAULT_ENGINE, *, fused: bool = True) -> Timeline:
@@ -74,6 +76,7 @@ def predict(
     activations: str | None = None,
     kv: str | None = None,
     logits: Logits = "last",
+    sampling: Sampling | None = None,
     fused: bool = True,
 ) -> Timeline:
     """Predict one prefill, or one decode step after `context` tokens (default: `prompt`), in the chip's default format unless said.
@@ -92,6 +95,7 @@ def predict(
         activations=activations,
         kv=kv,
         logits=logits,
+        sampling=sampling,
     )
     return predict_graph(graph, built, engine, fused=fused)
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from functional.errors import Problem, ScenarioError
-from functional.formats import bits_of, check_format
+from functional.formats import WEIGHT_FORMATS, bits_of, check_format, scales_bytes, weight_format, wider
+from functional.work import Contraction
 from hwmodels.chip import Chip
 from hwmodels.formulas.communication import gemm_lower_bound_elements
 from hwmodels.formulas.roofline import transfer_s
-from sim.engines.play_gemm import play_gemm
+from sim.engines import roofline
+from sim.engines.play_gemm import Besides, play_gemm
+from sim.engines.tiled import besides_s
 from sim.mapper import GemmCost, map_gemm
 from sim.mapping import Gemm, GemmMapping, chip_stages
+from workloads.fuse import Flow
+from workloads.quantise import of_product
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,22 +58,58 @@ class GemmOnChip:
         }
 
 
-def gemm_on_chip(m: int, n: int, k: int, chip: Chip, number_format: str | None = None) -> GemmOnChip:
+def gemm_on_chip(m: int, n: int, k: int, chip: Chip, number_format: str | None = None, weights: str | None = None) -> GemmOnChip:
     """Map C[m, n] = A[m, k] W[k, n], all in one number format (the chip's default unless said), read from and written to DRAM.
 
-    Raises `BadInput` for an extent below 1, an unknown format, or one without a rate.
+    `weights` is a format of W alone: the product is in the wider of the two, W is dequantised on the vector unit, and its scales pass DRAM
+    once. Raises `BadInput` for an extent below 1, an unknown format, or one without a rate.
     """
     name = check_format(number_format or chip.default_format, "--dtype")
-    if name not in chip.matrix.rates:
+    stored = name if weights is None else weight_format(check_format(weights, "--weights", WEIGHT_FORMATS))
+    compute = wider(name, stored)
+    if compute not in chip.matrix.rates:
         cure = f"choose among {', '.join(chip.formats)}"
-        raise ScenarioError(Problem(f"{chip.name} has no rate for {name}", cure, path=f"matrix.rates.{name}"))
-    bits, acc_bits = bits_of(name), bits_of(chip.matrix.accumulate[name])
-    gemm = Gemm(m, n, k, bits, bits, bits, acc_bits, name)
+        raise ScenarioError(Problem(f"{chip.name} has no rate for {compute}", cure, path=f"matrix.rates.{compute}"))
+    gemm = Gemm(m, n, k, bits_of(name), bits_of(stored), bits_of(name), bits_of(chip.matrix.accumulate[compute]), compute)
     mapping, cost = map_gemm(gemm, chip)
-    read, written = (m * k + k * n) * bits / 8, m * n * bits / 8
+    beside_bytes = scales_bytes(stored, n, k)
+    besides = _dequantised_s(Contraction(1, m, n, k, name, stored), chip, beside_bytes)
+    read, written = (m * k * gemm.a_bits + k * n * gemm.w_bits) / 8 + beside_bytes, m * n * gemm.out_bits / 8
     memory_s = transfer_s(read, written, chip.read_bytes_per_s(chip.dram), chip.write_bytes_per_s(chip.dram), chip.dram.bandwidth.shared)
-    roofline_s = max(gemm.macs / float(chip.peak_macs_per_s(name)), float(memory_s))
-    on_chip_elements = sum(float(chip.capacity_bytes(level)) for stage in chip_stages(chip) for level in stage.levels) * 8 / bits
-    bound = gemm_lower_bound_elements(m, n, k, on_chip_elements) * bits / 8
-    cycle_s = play_gemm(mapping, chip, cost).end / float(chip.clock_hz)
-    return GemmOnChip(chip.name, mapping, cost, roofline_s, cycle_s, bound)
+    roofline_s = max(gemm.macs / float(chip.peak_macs_per_s(compute)), float(memory_s), besides[roofline.VECTOR])
+    clock_hz, least_bits = float(chip.clock_hz), min(gemm.a_bits, gemm.w_bits)
+    cycles = {resource: seconds * clock_hz for resource, seconds in besides.items()}
+    played = Besides(cycles[roofline.VECTOR], {level.name: cycles[level.name] for level in chip.memory}, _bursts(beside_bytes, chip))
+    cycle_s = play_gemm(mapping, chip, cost, played).end / clock_hz
+    on_chip_elements = sum(float(chip.capacity_bytes(level)) for stage in chip_stages(chip) for level in stage.levels) * 8 / least_bits
+    bound = max(read + written, gemm_lower_bound_elements(m, n, k, on_chip_elements) * least_bits / 8)
+    return GemmOnChip(chip.name, mapping, _beside(cost, besides, chip, beside_bytes), roofline_s, cycle_s, bound)
+
+
+def _dequantised_s(work: Contraction, chip: Chip, scales: int) -> dict[str, float]:
+    """Busy seconds of bringing W to the compute format: of the vector unit, and of the levels that bytes of scales pass."""
+    flows = (Flow(0, "", "weights", scales, False),)
+    return besides_s(of_product(work), chip, roofline.Peaks.of(chip), flows, (_bursts(scales, chip), 0))
+
+
+def _bursts(size_bytes: int, chip: Chip) -> int:
+    """Bytes of the DRAM bursts that so many bytes take."""
+    burst = int(chip.dram.burst_bytes)
+    return -(-size_bytes // burst) * burst
+
+
+def _beside(cost: GemmCost, besides: Mapping[str, float], chip: Chip, scales: int) -> GemmCost:
+    """The cost with bytes of scales and the work beside the GEMM, added to that of its resources as the tiled engine adds it."""
+    dram, read = chip.dram.name, _bursts(scales, chip)
+    busy = {name: cost.busy_s.get(name, 0.0) + seconds for name, seconds in besides.items()}
+    cost = replace(
+        cost,
+        busy_s=busy,
+        dram_read_bytes=cost.dram_read_bytes + read,
+        read_bytes={**cost.read_bytes, dram: cost.read_bytes[dram] + read},
+    )
+    latencies = {name: cost.prefix_s.get(name, 0.0) + busy[name] + cost.suffix_s.get(name, 0.0) for name in busy if busy[name]}
+    slowest = max(latencies, key=latencies.__getitem__)
+    if latencies[slowest] <= cost.latency_s:
+        return cost
+    return replace(cost, latency_s=latencies[slowest], bound_by=slowest)

@@ -1,8 +1,9 @@
 """Golden vectors for RTL verification: inputs, weights and outputs of chosen ops of a model, as NumPy archives and as `$readmemh` files.
 
-Weights are random and seeded, token ids too (from the first `WORDS` words); the KV cache of a decode step is that of a real prefill.
-Contractions of floats are computed in float64 and rounded once, so that no order of summation shows; vector ops in fp32 and rounded once;
-int8 as `functional.quantise` defines it. The tolerance of an output says how far a correct implementation may be from it.
+Weights are random and seeded, token ids too (from the first `WORDS` words); the KV cache of a decode step is that of a real prefill in
+fp32. Contractions of floats are computed in float64 and rounded once, so that no order of summation shows; vector ops in fp32 and rounded
+once; int8 and mixed formats as `functional.quantise` defines them. The tolerance of an output says how far a correct implementation may be
+from it; the manifest says besides how far the formats themselves are from fp32.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import shutil
 import tempfile
 import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, get_args
@@ -27,11 +28,14 @@ from torch import Tensor
 
 from functional.config import ModelConfig
 from functional.errors import BadInput, Problem, UnknownName, did_you_mean
-from functional.interpreters import Capture
+from functional.format_error import FormatError, format_error
+from functional.formats import bits_of, group_of, is_integer
+from functional.interpreters import Interpreter
 from functional.llama import KVCache, Weights, forward
 from functional.model import prefill
-from functional.ops import OPS, Op
-from functional.quantise import QTensor, Quantised, calibrate, multiplier, quantise_cache, quantise_weights
+from functional.ops import OPS
+from functional.qtensor import QTensor, common_format, requantise
+from functional.quantise import QCaptured, Quantised, calibrate, product_factor, quantise_cache, quantise_weights
 from functional.weights import new_cache, random_weights
 from functional.work import Mask
 from sim.execute.arithmetic import Arithmetic
@@ -41,14 +45,17 @@ from workloads.library import load_model
 from workloads.scenario import Formats, Phase, Scenario
 from workloads.trace import trace
 
-FORMATS = ("bf16", "fp16", "fp32", "int8")
-"""Formats in which vectors are written."""
+FORMATS = ("bf16", "fp16", "fp32", "fp8", "int8")
+"""Formats between ops in which the golden model computes."""
 
 WORDS = 1024
 """Token ids are below this (and the vocabulary), so that other ops give the same vectors whether or not the whole table is built."""
 
 LARGE = ("embed_tokens", "lm_head")
 """Ops whose vectors are only written, and whose weights are only built, when a pattern names them."""
+
+PRODUCTS = ("Linear", "MatMul")
+"""Ops that are contractions."""
 
 MANIFEST = "manifest.json"
 ADDRESS_ORDER = "row-major: the last axis of `shape` varies fastest; line i holds the element of flat index i"
@@ -60,18 +67,17 @@ _LARGEST_EXPONENT = 104
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Port:
-    """One tensor of an op: its values in their format, and their scale if they are int8."""
+    """One tensor of an op, with its scale and zero points where its format has them."""
 
     name: str
     tensor: str
     role: str
-    values: Tensor
-    scale: Tensor | None = None
+    data: QTensor
 
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """|found - golden| <= absolute + relative x |golden|; for int8 in units of the integer codes."""
+    """|found - golden| <= absolute + relative x |golden|; for scaled formats in units of the codes."""
 
     absolute: float
     relative: float
@@ -84,6 +90,8 @@ def write_golden(
     *,
     ops: Sequence[str] = (),
     number_format: str = "bf16",
+    weights: str | None = None,
+    kv: str | None = None,
     phase: Phase = "prefill",
     batch: int = 1,
     prompt: int = 16,
@@ -93,26 +101,30 @@ def write_golden(
 ) -> dict[str, Any]:
     """Write golden vectors of the ops that any of the patterns (shell style, `layers.0.*`) names into a new folder; its manifest.
 
-    Without patterns all ops but the embedding and lm_head. The folder appears whole or not at all. Raises `BadInput`: an unknown model,
+    Without patterns all ops but the embedding and lm_head. `number_format` is that between ops and, unless said, of weights and KV cache.
+    The folder appears whole or not at all. Raises `BadInput`: an unknown model,
     format, phase or op, lengths and layers that the model does not have, a folder that is not empty or cannot be written.
     """
     config = model if isinstance(model, ModelConfig) else load_model(model)
     folder = Path(out)
     _check(config, folder, number_format, phase, layers)
+    formats = Formats.of(number_format, weights, None, kv)
     config = replace(config, num_hidden_layers=layers)
-    formats = Formats(number_format, number_format, number_format)
     tokens = prompt if phase == "prefill" or context is None else context
     scenario = Scenario.prefill(formats, batch, tokens) if phase == "prefill" else Scenario.decode(formats, batch, tokens)
     graph = trace(config, scenario)
     chosen = _chosen(graph, ops)
     if not set(chosen) & set(LARGE):
         config = replace(config, vocab_size=min(config.vocab_size, WORDS))
-    compute = _int8_ports if number_format == "int8" else _float_ports
-    ports = compute(config, graph, chosen, seed)
+    step = seeded_step(config, scenario, seed)
+    ports = _ports(graph, step, chosen)
     header = {
         "rooftile": version("rooftile"),
         "model": graph.model,
         "format": number_format,
+        "weights": formats.weights,
+        "kv": formats.kv,
+        "error_against_fp32": asdict(step.error),
         "seed": seed,
         "layers": layers,
         "phase": phase,
@@ -121,7 +133,7 @@ def write_golden(
         "context": scenario.context,
         "address_order": ADDRESS_ORDER,
         "hex": BIT_ORDER,
-        "tolerance": "|found - golden| <= absolute + relative * |golden|; int8: in integer codes",
+        "tolerance": "|found - golden| <= absolute + relative * |golden|; int8 and fp8: in codes",
     }
     return _write_folder(folder, header, [op for op in graph.ops if op.name in ports], ports)
 
@@ -181,112 +193,118 @@ def seeded_ids(config: ModelConfig, scenario: Scenario, seed: int) -> tuple[Tens
     return ids[:, : int(scenario.context)], ids[:, int(scenario.context) :]
 
 
-def filled_cache(config: ModelConfig, weights: Weights[Tensor], before: Tensor, capacity: int, dtype: str) -> KVCache[Tensor]:
-    """A cache with room for the whole step that holds the tokens before it."""
-    cache = new_cache(config, before.shape[0], capacity, dtype)
-    if before.shape[1]:
-        prefill(config, weights, before, cache)
-    return cache
+@dataclass(frozen=True, slots=True, eq=False)
+class SeededStep:
+    """A model with random weights in the formats of a scenario, and all that one step of it takes; `cache` is written into by a run.
 
+    `error` is that of its formats against fp32, over all tokens of the sequences, those in the cache too.
+    """
 
-def _ports_of(op: OpNode, table_op: Op, inputs: Sequence[Tensor | QTensor], output: Tensor | QTensor, graph: OpGraph) -> list[_Port]:
-    """The tensors of one op under the names of the op table (x, weight) and of the graph (layers.0.self_attn.q_proj.weight)."""
-    positional = [name for name, each in inspect.signature(table_op.compute).parameters.items() if each.kind is not each.KEYWORD_ONLY]
-    named = [
-        (name, use.tensor, graph.tensors[use.tensor].role, tensor)
-        for name, use, tensor in zip(positional, op.inputs, inputs, strict=True)
-    ]
-    named.append(("output", op.name, "output", output))
-    return [
-        _Port(name, tensor, role if role in ("weight", "output") and (role != "output" or name == "output") else "input", *_raw(value))
-        for name, tensor, role, value in named
-    ]
+    config: ModelConfig
+    scenario: Scenario
+    weights: Weights[QTensor]
+    cache: KVCache[QTensor]
+    ids: Tensor
+    scales: dict[str, Tensor]
+    error: FormatError
 
-
-def _raw(value: Tensor | QTensor) -> tuple[Tensor, Tensor | None]:
-    return (value.values, value.scale) if isinstance(value, QTensor) else (value, None)
+    def interpreted(self, f: Interpreter[QTensor]) -> QTensor:
+        """The step as another interpreter sees it, on a cache of its own."""
+        copies = KVCache(*(tuple(each.with_values(each.values.clone()) for each in side) for side in (self.cache.keys, self.cache.values)))
+        scenario, ids = self.scenario, QTensor(self.ids, None)
+        length, activations = int(scenario.q_len), scenario.formats.activations
+        return forward(f, self.config, self.weights, ids, copies, int(scenario.context), length, scenario.logits, activations)
 
 
 @torch.no_grad()
-def _float_ports(config: ModelConfig, graph: OpGraph, chosen: Iterable[str], seed: int) -> dict[str, list[_Port]]:
-    scenario, wanted = graph.scenario, set(chosen)
-    weights = random_weights(config, seed, scenario.formats.activations)
-    before, ids = seeded_ids(config, scenario, seed)
-    cache = filled_cache(config, weights, before, int(scenario.kv_len), scenario.formats.kv)
-    capture = Capture(wanted.__contains__)
-    forward(capture, config, weights, ids, cache, int(scenario.context), int(scenario.q_len), scenario.logits)
-    ports = {}
-    for op in graph.ops:
-        if op.name in wanted:
-            each = capture.captured[op.name]
-            output = _rounded_once(op.kind, each.op, each.inputs, each.attrs, each.output)
-            ports[op.name] = _ports_of(op, each.op, each.inputs, output, graph)
-    return ports
-
-
-def _rounded_once(kind: str, op: Op, inputs: Sequence[Tensor], attrs: dict[str, Any], output: Tensor) -> Tensor:
-    """A contraction without the errors of any order of summation; other ops as they are."""
-    if kind == "Linear":
-        x, weight = inputs
-        arithmetic = Arithmetic(_format_of(x), "fp32", _format_of(output))
-        exact, _ = gemm_bound(x.reshape(-1, x.shape[-1]), weight.T, arithmetic)
-        return exact.to(output.dtype).view(output.shape)
-    if kind == "MatMul":
-        return op.compute(*(each.double() for each in inputs), **attrs).to(output.dtype)
-    return output
-
-
-@torch.no_grad()
-def _int8_ports(config: ModelConfig, graph: OpGraph, chosen: Iterable[str], seed: int) -> dict[str, list[_Port]]:
-    scenario, wanted = graph.scenario, set(chosen)
+def seeded_step(config: ModelConfig, scenario: Scenario, seed: int) -> SeededStep:
+    """Weights, cache, ids and scales of a step."""
+    formats, context = scenario.formats, int(scenario.context)
     weights = random_weights(config, seed)
     before, ids = seeded_ids(config, scenario, seed)
-    cache = filled_cache(config, weights, before, int(scenario.kv_len), "fp32")
-    scales = calibrate(config, weights, ids, cache, int(scenario.context), scenario.logits)
-    quantised = Quantised(scales, wanted.__contains__)
-    position, length = int(scenario.context), int(scenario.q_len)
-    small_cache = quantise_cache(cache, scales)
-    forward(quantised, config, quantise_weights(weights), QTensor(ids, None), small_cache, position, length, scenario.logits)
+    cache = new_cache(config, before.shape[0], int(scenario.kv_len))
+    if context:
+        prefill(config, weights, before, cache)
+    scales = calibrate(config, weights, ids, cache, context, scenario.logits, formats.activations, formats.kv)
+    error = format_error(config, weights, torch.cat((before, ids), 1), (formats.weights, formats.activations, formats.kv))
+    small = quantise_weights(weights, formats.weights, formats.activations)
+    return SeededStep(config, scenario, small, quantise_cache(cache, scales, formats.kv), ids, scales, error)
+
+
+def _ports(graph: OpGraph, step: SeededStep, chosen: Iterable[str]) -> dict[str, list[_Port]]:
+    """The tensors of each op under the names of the op table (x, weight) and of the graph (layers.0.self_attn.q_proj.weight)."""
+    quantised = Quantised(step.scales, set(chosen).__contains__, step.scenario.formats.activations)
+    with torch.no_grad():
+        step.interpreted(quantised)
     ports = {}
     for op in graph.ops:
-        if op.name in wanted:
-            each = quantised.captured[op.name]
-            ports[op.name] = [*_ports_of(op, each.op, each.inputs, each.output, graph), *_factor(op.kind, each.inputs, each.output)]
+        if op.name in quantised.captured:
+            each = quantised.captured.pop(op.name)
+            ports[op.name] = [*_ports_of(op, replace(each, output=_rounded_once(each)), graph), *_factor(each)]
     return ports
 
 
-def _factor(kind: str, inputs: Sequence[QTensor], output: QTensor) -> list[_Port]:
-    """The fp32 multiplier from sums to the output's integers, which hardware would store beside the weights."""
-    if kind not in ("Linear", "MatMul"):
+def _ports_of(op: OpNode, captured: QCaptured, graph: OpGraph) -> list[_Port]:
+    parameters = inspect.signature(captured.op.compute).parameters
+    positional = [name for name, each in parameters.items() if each.kind is not each.KEYWORD_ONLY]
+    roles = ["weight" if graph.tensors[use.tensor].role == "weight" else "input" for use in op.inputs]
+    inputs = zip(positional, op.inputs, roles, captured.inputs, strict=True)
+    return [*(_Port(name, use.tensor, role, data) for name, use, role, data in inputs), _Port("output", op.name, "output", captured.output)]
+
+
+def _rounded_once(captured: QCaptured) -> QTensor:
+    """A floating-point contraction without the errors of any order of summation; other outputs as they are."""
+    op, output = captured.op, captured.output
+    if op.kind not in PRODUCTS:
+        return output
+    wanted, a, b = common_format(*captured.inputs)
+    if is_integer(wanted):
+        return output
+    if op.kind == "Linear":
+        exact, _ = gemm_bound(a.values.reshape(-1, a.values.shape[-1]), b.values.T, Arithmetic("fp32", "fp32", "fp32"))
+        exact = exact.view(output.values.shape)
+    else:
+        exact = op.compute(a.values.double(), b.values.double(), **captured.attrs)
+    if output.scale is None:
+        return QTensor(exact.to(output.values.dtype), None)
+    return output.with_values(requantise((exact * product_factor(a, b, output.scale).double()).float(), torch.ones(()), output.format))
+
+
+def _factor(captured: QCaptured) -> list[_Port]:
+    """The fp32 multiplier from sums to the output's codes, which hardware would store beside the weights."""
+    if captured.op.kind not in PRODUCTS or captured.output.scale is None:
         return []
-    a, b = inputs
-    assert a.scale is not None
-    assert b.scale is not None
-    assert output.scale is not None
-    return [_Port("factor", "", "parameter", multiplier(a.scale, b.scale, output.scale))]
+    _, a, b = common_format(*captured.inputs)
+    return [_Port("factor", "", "parameter", QTensor(product_factor(a, b, captured.output.scale), None))]
 
 
 # How far a correct implementation may be off ---------------------------------------------------------------------------------------------
 
 
-def tolerance(kind: str, inputs: Sequence[Tensor], output: Tensor, attrs: dict[str, Any]) -> Tolerance:
+def tolerance(
+    kind: str, inputs: Sequence[Tensor], output: Tensor, attrs: dict[str, Any], factor: Tensor | None = None, converts: bool = False
+) -> Tolerance:
     """How far a correct implementation of one op may be from its golden output, by kind, format and lengths.
 
     Floats are two values of which each was rounded to the output format once (2 u_out), after fp32 arithmetic whose error is counted in
-    roundings of u = 2^-24 (Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., ch. 3).
+    roundings of u = 2^-24 (Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., ch. 3). Inputs of a product are in its compute
+    format, and sums of products of codes are multiplied by `factor`; `converts`: an op that only moves changes the format on the way.
     """
-    if kind in ("MemCopy", "ReduceMax") or (kind == "Embedding" and output.dtype != torch.int8):
+    if kind == "ReduceMax" or (kind in ("MemCopy", "Embedding") and not converts):
         return Tolerance(0.0, 0.0, "values are only moved or compared")
     if output.dtype == torch.int8:
-        if kind in ("Linear", "MatMul"):
+        if kind in PRODUCTS and all(each.dtype == torch.int8 for each in inputs):
             return Tolerance(0.0, 0.0, "integer sums are exact and rounded once, half to even")
         return Tolerance(1.0, 0.0, "fp32 arithmetic may end on the other side of a rounding boundary")
     u, u_out = UNIT_ROUNDOFF["fp32"], UNIT_ROUNDOFF[_format_of(output)]
+    if output.dtype == torch.float8_e4m3fn and kind not in PRODUCTS:
+        return Tolerance(2 * UNDERFLOW["fp8"], 2 * u_out, "fp32 arithmetic may end on the other side of a rounding boundary")
     twice = 2 * u_out * (1 + 2 * u_out)
     underflow = 2 * UNDERFLOW[_format_of(output)]
     match kind:
         case "Linear" | "MatMul":
             depth, magnitude = _sum_of_products(kind, inputs, attrs)
+            magnitude *= 1.0 if factor is None else float(factor.max())
             why = f"{depth} products summed in fp32 in any order, one rounding to the output"
             return Tolerance(gamma(depth, u) * magnitude * (1 + u_out) ** 2 + underflow, twice, why)
         case "RoPETable":
@@ -296,6 +314,8 @@ def tolerance(kind: str, inputs: Sequence[Tensor], output: Tensor, attrs: dict[s
             largest = float(inputs[0].abs().max())
             return Tolerance(gamma(3, u) * 2 * largest + underflow, twice, "two products and a sum in fp32, one rounding to the output")
     roundings = {
+        "Embedding": 1,
+        "MemCopy": 1,
         "RMSNorm": inputs[0].shape[-1] + 8,
         "Normalize": inputs[0].shape[-1] + 4,
         "ElementwiseExp": 2 * _LARGEST_EXPONENT + 4,
@@ -310,9 +330,9 @@ def _sum_of_products(kind: str, inputs: Sequence[Tensor], attrs: dict[str, Any])
     """Length of the sums and the largest sum of magnitudes."""
     a, b = inputs
     if kind == "Linear":
-        rows = a.reshape(-1, a.shape[-1]).abs()
+        rows = a.reshape(-1, a.shape[-1]).float().abs()
         # By rows of the weight in pieces: the fp32 copy of a whole vocabulary would not be small.
-        return a.shape[-1], max(float((rows.float() @ piece.abs().float().T).max()) for piece in torch.split(b, WORDS)) * (1 + 1e-3)
+        return a.shape[-1], max(float((rows @ piece.float().abs().T).max()) for piece in torch.split(b, WORDS)) * (1 + 1e-3)
     return a.shape[-1], float(OPS[kind].compute(a.double().abs(), b.double().abs(), **attrs).max())
 
 
@@ -320,25 +340,22 @@ def _sum_of_products(kind: str, inputs: Sequence[Tensor], attrs: dict[str, Any])
 
 
 def _format_of(tensor: Tensor) -> str:
-    return {
-        torch.bfloat16: "bf16",
-        torch.float16: "fp16",
-        torch.float32: "fp32",
-        torch.int8: "int8",
-        torch.int32: "int32",
-    }[tensor.dtype]
+    return QTensor(tensor, None).format
 
 
 def to_array(tensor: Tensor) -> NDArray[Any]:
-    """A tensor as it is stored in an archive: bf16, which NumPy lacks, as its bits in uint16."""
+    """A tensor as it is stored in an archive: bf16 and fp8, which NumPy lacks, as their bits in uint16 and uint8."""
     tensor = tensor.detach().contiguous()
+    if tensor.dtype == torch.float8_e4m3fn:
+        return tensor.view(torch.uint8).numpy()
     return tensor.view(torch.int16).numpy().view(np.uint16) if tensor.dtype == torch.bfloat16 else tensor.numpy()
 
 
-def to_hex(tensor: Tensor) -> str:
-    """A tensor as `$readmemh` reads it: one element per line, in row-major order."""
+def to_hex(tensor: Tensor, bits: int = 8) -> str:
+    """A tensor as `$readmemh` reads it: one element per line, in row-major order; codes of four bits are one digit."""
     array = to_array(tensor)
-    return array.astype(array.dtype.newbyteorder(">")).tobytes().hex("\n", array.itemsize) + "\n"
+    text = array.astype(array.dtype.newbyteorder(">")).tobytes().hex("\n", array.itemsize) + "\n"
+    return text if bits != 4 else "".join(line[1:] for line in text.splitlines(keepends=True))
 
 
 def _write_folder(folder: Path, header: dict[str, Any], ops: Sequence[OpNode], ports: dict[str, list[_Port]]) -> dict[str, Any]:
@@ -361,30 +378,35 @@ def _write_folder(folder: Path, header: dict[str, Any], ops: Sequence[OpNode], p
 
 def _write_op(folder: Path, op: OpNode, ports: Sequence[_Port]) -> dict[str, Any]:
     """One archive and one hex file per tensor; the op's entry in the manifest."""
-    arrays = {port.name: to_array(port.values) for port in ports}
+    arrays: dict[str, NDArray[Any]] = {}
+
+    def written(name: str, tensor: Tensor, number_format: str) -> dict[str, str]:
+        arrays[name] = to_array(tensor)
+        return {"array": name, "hex": _write_hex(folder, op.name, name, tensor, number_format)}
+
     entries = []
     for port in ports:
+        data, group = port.data, group_of(port.data.format)
         entry: dict[str, Any] = {
             "name": port.name,
             "tensor": port.tensor,
             "role": port.role,
-            "shape": list(port.values.shape),
-            "format": _format_of(port.values),
-            "array": port.name,
-            "dtype": str(arrays[port.name].dtype),
-            "hex": _write_hex(folder, op.name, port.name, port.values),
+            "shape": list(data.values.shape),
+            "format": data.format,
+            **written(port.name, data.values, data.format),
             "scale": None,
+            "zero_point": None,
             "tolerance": None,
         }
-        if port.scale is not None:
-            entry["scale"] = float(port.scale) if port.scale.ndim == 0 else {"array": f"{port.name}_scale", "axis": 0}
-        if port.scale is not None and port.scale.ndim:
-            arrays[f"{port.name}_scale"] = to_array(port.scale)
-            entry["scale"]["hex"] = _write_hex(folder, op.name, f"{port.name}_scale", port.scale)
+        entry["dtype"] = str(arrays[port.name].dtype)
+        if data.scale is not None:
+            place = {"axis": 0} if group is None else {"axis": 1, "group": group}
+            is_one = data.scale.ndim == 0
+            entry["scale"] = float(data.scale) if is_one else {**written(f"{port.name}_scale", data.scale, _format_of(data.scale)), **place}
+        if data.zero is not None:
+            entry["zero_point"] = written(f"{port.name}_zero_point", data.zero, data.format)
         if port.name == "output":
-            inputs = [each.values for each in ports if each.name not in ("output", "factor")]
-            allowed = tolerance(op.kind, inputs, port.values, dict(op.attrs))
-            entry["tolerance"] = {"absolute": allowed.absolute, "relative": allowed.relative, "why": allowed.why}
+            entry["tolerance"] = asdict(_allowed(op, ports))
         entries.append(entry)
     np.savez(folder / f"{op.name}.npz", **arrays)  # type: ignore[arg-type]  # a name is never "allow_pickle"
     return {
@@ -397,10 +419,25 @@ def _write_op(folder: Path, op: OpNode, ports: Sequence[_Port]) -> dict[str, Any
     }
 
 
-def _write_hex(folder: Path, op: str, port: str, tensor: Tensor) -> str:
+def _allowed(op: OpNode, ports: Sequence[_Port]) -> Tolerance:
+    """The tolerance of an op's output, from all that is written of it."""
+    found = {port.name: port.data for port in ports}
+    output, factor = found.pop("output"), found.pop("factor", None)
+    inputs = list(found.values())
+    converts = (op.kind == "MemCopy" and inputs[0].format != inputs[1].format) or (
+        op.kind == "Embedding" and (inputs[1].scale is not None or inputs[1].format != output.format)
+    )
+    if op.kind in PRODUCTS:
+        inputs = list(common_format(*inputs)[1:])
+    values = [each.values for each in inputs]
+    return tolerance(op.kind, values, output.values, dict(op.attrs), None if factor is None else factor.values, converts)
+
+
+def _write_hex(folder: Path, op: str, port: str, tensor: Tensor, number_format: str) -> str:
     file = f"{op}.{port}.hex"
     shape = " x ".join(map(str, tensor.shape)) or "scalar"
-    (folder / file).write_text(f"// {op} {port}: {shape} of {_format_of(tensor)}, row-major\n{to_hex(tensor)}", encoding="ascii")
+    text = to_hex(tensor, bits_of(number_format))
+    (folder / file).write_text(f"// {op} {port}: {shape} of {number_format}, row-major\n{text}", encoding="ascii")
     return file
 
 

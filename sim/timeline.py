@@ -44,11 +44,22 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Component:
-    """embed_tokens, rotary_emb, layers.i, norm or lm_head: its latency and what bounds most of it."""
+    """embed_tokens, rotary_emb, layers.i, norm or lm_head: its latency, what bounds most of it, and its energy if that is known."""
 
     name: str
     latency_s: float
     bound_by: str
+    energy_j: float | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Spent:
+    """The energy of a step: by op (what it switches and moves, and what leaks in its latency), in total, and by unit, level and
+    `static`."""
+
+    op_j: Floats
+    total_j: float
+    by_resource_j: Mapping[str, float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +68,7 @@ class Timeline:
 
     Per op: `latency_s` is its end minus the latest end so far in graph order, so the column sums to the total; `busy_s` is the time that
     its busiest unit works for it; `group` numbers what ran as one; `lost_s[cause]` [s] explains the distance from the roofline.
+    Per group: `resource_busy_s[resource]` [s]. `spent` and `area_mm2` are None where nothing is known of the chip's energy and area.
     Per group: `resource_busy_s[resource]` [s], `group_s`, its latency [s], and `schedule_of`, an index into `schedules`, from which
     intervals are made when they are asked for.
     """
@@ -78,6 +90,8 @@ class Timeline:
     group_s: Floats
     schedule_of: NDArray[np.int64]
     schedules: Sequence[Schedule]
+    spent: Spent | None = None
+    area_mm2: float | None = None
 
     @property
     def phase(self) -> str:
@@ -88,14 +102,35 @@ class Timeline:
         """New tokens of the whole batch per second."""
         return int(self.graph.scenario.tokens) / self.total_s
 
+    @property
+    def energy_j(self) -> float | None:
+        """Joules of the step."""
+        return None if self.spent is None else self.spent.total_j
+
+    @property
+    def power_w(self) -> float | None:
+        """Watts on average over the step."""
+        return None if self.spent is None else self.spent.total_j / self.total_s
+
+    @property
+    def j_per_token(self) -> float | None:
+        """Joules per new token of the batch; its inverse is tokens/s per watt."""
+        return None if self.spent is None else self.spent.total_j / int(self.graph.scenario.tokens)
+
     @cached_property
     def components(self) -> tuple[Component, ...]:
-        """Latency of each component, in order; `bound_by` is what binds the largest part of it."""
+        """Latency and energy of each component, in order; `bound_by` is what binds the largest part of it."""
         by_bound: dict[str, dict[str, float]] = {}
         for op, latency, bound in zip(self.graph.ops, self.latency_s.tolist(), self.bound_by, strict=True):
             parts = by_bound.setdefault(op.component, {})
             parts[bound] = parts.get(bound, 0.0) + latency
-        return tuple(Component(name, sum(parts.values()), max(parts, key=parts.__getitem__)) for name, parts in by_bound.items())
+        spent: dict[str, float] = {}
+        if self.spent is not None:
+            for op, joules in zip(self.graph.ops, self.spent.op_j.tolist(), strict=True):
+                spent[op.component] = spent.get(op.component, 0.0) + joules
+        return tuple(
+            Component(name, sum(parts.values()), max(parts, key=parts.__getitem__), spent.get(name)) for name, parts in by_bound.items()
+        )
 
     @cached_property
     def bound_shares(self) -> dict[str, float]:
@@ -154,10 +189,11 @@ class Timeline:
             self.busy_s.tolist(),
             self.bound_by,
             lost_s,
+            [None] * len(lost_s) if self.spent is None else self.spent.op_j.tolist(),
             strict=True,
         )
         counted: dict[int, tuple[int, int]] = {}  # FLOPs and MACs by work, which alike ops share
-        for op, group, issued_macs, dram_bytes, latency_s, busy_s, bound_by, lost in columns:
+        for op, group, issued_macs, dram_bytes, latency_s, busy_s, bound_by, lost, energy_j in columns:
             counts = counted.get(id(op.work))
             if counts is None:
                 macs = int(op.work.useful_macs) if isinstance(op.work, Contraction) else 0
@@ -177,6 +213,7 @@ class Timeline:
                     "busy_s": busy_s,
                     "bound_by": bound_by,
                     "lost_s": lost,
+                    "energy_j": energy_j,
                 },
             )
 
@@ -222,7 +259,15 @@ class Timeline:
             "tokens_per_s": self.tokens_per_s,
             "floor_s": self.floor_s,
             "lost_s": {cause: float(self.lost_s[cause].sum()) for cause in LOST},
-            "components": [{"name": c.name, "latency_s": c.latency_s, "bound_by": c.bound_by} for c in self.components],
+            "energy_j": self.energy_j,
+            "energy_by_j": None if self.spent is None else dict(self.spent.by_resource_j),
+            "power_w": self.power_w,
+            "j_per_token": self.j_per_token,
+            "tokens_per_s_per_w": None if self.j_per_token is None else 1 / self.j_per_token,
+            "area_mm2": self.area_mm2,
+            "components": [
+                {"name": c.name, "latency_s": c.latency_s, "bound_by": c.bound_by, "energy_j": c.energy_j} for c in self.components
+            ],
             "ops": [row for _, row in self.rows()],
             "memory": {
                 "weights_bytes": memory.weights_bytes,

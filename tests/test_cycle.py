@@ -297,3 +297,10 @@ def test_equals_a_simulator_that_moves_one_cycle_at_a_time(data: st.DataObject) 
     played: Played = play_gemm(mapping, chip, cost_gemm(mapping, chip))
     assert played.end == pytest.approx(end, abs=1e-6)
     assert {cause: round(cycles) for cause, cycles in played.stalls.items()} == stalls
+
+
+@pytest.mark.parametrize("chip_name", ["h100-sxm5-80gb", "a100-sxm4-80gb"])
+def test_the_cause_of_a_wait_is_found_through_the_levels(chip_name: str) -> None:
+    """One token's weights come from DRAM by way of L2: what the array waits for is DRAM, not the level next to it."""
+    step = predict_graph(trace_model("llama-3.2-1b", "bf16", phase="decode", context=64), chip_name, "cycle")
+    assert step.bound_shares["dram"] > 0.8

@@ -20,7 +20,8 @@ import sim.execute
 from functional.formats import torch_dtype
 from functional.interpreters import Torch
 from functional.llama import attention as golden_attention
-from functional.quantise import QTensor, Quantised, quantise, requantise_sums, scale_of
+from functional.qtensor import QTensor, quantise, requantise_sums, scale_of
+from functional.quantise import Quantised
 from functional.work import Mask
 from hwmodels import load_chip
 from hwmodels.chip import Chip, MemoryLevel, Role

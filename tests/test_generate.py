@@ -214,7 +214,7 @@ def test_distribution_equals_that_of_transformers(temperature: float, top_k: int
     wanted: Any = LogitsProcessorList([TemperatureLogitsWarper(temperature)] if temperature != 1 else [])
     wanted += [TopKLogitsWarper(top_k)] if top_k else []
     wanted += [TopPLogitsWarper(top_p)] if top_p < 1 else []
-    found = distribution(logits, Sampling(temperature, top_k, top_p))
+    found = distribution(Torch(), logits, Sampling(temperature, top_k, top_p))
     assert torch.equal(found, wanted(None, logits).softmax(-1))
     assert (found.sum(-1) - 1).abs().max() < 1e-5
 
@@ -222,15 +222,15 @@ def test_distribution_equals_that_of_transformers(temperature: float, top_k: int
 def test_distribution_by_hand() -> None:
     """Probabilities 1/2, 1/4, 1/8, 1/8. Temperature 1/2 squares them: 32/43.. of 16, 4, 1, 1. top-p keeps the fewest that reach p."""
     logits = torch.tensor([[0.5, 0.25, 0.125, 0.125]]).log()
-    assert distribution(logits, Sampling(1.0))[0].tolist() == pytest.approx([0.5, 0.25, 0.125, 0.125])
-    assert distribution(logits, Sampling(0.5))[0].tolist() == pytest.approx([16 / 22, 4 / 22, 1 / 22, 1 / 22])
-    assert distribution(logits, Sampling(1.0, top_k=2))[0].tolist() == pytest.approx([2 / 3, 1 / 3, 0, 0])
-    assert distribution(logits, Sampling(1.0, top_p=0.7))[0].tolist() == pytest.approx([2 / 3, 1 / 3, 0, 0])
-    assert distribution(logits, Sampling(1.0, top_p=0.4))[0].tolist() == pytest.approx([1, 0, 0, 0])
+    assert distribution(Torch(), logits, Sampling(1.0))[0].tolist() == pytest.approx([0.5, 0.25, 0.125, 0.125])
+    assert distribution(Torch(), logits, Sampling(0.5))[0].tolist() == pytest.approx([16 / 22, 4 / 22, 1 / 22, 1 / 22])
+    assert distribution(Torch(), logits, Sampling(1.0, top_k=2))[0].tolist() == pytest.approx([2 / 3, 1 / 3, 0, 0])
+    assert distribution(Torch(), logits, Sampling(1.0, top_p=0.7))[0].tolist() == pytest.approx([2 / 3, 1 / 3, 0, 0])
+    assert distribution(Torch(), logits, Sampling(1.0, top_p=0.4))[0].tolist() == pytest.approx([1, 0, 0, 0])
     # Temperature comes first: squared, the first token alone reaches 0.7.
-    assert distribution(logits, Sampling(0.5, top_p=0.7))[0].tolist() == pytest.approx([1, 0, 0, 0])
+    assert distribution(Torch(), logits, Sampling(0.5, top_p=0.7))[0].tolist() == pytest.approx([1, 0, 0, 0])
     # top-k comes before top-p: of the two that are left, the first has 2/3.
-    assert distribution(logits, Sampling(1.0, top_k=2, top_p=0.6))[0].tolist() == pytest.approx([1, 0, 0, 0])
+    assert distribution(Torch(), logits, Sampling(1.0, top_k=2, top_p=0.6))[0].tolist() == pytest.approx([1, 0, 0, 0])
 
 
 def test_a_seed_repeats_and_another_does_not() -> None:

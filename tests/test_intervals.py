@@ -110,6 +110,22 @@ def test_tiles_are_the_groups_in_detail(chip_name: str, phase: Phase) -> None:
         assert np.all((tiles.op == -1) | (timeline.group[tiles.op] == tiles.group))
 
 
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("chip_name", CHIPS)
+def test_a_played_group_is_bound_by_what_takes_most_of_it(chip_name: str, phase: Phase) -> None:
+    timeline = step(chip_name, "cycle", phase)
+    found = timeline.intervals
+    called = {"array": "matrix"}  # a drain is the array's; other causes go by their name
+    for group in range(len(timeline.group_s)):
+        takes: dict[str, float] = {}
+        for i in np.flatnonzero(found.group == group):
+            cause = found.causes[found.cause[i]] if found.cause[i] >= 0 else ""
+            name = called.get(cause, cause) or found.resources[found.resource[i]]
+            takes[name] = max(takes.get(name, 0.0), float(found.busy_s[i]))
+        bound_by = timeline.bound_by[int(np.flatnonzero(timeline.group == group)[0])]
+        assert takes[bound_by] == pytest.approx(max(takes.values())), takes
+
+
 def test_alike_layers_are_the_same_moved_in_time() -> None:
     timeline = step("edge-npu", "cycle", "decode")
     one, other = timeline.tile_intervals("layers.1"), timeline.tile_intervals("layers.2")

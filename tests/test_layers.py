@@ -31,6 +31,7 @@ IN_SIM = (
     "verification",
     "explore",
     "evidence",
+    "profiling",
     "present",
     "cli",
 )
@@ -41,6 +42,8 @@ HEAVY = ("torch", "pandas", "plotly", "scipy", "networkx", "transformers", "pyar
 PUBLIC = [
     "BadInput",
     "RooftileError",
+    "Sampling",
+    "Speculation",
     "Timeline",
     "breakdown_figure",
     "chip_names",
@@ -51,7 +54,9 @@ PUBLIC = [
     "load_model",
     "model_names",
     "predict",
+    "predict_generation",
     "predict_graph",
+    "profile",
     "roofline_figure",
     "roofline_grid",
     "sensitivity",

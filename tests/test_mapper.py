@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from functional.errors import BadInput
 from hwmodels.chip import Bandwidth, Chip, MatrixUnit, MemoryLevel, Role, VectorUnit
 from hwmodels.load import load_chip
-from sim.mapper import GemmCost, cost_gemm, map_gemm, map_gemm_traffic
-from sim.mapper.bound import axis_numbers, bound
+from sim.mapper import GemmCost, array, cost_gemm, map_gemm, map_gemm_traffic
+from sim.mapper.bound import Bounder
+from sim.mapper.candidates import array_grains, variants
 from sim.mapper.cost import evaluate
 from sim.mapper.problem import Choice, setting_of
-from sim.mapper.search import array_grains, variants
+from sim.mapper.tables import axis_table
 from sim.mapping import AXES, Gemm, GemmMapping, StageTiling, Tile, chip_stages
 from tests.walked_gemm import latency_s, walk
 
@@ -159,17 +160,18 @@ def test_the_bound_of_a_box_is_below_the_cost_of_each_mapping_in_it(data: st.Dat
     setting = setting_of(gemm, chip)
     choice = choice_of(pair[0])
     tiles = [
-        np.array([[tile[axis] for tile in choice.tiles], [min(tile[axis] + 3, gemm.n) for tile in choice.tiles]]).T for axis in range(3)
+        np.array([[tile[axis] for tile in choice.tiles], [min(tile[axis] + 3, extent) for tile in choice.tiles]]).T
+        for axis, extent in enumerate((gemm.m, gemm.n, gemm.k))
     ]
-    numbers = [
-        axis_numbers(setting, axis, list(tiles[axis]), (*choice.split, 1)[axis], choice.dataflow, choice.array_axis).min(
-            axis=1, keepdims=True
-        )
-        for axis in range(3)
-    ]
-    low, cost = bound(setting, numbers, choice.ranks), evaluate(setting, choice)
-    for lower, exact in zip(low, (cost.latency_s, cost.dram_bytes, cost.moved_bytes, cost.steps), strict=True):
-        assert float(np.ravel(lower)[0]) <= float(exact) * (1 + 1e-9)
+    kind = [(choice.dataflow, choice.array_axis)]
+    tables = [axis_table(setting, axis, tiles[axis], (*choice.split, 1)[axis], kind)[0] for axis in range(3)]
+    bounder, none = Bounder(setting, [choice.ranks], [array.drain_cycles(setting, choice.dataflow)]), np.zeros(1, dtype=int)
+    cost = evaluate(setting, choice)
+    box = np.stack([table.min(axis=1, keepdims=True) for table in tables], axis=1)
+    one = np.stack([table[:, :1] for table in tables], axis=1)
+    for low in (bounder(box, none, none, single=False), bounder(one, none, none, single=True)):
+        for lower, exact in zip(low, (cost.latency_s, cost.dram_bytes, cost.moved_bytes, cost.steps), strict=True):
+            assert float(np.ravel(lower)[0]) <= float(exact) * (1 + 1e-9)
 
 
 def choice_of(mapping: GemmMapping) -> Choice:
@@ -197,12 +199,12 @@ def test_the_least_traffic_is_that_of_an_exhaustive_search() -> None:
             assert found.traffic_elements >= float(row["lower_bound"]) - 0.5, row
 
 
-def every_tile(extent: int, grain: int) -> list[int]:
-    """For each number of trips the smallest tile and the smallest multiple of the grain, found by trying all."""
+def every_tile(extent: int, grains: tuple[int, ...]) -> list[int]:
+    """For each number of trips the smallest tile and the smallest multiple of each grain, found by trying all."""
     found: dict[int, list[int]] = {}
     for tile in range(1, extent + 1):
         found.setdefault(-(-extent // tile), []).append(tile)
-    return sorted({tile for tiles in found.values() for tile in (tiles[0], *[t for t in tiles if t % grain == 0][:1])})
+    return sorted({tile for tiles in found.values() for tile in (tiles[0], *[t for grain in grains for t in [t for t in tiles if t % grain == 0][:1]])})
 
 
 def every_choice(gemm: Gemm, chip: Chip) -> list[Choice]:
@@ -210,7 +212,6 @@ def every_choice(gemm: Gemm, chip: Chip) -> list[Choice]:
     setting = setting_of(gemm, chip)
     found = []
     for variant in variants(setting):
-        grains = array_grains(setting, variant)
         chains: list[list[tuple[int, ...]]] = []
         for axis, extent in enumerate((gemm.m, gemm.n, gemm.k)):
             rows: list[tuple[int, ...]] = [()]
@@ -220,7 +221,7 @@ def every_choice(gemm: Gemm, chip: Chip) -> list[Choice]:
                     outer = row[-1] if row else extent
                     if stage == setting.split_stage:
                         outer = -(-outer // (*variant.split, 1)[axis])
-                    grown += [(*row, tile) for tile in every_tile(outer, grains[axis])]
+                    grown += [(*row, tile) for tile in every_tile(outer, array_grains(setting, axis))]
                 rows = grown
             chains.append(rows)
         tiles = [np.array(rows).T for rows in chains]

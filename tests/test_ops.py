@@ -24,18 +24,40 @@ FORMATS = ("fp32", "bf16", "fp16")
 # The tally -------------------------------------------------------------------------------------------------------------------------------
 
 PER_OUTPUT = {
-    "add": ("add", "sub", "rsub"),
+    "add": ("add", "sub", "rsub", "cumsum"),
     "mul": ("mul", "neg"),
     "exp": ("exp", "cos", "sin"),
     "rsqrt": ("rsqrt", "reciprocal"),
 }
-PER_INPUT = {"add": ("sum", "amax")}
-MOVES = ("index", "copy_")
+PER_INPUT = {"add": ("sum", "amax", "argmax", "lt", "le")}
+MOVES = ("index", "copy_", "gather")
 FREE = (
     *("_unsafe_view", "clone", "expand", "permute", "select", "slice", "split", "transpose", "unbind", "unsqueeze", "view"),
-    *("arange", "cat", "stack", "masked_fill"),
+    *("arange", "cat", "stack", "masked_fill", "empty_like", "fill_", "scatter"),
 )
 """Only another look at a tensor, or a buffer that an accelerator would not make: no arithmetic on elements."""
+
+
+def heap_compares(k: int) -> int:
+    """Levels of a heap of k elements."""
+    return len(f"{k:b}")
+
+
+def whole(name: str, args: tuple[Any, ...]) -> Counter[str] | None:
+    """What operators do that ATen has as one piece, by hand; None for others."""
+    x = args[0]
+    n, width = x.numel(), x.shape[-1] if x.dim() else 0
+    if name == "sort":  # every merge of runs of 1, 2, 4, ... touches each element once
+        return Counter(add=n * sum(1 for i in range(width.bit_length()) if 2**i < width))
+    if name == "topk":
+        return Counter(add=n * heap_compares(args[1]))
+    if name == "_softmax":  # compare, subtract, add up; then once per row the reciprocal
+        return Counter(add=3 * n, exp=n, mul=n, rsqrt=n // width)
+    if name == "exponential_":  # -log(u)
+        return Counter(exp=n, mul=n)
+    if name == "div":  # by a number: times its reciprocal, which is known
+        return Counter(mul=n, rsqrt=n) if isinstance(args[1], Tensor) and args[1].dim() else Counter(mul=n)
+    return None
 
 
 @dataclass
@@ -55,7 +77,10 @@ class Tally(TorchDispatchMode):
         return output
 
     def _note(self, name: str, args: tuple[Any, ...], output: Any) -> None:
-        if name in ("mm", "bmm"):
+        counted = whole(name, args) if args and isinstance(args[0], Tensor) else None
+        if counted is not None:
+            self.counts += counted
+        elif name in ("mm", "bmm"):
             self.macs += output.numel() * args[0].shape[-1]
         elif name in MOVES:
             self.written_bytes += output.numel() * output.element_size()
@@ -68,7 +93,7 @@ class Tally(TorchDispatchMode):
             self._note_arithmetic(name, args, output)
 
     def _note_arithmetic(self, name: str, args: tuple[Any, ...], output: Tensor) -> None:
-        if not output.is_floating_point():  # the positions of a mask
+        if not args[0].is_floating_point():  # the positions of a mask
             return
         for elements, table in ((output.numel(), PER_OUTPUT), (args[0].numel(), PER_INPUT)):
             for primitive, names in table.items():
@@ -183,7 +208,7 @@ def test_shape_and_format_are_those_declared(kind: str, number_format: str) -> N
         declared = call.op.shape(*call.specs, **call.attrs)
         computed = call.run()
         assert tuple(computed.shape) == declared.shape
-        assert computed.dtype == torch_dtype(declared.format)
+        assert computed.dtype == (torch.int32 if declared.format == "int32" else torch_dtype(declared.format))
 
 
 @every_op
@@ -208,8 +233,11 @@ def assert_tally(work: Work, tally: Tally) -> None:
         assert flops(work) == sum(tally.counts.values()) - tally.counts["convert"]
 
 
+REDUCING = ("RMSNorm", "ReduceMax", "Normalize", "ArgMax", "TopK", "ArgSort", "Softmax", "CumulativeSum", "Draw")
+
+
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("kind", [kind for kind in OPS if kind not in ("Linear", "MatMul", "Embedding", "MemCopy")])
+@pytest.mark.parametrize("kind", [kind for kind in OPS if kind not in ("Linear", "MatMul", "Embedding", "MemCopy", "Gather")])
 def test_vector_work_names_elements_and_the_reduced_axis(kind: str, seed: int) -> None:
     call = example(kind, seed, "bf16")
     work = call.op.work(*call.specs, **call.attrs)
@@ -220,8 +248,10 @@ def test_vector_work_names_elements_and_the_reduced_axis(kind: str, seed: int) -
         made = batch * heads * sum(len(keys) for _, keys, _ in row_calls(call))
     elif kind == "RoPETable":
         made = made // 2  # an angle gives a cosine and a sine
+    elif kind in ("ArgMax", "Draw"):
+        made = call.specs[0].elements  # one index for each row
     assert work.elements == made
-    assert work.reduced == (call.specs[0].shape[-1] if kind in ("RMSNorm", "ReduceMax", "Normalize") else 0)
+    assert work.reduced == (call.specs[0].shape[-1] if kind in REDUCING else 0)
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 import sim.verification
 from functional.config import ModelConfig
 from functional.errors import BadInput
-from functional.quantise import QTensor
+from functional.qtensor import QTensor
 from hwmodels import load_chip
 from sim import verify
 from sim.attention_mapping import AttentionMapping

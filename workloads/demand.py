@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple, TypeVar
 
-from functional.formats import bits_of, is_integer
 from functional.spec import Dim
-from functional.work import Contraction, Move, Vector, Work
+from functional.work import Contraction, Move, Vector
 from workloads.fuse import Flow, Group, Kind, fuse
 from workloads.graph import OpGraph, OpNode
+from workloads.quantise import compute_format, conversions
 from workloads.residency import Residency, residency
 
 Key = TypeVar("Key", bound=Hashable)
@@ -107,11 +107,6 @@ def demand(graph: OpGraph, fused: bool = True) -> Demand:
     return known
 
 
-def compute_format(work: Contraction) -> str:
-    """Format in which a contraction is multiplied: that of its operands or, if they differ, the wider one; floats before integers."""
-    return max((work.a_format, work.b_format), key=lambda name: (not is_integer(name), bits_of(name)))
-
-
 def _demand(graph: OpGraph, fused: bool) -> Demand:
     groups = fuse(graph, fused)
     resident = residency(groups)
@@ -156,11 +151,11 @@ def _group_class(graph: OpGraph, group: Group, thresholds: Mapping[str, Dim], co
     flows: dict[int, list[Flow]] = {i: [] for i in group.ops}
     for flow in group.flows:
         flows[flow.op].append(flow)
-    loads = tuple(_op_load(op.work, flows[i], thresholds) for i, op in zip(group.ops, ops, strict=True))
+    loads = tuple(_op_load(op, flows[i], thresholds) for i, op in zip(group.ops, ops, strict=True))
     return GroupClass(group, ops, _sum(loads), loads, count)
 
 
-def _op_load(work: Work, flows: Sequence[Flow], thresholds: Mapping[str, Dim]) -> Load:
+def _op_load(op: OpNode, flows: Sequence[Flow], thresholds: Mapping[str, Dim]) -> Load:
     moved: dict[tuple[Kind, bool], Dim] = {}
     always_dram: dict[bool, Dim] = {}
     crossings: list[Crossing] = []
@@ -170,22 +165,12 @@ def _op_load(work: Work, flows: Sequence[Flow], thresholds: Mapping[str, Dim]) -
             crossings.append(Crossing(size_bytes, is_write, thresholds[tensor]))
         else:
             always_dram[is_write] = always_dram.get(is_write, 0) + size_bytes
-    border = moved, always_dram, tuple(crossings)
+    border, work = (moved, always_dram, tuple(crossings)), op.work
     if isinstance(work, Contraction):
         number_format = compute_format(work)
         sums = work.useful_macs // work.k if work.mask_axis == "n" else work.batch * work.m * work.n  # masked scores leave no sum
-        return Load({number_format: work.useful_macs}, {number_format: sums}, _dequantise(work, number_format), *border)
-    return Load({}, {}, work.counts if isinstance(work, Vector) else {}, *border)
-
-
-def _dequantise(work: Contraction, number_format: str) -> dict[str, Dim]:
-    """Vector work to bring the narrower operand to the compute format: a conversion and a product with its scale, once per element."""
-    elements: Dim = 0
-    if work.a_format != number_format:
-        elements = elements + work.batch * work.m * work.k
-    if work.b_format != number_format:
-        elements = elements + work.batch // work.b_shared_by * work.n * work.k
-    return {} if isinstance(elements, int) and elements == 0 else {"convert": elements, "mul": elements}
+        return Load({number_format: work.useful_macs}, {number_format: sums}, conversions(op), *border)
+    return Load({}, {}, work.counts if isinstance(work, Vector) else conversions(op), *border)
 
 
 def _sum(loads: Sequence[Load]) -> Load:

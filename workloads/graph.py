@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from functional.errors import BadInput
 from functional.ops import OPS
+from functional.sampling import Sampling
 from functional.spec import Dim, TensorSpec, format_shape
 from functional.work import Mask, Work
 from workloads.scenario import Formats, Scenario
@@ -99,6 +100,7 @@ class OpGraph:
                 "q_len": _plain(scenario.q_len),
                 "context": _plain(scenario.context),
                 "logits": scenario.logits,
+                **({"sampling": asdict(scenario.sampling)} if scenario.sampling else {}),
                 "formats": {name: getattr(scenario.formats, name) for name in Formats.__slots__},
             },
             "tensors": [{"name": tensor.name, "role": tensor.role, **_plain_spec(tensor.spec)} for tensor in self.tensors.values()],
@@ -124,9 +126,11 @@ class OpGraph:
                 raise BadInput(f"op graph: format {data['graph_format']} is not {GRAPH_FORMAT}; write it again with this version")
             scenario = data["scenario"]
             lengths = {name: _rebuilt(scenario[name]) for name in ("batch", "q_len", "context")}
+            formats = Formats(**scenario["formats"])
+            sampling = Sampling(**scenario["sampling"]) if "sampling" in scenario else None
             return cls(
                 data["model"],
-                Scenario(scenario["phase"], **lengths, formats=Formats(**scenario["formats"]), logits=scenario["logits"]),
+                Scenario(scenario["phase"], **lengths, formats=formats, logits=scenario["logits"], sampling=sampling),
                 tuple(_rebuilt_op(op) for op in data["ops"]),
                 {tensor["name"]: Tensor(tensor["name"], tensor["role"], _rebuilt_spec(tensor)) for tensor in data["tensors"]},
             )

@@ -9,11 +9,14 @@ import numpy as np
 
 from functional.config import ModelConfig
 from functional.errors import Problem, ScenarioError
-from functional.formats import check_format
-from functional.llama import Logits
+from functional.formats import WEIGHT_FORMATS, check_format
+from functional.llama import Head, Logits
+from functional.sampling import Sampling
 from functional.spec import Dim
 
 Phase: TypeAlias = Literal["prefill", "decode"]
+StepKind: TypeAlias = Literal["prefill", "decode", "extend"]
+"""extend: several new tokens after others, a chunk of a prompt or what a draft model proposes."""
 LARGEST_BATCH = 2**20
 """Beyond any use; it keeps all counts of all models within 64 bits."""
 
@@ -22,7 +25,7 @@ PHASES: tuple[Phase, ...] = ("prefill", "decode")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Formats:
-    """Number formats of the weights, of every tensor between ops, and of the KV cache."""
+    """Number formats of the weight matrices, of every tensor between ops (and the norms' weights with them), and of the KV cache."""
 
     weights: str
     activations: str
@@ -32,7 +35,7 @@ class Formats:
     def of(cls, default: str, weights: str | None = None, activations: str | None = None, kv: str | None = None) -> Formats:
         """One default for all; what is given overrides it."""
         return cls(
-            check_format(weights or default, "--weights"),
+            check_format(weights or default, "--weights", WEIGHT_FORMATS),
             check_format(activations or default, "--activations"),
             check_format(kv or default, "--kv"),
         )
@@ -40,14 +43,18 @@ class Formats:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scenario:
-    """`q_len` new tokens per sequence after `context` tokens that are in the KV cache already; integers or arrays that broadcast."""
+    """`q_len` new tokens per sequence after `context` tokens that are in the KV cache already; integers or arrays that broadcast.
 
-    phase: Phase
+    With `sampling` the step ends with the choice of the next token, and token ids leave it instead of logits.
+    """
+
+    phase: StepKind
     batch: Dim
     q_len: Dim
     context: Dim
     formats: Formats
-    logits: Logits = "last"
+    logits: Head = "last"
+    sampling: Sampling | None = None
 
     @property
     def kv_len(self) -> Dim:
@@ -60,19 +67,30 @@ class Scenario:
         return self.batch * self.q_len
 
     @classmethod
-    def prefill(cls, formats: Formats, batch: Dim = 1, prompt: Dim = 512, logits: Logits = "last") -> Scenario:
+    def prefill(
+        cls, formats: Formats, batch: Dim = 1, prompt: Dim = 512, logits: Logits = "last", sampling: Sampling | None = None
+    ) -> Scenario:
         """The whole prompt in one pass over an empty cache."""
-        return cls("prefill", batch, prompt, 0, formats, logits)
+        return cls("prefill", batch, prompt, 0, formats, logits, sampling)
 
     @classmethod
-    def decode(cls, formats: Formats, batch: Dim = 1, context: Dim = 512, logits: Logits = "last") -> Scenario:
+    def decode(
+        cls, formats: Formats, batch: Dim = 1, context: Dim = 512, logits: Logits = "last", sampling: Sampling | None = None
+    ) -> Scenario:
         """One token per sequence after `context` others."""
-        return cls("decode", batch, 1, context, formats, logits)
+        return cls("decode", batch, 1, context, formats, logits, sampling)
+
+    @classmethod
+    def extend(
+        cls, formats: Formats, batch: Dim, tokens: Dim, context: Dim, logits: Head = "last", sampling: Sampling | None = None
+    ) -> Scenario:
+        """`tokens` new tokens per sequence after `context` others (0: none yet); each sees those before it."""
+        return cls("extend", batch, tokens, context, formats, logits, sampling)
 
     def check(self, config: ModelConfig) -> None:
         """Raise `ScenarioError` where a length is impossible for this model."""
-        length_flag = "--prompt" if self.phase == "prefill" else "--context"
-        length = self.q_len if self.phase == "prefill" else self.context
+        length_flag = "--context" if self.phase == "decode" else "--prompt"
+        length = self.context if self.phase == "decode" else self.q_len
         problems = [
             Problem(f"must be at least 1, found {np.min(value)}", path=flag)
             for flag, value in (("--batch", self.batch), (length_flag, length))
@@ -82,7 +100,8 @@ class Scenario:
             problems.append(Problem(f"must be at most {LARGEST_BATCH}, found {np.max(self.batch)}", path="--batch"))
         longest, limit = int(np.max(self.kv_len)), config.max_position_embeddings
         if longest > limit:
-            cure = f"at most {limit if self.phase == 'prefill' else limit - 1} for this model (max_position_embeddings {limit})"
+            room = limit - int(np.max(self.kv_len - length))
+            cure = f"at most {room} for this model (max_position_embeddings {limit})"
             problems.append(Problem(f"{config.name} cannot hold {longest} positions", cure, path=length_flag))
         if problems:
             raise ScenarioError(problems)

@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 
 from functional.config import ModelConfig
+from functional.formats import weight_format
 from functional.interpreters import Interpreter
 from functional.llama import KVCache, Weights, build_weights, forward
 from functional.ops import Op, View
+from functional.sampling import sample
 from functional.spec import TensorSpec
 from functional.work import Mask, Work
 from workloads.graph import OpGraph, OpNode, Role, Tensor, Use
@@ -55,15 +57,17 @@ class Trace(Interpreter[Use]):
 
 
 def trace(config: ModelConfig, scenario: Scenario) -> OpGraph:
-    """The op graph of one prefill or one decode step; raises `ScenarioError` for lengths that the model cannot hold."""
+    """The op graph of one step; raises `ScenarioError` for lengths that the model cannot hold."""
     scenario.check(config)
     f, formats = Trace(), scenario.formats
+    matrices = weight_format(formats.weights)
     spec_of: dict[tuple[int, ...], TensorSpec] = {}
 
     def weight(name: str, shape: tuple[int, ...]) -> Use:
         spec = spec_of.get(shape)
         if spec is None:
-            spec = spec_of[shape] = TensorSpec(shape, formats.weights)
+            # A norm's weight is multiplied with activations, element by element, and has their format.
+            spec = spec_of[shape] = TensorSpec(shape, matrices if len(shape) > 1 else formats.activations)
         return f.declare(name, "weight", spec)
 
     frequencies = f.declare("inverse_frequencies", "constant", TensorSpec((config.head_dim // 2,), "fp32"))
@@ -76,7 +80,10 @@ def trace(config: ModelConfig, scenario: Scenario) -> OpGraph:
     )
     ids = f.declare("ids", "input", TensorSpec((scenario.batch, scenario.q_len), "int32"))
     result = forward(f, config, weights, ids, cache, scenario.context, scenario.q_len, scenario.logits, formats.activations)
-    f.tensors[result.tensor] = Tensor(result.tensor, "output", result.spec)
+    if scenario.sampling is not None:
+        result = sample(f, result, scenario.sampling)
+    if scenario.logits != "none":  # else nobody looks at what the last layer leaves
+        f.tensors[result.tensor] = Tensor(result.tensor, "output", result.spec)
     return OpGraph(config.name, scenario, tuple(f.ops), f.tensors)
 
 

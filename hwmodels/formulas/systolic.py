@@ -27,12 +27,15 @@ of the others hide behind a stream) and its last for ws and is (the preloads of 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+from hwmodels.formulas.elementwise import larger, smaller
 
 Count: TypeAlias = int | NDArray[np.int64]
 Number: TypeAlias = float | NDArray[np.float64]
@@ -69,8 +72,10 @@ def ceil_div(dividend: Count, divisor: Count) -> Count:
 
 def whole_cycles(cycles: Any) -> Count:
     """Cycles rounded up to a whole number: int for a scalar, int64 array for an array; rounding errors of a quotient are forgiven."""
-    rounded = np.ceil(cycles * _ROUNDING_GUARD)
-    return rounded.astype(np.int64) if isinstance(rounded, np.ndarray) else int(rounded)
+    if isinstance(cycles, int):
+        return cycles
+    guarded = cycles * _ROUNDING_GUARD
+    return np.ceil(guarded).astype(np.int64) if isinstance(guarded, np.ndarray) else math.ceil(guarded)
 
 
 def folds(dataflow: str, rows: Count, cols: Count, m: Count, n: Count, k: Count, rate: Number = 1) -> Count:
@@ -82,7 +87,7 @@ def folds(dataflow: str, rows: Count, cols: Count, m: Count, n: Count, k: Count,
 def stream_cycles(dataflow: str, m: Count, n: Count, k: Count, rate: Number = 1) -> Count:
     """T, the cycles in which one fold's operands enter the array."""
     streamed = _extents(dataflow, m, n, _packed_depth(k, rate))[2]
-    return whole_cycles(streamed / np.minimum(rate, 1))
+    return whole_cycles(streamed / smaller(rate, 1))
 
 
 def fold_interval_cycles(
@@ -92,7 +97,7 @@ def fold_interval_cycles(
     stream = stream_cycles(dataflow, m, n, k, rate)
     match preload:
         case "overlapped":
-            return whole_cycles(np.maximum(stream, rows))
+            return whole_cycles(larger(stream, rows))
         case "serial":
             return stream + 2 * rows + cols - 2
     raise ValueError(f"preload is {preload!r}; it must be 'overlapped' or 'serial'")
@@ -176,7 +181,7 @@ def _extents(dataflow: str, m: Count, n: Count, k: Count) -> tuple[Count, Count,
 
 def _packed_depth(k: Count, rate: Number) -> Count:
     """Operands along k after `rate` neighbours were packed into one."""
-    return whole_cycles(k / np.maximum(rate, 1))
+    return whole_cycles(k / larger(rate, 1))
 
 
 def _unknown(dataflow: str) -> ValueError:

@@ -21,8 +21,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-import numpy as np
-
+from hwmodels.formulas.elementwise import chosen, larger, smaller
 from hwmodels.formulas.systolic import Count, ceil_div
 
 Flag: TypeAlias = Any
@@ -58,19 +57,19 @@ def divide(block: Blocks, size: Count) -> tuple[Blocks, ...]:
     """Blocks cut by a loop into pieces of `size`: the full ones and the one at the edge."""
     trips = (*block.trips, ceil_div(block.length, size))
     rest = block.length % size
-    full = Blocks(block.blocks * (block.length // size), np.minimum(size, block.length), trips)
+    full = Blocks(block.blocks * (block.length // size), smaller(size, block.length), trips)
     if isinstance(rest, int) and rest == 0:
         return (full,)
-    return full, Blocks(block.blocks * np.minimum(rest, 1), rest, trips)
+    return full, Blocks(block.blocks * smaller(rest, 1), rest, trips)
 
 
 def share_out(block: Blocks, parts: int, every: bool) -> tuple[Blocks, ...]:
     """Blocks cut into equal parts for as many cores (rounded up, the last one smaller): all of them, or those of the first core."""
     if parts == 1:
         return (block,)
-    size = np.maximum(ceil_div(block.length, parts), 1)
+    size = larger(ceil_div(block.length, parts), 1)
     if not every:
-        return (Blocks(block.blocks, np.minimum(size, block.length), block.trips),)
+        return (Blocks(block.blocks, smaller(size, block.length), block.trips),)
     return tuple(piece._replace(trips=block.trips) for piece in divide(block, size))
 
 
@@ -124,10 +123,10 @@ def _sharers(axis: AxisCuts, moving: int) -> Count:
 def _active_parts(length: Count, axis: AxisCuts, stage: int) -> Count:
     """Cores that ever have a part of a block that stage `stage`, shared by all, cuts further: of a full or an edge tile."""
     if stage == axis.split_stage:
-        part = np.maximum(ceil_div(length, axis.parts), 1)
-        return ceil_div(length, part) if axis.every else np.minimum(length, 1)
+        part = larger(ceil_div(length, axis.parts), 1)
+        return ceil_div(length, part) if axis.every else smaller(length, 1)
     size = axis.sizes[stage]
-    return np.maximum(_active_parts(np.minimum(length, size), axis, stage + 1), _active_parts(length % size, axis, stage + 1))
+    return larger(_active_parts(smaller(length, size), axis, stage + 1), _active_parts(length % size, axis, stage + 1))
 
 
 def visits(x: Blocks, y: Blocks, inside: Sequence[tuple[Flag, Flag]], z_positions: Sequence[Count]) -> Count:
@@ -145,7 +144,7 @@ def visits(x: Blocks, y: Blocks, inside: Sequence[tuple[Flag, Flag]], z_position
         moved = moved | x_moves | y_moves
     result = z_positions[0]
     for stage in range(stages):
-        result = np.where(below[stage], z_positions[stage + 1], result)
+        result = chosen(below[stage], z_positions[stage + 1], result)
     return result
 
 

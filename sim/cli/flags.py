@@ -7,7 +7,9 @@ from typing import Annotated, Optional
 
 import typer
 
+from functional.errors import BadInput, Problem
 from functional.llama import Logits as LogitsChoice
+from functional.sampling import Sampling
 from workloads.scenario import Phase as PhaseChoice
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A library model (`rooftile models list`), or a config.json or params.json.")]
@@ -24,3 +26,34 @@ Kv = Annotated[Optional[str], typer.Option("--kv", metavar="FMT", help="Number f
 Phase = Annotated[Optional[PhaseChoice], typer.Option("--phase", help="One phase only. [default: both]")]  # noqa: UP045
 Logits = Annotated[LogitsChoice, typer.Option("--logits", help="Tokens for which lm_head runs.")]
 Out = Annotated[Optional[Path], typer.Option("--out", metavar="PATH", help="Write here instead of to the terminal.")]  # noqa: UP045
+Generate = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option("--generate", metavar="N", help="Predict the generation of N tokens after the prompt: TTFT, and each token's latency."),
+]
+Chunk = Annotated[Optional[int], typer.Option("--chunk", metavar="N", help="Take the prompt N tokens at a time.")]  # noqa: UP045
+Draft = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option("--draft", metavar="MODEL", help="Speculative decoding: the model that proposes tokens."),
+]
+DraftTokens = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option("--draft-tokens", metavar="K", help="Tokens that the draft proposes in a round. [default: 4]"),
+]
+Acceptance = Annotated[
+    Optional[float],  # noqa: UP045
+    typer.Option("--acceptance", metavar="A", help="Probability with which a proposed token is taken. [default: 0.8]"),
+]
+Temperature = Annotated[
+    Optional[float],  # noqa: UP045
+    typer.Option("--temperature", metavar="T", help="End each step with the choice of the next token; 0 is greedy. [default: logits]"),
+]
+TopK = Annotated[Optional[int], typer.Option("--top-k", metavar="K", help="Draw from the K most likely tokens only.")]  # noqa: UP045
+TopP = Annotated[Optional[float], typer.Option("--top-p", metavar="P", help="Draw from the most likely tokens that make up P.")]  # noqa: UP045
+
+
+def sampling_of(temperature: float | None, top_k: int | None, top_p: float | None) -> Sampling | None:
+    """How a step ends: None with logits. Raises `BadInput` for filters that would change nothing."""
+    if not temperature and (top_k is not None or top_p is not None):
+        found = "--top-k and --top-p choose what is drawn from"
+        raise BadInput(Problem(found, "give --temperature above 0; 1 is the model's own distribution", path="--temperature"))
+    return None if temperature is None else Sampling(temperature, top_k, 1.0 if top_p is None else top_p)

@@ -22,6 +22,10 @@ def gemm(
     k: Annotated[int, typer.Option("--k", help="Columns of A, rows of W.")],
     chip: Annotated[Optional[str], typer.Option("--chip", metavar="CHIP", help="Map it on a chip.")] = None,  # noqa: UP045
     dtype: Annotated[Optional[str], typer.Option("--dtype", metavar="FMT", help="Number format on the chip. [default: the chip's]")] = None,  # noqa: UP045
+    weights: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--weights", metavar="FMT", help="Format of W, with its scales: int4:g128. [default: that of A, without scales]"),
+    ] = None,
     rows: Annotated[Optional[int], typer.Option("--rows", metavar="R", help="Or take a systolic array alone: its rows,")] = None,  # noqa: UP045
     cols: Annotated[Optional[int], typer.Option("--cols", metavar="C", help="its columns,")] = None,  # noqa: UP045
     dataflow: Annotated[Optional[Dataflow], typer.Option("--dataflow", help="its dataflow, [default: ws]")] = None,  # noqa: UP045
@@ -29,13 +33,15 @@ def gemm(
     form: Annotated[Literal["table", "json"], typer.Option("--format", help="How to print.")] = "table",
 ) -> None:
     """Map one GEMM C[m, n] = A[m, k] W[k, n] on a chip, or run it on a systolic array alone."""
+    if chip is None and (dtype or weights):
+        raise BadInput(Problem("an array alone has no number formats", "leave out --dtype and --weights, or give --chip"))
     if chip is not None and (rows or cols or dataflow or mode):
         raise BadInput(Problem("a chip has its own array", "give --chip, or --rows, --cols, --dataflow and --mode"))
     if chip is not None:
         from hwmodels import load_chip
         from sim.gemm import gemm_on_chip
 
-        mapped = gemm_on_chip(m, n, k, load_chip(chip), dtype)
+        mapped = gemm_on_chip(m, n, k, load_chip(chip), dtype, weights)
         result, title = mapped.to_dict(), f"{m} x {n} x {k} on {mapped.chip}"
     elif rows is None or cols is None:
         raise BadInput(Problem("nothing to run on", "give --chip CHIP, or --rows R and --cols C"))

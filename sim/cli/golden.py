@@ -23,7 +23,11 @@ def golden(
             "--ops", metavar="PATTERN", help="Ops by name, `*` for any text; may be repeated. [default: all but embed_tokens and lm_head]"
         ),
     ] = None,
-    number_format: Annotated[str, typer.Option("--format", metavar="FMT", help="bf16, fp16, fp32 or int8.")] = "bf16",
+    number_format: Annotated[
+        str, typer.Option("--format", metavar="FMT", help="Format between ops, and of weights and KV cache: bf16, fp16, fp32, fp8 or int8.")
+    ] = "bf16",
+    weights: flags.Weights = None,
+    kv: flags.Kv = None,
     phase: Annotated[Phase, typer.Option("--phase", help="The step to compute.")] = "prefill",
     batch: flags.Batch = 1,
     prompt: flags.Prompt = 16,
@@ -39,6 +43,8 @@ def golden(
         out,
         ops=ops or (),
         number_format=number_format,
+        weights=weights,
+        kv=kv,
         phase=phase,
         batch=batch,
         prompt=prompt,
@@ -46,5 +52,9 @@ def golden(
         layers=layers,
         seed=seed,
     )
-    tensors = sum(len(op["tensors"]) for op in manifest["ops"])
+    tensors, error = sum(len(op["tensors"]) for op in manifest["ops"]), manifest["error_against_fp32"]
     print(f"{out / MANIFEST}: {len(manifest['ops'])} ops, {tensors} tensors in {number_format}")
+    print(
+        f"logits against fp32: max error {error['max_error']:.3g}, RMS {error['rms_error']:.3g} of {error['fp32_rms']:.3g}, "
+        f"top-1 agreement {error['top1_agreement']:.1%} of {error['tokens']} tokens"
+    )

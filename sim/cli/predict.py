@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -13,6 +14,7 @@ from sim.engines import DEFAULT_ENGINE, ENGINES
 from workloads.scenario import PHASES
 
 if TYPE_CHECKING:
+    from sim.explore.generation import Speculation
     from sim.explore.sensitivity import Sensitivity
 
 app = typer.Typer(rich_markup_mode=None)
@@ -31,6 +33,14 @@ def predict(
     activations: flags.Activations = None,
     kv: flags.Kv = None,
     logits: flags.Logits = "last",
+    temperature: flags.Temperature = None,
+    top_k: flags.TopK = None,
+    top_p: flags.TopP = None,
+    tokens: flags.Generate = None,
+    chunk: flags.Chunk = None,
+    draft: flags.Draft = None,
+    draft_tokens: flags.DraftTokens = None,
+    acceptance: flags.Acceptance = None,
     no_fuse: Annotated[bool, typer.Option("--no-fuse", help="Run every op by itself, through memory.")] = False,
     sensitivity: Annotated[
         bool, typer.Option("--sensitivity", help="Add how latency answers to each number of the chip: what to buy, what is over-built.")
@@ -47,12 +57,41 @@ def predict(
     if sensitivity and form == "csv":
         raise BadInput(Problem("a CSV file has one row per op", "use --format table, md or json", path="--sensitivity"))
     built = load_chip(chip)
+    sampling = flags.sampling_of(temperature, top_k, top_p)
+    speculation = _speculation(draft, draft_tokens, acceptance)
+    if tokens is not None or chunk is not None or speculation is not None:
+        others = {"--phase": phase, "--context": context, "--logits": logits != "last", "--sensitivity": sensitivity}
+        _refuse(others, "a generation is the prompt and all that follows")
+        from sim.explore.generation import predict_generation
+        from sim.present.generation_tables import emit_generation
+
+        if speculation is not None and tokens is None:
+            raise BadInput(Problem("a draft model proposes tokens after the first", "give --generate N", path="--draft"))
+        found = predict_generation(
+            model,
+            built,
+            tokens=1 if tokens is None else tokens,
+            prompt=prompt,
+            batch=batch,
+            engine=engine,
+            weights=weights,
+            activations=activations,
+            kv=kv,
+            sampling=sampling,
+            chunk=chunk,
+            speculation=speculation,
+            fused=not no_fuse,
+        )
+        emit_generation(found, form, out)
+        return
     phases = [phase] if phase else PHASES
-    steps = [Step(model, each, batch, prompt, context, weights, activations, kv, logits, not no_fuse, engine) for each in phases]
+    steps = [Step(model, each, batch, prompt, context, weights, activations, kv, logits, not no_fuse, engine, sampling) for each in phases]
     timelines = [step.timeline(built) for step in steps]
     for timeline in timelines:
         if not timeline.memory.fits:
             print(f"rooftile: warning: {text.does_not_fit(timeline)}", file=sys.stderr)
+        if timeline.power_w is not None and built.tdp_w is not None and timeline.power_w > built.tdp_w:
+            print(f"rooftile: warning: {text.above_tdp(timeline, built.tdp_w)}", file=sys.stderr)
     responses: list[tuple[Sensitivity, ...]] = []
     if sensitivity:
         from sim.explore.sensitivity import sensitivity_of
@@ -71,3 +110,20 @@ def predict(
 
             parts = [[*part, *sensitivity_tables(rows)] for part, rows in zip(parts, responses, strict=True)]
         emit_tables([each for part in parts for each in part], out, form)
+
+
+def _speculation(draft: str | None, draft_tokens: int | None, acceptance: float | None) -> Speculation | None:
+    if draft is None:
+        _refuse({"--draft-tokens": draft_tokens is not None, "--acceptance": acceptance is not None}, "no draft model is given")
+        return None
+    from sim.explore.generation import Speculation
+
+    given = {"draft_tokens": draft_tokens, "acceptance": acceptance}
+    return Speculation(draft, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+
+
+def _refuse(given: Mapping[str, object], why: str) -> None:
+    """Raise `BadInput` for flags that would be ignored."""
+    problems = [Problem(f"has no part in this: {why}", "leave it out", path=flag) for flag, value in given.items() if value]
+    if problems:
+        raise BadInput(problems)

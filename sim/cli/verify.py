@@ -24,8 +24,12 @@ def verify(
     seed: Annotated[int, typer.Option("--seed", metavar="S", help="Seed of weights and token ids.")] = 0,
     dtype: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option("--dtype", metavar="FMT", help="bf16, fp16, fp32 or int8. [default: the chip's default format]"),
+        typer.Option(
+            "--dtype", metavar="FMT", help="Format between ops, of weights and KV cache: bf16, fp16, fp32 or int8. [default: the chip's]"
+        ),
     ] = None,
+    weights: flags.Weights = None,
+    kv: flags.Kv = None,
     form: Annotated[Literal["table", "json"], typer.Option("--format", help="How to print.")] = "table",
     out: flags.Out = None,
 ) -> None:
@@ -36,7 +40,17 @@ def verify(
 
     results = [
         verify_step(
-            model, chip, phase=each, batch=batch, prompt=prompt, context=context, layers=layers, seed=seed, number_format=dtype
+            model,
+            chip,
+            phase=each,
+            batch=batch,
+            prompt=prompt,
+            context=context,
+            layers=layers,
+            seed=seed,
+            number_format=dtype,
+            weights=weights,
+            kv=kv,
         )
         for each in ([phase] if phase else PHASES)
     ]

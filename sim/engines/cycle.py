@@ -18,7 +18,8 @@ from hwmodels.chip import Chip
 from sim.engines import roofline, tiled
 from sim.engines.play_attention import AttentionOps, play_attention
 from sim.engines.play_gemm import Besides, GemmOps, Played, play_gemm
-from sim.engines.result import UNITS, GroupTimes, resources_of
+from sim.engines.prices import UNITS
+from sim.engines.result import GroupTimes, resources_of
 from sim.intervals import LAUNCH, Intervals, Log, Schedule
 from sim.plan import Plan
 from workloads.demand import GroupClass
@@ -39,7 +40,8 @@ def time_classes(plan: Plan) -> list[GroupTimes]:
         bound = tiled.timed(group_class, plan, peaks, mapped)
         if mapped.choice is None:
             make = partial(_one_pass, bound, mapped, plan.chip)
-            times.append(replace(bound, schedule=Schedule(make, make)))
+            bound_by = _bound_by(mapped.busy_s, _waits_s(mapped, plan.chip), plan.chip)
+            times.append(replace(bound, bound_by=bound_by, schedule=Schedule(make, make)))
             continue
         key = repr((mapped.choice, sorted(mapped.busy_s.items())))
         if key not in known:
@@ -67,17 +69,22 @@ def _stalled(group_class: GroupClass, bound: GroupTimes, mapped: tiled.Mapped, p
     """The bound's figures with the latency of the schedule and what binds that."""
     clock_hz, launch_s = float(chip.clock_hz), float(chip.launch_s)
     played_s = played.end / clock_hz
-    takes = dict(played.busy) | {LAUNCH: launch_s * clock_hz}
-    for cause, cycles in played.stalls.items():
-        name = {**NAMED_BY, "dram": chip.dram.name}.get(cause, cause)
-        takes[name] = max(takes.get(name, 0.0), cycles)
     return replace(
         bound,
         latency_s=played_s + launch_s,
-        bound_by=max(takes, key=takes.__getitem__),
+        bound_by=_bound_by(bound.busy_s, {cause: cycles / clock_hz for cause, cycles in played.stalls.items()}, chip),
         lost_s={**bound.lost_s, "stall": played_s - mapped.latency_s},
         schedule=Schedule(partial(_whole, bound, played, chip), partial(_tiles, group_class, bound.busy_s, mapped, chip)),
     )
+
+
+def _bound_by(busy_s: Mapping[str, float], waits_s: Mapping[str, float], chip: Chip) -> str:
+    """What takes most of a group."""
+    takes = dict(busy_s) | {LAUNCH: float(chip.launch_s)}
+    for cause, seconds in waits_s.items():
+        name = {**NAMED_BY, "dram": chip.dram.name}.get(cause, cause)
+        takes[name] = max(takes.get(name, 0.0), seconds)
+    return max(takes, key=takes.__getitem__)
 
 
 def _whole(bound: GroupTimes, played: Played, chip: Chip) -> Intervals:
@@ -108,12 +115,15 @@ def _one_pass(bound: GroupTimes, mapped: tiled.Mapped, chip: Chip) -> Intervals:
     only = 0 if len(bound.shares) == 1 else -1
     begin_s = mapped.latency_s - max(mapped.busy_s.values())
     for name, busy_s in mapped.busy_s.items():
-        if busy_s:
-            size_bytes = float(bound.op_dram_bytes.sum()) if name == chip.dram.name else 0.0
-            log.add(name, "compute" if name in UNITS else "move", begin_s, begin_s + busy_s, size_bytes=size_bytes, op=only)
-    waits_s = mapped.latency_s - mapped.busy_s[roofline.VECTOR]
-    if mapped.busy_s[roofline.VECTOR] and waits_s > 0.0:
-        on_chip = mapped.bound_by not in (chip.dram.name, roofline.VECTOR)
-        cause = "dependency" if on_chip else "dram"
+        size_bytes = float(bound.op_dram_bytes.sum()) if name == chip.dram.name else 0.0
+        log.add(name, "compute" if name in UNITS else "move", begin_s, begin_s + busy_s, size_bytes=size_bytes, op=only)
+    for cause, waits_s in _waits_s(mapped, chip).items():
         log.add(roofline.VECTOR, "stall", 0.0, mapped.latency_s, busy=waits_s, cause=cause, op=only)
     return log.intervals(launch_s=float(chip.launch_s))
+
+
+def _waits_s(mapped: tiled.Mapped, chip: Chip) -> dict[str, float]:
+    """What the vector unit, if it works, waits for in a group that streams."""
+    works_s = mapped.busy_s[roofline.VECTOR]
+    on_chip = mapped.bound_by not in (chip.dram.name, roofline.VECTOR)
+    return {"dependency" if on_chip else "dram": mapped.latency_s - works_s} if works_s and mapped.latency_s > works_s else {}

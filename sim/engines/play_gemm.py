@@ -14,7 +14,8 @@ array for its tile cycles, or longer if a port needs longer, and its sums are co
 group takes each finished tile before it is stored; what it moves besides goes with it. Everything is in cycles of the clock, not rounded.
 
 **Stalls** say what the array waited for: `dram` a tile from DRAM, or the last store to it; `sram_space` room; `array` its own drain at the
-end; `vector` element-wise work; `dependency` ports on the chip and tiles from levels on the chip. Busy time and stalls sum to the end.
+end; `vector` element-wise work; `dependency` ports on the chip and tiles from levels on the chip, unless these waited in turn for
+something else, which is then the cause. Busy time and stalls sum to the end.
 
 Where steps repeat (same shapes, same order) and the state after a period is the one before it, moved in time, the repeats are not played
 but added up: max and + commute with a common shift, so the result is the same. Cross-op prefetch is not played.
@@ -251,7 +252,12 @@ class Player:
         outside, inside = link.bytes_of(int(link.visits.elements[visit]), self.bits[link.role], slices)
         whole = link.outer.latency if above is None else above.times[READY] + link.outer.latency
         source = link.outer.reader
-        cause = "sram_space" if later(room, max(whole, source.free)) else "dram" if link.from_dram else "dependency"
+        if later(room, max(whole, source.free)):
+            cause = "sram_space"
+        elif link.from_dram:
+            cause = "dram"
+        else:  # what the tile around waited for, if this one waited for it
+            cause = above.causes[0] if above is not None and not later(source.free, above.times[READY]) else "dependency"
         end = self._inwards(link, max(room, whole), outside, inside)
         if above is not None:
             above.times[USED] = max(above.times[USED], end)

@@ -8,18 +8,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from hwmodels.chip import Number
+from hwmodels.costs import area_mm2
 from hwmodels.formulas.roofline import total
+from sim.engines.prices import STATIC, UNITS, prices_of
 from sim.intervals import LAUNCH, Floats, Intervals, Log, Schedule
 from sim.plan import Plan
-from sim.timeline import LOST, Memory, Timeline
+from sim.timeline import LOST, Memory, Spent, Timeline
 from workloads.demand import Demand
-
-UNITS = ("matrix", "vector")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GroupTimes:
-    """One class of groups, timed. `shares` [ops] part the latency among the ops and sum to 1; `lost_s` names only what is not 0."""
+    """One class of groups, timed. `shares` [ops] part the latency among the ops and sum to 1; `lost_s` names only what is not 0. `spent_j`
+    are joules by unit and level, and `op_spent_j` by op, without what leaks; empty and zeros where the chip's energy is not known."""
 
     latency_s: float
     bound_by: str
@@ -29,7 +30,14 @@ class GroupTimes:
     op_busy_s: Floats
     op_dram_bytes: Floats
     op_issued_macs: Floats
+    spent_j: Mapping[str, float]
+    op_spent_j: Floats
     schedule: Schedule
+
+
+def dynamic_j(spent_j: Mapping[str, Number]) -> Number:
+    """Joules of a class of groups, from those by unit and level."""
+    return total(spent_j.values())
 
 
 def resources_of(busy_s: Mapping[str, float]) -> tuple[str, ...]:
@@ -52,7 +60,7 @@ def side_by_side(busy_s: Mapping[str, float], op_dram_bytes: Floats, op_issued_m
 
 
 def step_s(asked: Demand, latencies_s: Sequence[Number]) -> tuple[Number, dict[tuple[int, ...], Number]]:
-    """Seconds of the step, and of each of `asked.components.values()`, from those of each class of groups.
+    """Seconds (or joules) of the step, and of each of `asked.components.values()`, from those of each class of groups.
 
     Groups add up one after the other within their component, then components: the one way in which they do, so that a grid equals a
     prediction to the last bit, however many classes each of them has.
@@ -61,9 +69,28 @@ def step_s(asked: Demand, latencies_s: Sequence[Number]) -> tuple[Number, dict[t
     return total(sums[classes] for classes in asked.components.values()), sums
 
 
+def spent(plan: Plan, times: Sequence[GroupTimes], total_s: float, op_latency_s: Floats, op_spent_j: Floats) -> Spent | None:
+    """The energy of a step; None where nothing is known of the chip's."""
+    prices = prices_of(plan.chip)
+    if prices is None:
+        return None
+    dynamic, _ = step_s(plan.demand, [dynamic_j(each.spent_j) for each in times])
+    by_resource = {
+        name: float(sum(each.spent_j[name] * group_class.count for each, group_class in zip(times, plan.classes, strict=True)))
+        for name in times[0].spent_j
+    }
+    static_w = float(prices.static_w)
+    return Spent(
+        op_j=op_spent_j + static_w * op_latency_s,
+        total_j=float(prices.step_j(dynamic, total_s)),
+        by_resource_j={**by_resource, STATIC: static_w * total_s},
+    )
+
+
 def assemble(plan: Plan, engine: str, times: Sequence[GroupTimes], floor_s: float) -> Timeline:
     """The timeline of groups that run one after the other."""
-    total_s, _ = step_s(plan.demand, [each.latency_s for each in times])
+    summed_s, _ = step_s(plan.demand, [each.latency_s for each in times])
+    total_s = float(summed_s)
     class_of = np.array(plan.demand.class_of)
     sizes = np.array([len(group_class.ops) for group_class in plan.classes])
     # Where each op finds its figures in a column that lists every class once.
@@ -76,14 +103,16 @@ def assemble(plan: Plan, engine: str, times: Sequence[GroupTimes], floor_s: floa
         return column
 
     lost = {cause for each in times for cause in each.lost_s}
+    latency_s = per_op(each.latency_s * each.shares for each in times)
+    size_mm2 = area_mm2(plan.chip)
     return Timeline(
         graph=plan.graph,
         chip=plan.chip.name,
         engine=engine,
-        total_s=float(total_s),
+        total_s=total_s,
         floor_s=floor_s,
         memory=_memory(plan),
-        latency_s=per_op(each.latency_s * each.shares for each in times),
+        latency_s=latency_s,
         busy_s=per_op(each.op_busy_s for each in times),
         dram_bytes=per_op(each.op_dram_bytes for each in times),
         issued_macs=per_op(each.op_issued_macs for each in times),
@@ -94,6 +123,8 @@ def assemble(plan: Plan, engine: str, times: Sequence[GroupTimes], floor_s: floa
             for cause in LOST
         },
         resource_busy_s={name: np.array([each.busy_s[name] for each in times])[class_of] for name in times[0].busy_s},
+        spent=spent(plan, times, total_s, latency_s, per_op(each.op_spent_j for each in times)),
+        area_mm2=None if size_mm2 is None else float(size_mm2),
         group_s=np.array([each.latency_s for each in times])[class_of],
         schedule_of=class_of,
         schedules=[each.schedule for each in times],

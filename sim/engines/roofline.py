@@ -21,7 +21,8 @@ from functional.spec import Dim
 from functional.work import Contraction
 from hwmodels.chip import Chip, MemoryLevel, Number
 from hwmodels.formulas.roofline import larger, largest, matrix_s, total, transfer_s
-from sim.engines.result import UNITS, GroupTimes, side_by_side, step_s
+from sim.engines.prices import UNITS, Prices, prices_of
+from sim.engines.result import GroupTimes, side_by_side, step_s
 from sim.intervals import Schedule
 from sim.plan import Plan, resident_capacity_bytes
 from workloads.demand import Demand, GroupClass, Load
@@ -46,6 +47,7 @@ class Peaks:
     accumulate: Mapping[str, str]
     resident_bytes: Number
     resident_range: tuple[float, float]
+    prices: Prices | None = None
     spilled: dict[int, NDArray[np.float64]] = field(default_factory=dict)
     """Where intermediates of a threshold go through DRAM: loads share thresholds."""
 
@@ -60,6 +62,7 @@ class Peaks:
             accumulate=chip.matrix.accumulate,
             resident_bytes=resident_bytes,
             resident_range=(float(np.min(resident_bytes)), float(np.max(resident_bytes))),
+            prices=prices_of(chip),
         )
 
     @property
@@ -119,6 +122,17 @@ def inner_bytes(load: Load, level: MemoryLevel, peaks: Peaks) -> tuple[Number, N
     return totals[0], totals[1]
 
 
+def spent_j(load: Load, peaks: Peaks, through_dram: tuple[Number, Number] | None = None) -> dict[str, Number]:
+    """Joules that a load takes by unit and level, each tensor moved once; without what leaks. Empty if the chip has no such numbers."""
+    if peaks.prices is None:
+        return {}
+    moved: dict[str, Number] = {}
+    for i, (level, _, _) in enumerate(peaks.levels):
+        read, written = inner_bytes(load, level, peaks) if i else through_dram or dram_bytes(load, peaks)
+        moved[level.name] = read + written
+    return peaks.prices.spent_j(load.macs, load.counts, moved)
+
+
 def floor_s(asked: Demand, chip: Chip) -> Number:
     """No execution of a step is faster: all MACs at the peak of their formats, or all compulsory bytes at DRAM's peak bandwidth."""
     level = chip.dram
@@ -145,6 +159,8 @@ def time_class(group_class: GroupClass, peaks: Peaks) -> GroupTimes:
     macs = [float(op.work.useful_macs) if isinstance(op.work, Contraction) else 0.0 for op in group_class.ops]
     moved = [float(sum(dram_bytes(load, peaks))) for load in group_class.op_loads]
     own_sum_s = own_s.sum()
+    shares = own_s / own_sum_s if own_sum_s > 0 else np.full(len(own_s), 1 / len(own_s))
+    spent = {name: float(joules) for name, joules in spent_j(group_class.load, peaks).items()}
     busy_s = {name: float(time) for name, time in times.items()}
     op_dram_bytes, op_issued_macs = np.array(moved), np.array(macs)
     return GroupTimes(
@@ -152,12 +168,24 @@ def time_class(group_class: GroupClass, peaks: Peaks) -> GroupTimes:
         bound_by=bound_by,
         busy_s=busy_s,
         lost_s={},
-        shares=own_s / own_sum_s if own_sum_s > 0 else np.full(len(own_s), 1 / len(own_s)),
+        shares=shares,
         op_busy_s=own_s,
+        spent_j=spent,
+        op_spent_j=shared_out_j(spent, group_class, peaks, shares),
         op_dram_bytes=op_dram_bytes,
         op_issued_macs=op_issued_macs,
         schedule=Schedule(partial(side_by_side, busy_s, op_dram_bytes, op_issued_macs, 0.0)),
     )
+
+
+def shared_out_j(spent: Mapping[str, float], group_class: GroupClass, peaks: Peaks, shares: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Joules of each op of a group: of every unit and level in the proportion of what the ops take of it alone, else of their latencies."""
+    total_j = np.zeros(len(group_class.ops))
+    own = [spent_j(load, peaks) for load in group_class.op_loads]
+    for name, joules in spent.items():
+        alone = np.array([float(each[name]) for each in own])
+        total_j += joules * (alone / alone.sum() if alone.sum() > 0 else shares)
+    return total_j
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,12 +24,14 @@ from sim.attention_mapping import Attention, AttentionMapping
 from sim.engines import roofline
 from sim.engines.result import GroupTimes, side_by_side
 from sim.intervals import Schedule
-from sim.mapper import GemmCost, map_gemm
+from sim.mapper import GemmCost, map_gemm, moved_bytes
 from sim.mapper.attention import AttentionCost, InDram, Part, map_attention
+from sim.mapper.attention import moved_bytes as attention_bytes
 from sim.mapping import Gemm, GemmMapping
 from sim.plan import Plan, resident_capacity_bytes
-from workloads.demand import GroupClass, compute_format
+from workloads.demand import GroupClass
 from workloads.fuse import Flow
+from workloads.quantise import compute_format
 
 MATRIX, VECTOR = roofline.MATRIX, roofline.VECTOR
 
@@ -57,7 +59,7 @@ class AttentionChoice:
 @dataclass(frozen=True, slots=True)
 class Mapped:
     """A group as its mapping leaves it: busy seconds per resource, the bound on its latency, what it moves and issues, and how it is mapped
-    (None where everything streams)."""
+    (None where everything streams). `flows` are the tensors that stream past the mapping."""
 
     busy_s: Mapping[str, float]
     latency_s: float
@@ -66,6 +68,7 @@ class Mapped:
     dram_written_bytes: float
     issued_macs: float
     choice: GemmChoice | AttentionChoice | None = None
+    flows: tuple[Flow, ...] = ()
 
     @property
     def dram_bytes(self) -> float:
@@ -88,6 +91,7 @@ def timed(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks, mapped: Ma
     """The figures of a class that is mapped."""
     ideal = roofline.time_class(group_class, peaks)
     launch_s = float(plan.chip.launch_s)
+    spent = _spent_j(group_class, plan, peaks, mapped)
     moved, issued = _shared_out(mapped.dram_bytes, ideal.op_dram_bytes), _shared_out(mapped.issued_macs, ideal.op_issued_macs)
     return replace(
         ideal,
@@ -95,10 +99,35 @@ def timed(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks, mapped: Ma
         bound_by=mapped.bound_by if mapped.latency_s >= launch_s else "launch",
         busy_s=mapped.busy_s,
         lost_s=_lost_s(ideal.busy_s, mapped, plan.chip) | {"launch": launch_s},
+        spent_j=spent,
+        op_spent_j=roofline.shared_out_j(spent, group_class, peaks, ideal.shares),
         op_dram_bytes=moved,
         op_issued_macs=issued,
         schedule=Schedule(partial(side_by_side, mapped.busy_s, moved, issued, launch_s)),
     )
+
+
+def _spent_j(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks, mapped: Mapped) -> dict[str, float]:
+    """Joules by unit and level: MACs that are issued, bytes that the mapping moves."""
+    if peaks.prices is None:
+        return {}
+    useful = group_class.load.macs
+    all_useful = float(sum(useful.values())) or 1.0
+    macs = {name: mapped.issued_macs * (float(each) / all_useful) for name, each in useful.items()}
+    spent = peaks.prices.spent_j(macs, group_class.load.counts, _moved_bytes(group_class, plan, mapped))
+    return {name: float(joules) for name, joules in spent.items()}
+
+
+def _moved_bytes(group_class: GroupClass, plan: Plan, mapped: Mapped) -> dict[str, float]:
+    """Bytes read from and written to each level, over the whole chip."""
+    chip, choice = plan.chip, mapped.choice
+    moved = {level.name: float(sum(_inner_bytes(mapped.flows, level.holds))) for level in chip.memory[1:]}
+    own: Mapping[str, float] = {}
+    if isinstance(choice, GemmChoice):
+        own = moved_bytes(choice.mapping, chip, choice.a_resident)
+    elif isinstance(choice, AttentionChoice):
+        own = attention_bytes(choice.mapping, chip, choice.cost, choice.part, bool(group_class.load.counts))
+    return {chip.dram.name: mapped.dram_bytes} | {name: size_bytes + own.get(name, 0.0) for name, size_bytes in moved.items()}
 
 
 def _lost_s(ideal_s: Mapping[str, float], mapped: Mapped, chip: Chip) -> dict[str, float]:
@@ -133,7 +162,8 @@ def _stream(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks) -> Mappe
     busy = _besides(group_class, plan, peaks, group_class.group.flows)
     latency_s = float(plan.chip.dram.latency_s) if _reads_dram(group_class, plan) else 0.0
     bound_by = max(busy, key=busy.__getitem__)
-    return Mapped(busy, latency_s + busy[bound_by], bound_by, *_dram_bytes(plan, group_class.group.flows), 0.0)
+    flows = group_class.group.flows
+    return Mapped(busy, latency_s + busy[bound_by], bound_by, *_dram_bytes(plan, flows), 0.0, flows=flows)
 
 
 def gemm_of(group_class: GroupClass, plan: Plan) -> tuple[Gemm, bool]:
@@ -160,9 +190,9 @@ def _gemm(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks) -> Mapped:
     """A group of linears and what follows them."""
     operand = group_class.ops[0].inputs[0].tensor
     alone = len(group_class.ops) == 1
-    # The GEMM moves its operands itself and, if nothing follows in its group, its result.
+    # The GEMM moves its operands itself and, if nothing follows in its group, its result. Scales of weights pass once, beside the tiles.
     own = [flow for flow in group_class.group.flows if flow.tensor == operand or flow.kind == "weights" or (alone and flow.is_write)]
-    rest = tuple(flow for flow in group_class.group.flows if flow not in own)
+    rest = (*(flow for flow in group_class.group.flows if flow not in own), *_scales(group_class))
     gemm, a_resident = gemm_of(group_class, plan)
     mapping, cost = map_gemm(gemm, plan.chip, a_resident=a_resident)
     besides = _besides(group_class, plan, peaks, rest)
@@ -172,7 +202,13 @@ def _gemm(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks) -> Mapped:
     read, written = _dram_bytes(plan, rest)
     moved = cost.dram_read_bytes + read, cost.dram_written_bytes + written
     choice = GemmChoice(mapping, cost, besides, a_resident)
-    return Mapped(busy, max(latencies[bound_by], cost.latency_s), bound_by, *moved, cost.issued_macs, choice)
+    return Mapped(busy, max(latencies[bound_by], cost.latency_s), bound_by, *moved, cost.issued_macs, choice, rest)
+
+
+def _scales(group_class: GroupClass) -> list[Flow]:
+    """Scales and zero points of the weights of a group's linears."""
+    weights = [op.inputs[1].spec for op in group_class.ops if op.kind == "Linear"]
+    return [Flow(i, "", "weights", weight.scales_bytes, False) for i, weight in enumerate(weights)]
 
 
 def attention_of(group_class: GroupClass, plan: Plan) -> tuple[Attention, InDram, Part]:
@@ -227,8 +263,8 @@ def _attention(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks) -> Ma
     bound_by = max(busy, key=busy.__getitem__)
     choice = AttentionChoice(mapping, cost, in_dram, part)
     if busy[bound_by] <= cost.latency_s:
-        return Mapped(busy, cost.latency_s, cost.bound_by, *moved, cost.issued_macs, choice)
-    return Mapped(busy, busy[bound_by], bound_by, *moved, cost.issued_macs, choice)
+        return Mapped(busy, cost.latency_s, cost.bound_by, *moved, cost.issued_macs, choice, tuple(scores))
+    return Mapped(busy, busy[bound_by], bound_by, *moved, cost.issued_macs, choice, tuple(scores))
 
 
 def _is_score(part: Part, flow: Flow) -> bool:
@@ -258,11 +294,18 @@ def _dram_bytes(plan: Plan, flows: tuple[Flow, ...]) -> tuple[int, int]:
 
 def _besides(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks, flows: tuple[Flow, ...]) -> dict[str, float]:
     """Busy seconds of the vector unit with all of a group's element-wise work, and of the levels with some of its tensors."""
-    chip, clock_hz = plan.chip, float(plan.chip.clock_hz)
-    cycles = sum(float(count) * float(chip.vector.cycles[name]) for name, count in group_class.load.counts.items())
+    return besides_s(group_class.load.counts, plan.chip, peaks, flows, _dram_bytes(plan, flows))
+
+
+def besides_s(
+    counts: Mapping[str, Any], chip: Chip, peaks: roofline.Peaks, flows: tuple[Flow, ...], dram_bytes: tuple[int, int]
+) -> dict[str, float]:
+    """Busy seconds of the vector unit with `counts`, and of the levels with `flows`, of which `dram_bytes` (read, written) pass DRAM."""
+    clock_hz = float(chip.clock_hz)
+    cycles = sum(float(count) * float(chip.vector.cycles[name]) for name, count in counts.items())
     busy = {MATRIX: 0.0, VECTOR: whole_cycles(cycles / (float(chip.vector.lanes) * float(chip.cores))) / clock_hz}
     for i, (level, read_bytes_per_s, write_bytes_per_s) in enumerate(peaks.levels):
-        read, written = _dram_bytes(plan, flows) if i == 0 else _inner_bytes(flows, level.holds)
+        read, written = dram_bytes if i == 0 else _inner_bytes(flows, level.holds)
         busy[level.name] = float(transfer_s(read, written, read_bytes_per_s, write_bytes_per_s, level.bandwidth.shared))
     return {name: float(seconds) for name, seconds in busy.items()}
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from functional.formats import is_integer, torch_dtype
-from functional.quantise import EXACT_IN_FP32, requantise_sums
+from functional.formats import LARGEST, is_integer, torch_dtype
+from functional.qtensor import EXACT_IN_FP32, requantise, requantise_sums
 from hwmodels.chip import MatrixUnit
 from sim.mapping import Block, Span, parts
 
@@ -20,7 +20,7 @@ class Arithmetic:
 
     int8 operands have int32 sums; with output int8 the sums are multiplied by `factor` (fp32, a scalar or one per column) and requantised,
     with output int32 they are left as they are. Floating-point tiles are multiplied and summed in fp32, in which the product of two
-    elements of 16 bits is exact, and the running sum is kept in `accumulate`.
+    elements of 16 bits is exact, and the running sum is kept in `accumulate`; with a scaled output they are multiplied by `factor` too.
     """
 
     compute: str
@@ -31,8 +31,8 @@ class Arithmetic:
     def __post_init__(self) -> None:
         if is_integer(self.compute) != is_integer(self.accumulate):
             raise ValueError(f"{self.compute} products cannot be summed in {self.accumulate}")
-        if self.output == "int8" and self.factor is None:
-            raise ValueError("an int8 output needs the factor from sums to its scale")
+        if self.output in LARGEST and self.factor is None:
+            raise ValueError(f"an {self.output} output needs the factor from sums to its scale")
 
     @property
     def sum_dtype(self) -> torch.dtype:
@@ -60,11 +60,12 @@ class Arithmetic:
 
     def finish(self, sums: Tensor, columns: Span) -> Tensor:
         """Complete sums of some columns in the output format."""
-        if self.output != "int8":
+        if self.factor is None:
             return sums.to(self.output_dtype)
-        assert self.factor is not None
         factor = self.factor[columns.start : columns.stop] if self.factor.ndim else self.factor
-        return requantise_sums(sums, factor)
+        if is_integer(self.compute):
+            return requantise_sums(sums, factor)
+        return requantise(sums.float() * factor, torch.ones(()), self.output)
 
 
 _OVER_THE_ARRAY = {"os": ("m", "n"), "ws": ("k", "n"), "is": ("k", "m")}

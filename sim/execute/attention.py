@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from functional.ops import OPS
-from functional.quantise import MASKED, QTensor, golden_int8, multiplier
+from functional.qtensor import MASKED, QTensor, multiplier
+from functional.quantise import golden_int8
 from hwmodels.chip import Chip
 from sim.attention_mapping import Attention, AttentionMapping, core_parts, key_tiles, visible_keys
 from sim.execute.arithmetic import Arithmetic, issued_macs

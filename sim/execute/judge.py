@@ -14,14 +14,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from functional.formats import LARGEST
 from functional.work import Mask
 from sim.execute.arithmetic import Arithmetic
 
-UNIT_ROUNDOFF = {"fp32": 2.0**-24, "bf16": 2.0**-8, "fp16": 2.0**-11}
+UNIT_ROUNDOFF = {"fp32": 2.0**-24, "bf16": 2.0**-8, "fp16": 2.0**-11, "fp8": 2.0**-4, "int8": 0.0}
 """Largest relative error of rounding to nearest."""
 
-UNDERFLOW = {"fp32": 2.0**-150, "bf16": 2.0**-134, "fp16": 2.0**-25}
-"""Largest absolute error of rounding a number below the normal range: half of the smallest subnormal."""
+UNDERFLOW = {"fp32": 2.0**-150, "bf16": 2.0**-134, "fp16": 2.0**-25, "fp8": 2.0**-10, "int8": 0.5}
+"""Largest absolute error of rounding a number below the normal range: half of the smallest subnormal; of codes that are integers, half."""
 
 _COLUMNS_AT_ONCE = 8192
 """So that the float64 copies of a vocabulary's weights stay small."""
@@ -60,15 +61,19 @@ def judge(found: Tensor, golden: Tensor, bound: Tensor | None = None) -> Judgeme
 def gemm_bound(a: Tensor, w: Tensor, arithmetic: Arithmetic) -> tuple[Tensor, Tensor]:
     """(exact a w in float64, bound on the distance of any floating-point execution to it) for a[m, k], w[k, n].
 
-    k additions in the accumulator's format; a k + 1st rounding is that of fp32 sums within a tile where the accumulator is narrower.
+    k additions in the accumulator's format; a k + 1st rounding is that of fp32 sums within a tile where the accumulator is narrower, and
+    one more that of the product with a factor, after which codes end at the largest.
     """
-    relative = gamma(a.shape[1] + 1, UNIT_ROUNDOFF[arithmetic.accumulate])
+    relative = gamma(a.shape[1] + 1 + (arithmetic.factor is not None), UNIT_ROUNDOFF[arithmetic.accumulate])
     exact = torch.empty((a.shape[0], w.shape[1]), dtype=torch.float64)
     bound = torch.empty_like(exact)
     for columns in _column_pieces(w.shape[1]):
         wide_a, wide_w = a.double(), w[:, columns].double()
         exact[:, columns] = wide_a @ wide_w
         bound[:, columns] = relative * (wide_a.abs() @ wide_w.abs())
+    if arithmetic.factor is not None:
+        bound *= arithmetic.factor
+        exact = (exact * arithmetic.factor).clamp(-LARGEST[arithmetic.output], LARGEST[arithmetic.output])
     return exact, output_rounding(exact, bound, arithmetic.output)
 
 

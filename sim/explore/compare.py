@@ -16,7 +16,7 @@ from sim.api import predict
 from sim.engines import DEFAULT_ENGINE
 from sim.engines.roofline import MATRIX, VECTOR
 from sim.timeline import Timeline
-from workloads.demand import compute_format
+from workloads.quantise import compute_format
 from workloads.scenario import PHASES, Phase
 
 ALIKE = 1e-9

@@ -21,7 +21,32 @@ _DIMENSIONS = {
     "launch": "time",
     "bandwidth": "bandwidth",
 }
-_BASE_UNITS = {"frequency": "Hz", "power": "W", "size": "B", "time": "s", "bandwidth": "B/s"}
+_BASE_UNITS = {
+    "frequency": "Hz",
+    "power": "W",
+    "size": "B",
+    "time": "s",
+    "bandwidth": "B/s",
+    "energy": "J",
+    "byte energy": "J/B",
+    "power density": "W/mm2",
+    "area": "mm2",
+    "byte area": "mm2/B",
+    "PHY area": "mm2 s/B",
+}
+_COSTS = {
+    "energy.mac": "energy",
+    "energy.vector": "energy",
+    "energy.memory": "byte energy",
+    "energy.static": "power",
+    "energy.leakage": "power density",
+    "area.mac": "area",
+    "area.lane": "area",
+    "area.memory": "byte area",
+    "area.phy": "PHY area",
+    "area.fixed": "area",
+    "area.other": None,
+}
 _LESS_IS_FASTER = ("latency", "launch", "burst")
 
 
@@ -34,8 +59,10 @@ def check_path(chip: Chip, path: str, where: str = "") -> str:
 
 
 def dimension_of(path: str) -> str | None:
-    """`size`, `bandwidth`, `frequency`, `time`, `power`, or None for a plain number."""
+    """`size`, `bandwidth`, `frequency`, `time`, `power`, `energy`, `area`, ..., or None for a plain number."""
     parts = path.split(".")
+    if parts[0] in ("energy", "area"):
+        return _COSTS[".".join(parts[:2])]
     if parts[0] == "vector" or parts[:2] == ["matrix", "rates"]:
         return None
     return _DIMENSIONS.get(parts[-1] if parts[-1] not in ("read", "write") else parts[-2])
@@ -52,12 +79,14 @@ def unit_of(chip: Chip, path: str) -> str:
 def is_whole(path: str) -> bool:
     """Whether the number counts something, so that only whole values make sense."""
     parts = path.split(".")
+    if parts[0] in ("energy", "area"):
+        return False
     return parts[-1] in WHOLE_FIELDS or dimension_of(path) == "size"
 
 
 def less_is_faster(path: str) -> bool:
     """True where a smaller number makes a faster chip: latencies, the launch, cycles per element, bytes per burst."""
-    return path.split(".")[-1] in _LESS_IS_FASTER or path.startswith("vector.cycles.")
+    return not path.startswith(("energy.", "area.")) and (path.split(".")[-1] in _LESS_IS_FASTER or path.startswith("vector.cycles."))
 
 
 def read_value(chip: Chip, path: str, text: object) -> float:
@@ -100,6 +129,12 @@ def written(value: float, unit: str, digits: int = 6) -> str:
             return units.format_rate(value, unit, digits)
         case "s":
             return units.format_seconds(value, digits)
+        case "J" | "J/B":
+            return units.format_energy(value, unit, digits)
+        case "mm2 s/B":
+            return f"{value * 1e9:.{digits}g} mm2/(GB/s)"
+        case "mm2" | "mm2/B" if abs(value) < 0.1:
+            return f"{value * 1e6:.{digits}g} u{unit[1:]}"
         case "":
             return f"{value:.{digits}g}"
     return f"{value:.{digits}g} {unit}"

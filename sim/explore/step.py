@@ -10,6 +10,7 @@ import numpy as np
 from functional.config import ModelConfig
 from functional.errors import BadInput, Problem, UnknownName, did_you_mean
 from functional.llama import Logits
+from functional.sampling import Sampling
 from hwmodels.chip import Chip
 from hwmodels.consistency import Advice, inconsistencies
 from hwmodels.formulas.roofline import largest
@@ -37,6 +38,7 @@ class Step:
     logits: Logits = "last"
     fused: bool = True
     engine: str = DEFAULT_ENGINE
+    sampling: Sampling | None = None
     _graphs: dict[str, OpGraph] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -64,6 +66,7 @@ class Step:
                 activations=self.activations,
                 kv=self.kv,
                 logits=self.logits,
+                sampling=self.sampling,
             )
         return known
 

@@ -6,13 +6,13 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from functional.errors import BadInput, Problem
 from hwmodels.chip import Chip
-from sim.mapper.cost import GemmCost, cost_of
+from sim.mapper.cost import GemmCost, chip_bytes, cost_of
 from sim.mapper.problem import Choice, Setting, capacity_bytes, setting_of, tile_bits
 from sim.mapper.search import search
 from sim.mapper.traffic import TrafficTile, map_gemm_traffic
 from sim.mapping import AXES, Gemm, GemmMapping, StageTiling, Tile
 
-__all__ = ["GemmCost", "MappedGemm", "Objective", "TrafficTile", "cost_gemm", "map_gemm", "map_gemm_traffic"]
+__all__ = ["GemmCost", "MappedGemm", "Objective", "TrafficTile", "cost_gemm", "map_gemm", "map_gemm_traffic", "moved_bytes"]
 
 Objective: TypeAlias = Literal["latency", "traffic"]
 
@@ -36,8 +36,9 @@ def map_gemm(
     if objective not in ("latency", "traffic"):
         raise BadInput(Problem(f"unknown objective '{objective}'", "known: latency, traffic", path="objective"))
     setting = setting_of(gemm, chip, a_resident)
-    choice = search(setting, objective, exhaustive)
-    return MappedGemm(_mapping(setting, choice), cost_of(setting, choice))
+    found = search(setting, objective, exhaustive)
+    assert found.choice is not None
+    return MappedGemm(_mapping(setting, found.choice), cost_of(setting, found.choice, found.costs))
 
 
 def cost_gemm(mapping: GemmMapping, chip: Chip) -> GemmCost:
@@ -46,9 +47,18 @@ def cost_gemm(mapping: GemmMapping, chip: Chip) -> GemmCost:
     problems = _unfit(setting, mapping)
     if problems:
         raise BadInput(problems)
+    return cost_of(setting, _choice(mapping))
+
+
+def moved_bytes(mapping: GemmMapping, chip: Chip, a_resident: bool = False) -> dict[str, float]:
+    """Bytes that a mapping reads from and writes to each level, over the whole chip."""
+    return chip_bytes(setting_of(mapping.gemm, chip, a_resident), _choice(mapping))
+
+
+def _choice(mapping: GemmMapping) -> Choice:
     ranks = tuple((order.index("m"), order.index("n"), order.index("k")) for order in (stage.order for stage in mapping.stages))
     tiles = tuple((stage.tile.m, stage.tile.n, stage.tile.k) for stage in mapping.stages)
-    return cost_of(setting, Choice(tiles, ranks, mapping.split, mapping.dataflow, mapping.array_axis))
+    return Choice(tiles, ranks, mapping.split, mapping.dataflow, mapping.array_axis)
 
 
 def _mapping(setting: Setting, choice: Choice) -> GemmMapping:

@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from hwmodels.chip import Role
 from hwmodels.formulas import systolic, tensor_core
+from hwmodels.formulas.elementwise import larger, smaller
 from hwmodels.formulas.systolic import ceil_div, whole_cycles
 from hwmodels.formulas.tiling import AxisCuts, Blocks
 from sim.mapper.problem import Amount, Setting
@@ -50,7 +49,7 @@ def use(
     """Cycles for the pieces of one core; `first` and `last` are the extents of its first and last piece."""
     steps: Amount = 1
     for axis in cuts:
-        steps = steps * total(axis, _one)
+        steps = steps * total(axis, one)
     unit = setting.chip.matrix
     if unit.kind == "tensor_core":
         return ArrayUse(_granule_cycles(setting, cuts), steps, 0)
@@ -96,7 +95,7 @@ def interval_cycles(setting: Setting, dataflow: str, streamed: Amount) -> Amount
     interval = systolic.fold_interval_cycles(
         dataflow, unit.weight_preload, unit.rows, unit.cols, streamed, streamed, streamed, setting.rate
     )
-    return interval * np.minimum(streamed, 1)
+    return interval * smaller(streamed, 1)
 
 
 def step_cycles(setting: Setting, dataflow: str, array_axis: Axis, tile: tuple[Amount, ...]) -> Amount:
@@ -119,10 +118,10 @@ def accesses(setting: Setting, dataflow: str, array_axis: Axis, cuts: Mapping[Ro
         total(wk, _same) * total(wn, _same),
         total(cm, _same) * total(cn, _same),
     )
-    k_pieces = total(ck, _one)
+    k_pieces = total(ck, one)
     unit = setting.chip.matrix
     if unit.kind == "tensor_core":
-        return Accesses(a_elements * total(an, _one), w_elements * total(wm, _one), sums * (k_pieces - 1), sums * k_pieces)
+        return Accesses(a_elements * total(an, one), w_elements * total(wm, one), sums * (k_pieces - 1), sums * k_pieces)
 
     def parts(name: Axis, size: int | None) -> Callable[[Amount], Amount]:
         return _folds(setting, name, array_axis, size)
@@ -173,8 +172,9 @@ def _granule_cycles(setting: Setting, cuts: Sequence[AxisCuts]) -> Amount:
     return cycles
 
 
-def _one(length: Amount) -> Amount:
-    return np.minimum(length, 1)
+def one(length: Amount) -> Amount:
+    """1 for a piece, 0 where there is none."""
+    return smaller(length, 1)
 
 
 def _same(length: Amount) -> Amount:
@@ -202,35 +202,17 @@ def _part(setting: Setting, name: str, array_axis: Axis, length: Amount) -> Amou
 def _over_parts(setting: Setting, name: Axis, array_axis: Axis, length: Amount, size: int | None) -> Amount:
     """Folds of `size` over one axis, summed over the units that share it; for size None the units that get anything (at least one)."""
     if name != array_axis or setting.chip.matrix.count == 1:
-        return _one(length) if size is None else ceil_div(_packed(setting, name, length), size)
-    part = np.maximum(_part(setting, name, array_axis, length), 1)
+        return one(length) if size is None else ceil_div(_packed(setting, name, length), size)
+    part = larger(_part(setting, name, array_axis, length), 1)
     if size is None:
         return ceil_div(length, part)
     return length // part * ceil_div(_packed(setting, name, part), size) + ceil_div(_packed(setting, name, length % part), size)
 
 
-def axis_factors(setting: Setting, dataflow: str, array_axis: Axis, name: Axis, cuts: AxisCuts, end: Amount) -> list[Amount]:
-    """Of one axis: its factor of the cycles, of the accesses to the role that it does not select, and its term of the extra cycles.
-
-    The cycles of a tensor core are at least its granules over the units.
-    """
+def accesses_factor(setting: Setting, dataflow: str, array_axis: Axis, name: Axis) -> Callable[[Amount], Amount]:
+    """How often a piece of this length along one axis has the systolic units access the role that the axis does not select."""
     unit = setting.chip.matrix
-    if unit.kind == "tensor_core":
-        size = unit.tile[AXES.index(name)]
-        share = 1.0 if name != "m" else 1 / unit.count
-        turns = size / setting.rate if name == "k" else size
-        return [total(cuts, lambda length: ceil_div(length, size)) * (share * turns), total(cuts, _one), 0]
-    cycles = total(cuts, cycles_factor(setting, dataflow, array_axis, name))
-    streams = name == systolic.AXES[dataflow][2]
-    extra = tile_extra_cycles(setting, dataflow, array_axis, (end, end, end)) if streams else 0
     if name == "k":
-        return [cycles, total(cuts, _one if dataflow == "os" else lambda length: ceil_div(_packed(setting, "k", length), unit.rows)), extra]
+        return one if dataflow == "os" else lambda length: ceil_div(_packed(setting, "k", length), unit.rows)
     stationary = {"ws": "m", "is": "n"}.get(dataflow)  # the axis along which the stationary operand is reused
-    size_or_units = None if name == stationary else (unit.rows if dataflow == "os" and name == "m" else unit.cols)
-    return [cycles, total(cuts, _folds(setting, name, array_axis, size_or_units)), extra]
-
-
-def least_drain_cycles(setting: Setting) -> int:
-    """The shortest drain of any dataflow of the chip."""
-    unit = setting.chip.matrix
-    return 0 if unit.kind == "tensor_core" else unit.rows + unit.cols - 2
+    return _folds(setting, name, array_axis, None if name == stationary else unit.rows if dataflow == "os" and name == "m" else unit.cols)

@@ -140,22 +140,41 @@ def _busy(
         "vector": whole_cycles(lane_cycles / float(chip.vector.lanes)) / clock,
         chip.dram.name: transfer_s(*dram_bytes, *_rates(chip, chip.dram), chip.dram.bandwidth.shared),
     }
-    operands, sums = innermost(chip, "activations"), innermost(chip, "psums")
-    passes = 3 * worst.computed_scores * attention.act_bits / 8 if per_score else 0.0
+    passes = _score_passes_bytes(attention, worst, bool(per_score))
     for level in chip.memory[1:]:
         use = whole if level.per == "chip" else worst
-        read = written = 0.0
-        if level is operands:
-            read = use.operand_bytes + passes
-            written = use.query_bytes + use.key_bytes + use.output_bytes + passes
-        elif "activations" in level.holds:
-            read, written = use.query_bytes + use.key_bytes, use.output_bytes
-        if level is sums:
-            read += use.psum_reads * attention.acc_bits / 8
-            written += use.psum_writes * attention.acc_bits / 8
+        read, written = _level_bytes(chip, level, attention, use, passes)
         rates = level.bandwidth.read_bytes_per_s(chip.clock_hz), level.bandwidth.write_bytes_per_s(chip.clock_hz)
         busy[level.name] = float(transfer_s(read, written, *rates, level.bandwidth.shared))
     return {name: float(seconds) for name, seconds in busy.items()}
+
+
+def _score_passes_bytes(attention: Attention, use: _Use, has_softmax: bool) -> float:
+    """Bytes of scores that the softmax reads, and as many that it writes, in its three passes."""
+    return 3 * use.computed_scores * attention.act_bits / 8 if has_softmax else 0.0
+
+
+def _level_bytes(chip: Chip, level: MemoryLevel, attention: Attention, use: _Use, passes_bytes: float) -> tuple[Any, Any]:
+    """Bytes read from and written to an on-chip level."""
+    read: Any = 0.0
+    written: Any = 0.0
+    if level is innermost(chip, "activations"):
+        read = use.operand_bytes + passes_bytes
+        written = use.query_bytes + use.key_bytes + use.output_bytes + passes_bytes
+    elif "activations" in level.holds:
+        read, written = use.query_bytes + use.key_bytes, use.output_bytes
+    if level is innermost(chip, "psums"):
+        read += use.psum_reads * attention.acc_bits / 8
+        written += use.psum_writes * attention.acc_bits / 8
+    return read, written
+
+
+def moved_bytes(mapping: AttentionMapping, chip: Chip, cost: AttentionCost, part: Part, has_softmax: bool) -> dict[str, float]:
+    """Bytes that a mapping reads from and writes to each level, over the whole chip."""
+    whole = _Use(*(mapping.attention.pairs * float(np.sum(column)) for column in _use(mapping, chip, part)))
+    passes = _score_passes_bytes(mapping.attention, whole, has_softmax)
+    inner = {level.name: float(sum(_level_bytes(chip, level, mapping.attention, whole, passes))) for level in chip.memory[1:]}
+    return {chip.dram.name: float(cost.dram_read_bytes + cost.dram_written_bytes), **inner}
 
 
 def _rates(chip: Chip, level: MemoryLevel) -> tuple[Any, Any]:

@@ -42,9 +42,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple, TypeAlias
 
-import numpy as np
-
 from hwmodels.chip import Role
+from hwmodels.formulas.elementwise import chosen, larger, smaller
 from hwmodels.formulas.systolic import Count
 from hwmodels.formulas.tiling import AxisCuts, Visited, cut_axis, packed_bytes, visited
 from sim.mapper import array
@@ -105,6 +104,7 @@ class Costs(NamedTuple):
     read_bytes: dict[str, Seconds]
     written_bytes: dict[str, Seconds]
     array_cycles: Count
+    every: list[AxisCuts]
 
 
 class Link(NamedTuple):
@@ -151,11 +151,14 @@ class _Case:
         sizes = [[tile[axis] for tile in choice.tiles] for axis in range(3)]
         where = setting.split_stage
         self.first = [cut_axis(extent, sizes[i], where, parts[i], every=False) for i, extent in enumerate(setting.extents)]
-        self.every = [cut_axis(extent, sizes[i], where, parts[i], every=True) for i, extent in enumerate(setting.extents)]
+        self.every = self.first
+        if self.several:
+            self.every = [cut_axis(extent, sizes[i], where, parts[i], every=True) for i, extent in enumerate(setting.extents)]
         ends = [_axis_ends(extent, sizes[i], where, parts[i]) for i, extent in enumerate(setting.extents)]
         stages = range(len(choice.tiles) + 1)
         self.first_tiles: list[Extents] = [(ends[0][s][0], ends[1][s][0], ends[2][s][0]) for s in stages]
         self.last_tiles: list[Extents] = [(ends[0][s][1], ends[1][s][1], ends[2][s][1]) for s in stages]
+        self.used = array.use(setting, choice.dataflow, choice.array_axis, self.first, self.first_tiles[-1], self.last_tiles[-1])
 
     def axes(self, role: Role, seen_from: Place) -> tuple[AxisCuts, AxisCuts, AxisCuts]:
         """The axes x, y, z of a role, as traffic of `seen_from` counts them."""
@@ -178,6 +181,31 @@ class _Case:
         return visited(self.first[x], self.first[y], self.first[z], inner.stage, inside)
 
 
+class _AllCores(_Case):
+    """The same for counting what all cores together move."""
+
+    def axes(self, role: Role, seen_from: Place) -> tuple[AxisCuts, AxisCuts, AxisCuts]:
+        if self.setting.shared(seen_from):
+            return super().axes(role, seen_from)
+        x, y, z = ROLE_AXES[role]
+        return self.every[x], self.every[y], self.every[z]
+
+    def tiles_of_first_core(self, role: Role, inner: Place) -> list[Visited]:
+        x, y, z = ROLE_AXES[role]
+        inside = [(rank[x] > rank[z], rank[y] > rank[z]) for rank in self.choice.ranks[: inner.stage + 1]]
+        return visited(self.every[x], self.every[y], self.every[z], inner.stage, inside)
+
+
+def chip_bytes(setting: Setting, choice: Choice) -> dict[str, float]:
+    """Bytes read from and written to each level by all cores together: what takes energy, where `cost_of` asks what takes time."""
+    case, traffic = _AllCores(setting, choice), _Traffic(setting)
+    for role in OPERANDS:
+        _loads(case, role, traffic)
+    _stores(case, traffic)
+    _array_traffic(case, traffic)
+    return {name: float(read + traffic.written[name]) for name, read in traffic.read.items()}
+
+
 def _axis_ends(extent: int, sizes: list[Count], split_stage: int, parts: int) -> list[tuple[Count, Count]]:
     """Lengths of the first core's first and last piece, stage by stage."""
     first: Count = extent
@@ -187,7 +215,7 @@ def _axis_ends(extent: int, sizes: list[Count], split_stage: int, parts: int) ->
         if stage == split_stage:
             first, last = -(-first // parts), -(-last // parts)
         if stage < len(sizes):
-            first, last = np.minimum(first, sizes[stage]), (last - 1) % sizes[stage] + 1
+            first, last = smaller(first, sizes[stage]), (last - 1) % sizes[stage] + 1
         ends.append((first, last))
     return ends
 
@@ -202,12 +230,11 @@ def evaluate(setting: Setting, choice: Choice) -> Costs:
     terms, alternation = _times(case, loads, stores, traffic)
     latency = alternation
     for term in terms.values():
-        latency = np.maximum(latency, term.prefix_s + term.busy_s + term.suffix_s)
+        latency = larger(latency, term.prefix_s + term.busy_s + term.suffix_s)
     dram = setting.chip.dram.name
     moved = sum(traffic.read.values()) + sum(traffic.written.values())
-    cycles, steps, _ = array.use(setting, choice.dataflow, choice.array_axis, case.first, case.first_tiles[-1], case.last_tiles[-1])
     dram_bytes = traffic.read[dram] + traffic.written[dram]
-    return Costs(latency, dram_bytes, moved, steps, terms, alternation, traffic.read, traffic.written, cycles)
+    return Costs(latency, dram_bytes, moved, case.used.steps, terms, alternation, traffic.read, traffic.written, case.used.cycles, case.every)
 
 
 def _elements(groups: list[Visited], less: int = 0) -> Count:
@@ -256,7 +283,7 @@ def _loads(case: _Case, role: Role, traffic: _Traffic) -> list[Link]:
         tile = case.first_tiles[inner.stage]
         outer_s, inner_s = _one_transfer(tile[x] * tile[y], bits, outer, True, inner)
         rate = min(outer.read_bytes_per_s, inner.write_bytes_per_s)
-        links.append(Link(outer, inner, np.maximum(outer_s, inner_s), outer_s, inner_s, own_bytes / rate))
+        links.append(Link(outer, inner, larger(outer_s, inner_s), outer_s, inner_s, own_bytes / rate))
     return links
 
 
@@ -276,7 +303,7 @@ def _stores(case: _Case, traffic: _Traffic) -> list[Link]:
         outer_s, inner_s = _one_transfer(tile[0] * tile[1], gemm.out_bits, outer, False, inner)
         back_s = own_unfinished / min(outer.read_bytes_per_s, inner.write_bytes_per_s)
         away_s = (own_unfinished + own_finished) / min(outer.write_bytes_per_s, inner.read_bytes_per_s)
-        links.append(Link(outer, inner, np.maximum(outer_s, inner_s), outer_s, inner_s, back_s + away_s))
+        links.append(Link(outer, inner, larger(outer_s, inner_s), outer_s, inner_s, back_s + away_s))
     return links
 
 
@@ -306,7 +333,7 @@ def _times(case: _Case, loads: list[list[Link]], stores: list[Link], traffic: _T
     """A term per resource, and the bound from single buffers."""
     setting, choice = case.setting, case.choice
     clock_hz = float(setting.chip.clock_hz)
-    used = array.use(setting, choice.dataflow, choice.array_axis, case.first, case.first_tiles[-1], case.last_tiles[-1])
+    used = case.used
     last = case.last_tiles[-1]
     step_cycles = array.step_cycles(setting, choice.dataflow, choice.array_axis, last)
     least_cycles = array.step_cycles(setting, choice.dataflow, choice.array_axis, (1, 1, 1))
@@ -342,12 +369,12 @@ def _ready(loads: list[list[Link]]) -> Seconds:
     if not coming:
         return 0.0
     chains = [_started(links, len(links) - 1) + links[-1].one_s for links in coming]
-    ready = chains[0] if len(chains) == 1 else np.maximum(*chains)
+    ready = chains[0] if len(chains) == 1 else larger(*chains)
     if len(coming) < 2 or any(links[0].outer.stage >= 0 for links in coming):
         return ready
     crossing = _sum(links[0].outer_s for links in coming) + coming[0][0].latency_s
     rests = [chain - links[0].latency_s - links[0].one_s for chain, links in zip(chains, coming, strict=True)]
-    return np.maximum(ready, crossing + np.minimum(*rests))
+    return larger(ready, crossing + smaller(*rests))
 
 
 def _level_term(
@@ -361,12 +388,12 @@ def _level_term(
         after_write_s: Seconds = 0.0
     else:
         starts = [_started(links, i) for links in loads for i, link in enumerate(links) if link.inner is place]
-        prefix_s = ready_s if not starts else starts[0] if len(starts) == 1 else np.minimum(*starts)
+        prefix_s = ready_s if not starts else starts[0] if len(starts) == 1 else smaller(*starts)
         after_read_s, after_write_s = _after(setting, place, stores, tail)
     if place.level.bandwidth.shared:
         return Term(prefix_s, read_s + write_s, after_read_s)
     reads_last = read_s + after_read_s >= write_s + after_write_s
-    return Term(prefix_s, np.where(reads_last, read_s, write_s), np.where(reads_last, after_read_s, after_write_s))
+    return Term(prefix_s, chosen(reads_last, read_s, write_s), chosen(reads_last, after_read_s, after_write_s))
 
 
 def _after(setting: Setting, place: Place, stores: list[Link], tail: _Tail) -> tuple[Seconds, Seconds]:
@@ -387,26 +414,25 @@ def _alternation(loads: list[list[Link]], stores: list[Link], ready_s: Seconds, 
             if link.inner.level.double_buffered:
                 continue
             uses_s, after_s = (array_s, extra_s) if index == len(links) - 1 else (links[index + 1].all_s, tail.step_s)
-            bound = np.maximum(bound, _started(links, index) + link.all_s + uses_s + after_s + tail.stores_s)
+            bound = larger(bound, _started(links, index) + link.all_s + uses_s + after_s + tail.stores_s)
     for index, link in enumerate(stores):
         if link.inner.level.double_buffered:
             continue
         uses_s = array_s + extra_s if index == len(stores) - 1 else stores[index + 1].all_s
-        bound = np.maximum(bound, ready_s + link.all_s + uses_s + _sum(further.one_s for further in stores[:index]))
+        bound = larger(bound, ready_s + link.all_s + uses_s + _sum(further.one_s for further in stores[:index]))
     return bound
 
 
-def cost_of(setting: Setting, choice: Choice) -> GemmCost:
-    """The whole cost of one mapping."""
-    costs = evaluate(setting, choice)
-    case = _Case(setting, choice)
+def cost_of(setting: Setting, choice: Choice, costs: Costs | None = None) -> GemmCost:
+    """The whole cost of one mapping; `costs` are its, if they are known already."""
+    costs = costs or evaluate(setting, choice)
     terms = {name: Term(*(float(part) for part in term)) for name, term in costs.terms.items()}
     latency, alternation = float(costs.latency_s), float(costs.alternation_s)
     bound_by = max(terms, key=lambda name: sum(terms[name]))
     dram = setting.chip.dram.name
     unit, cycles = setting.chip.matrix, int(costs.array_cycles)
     peak_macs = setting.cores * unit.count * unit.rows * unit.cols * setting.rate * cycles
-    issued = array.issued_macs(setting, choice.dataflow, choice.array_axis, case.every)
+    issued = array.issued_macs(setting, choice.dataflow, choice.array_axis, costs.every)
     return GemmCost(
         latency_s=latency,
         bound_by=bound_by if alternation < latency else "alternation",

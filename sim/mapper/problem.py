@@ -61,6 +61,10 @@ class Setting:
         return int(self.chip.cores)
 
     @property
+    def clock_hz(self) -> Amount:
+        return self.chip.clock_hz
+
+    @property
     def extents(self) -> tuple[int, int, int]:
         return self.gemm.m, self.gemm.n, self.gemm.k
 

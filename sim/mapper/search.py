@@ -1,166 +1,155 @@
 """Finds the mapping of least tiled cost: branch and bound over boxes of tiles.
 
-**Space.** Along each axis the candidate tiles of the outermost stage are, for every number of trips that a tile can cause in the first
-core's part of the axis (in the whole axis where the stage is shared), the smallest such tile and the smallest multiple of the array's
-extent along that axis; within each, the same for the next stage. All loop orders, dataflows, array axes and splits (`splits`) are combined
-with them.
+**Space.** `sim.mapper.candidates`: tiles along each axis, combined with all loop orders, dataflows, array axes and splits.
 
-**Discarding.** Candidates of an axis lie sorted; blocks of 2^level neighbours carry the minima of their numbers. `sim.mapper.bound` of
-three blocks is below every mapping of the box that they span (proof there), in latency, DRAM bytes, bytes moved and tile steps alike. A
-box is dropped if its latency bound is above the incumbent's latency, or equal and the next bound above the next key, and so on, or if no
-bound is below: what is dropped holds nothing better. Boxes are opened best first, so that a good incumbent is there early.
-
-**Exact**: with one stage and one core, every survivor is priced by `sim.mapper.cost` itself. With more of either the boxes are too many:
-the search ends after a number of them, and with several stages orders and tiles are thinned out first (`thin_tiles`, `thin_variants`):
-**not exact**, but a real mapping at its real cost. `exhaustive` searches everything, within the rule that no core sits out the tile at the
-edge only.
+**Discarding.** Candidates of an axis lie sorted; blocks of 2^level neighbours carry the minima of their numbers. `sim.mapper.bound` of three blocks
+is below every mapping of the box that they span (proof there), in latency, DRAM bytes, bytes moved and tile steps alike. A box is dropped
+if its latency bound is above the incumbent's latency, or equal and the next bound above the next key, and so on, or if no bound is below:
+what is dropped holds nothing better. Boxes are opened best first, so that a good incumbent is there early; what survives as a single
+mapping is priced by `sim.mapper.cost` itself.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
+from contextlib import suppress
 from itertools import product
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from functional.errors import BadInput, Problem
-from hwmodels.formulas import systolic
-from hwmodels.formulas.systolic import ceil_div
-from sim.mapper.bound import Bound, Floats, axis_numbers, bound, fits, layout
-from sim.mapper.cost import evaluate
+from sim.mapper import array
+from sim.mapper.bound import Bounder
+from sim.mapper.candidates import ORDERS, ORDERS_ALIKE, Variant, all_tiles, fit_alone, thin_tiles, thin_variants, variants
+from sim.mapper.cost import Costs, evaluate
 from sim.mapper.problem import Choice, Setting
-from sim.mapping import AXES, Axis
-
-Ints: TypeAlias = NDArray[np.int64]
-Order: TypeAlias = tuple[int, int, int]
-
-ORDERS: tuple[Order, ...] = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
-"""Ranks of the loops over m, n and k."""
-
-ORDERS_ALONE: tuple[Order, ...] = ((0, 1, 2), (0, 2, 1), (2, 1, 0))
-"""Enough where all blocks are cut into the same trips (one stage, one core): then only the innermost loop with more than one trip matters,
-and these let each axis of any two or three be that loop."""
+from sim.mapper.tables import Floats, Ints, Kind, asked_of, axis_tables
 
 _ROUNDING = 1e-12
 """Share by which a bound is lowered before it is compared with an exact cost: sums in another order differ in their last bits."""
 
-_FAN_OUT = 4
-"""Neighbours that a block of the next level spans."""
+_BOXES_AT_FIRST = 1024
+"""Boxes with which a search may begin: those of the highest levels are hardly ever discarded."""
 
-_BATCH_BOXES = 16
-_BATCH_PRICED = (2, 32)
-"""Boxes opened at a time; mappings priced at first (mostly the best is among them) and then at a time."""
+_BATCH_BOXES = (24, 256)
+"""Boxes opened at a time, until there is an incumbent and after."""
 
-
-class Variant(NamedTuple):
-    """What is chosen besides tiles and orders."""
-
-    split: tuple[int, int]
-    dataflow: str
-    array_axis: Axis
+_ONE_BY_ONE = 4
+_BATCH_PRICED = 64
+"""Mappings priced one by one (mostly the best is among them), and then at a time."""
 
 
 class Found(NamedTuple):
-    """The best mapping so far and what it is ranked by."""
+    """The best mapping so far, what it is ranked by, and its costs where it was priced by itself."""
 
     key: tuple[float, float, float, float]
     choice: Choice | None
+    costs: Costs | None = None
 
 
-@lru_cache(maxsize=4096)
-def candidate_tiles(extent: int, grain: int) -> tuple[int, ...]:
-    """For every number of trips the smallest tile, and the smallest that is a multiple of `grain` (where there is one); ascending."""
-    root = math.isqrt(extent) + 1
-    trips = np.arange(1, root + 1)
-    smallest = np.unique(np.concatenate([-(-extent // trips), np.arange(1, root + 1)]))
-    smallest = np.unique(-(-extent // -(-extent // smallest)))
-    aligned = -(-smallest // grain) * grain
-    keeps = (-(-extent // aligned) == -(-extent // smallest)) & (aligned <= extent)
-    return tuple(int(tile) for tile in np.unique(np.concatenate([smallest, aligned[keeps]])))
-
-
-def splits(cores: int) -> list[tuple[int, int]]:
-    """Parts of m and n over at most `cores` cores.
-
-    `variants` keeps one of those that cut the axes into the same parts.
-    """
-    return [(pm, pn) for pm in range(1, cores + 1) for pn in range(1, cores // pm + 1)]
-
-
-def array_grains(setting: Setting, variant: Variant) -> tuple[int, int, int]:
-    """Extent of the matrix units of a core along each axis; 1 for the streamed one."""
-    unit = setting.chip.matrix
-    if unit.kind == "tensor_core":
-        return unit.tile
-    rows, cols, _ = systolic.AXES[variant.dataflow]
-    pack = max(1, int(setting.rate))
-    sizes = []
-    for name in AXES:
-        size = unit.rows if name == rows else unit.cols if name == cols else 1
-        sizes.append(size * (unit.count if name == variant.array_axis else 1) * (pack if name == "k" else 1))
-    return sizes[0], sizes[1], sizes[2]
-
-
-def variants(setting: Setting) -> list[Variant]:
-    """All splits, dataflows and array axes that differ."""
-    unit = setting.chip.matrix
-    flows: tuple[str, ...] = unit.dataflows if unit.kind == "systolic" else ("",)
-    axes: tuple[Axis, ...] = ("m", "n") if unit.kind == "systolic" and unit.count > 1 else ("m",)
-    m, n, _ = setting.extents
-    shares: dict[tuple[int, int], tuple[int, int]] = {}
-    for pm, pn in splits(setting.cores):
-        if pm > m or pn > n:
-            continue
-        alike = (-(-m // pm), -(-n // pn)) if setting.split_stage == 0 else (pm, pn)  # parts of tiles differ where those of axes do not
-        shares.setdefault(alike, (pm, pn))
-    return [Variant(split, flow, axis) for split in shares.values() for flow in flows for axis in axes]
-
-
-class _Pyramid(NamedTuple):
-    """Tables of one axis for all variants: `levels[l]` [rows, variants x blocks], `blocks[l]` of each variant; `tiles` [variants, stages,
-    candidates]."""
+class _Axis(NamedTuple):
+    """Numbers of one axis: `levels[l]` [rows, kinds * blocks] are minima over blocks of 2^l candidates, `blocks[l]` as many per kind;
+    `tiles` of each kind: [stages, candidates], and which of them there are; `kinds[variant]`."""
 
     levels: list[Floats]
     blocks: list[int]
-    tiles: Ints
+    tiles: list[tuple[Ints, Ints]]
+    kinds: Ints
 
 
-def _pyramid(setting: Setting, axis: int, chosen: Sequence[Variant], tiles_of: Any) -> _Pyramid:
-    tables: dict[Any, tuple[Floats, Ints]] = {}
-    keys = []
+def _axis(setting: Setting, axis: int, chosen: Sequence[Variant], tiles_of: Any) -> _Axis:
+    kinds: dict[int, list[Kind]] = {}
     for variant in chosen:
-        key = ((*variant.split, 1)[axis], variant.dataflow, variant.array_axis)
-        keys.append(key)
-        if key not in tables:
-            tiles = tiles_of(setting, axis, variant)
-            tables[key] = axis_numbers(setting, axis, list(tiles), key[0], variant.dataflow, variant.array_axis), tiles
-    width = max(tiles.shape[1] for _, tiles in tables.values())
-    depth = 0
-    while _FAN_OUT**depth < width:
-        depth += 1
-    pad = _FAN_OUT**depth
-    numbers = np.stack([tables[key][0][:, np.minimum(np.arange(pad), tables[key][0].shape[1] - 1)] for key in keys], axis=1)
-    tiles = np.stack([tables[key][1][:, np.minimum(np.arange(pad), tables[key][1].shape[1] - 1)] for key in keys])
-    levels, blocks = [numbers.reshape(len(numbers), -1)], [pad]
+        flows = kinds.setdefault((*variant.split, 1)[axis], [])
+        if variant[1:] not in flows:
+            flows.append(variant[1:])
+    places: dict[Any, int] = {}
+    tables, tiles = [], []
+    for parts, flows in kinds.items():
+        columns, numbers = axis_tables(asked_of(setting, axis, parts, flows, tiles_of))
+        fine = np.flatnonzero(fit_alone(setting, axis, columns))
+        if not len(fine):
+            raise NoTile
+        for flow, table in zip(flows, numbers, strict=True):
+            alike = next(i for i, other in enumerate(numbers) if other is table)
+            if (parts, flows[alike]) not in places:
+                places[parts, flows[alike]] = len(tables)
+                tables.append((table, fine))
+                tiles.append((columns, fine))
+            places[parts, flow] = places[parts, flows[alike]]
+    depth = (max(len(fine) for _, fine in tables) - 1).bit_length()
+    padded = [_padded(table, fine, 2**depth) for table, fine in tables]
+    levels, blocks = [padded[0] if len(padded) == 1 else np.hstack(padded)], [2**depth]
     for _ in range(depth):
-        levels.append(levels[-1].reshape(len(numbers), -1, _FAN_OUT).min(axis=2))
-        blocks.append(blocks[-1] // _FAN_OUT)
-    return _Pyramid(levels, blocks, tiles)
+        levels.append(np.minimum(levels[-1][:, ::2], levels[-1][:, 1::2]))
+        blocks.append(blocks[-1] // 2)
+    of_variant = [places[(*variant.split, 1)[axis], variant[1:]] for variant in chosen]
+    return _Axis(levels, blocks, tiles, np.array(of_variant))
+
+
+def _padded(columns: Any, fine: Ints, width: int) -> Any:
+    """The fine columns, the last of them repeated."""
+    which = np.full(width, fine[-1])
+    which[: len(fine)] = fine
+    return columns.take(which, axis=1)
+
+
+class _Level(NamedTuple):
+    """The axes at one level, side by side: `table` [rows, blocks of all axes], where the blocks of a variant begin in it [axes, variants], and
+    into how many each block of an axis is parted a level below."""
+
+    table: Floats
+    begins: Ints
+    parted: tuple[int, int, int]
+
+
+def _levels(axes: Sequence[_Axis]) -> list[_Level]:
+    levels = []
+    for level in range(max(len(axis.levels) for axis in axes)):
+        tables, begins, before = [], [], 0
+        for axis in axes:
+            height = min(level, len(axis.levels) - 1)
+            tables.append(axis.levels[height])
+            begins.append(before + axis.kinds * axis.blocks[height])
+            before += tables[-1].shape[1]
+        m, n, k = (2 if level < len(axis.levels) else 1 for axis in axes)
+        levels.append(_Level(np.hstack(tables), np.array(begins), (m, n, k)))
+    return levels
+
+
+class NoTile(Exception):
+    """Along some axis no tile fits."""
 
 
 class _Boxes(NamedTuple):
-    """Boxes of one level: variant, order and block along m, n and k of each; and their bounds."""
+    """Boxes of one level: variant, order and block along m, n and k of each; their bounds, in the order of ranking; a score to sort by;
+    and the incumbent that they were compared with."""
 
     level: int
     where: Ints
     bounds: Floats
+    score: Floats
+    known: Choice | None
 
     def take(self, which: Any) -> _Boxes:
-        return _Boxes(self.level, self.where[:, which], self.bounds[:, which])
+        return _Boxes(self.level, self.where.take(which, axis=1), self.bounds.take(which, axis=1), self.score.take(which), self.known)
+
+    def split(self, count: int) -> tuple[_Boxes, _Boxes | None]:
+        """The best ones, and the rest."""
+        if len(self.score) <= count:
+            return self, None
+        order = np.argpartition(self.score, count)
+        return self.take(order[:count]), self.take(order[count:])
+
+
+def _joined(some: Sequence[_Boxes]) -> _Boxes:
+    if len(some) == 1:
+        return some[0]
+    where, bounds = (np.hstack([getattr(boxes, name) for boxes in some]) for name in ("where", "bounds"))
+    known = some[0].known if all(boxes.known is some[0].known for boxes in some) else None
+    return _Boxes(some[0].level, where, bounds, np.hstack([boxes.score for boxes in some]), known)
 
 
 class Search:
@@ -174,126 +163,154 @@ class Search:
         tiles_of: Any,
         objective: str = "latency",
         budget_boxes: float = math.inf,
+        incumbent: Found | None = None,
     ) -> None:
         self.setting, self.chosen, self.orders = setting, chosen, orders
-        self.pyramids = [_pyramid(setting, axis, chosen, tiles_of) for axis in range(3)]
+        self.axes = [_axis(setting, axis, chosen, tiles_of) for axis in range(3)]
+        self.levels = _levels(self.axes)
+        self.bounder = Bounder(setting, orders, [array.drain_cycles(setting, variant.dataflow) for variant in chosen])
         self.keys = [1, 0, 2, 3] if objective == "traffic" else [0, 1, 2, 3]
         self.ranks = np.array(orders).transpose(1, 2, 0)
-        self.found = Found((np.inf, np.inf, np.inf, np.inf), None)
-        self.opened = self.priced = 0
+        self.found = incumbent or Found((np.inf, np.inf, np.inf, np.inf), None)
+        self.opened = self.priced = self.calls = 0
         self.budget_boxes = budget_boxes
 
     def run(self) -> Found:
-        """Open boxes, best first, until none is left that could hold anything better."""
-        top = max(len(pyramid.levels) for pyramid in self.pyramids) - 1
-        start = np.array(list(product(range(len(self.chosen)), range(len(self.orders)), [0], [0], [0]))).T
-        stack = [self._bounded(top, start)]
-        while stack and (self.opened < self.budget_boxes or self.found.choice is None):
-            boxes = self._promising(stack.pop())
-            count = boxes.where.shape[1]
-            if count == 0:
-                continue
-            if boxes.level == 0:
+        """Open boxes until none is left that could hold anything better: first straight down to an incumbent, the best boxes of each level;
+        then level by level, if that is not too much at a time, else on along the best."""
+        first = self._bounded(*self._start())
+        waiting: list[list[_Boxes]] = [[] for _ in range(first.level + 1)]
+        waiting[first.level].append(first)
+        while self.opened < self.budget_boxes or self.found.choice is None:
+            level = self._next_level(waiting)
+            if level is None:
+                break
+            boxes = self._promising(_joined(waiting[level]))
+            waiting[level] = []
+            if level == 0:
                 self._price(boxes)
                 continue
-            if count > _BATCH_BOXES:
-                best_first = np.lexsort(boxes.bounds[2::-1])
-                stack.append(boxes.take(best_first[_BATCH_BOXES:]))
-                boxes = boxes.take(best_first[:_BATCH_BOXES])
-            stack.append(self._promising(self._bounded(boxes.level - 1, self._children(boxes))))
+            boxes, rest = boxes.split(_BATCH_BOXES[self.found.choice is not None])
+            if rest is not None:
+                waiting[level].append(rest)
+            if len(boxes.score):
+                waiting[level - 1].append(self._bounded(level - 1, self._children(level, boxes.where)))
         return self.found
 
-    def _children(self, boxes: _Boxes) -> Ints:
-        """The halves of each box along every axis that has blocks of this level."""
-        index = boxes.where
-        for axis, pyramid in enumerate(self.pyramids):
-            if boxes.level < len(pyramid.levels):
-                count = index.shape[1]
-                index = np.tile(index, _FAN_OUT)
-                index[2 + axis] = index[2 + axis] * _FAN_OUT + np.repeat(np.arange(_FAN_OUT), count)
-        return index
+    def _next_level(self, waiting: Sequence[Sequence[_Boxes]]) -> int | None:
+        counts = [sum(len(boxes.score) for boxes in level) for level in waiting]
+        levels = [level for level, count in enumerate(counts) if count]
+        if not levels or self.found.choice is None:
+            return levels[0] if levels else None
+        return next((level for level in reversed(levels) if counts[level] <= _BATCH_BOXES[1]), levels[0])
 
-    def _bounded(self, level: int, index: Ints) -> _Boxes:
-        """Boxes with their bounds, less those that cannot fit."""
-        self.opened += index.shape[1]
-        columns, sizes, rows = [], [], layout(len(self.setting.stages))
-        for axis, pyramid in enumerate(self.pyramids):
-            at = min(level, len(pyramid.levels) - 1)
-            columns.append((pyramid.levels[at], index[0] * pyramid.blocks[at] + index[2 + axis]))
-            sizes.append(columns[-1][0][rows.sizes : rows.firsts].take(columns[-1][1], axis=1))
-        fine = fits(self.setting, sizes)
+    def _start(self) -> tuple[int, Ints]:
+        """The whole space in boxes of one level: the highest with so many that they are worth a batch."""
+        level = len(self.levels) - 1
+        where = np.array(list(product(range(len(self.chosen)), range(len(self.orders)), [0], [0], [0]))).T
+        while level > 0 and where.shape[1] * math.prod(self.levels[level].parted) <= _BOXES_AT_FIRST:
+            where = self._children(level, where)
+            level -= 1
+        return level, where
+
+    @property
+    def is_exhausted(self) -> bool:
+        return self.opened < self.budget_boxes
+
+    def _children(self, level: int, where: Ints) -> Ints:
+        """The parts of each box along every axis that has blocks of this level."""
+        parted = self.levels[level].parted
+        offsets = np.indices(parted).reshape(3, 1, -1)
+        children = np.empty((5, where.shape[1], offsets.shape[2]), dtype=np.int64)
+        children[:2] = where[:2, :, None]
+        np.add(where[2:, :, None] * np.array(parted)[:, None, None], offsets, out=children[2:])
+        return children.reshape(5, -1)
+
+    def _bounded(self, level: int, where: Ints) -> _Boxes:
+        """Boxes with their bounds, less those that cannot fit or hold nothing better."""
+        self.opened += where.shape[1]
+        self.calls += 1
+        table, begins, _ = self.levels[level]
+        numbers = table.take(begins.take(where[0], axis=1) + where[2:], axis=1, mode="clip")
+        fine = self.bounder.fits(numbers)
         if not fine.all():
-            index, columns = index[:, fine], [(table, chosen[fine]) for table, chosen in columns]
-        numbers = [table.take(chosen, axis=1) for table, chosen in columns]
-        ranks = self.ranks[:, :, index[1]]
-        bounds: Bound = bound(self.setting, numbers, ranks, single=level == 0)
-        return _Boxes(level, index, np.array([np.broadcast_to(bounds[key], index.shape[1:]) for key in self.keys]) * (1 - _ROUNDING))
+            kept = np.flatnonzero(fine)
+            where, numbers = where.take(kept, axis=1), numbers.take(kept, axis=2)
+        bounds = self.bounder(numbers, where[1], where[0], single=level == 0)
+        ranked = np.stack([bounds[key] for key in self.keys])
+        ranked *= 1 - _ROUNDING
+        if where.shape[1] == 0:
+            return _Boxes(level, where, ranked, ranked[0], None)
+        score = ranked[0] + ranked[1] * (ranked[0, 0] / ranked[1, 0] * 1e-10) + ranked[2] * (ranked[0, 0] / ranked[2, 0] * 1e-13)
+        return self._promising(_Boxes(level, where, ranked, score, None))
 
     def _promising(self, boxes: _Boxes) -> _Boxes:
         """Boxes that may hold something better than what was found."""
-        better: Any = False
-        equal: Any = True
-        for low, best in zip(boxes.bounds, self.found.key, strict=True):
+        if self.found.choice is boxes.known:
+            return boxes
+        first = self.found.key[0]
+        kept = np.flatnonzero(boxes.bounds[0] <= first)
+        if len(kept) < len(boxes.score):
+            boxes = boxes.take(kept)
+        tied = boxes.bounds[0] >= first * (1 - 2 * _ROUNDING)
+        if not tied.any():
+            return boxes._replace(known=self.found.choice)
+        better: Any = ~tied
+        equal: Any = tied
+        for low, best in zip(boxes.bounds[1:], self.found.key[1:], strict=True):
             better = better | (equal & (low < best * (1 - 2 * _ROUNDING)))
             equal = equal & (low <= best)
-        return boxes.take(better) if not np.all(better) else boxes
+        return boxes.take(np.flatnonzero(better))._replace(known=self.found.choice)
 
     def _price(self, boxes: _Boxes) -> None:
         """Price single mappings, best first, as long as they may be better."""
-        batch = _BATCH_PRICED[self.priced > 0]
-        while boxes.where.shape[1] and (self.priced < self.budget_boxes / 100 or self.found.choice is None):
-            best_first = np.lexsort(boxes.bounds[::-1])
-            first = boxes.take(best_first[:batch])
-            for variant in np.unique(first.where[0]):
-                self._price_variant(first.take(first.where[0] == variant))
-            boxes = self._promising(boxes.take(best_first[batch:]))
-            batch = _BATCH_PRICED[1]
+        batch = 1
+        while len(boxes.score) and (self.priced < self.budget_boxes / 100 or self.found.choice is None):
+            first, rest = boxes.split(batch)
+            if batch == 1:
+                self._price_one(first)
+            else:
+                for variant in np.unique(first.where[0]):
+                    self._price_many(first.take(np.flatnonzero(first.where[0] == variant)))
+            self.priced += len(first.score)
+            if rest is None:
+                return
+            boxes = self._promising(rest)
+            if self.priced >= _ONE_BY_ONE and len(boxes.score) > _ONE_BY_ONE:
+                batch = _BATCH_PRICED
 
-    def _price_variant(self, boxes: _Boxes) -> None:
-        self.priced += boxes.where.shape[1]
+    def _tiles(self, boxes: _Boxes) -> tuple[Any, Any]:
+        """Tiles and ranks of single mappings of one variant."""
         variant = int(boxes.where[0, 0])
         stages = range(len(self.setting.stages))
-        tiles = tuple(tuple(pyramid.tiles[variant, s, boxes.where[2 + a]] for a, pyramid in enumerate(self.pyramids)) for s in stages)
-        ranks = tuple(tuple(self.ranks[s, a, boxes.where[1]] for a in range(3)) for s in stages)
-        costs = evaluate(self.setting, Choice(tiles, ranks, *self.chosen[variant]))
-        ranked = np.array([np.broadcast_to(costs[:4][key], boxes.where.shape[1:]) for key in self.keys])
-        best = np.lexsort(ranked[::-1])[0]
+        tiles = []
+        for number, axis in enumerate(self.axes):
+            columns, fine = axis.tiles[axis.kinds[variant]]
+            tiles.append(columns.take(fine.take(boxes.where[2 + number], mode="clip"), axis=1))
+        ranks = self.ranks[..., boxes.where[1]]
+        return tuple(tuple(axis[s] for axis in tiles) for s in stages), tuple(tuple(ranks[s]) for s in stages)
+
+    def _chosen(self, boxes: _Boxes, which: int) -> Choice:
+        tiles, ranks = self._tiles(boxes.take([which]))
+        whole = [tuple(tuple(int(each[0]) for each in stage) for stage in stages) for stages in (tiles, ranks)]
+        return Choice(whole[0], whole[1], *self.chosen[int(boxes.where[0, which])])  # type: ignore[arg-type]
+
+    def _price_one(self, boxes: _Boxes) -> None:
+        choice = self._chosen(boxes, 0)
+        costs = evaluate(self.setting, choice)
+        key = tuple(float(costs[each]) for each in self.keys)
+        if key < self.found.key:
+            self.found = Found(key, choice, costs)  # type: ignore[arg-type]
+
+    def _price_many(self, boxes: _Boxes) -> None:
+        tiles, ranks = self._tiles(boxes)
+        costs = evaluate(self.setting, Choice(tiles, ranks, *self.chosen[int(boxes.where[0, 0])]))
+        ranked = np.array([np.broadcast_to(costs[key], boxes.where.shape[1:]) for key in self.keys])
+        best = int(np.lexsort(ranked[::-1])[0])
         key = tuple(float(each) for each in ranked[:, best])
         if key < self.found.key:
-            own_tiles = tuple(tuple(int(each[best]) for each in tile) for tile in tiles)
-            own_ranks = tuple(tuple(int(each[best]) for each in rank) for rank in ranks)
-            self.found = Found(key, Choice(own_tiles, own_ranks, *self.chosen[variant]))  # type: ignore[arg-type]
+            self.found = Found(key, self._chosen(boxes, best))  # type: ignore[arg-type]
 
-
-def _sits_out_nothing(extent: int, tile: int, parts: int) -> bool:
-    """Whether as many cores get a part of the tile at the edge as of the others."""
-    busy = [-(-length // -(-length // parts)) for length in (min(tile, extent), (extent - 1) % tile + 1)]
-    return busy[0] == busy[1]
-
-
-def all_tiles(setting: Setting, axis: int, variant: Variant) -> Ints:
-    """[stages, candidates] of one axis."""
-    grain = array_grains(setting, variant)[axis]
-    parts = (*variant.split, 1)[axis]
-    rows: list[tuple[int, ...]] = [()]
-    for stage in range(len(setting.stages)):
-        grown = []
-        for row in rows:
-            extent = row[-1] if row else setting.extents[axis]
-            if stage == setting.split_stage:
-                extent = -(-extent // parts)
-            tiles = candidate_tiles(extent, grain)
-            if stage + 1 == setting.split_stage and parts > 1:
-                tiles = tuple(tile for tile in tiles if _sits_out_nothing(extent, tile, parts))
-            grown += [(*row, tile) for tile in tiles]
-        rows = grown
-    return np.array(rows).T
-
-
-_TRIPS = tuple(base * 2**i for i in range(12) for base in (2, 3))
-"""Trips of the outer stages that the thinned search tries, besides 1."""
-
-_THIN_SPLITS = 4
 
 _BUDGET_BOXES = 6000
 """Boxes after which the thinned search is content with what it has."""
@@ -302,62 +319,29 @@ _BUDGET_BOXES_ALL = 60_000
 """The same for all tiles of one stage that several cores share out among them: many splits are nearly as good as each other."""
 
 
-def thin_tiles(setting: Setting, axis: int, variant: Variant) -> Ints:
-    """[stages, candidates] of one axis, fewer: outer stages make 1, 2, 3, 4, 6 ... trips, the innermost has 1, 2, 4 ... array extents, or
-    all, or half."""
-    grain, parts = array_grains(setting, variant)[axis], (*variant.split, 1)[axis]
-    rows: list[tuple[int, ...]] = [()]
-    for stage in range(len(setting.stages)):
-        grown = set()
-        for row in rows:
-            extent = row[-1] if row else setting.extents[axis]
-            if stage == setting.split_stage:
-                extent = -(-extent // parts)
-            if stage + 1 == len(setting.stages):
-                tiles = {1, extent, _aligned(-(-extent // 2), grain, extent)} | {grain << i for i in range(20) if grain << i < extent}
-            else:
-                tiles = {extent} | {_aligned(-(-extent // trips), grain * parts, extent) for trips in _TRIPS if trips <= extent}
-            if stage + 1 == setting.split_stage and parts > 1:
-                tiles = {tile for tile in tiles if _sits_out_nothing(extent, tile, parts)}
-            grown |= {(*row, tile) for tile in tiles}
-        rows = sorted(grown)
-    return np.array(rows).T
-
-
-def _aligned(tile: int, grain: int, extent: int) -> int:
-    return min(-(-tile // grain) * grain, extent)
-
-
-def thin_variants(setting: Setting) -> list[Variant]:
-    """Of the variants those with the splits whose largest part, in whole granules, is smallest, and of equal ones the squarest."""
-    chosen = variants(setting)
-    m, n, _ = setting.extents
-
-    def size(split: tuple[int, int]) -> tuple[Any, Any]:
-        grains = array_grains(setting, Variant(split, chosen[0].dataflow, "m"))
-        rows, cols = (ceil_div(ceil_div(extent, parts), grain) * grain for extent, parts, grain in zip((m, n), split, grains, strict=False))
-        return rows * cols, rows + cols
-
-    kept = sorted({variant.split for variant in chosen}, key=size)[:_THIN_SPLITS]
-    return [variant for variant in chosen if variant.split in kept]
-
-
-def search(setting: Setting, objective: str, exhaustive: bool) -> Choice:
+def search(setting: Setting, objective: str, exhaustive: bool) -> Found:
     """The best mapping; `exhaustive` matters where there are several stages or cores. Raises `BadInput` if no tile fits."""
-    stages = len(setting.stages)
-    alone = stages == 1 and setting.cores == 1
-    thin = stages > 1 and not exhaustive
-    choice = _search_thin(setting, objective) if thin else None
-    if choice is None:
-        orders = list(product(ORDERS_ALONE if alone else ORDERS, repeat=stages))
-        budget = math.inf if alone or exhaustive else _BUDGET_BOXES_ALL
-        choice = Search(setting, variants(setting), orders, all_tiles, objective, budget).run().choice
-    if choice is not None:
-        return choice
+    found = None
+    with suppress(NoTile):
+        if len(setting.stages) > 1 and not exhaustive:
+            found = _search_thin(setting, objective)
+    with suppress(NoTile):
+        if found is None or found.choice is None:
+            found = _search_all(setting, objective, exhaustive)
+    if found is not None and found.choice is not None:
+        return found
     inner = setting.places[-1].level.name
     raise BadInput(Problem("no tile fits every level", f"raise memory.{inner}.capacity", path=f"memory.{inner}.capacity"))
 
 
-def _search_thin(setting: Setting, objective: str) -> Choice | None:
-    orders = list(product(ORDERS_ALONE, repeat=len(setting.stages)))
-    return Search(setting, thin_variants(setting), orders, thin_tiles, objective, _BUDGET_BOXES).run().choice
+def _search_all(setting: Setting, objective: str, exhaustive: bool) -> Found:
+    chosen, stages = variants(setting), len(setting.stages)
+    alike = stages == 1 and all(extent % parts == 0 for variant in chosen for extent, parts in zip(setting.extents, variant.split, strict=False))
+    orders = list(product(ORDERS_ALIKE if alike else ORDERS, repeat=stages))
+    budget = math.inf if exhaustive or (stages == 1 and setting.cores == 1) else _BUDGET_BOXES_ALL
+    return Search(setting, chosen, orders, all_tiles, objective, budget).run()
+
+
+def _search_thin(setting: Setting, objective: str) -> Found:
+    orders = list(product(ORDERS_ALIKE, repeat=len(setting.stages)))
+    return Search(setting, thin_variants(setting), orders, thin_tiles, objective, _BUDGET_BOXES).run()

@@ -8,7 +8,7 @@ import numpy as np
 
 from functional.errors import BadInput, Problem
 from hwmodels.formulas.systolic import ceil_div
-from sim.mapper.search import candidate_tiles
+from sim.mapper.candidates import smallest_tiles
 from sim.mapping import Axis, Tile
 
 _INNERMOST: tuple[tuple[Axis, tuple[Axis, Axis, Axis]], ...] = (("k", ("m", "n", "k")), ("n", ("m", "k", "n")), ("m", ("n", "k", "m")))
@@ -42,7 +42,7 @@ def map_gemm_traffic(m: int, n: int, k: int, capacity_elements: int, double_buff
     best: tuple[int, int, TrafficTile] | None = None
     for inner, order in _INNERMOST:
         x, y, _ = order
-        xs, ys = np.array(candidate_tiles(extents[x], 1))[:, None], np.array(candidate_tiles(extents[y], 1))
+        xs, ys = smallest_tiles(extents[x])[:, None], smallest_tiles(extents[y])
         traffic = np.where(xs * ys + xs + ys <= room, _traffic(extents, inner, order, xs, ys), np.iinfo(np.int64).max)
         z_extents = np.minimum((room - xs * ys) // (xs + ys), extents[inner])
         steps = ceil_div(extents[x], xs) * ceil_div(extents[y], ys) * ceil_div(extents[inner], np.maximum(z_extents, 1))

@@ -118,7 +118,7 @@ def _roofs(chip: Chip, left: float, right: float) -> list[dict[str, Any]]:
 def breakdown_figure(timeline: Timeline) -> Figure:
     """Where the time goes, as an icicle: the step, its components (alike layers as one), their ops; coloured by what binds them."""
     graph_objects = _graph_objects()
-    runs = component_runs(timeline)
+    runs = component_runs(timeline.components)
     root = f"{timeline.phase} {format_seconds(timeline.total_s)}"
     ids, labels, parents, values, bounds = ["step"], [root], [""], [timeline.total_s], [""]
     for i, run in enumerate(runs):

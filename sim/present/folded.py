@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from sim.timeline import Component, Timeline
@@ -14,10 +14,10 @@ ALIKE = 1e-9
 _LAYER = re.compile(r"^layers\.\d+\.")
 
 
-def component_runs(timeline: Timeline) -> list[list[Component]]:
+def component_runs(components: Iterable[Component]) -> list[list[Component]]:
     """Components in order; neighbouring layers that are alike are one run."""
     runs: list[list[Component]] = []
-    for component in timeline.components:
+    for component in components:
         if runs and _alike(runs[-1][0], component):
             runs[-1].append(component)
         else:
@@ -48,7 +48,7 @@ class OpRow:
 
 def op_rows(timeline: Timeline) -> list[OpRow]:
     """Every op of a step, those of alike layers together, in the order of the graph."""
-    run_of = {component.name: i for i, run in enumerate(component_runs(timeline)) for component in run}
+    run_of = {component.name: i for i, run in enumerate(component_runs(timeline.components)) for component in run}
     members: dict[tuple[int, str, str], list[int]] = {}
     for i, (op, bound) in enumerate(zip(timeline.graph.ops, timeline.bound_by, strict=True)):
         members.setdefault((run_of[op.component], folded_name(op.name), bound), []).append(i)
@@ -58,5 +58,6 @@ def op_rows(timeline: Timeline) -> list[OpRow]:
 
 
 def _alike(a: Component, b: Component) -> bool:
-    layers = a.name.startswith("layers.") and b.name.startswith("layers.")
+    stack, other = (part.name.rpartition(".")[0] for part in (a, b))  # `layers`, or `draft.layers`
+    layers = stack.endswith("layers") and stack == other
     return layers and a.bound_by == b.bound_by and abs(a.latency_s - b.latency_s) <= ALIKE * a.latency_s

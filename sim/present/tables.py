@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import RenderableType
@@ -16,12 +16,18 @@ from functional.formats import is_integer
 from functional.spec import format_shape
 from functional.work import Contraction, Move, Vector
 from hwmodels.chip import Chip
+from hwmodels.costs import area_mm2
 from hwmodels.paths import value_of
-from hwmodels.units import format_bandwidth, format_bytes, format_capacity, format_rate, format_seconds
+from hwmodels.units import format_bandwidth, format_bytes, format_capacity, format_energy, format_rate, format_seconds
+from sim.explore.fields import unit_of, written
 from sim.present.folded import component_runs, folded_name, run_name
-from sim.timeline import Timeline
+from sim.timeline import Memory, Timeline
 from workloads.graph import OpGraph
+from workloads.scenario import Formats
 from workloads.summary import Summary
+
+if TYPE_CHECKING:
+    from sim.explore.generation import Generation
 
 DEAREST = 8
 """Rows of the table of ops."""
@@ -38,29 +44,39 @@ def new_table(title: str, *columns: str) -> Table:
 
 def prediction_tables(timeline: Timeline) -> list[RenderableType]:
     """Headline, components, dearest ops and memory of one predicted step."""
-    return [Text(headline(timeline)), _components(timeline), _dearest_ops(timeline), Text(_memory(timeline) + "\n")]
+    last = memory_line(timeline.memory) + "\n" + ("" if timeline.spent is None else _energy(timeline) + "\n")
+    return [Text(headline(timeline)), components_table(timeline), _dearest_ops(timeline), Text(last)]
 
 
 def headline(timeline: Timeline) -> str:
     """What was asked and the answer, in three lines."""
     scenario = timeline.graph.scenario
-    formats = scenario.formats
-    stored = {formats.weights, formats.activations, formats.kv}
-    kinds = stored.pop() if len(stored) == 1 else f"weights {formats.weights}, activations {formats.activations}, KV {formats.kv}"
+    kinds = formats_text(scenario.formats)
     if timeline.phase == "prefill":
         what, name = f"prefill of {scenario.q_len} tokens", "TTFT"
     else:
         what, name = f"decode of one token after {scenario.context}", "TPOT"
-    shares = ", ".join(f"{bound} {share:.0%}" for bound, share in timeline.bound_shares.items() if share >= 0.005)
+    shares = share_list(timeline.bound_shares)
     floor = f"{timeline.total_s / timeline.floor_s:.2f} x the floor of {format_seconds(timeline.floor_s)}"
     return (
         f"{timeline.graph.model} on {timeline.chip}: {what}, batch {scenario.batch}, {kinds}, {timeline.engine} engine\n"
-        f"{name} {format_seconds(timeline.total_s)}   {_significant(timeline.tokens_per_s)} tokens/s   {floor}\n"
+        f"{name} {format_seconds(timeline.total_s)}   {significant(timeline.tokens_per_s)} tokens/s   {floor}\n"
         f"bound by: {shares}\n"
     )
 
 
-def _significant(value: float) -> str:
+def share_list(shares: Mapping[str, float]) -> str:
+    """`dram 92%, vector 8%`."""
+    return ", ".join(f"{bound} {share:.0%}" for bound, share in shares.items() if share >= 0.005)
+
+
+def formats_text(formats: Formats) -> str:
+    """`int8`, or `weights int4:g128, activations bf16, KV int8`."""
+    stored = {formats.weights, formats.activations, formats.kv}
+    return stored.pop() if len(stored) == 1 else f"weights {formats.weights}, activations {formats.activations}, KV {formats.kv}"
+
+
+def significant(value: float) -> str:
     """Four significant digits, thousands set off, never an exponent."""
     return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
@@ -74,32 +90,43 @@ class _Row:
     latency_s: float
     each_s: float
     bound_by: str
+    energy_j: float | None
 
 
-def _folded_components(timeline: Timeline) -> Iterator[_Row]:
+def _folded_components(timeline: Timeline | Generation) -> Iterator[_Row]:
     """Components in order; a run of alike layers is one row."""
-    for run in component_runs(timeline):
-        yield _Row(run_name(run), len(run), sum(part.latency_s for part in run), run[0].latency_s, run[0].bound_by)
+    for run in component_runs(timeline.components):
+        spent = None if run[0].energy_j is None else sum(part.energy_j or 0.0 for part in run)
+        yield _Row(run_name(run), len(run), sum(part.latency_s for part in run), run[0].latency_s, run[0].bound_by, spent)
 
 
-def _components(timeline: Timeline) -> Table:
-    table = new_table("", "component", "count", "each", "latency", "share", "bound by")
+def components_table(timeline: Timeline | Generation) -> Table:
+    """Components of a step, or of all steps of a generation."""
+    table = new_table("", "component", "count", "each", "latency", "share", "bound by", *_energy_column(timeline))
     for row in _folded_components(timeline):
         _add(table, row, timeline.total_s)
     table.add_section()
-    table.add_row("total", "", "", format_seconds(timeline.total_s), "100.0%", next(iter(timeline.bound_shares)))
+    spent = [format_energy(timeline.energy_j)] if isinstance(timeline, Timeline) and timeline.energy_j is not None else []
+    table.add_row("total", "", "", format_seconds(timeline.total_s), "100.0%", next(iter(timeline.bound_shares)), *spent)
     return table
+
+
+def _energy_column(found: Timeline | Generation) -> list[str]:
+    return [] if found.components[0].energy_j is None else ["energy"]
 
 
 def _dearest_ops(timeline: Timeline) -> Table:
     rows: dict[tuple[str, str], _Row] = {}
     for op, figures in timeline.rows():
         name = folded_name(op.name)
-        row = rows.setdefault((name, figures["bound_by"]), _Row(name, 0, 0.0, figures["latency_s"], figures["bound_by"]))
+        none = None if timeline.spent is None else 0.0
+        row = rows.setdefault((name, figures["bound_by"]), _Row(name, 0, 0.0, figures["latency_s"], figures["bound_by"], none))
         row.count += 1
         row.latency_s += figures["latency_s"]
+        if row.energy_j is not None:
+            row.energy_j += figures["energy_j"]
     title = f"dearest ops ({min(DEAREST, len(rows))} of {len(rows)})"
-    table = new_table("", title, "count", "each", "latency", "share", "bound by")
+    table = new_table("", title, "count", "each", "latency", "share", "bound by", *_energy_column(timeline))
     for row in sorted(rows.values(), key=lambda row: -row.latency_s)[:DEAREST]:
         _add(table, row, timeline.total_s)
     return table
@@ -107,16 +134,31 @@ def _dearest_ops(timeline: Timeline) -> Table:
 
 def _add(table: Table, row: _Row, total_s: float) -> None:
     share = f"{row.latency_s / total_s:.1%}"
-    table.add_row(row.name, str(row.count), format_seconds(row.each_s), format_seconds(row.latency_s), share, row.bound_by)
+    spent = [] if row.energy_j is None else [format_energy(row.energy_j)]
+    table.add_row(row.name, str(row.count), format_seconds(row.each_s), format_seconds(row.latency_s), share, row.bound_by, *spent)
 
 
-def _memory(timeline: Timeline) -> str:
-    memory = timeline.memory
+def memory_line(memory: Memory) -> str:
+    """What is needed, and whether that fits."""
     verdict = "fits" if memory.fits else "DOES NOT FIT"
     needed, capacity = format_bytes(memory.needed_bytes), format_bytes(memory.capacity_bytes)
     return (
         f"memory: weights {format_bytes(memory.weights_bytes)} + KV cache {format_bytes(memory.kv_cache_bytes)} + activations "
         f"{format_bytes(memory.activations_bytes)} = {needed} of {capacity}: {verdict}"
+    )
+
+
+def _energy(timeline: Timeline) -> str:
+    """Joules by what takes them, watts, and what a token costs."""
+    assert timeline.spent is not None
+    assert timeline.j_per_token is not None
+    total_j = timeline.spent.total_j
+    ranked = sorted(timeline.spent.by_resource_j.items(), key=lambda item: -item[1])
+    shares = ", ".join(f"{name} {joules / total_j:.0%}" for name, joules in ranked if joules >= 0.005 * total_j)
+    area = "" if timeline.area_mm2 is None else f"; {timeline.area_mm2:.4g} mm2"
+    return (
+        f"energy: {format_energy(total_j)}, {format_energy(timeline.j_per_token)} per token, {timeline.power_w:.4g} W on average, "
+        f"{significant(1 / timeline.j_per_token)} tokens/s/W{area}\ntaken by: {shares}"
     )
 
 
@@ -203,7 +245,9 @@ def chip_tables(chip: Chip) -> list[RenderableType]:
         f"{name} {format_rate(2 * float(chip.peak_macs_per_s(name)), _flop_unit(name))}" for name in chip.formats
     )
     sources = "\n".join(f"  [{i}] {source}" for i, source in enumerate(chip.sources, 1))
-    return [Text(f"{chip.name}\npeaks: {peaks}\nsources:\n{sources}\n"), table]
+    size_mm2 = area_mm2(chip)
+    area = "" if size_mm2 is None else f"area: {float(size_mm2):.4g} mm2\n"
+    return [Text(f"{chip.name}\npeaks: {peaks}\n{area}sources:\n{sources}\n"), table]
 
 
 def _flop_unit(number_format: str) -> str:
@@ -211,14 +255,18 @@ def _flop_unit(number_format: str) -> str:
 
 
 def _chip_value(chip: Chip, path: str) -> str:
+    if path == "process":
+        return f"{chip.process_nm:g} nm"
     value = float(value_of(chip, path))
     parts = path.split(".")
+    if parts[0] in ("energy", "area"):
+        return written(value, unit_of(chip, path), 4)
     if "bandwidth" in parts:
         level = next(level for level in chip.memory if level.name == parts[1])
         return format_bandwidth(value, level.bandwidth.per_cycle)
-    written = {"capacity": format_capacity, "burst": format_bytes, "latency": format_seconds, "launch": format_seconds}.get(parts[-1])
-    if written is not None:
-        return written(value)
+    form = {"capacity": format_capacity, "burst": format_bytes, "latency": format_seconds, "launch": format_seconds}.get(parts[-1])
+    if form is not None:
+        return form(value)
     return {"clock": f"{format_rate(value, 'Hz')}", "tdp": f"{value:g} W"}.get(path, f"{value:g}")
 
 

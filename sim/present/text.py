@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hwmodels.units import format_bytes
-from sim.timeline import LOST, Timeline
+from sim.timeline import LOST, Memory, Timeline
 
 
 def predictions_json(timelines: Sequence[Timeline], more: Sequence[Mapping[str, Any]] = ()) -> str:
@@ -33,9 +33,21 @@ def predictions_csv(timelines: Sequence[Timeline]) -> str:
 
 def does_not_fit(timeline: Timeline) -> str:
     """The warning for a step that needs more memory than there is."""
-    memory = timeline.memory
+    return memory_warning(f"{timeline.graph.model} {timeline.phase}", timeline.chip, timeline.memory)
+
+
+def memory_warning(what: str, chip: str, memory: Memory) -> str:
+    """The warning for whatever needs more memory than there is."""
     return (
-        f"{timeline.graph.model} {timeline.phase} does not fit {timeline.chip}: it needs {format_bytes(memory.needed_bytes)} "
+        f"{what} does not fit {chip}: it needs {format_bytes(memory.needed_bytes)} "
         f"(weights {format_bytes(memory.weights_bytes)}, KV cache {format_bytes(memory.kv_cache_bytes)}, "
         f"activations {format_bytes(memory.activations_bytes)}) of {format_bytes(memory.capacity_bytes)}; predicted as if it did"
+    )
+
+
+def above_tdp(timeline: Timeline, tdp_w: float) -> str:
+    """The warning for a step that takes more power than the chip is built for."""
+    return (
+        f"{timeline.graph.model} {timeline.phase} takes {timeline.power_w:.4g} W on {timeline.chip}, more than its TDP of {tdp_w:g} W; "
+        "its clock would be lowered, which this prediction leaves out"
     )

@@ -10,7 +10,7 @@ from dataclasses import replace
 from rich.console import RenderableType
 from rich.text import Text
 
-from sim.present.tables import new_table
+from sim.present.tables import formats_text, new_table
 from sim.verification import Verification
 from sim.verification.check import OpCheck
 
@@ -55,7 +55,8 @@ def _headline(result: Verification) -> str:
     scenario = result.scenario
     what = f"prefill of {scenario.q_len} tokens" if scenario.phase == "prefill" else f"decode of one token after {scenario.context}"
     layers = f"{result.layers} layer" + ("s" if result.layers > 1 else "")
-    return f"{result.model} on {result.chip}: {what}, batch {scenario.batch}, {result.number_format}, {layers}, seed {result.seed}\n"
+    formats = formats_text(scenario.formats)
+    return f"{result.model} on {result.chip}: {what}, batch {scenario.batch}, {formats}, {layers}, seed {result.seed}\n"
 
 
 def _conclusion(result: Verification) -> str:
@@ -67,6 +68,11 @@ def _conclusion(result: Verification) -> str:
             f"logits end to end: max error {logits.max_error:.3g}, RMS {logits.rms_error:.3g}, "
             f"top-1 agreement {logits.top1_agreement:.1%} ({judged})"
         )
+    error = result.error
+    lines.append(
+        f"these formats against fp32: logits max error {error.max_error:.3g}, RMS {error.rms_error:.3g} of {error.fp32_rms:.3g}, "
+        f"top-1 agreement {error.top1_agreement:.1%} of {error.tokens} tokens"
+    )
     groups = sum(check.tally is not None for check in result.ops)
     if result.passed:
         lines.append(f"{len(result.ops)} ops give the golden output; MACs and DRAM bytes of {groups} groups equal those charged")

@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 from functional.config import ModelConfig
 from functional.errors import BadInput, Problem, did_you_mean
+from functional.formats import TENSOR_FORMATS, is_integer
 from hwmodels import load_chip
 from hwmodels.chip import Chip
 from sim.api import trace_model
 from sim.plan import plan
 from workloads.library import load_model
-from workloads.scenario import Phase, Scenario
+from workloads.scenario import Formats, Phase, Scenario
 
 if TYPE_CHECKING:
+    from functional.format_error import FormatError
     from sim.verification.check import LogitsCheck, OpCheck
 
 __all__ = ["Verification", "verify"]
@@ -28,16 +30,19 @@ __all__ = ["Verification", "verify"]
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """One phase of a model on a chip, verified op by op; `logits` is None where an op could not be executed."""
+    """One phase of a model on a chip, verified op by op; `logits` is None where an op could not be executed.
+
+    `error` is that of the formats themselves: golden logits against those in fp32.
+    """
 
     model: str
     chip: str
-    number_format: str
     layers: int
     seed: int
     scenario: Scenario
     ops: tuple[OpCheck, ...]
     logits: LogitsCheck | None
+    error: FormatError
 
     @property
     def first_difference(self) -> str | None:
@@ -59,7 +64,10 @@ class Verification:
         return {
             "model": self.model,
             "chip": self.chip,
-            "format": self.number_format,
+            "format": scenario.formats.activations,
+            "weights": scenario.formats.weights,
+            "kv": scenario.formats.kv,
+            "error_against_fp32": asdict(self.error),
             "layers": self.layers,
             "seed": self.seed,
             "phase": scenario.phase,
@@ -84,8 +92,11 @@ def verify(
     layers: int = 1,
     seed: int = 0,
     number_format: str | None = None,
+    weights: str | None = None,
+    kv: str | None = None,
 ) -> Verification:
-    """Execute the mappings of one prefill or decode step on tensors; formats are the chip's default one unless said.
+    """Execute the mappings of one prefill or decode step on tensors. `number_format` is that between ops (the chip's default one unless
+    said) and, unless said, of weights and KV cache.
 
     `layers` decoder layers are built, besides the whole embedding and lm_head. Raises `BadInput`: an unknown model, chip, phase or format,
     a format without a rate or without golden numbers, lengths and layers that the model does not have.
@@ -98,28 +109,32 @@ def verify(
     config = model if isinstance(model, ModelConfig) else load_model(model)
     built = chip if isinstance(chip, Chip) else load_chip(chip)
     name = number_format or built.default_format
-    _check(config, name, layers)
+    formats = Formats.of(name, weights, None, kv) if name in TENSOR_FORMATS else Formats(name, name, name)
+    _check(config, formats, layers)
     config = replace(config, num_hidden_layers=layers)
-    graph = trace_model(config, name, phase=phase, batch=batch, prompt=prompt, context=context)
+    graph = trace_model(config, name, phase=phase, batch=batch, prompt=prompt, context=context, weights=weights, kv=kv)
     planned = plan(graph, built)
     groups = charged_groups(planned)
     golden = golden_step(config, graph, seed)
     checker = Checker(graph, golden, Machine(built, name, golden.scales), groups, resident_tensors(planned))
     checks = tuple(checker.ops())
     could_run = all(check.executed not in ("refused", "not reached") for check in checks)
-    exact = name == "int8" and all(check.passed for check in checks)
-    return Verification(config.name, built.name, name, layers, seed, graph.scenario, checks, checker.logits(exact) if could_run else None)
+    exact = name == "int8" and is_integer(formats.weights) and all(check.passed for check in checks)
+    logits = checker.logits(exact) if could_run else None
+    return Verification(config.name, built.name, layers, seed, graph.scenario, checks, logits, golden.error)
 
 
-def _check(config: ModelConfig, number_format: str, layers: int) -> None:
-    from sim.golden import FORMATS
+EXECUTED = ("bf16", "fp16", "fp32", "int8")
+"""Formats between ops for which products are executed."""
 
-    problems = []
-    if number_format not in FORMATS:
-        problems.append(Problem(f"nothing is executed in '{number_format}'", did_you_mean(number_format, FORMATS), path="--dtype"))
+
+def _check(config: ModelConfig, formats: Formats, layers: int) -> None:
+    problems, activations = [], formats.activations
+    if activations not in EXECUTED:
+        problems.append(Problem(f"nothing is executed in '{activations}'", did_you_mean(activations, EXECUTED), path="--dtype"))
+    elif activations == "int8" and not is_integer(formats.kv):
+        problems.append(Problem(f"attention of int8 with a KV cache in {formats.kv} is not executed", "take int8 or int4", path="--kv"))
     if not 1 <= layers <= config.num_hidden_layers:
         problems.append(Problem(f"cannot build {layers} layers", f"{config.name} has 1 to {config.num_hidden_layers}", path="--layers"))
     if problems:
         raise BadInput(problems)
-
-

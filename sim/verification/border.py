@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Set
 
 import torch
 
+from functional.qtensor import QTensor, bits_in_memory, weight_bytes
 from functional.quantise import QCaptured
 from hwmodels.chip import Chip
 from sim.execute import Tally
@@ -20,11 +21,12 @@ _BETWEEN: tuple[Cargo, ...] = ("scores", "maxima", "exponentials", "probabilitie
 def linear_bytes(golden: QCaptured, tally: Tally, machine: Machine, output_leaves: bool) -> tuple[int, int]:
     """DRAM bytes (read, written) of one executed GEMM, every tile on bursts of its own; sizes are those of the tensors themselves."""
     chip, (x, weight) = machine.chip, golden.inputs
+    sums = machine.product(x, weight, golden.output.scale).arithmetic.sum_dtype
     bits: dict[Cargo, int] = {
-        "activations": 8 * x.values.element_size(),
-        "weights": 8 * weight.values.element_size(),
-        "psums": 8 * torch.empty(0, dtype=machine.arithmetic(torch.tensor(1.0)).sum_dtype).element_size(),
-        "outputs": 8 * golden.output.values.element_size() if output_leaves else 0,
+        "activations": bits_in_memory(x),
+        "weights": bits_in_memory(weight),
+        "psums": 8 * torch.empty(0, dtype=sums).element_size(),
+        "outputs": bits_in_memory(golden.output) if output_leaves else 0,
     }
     name, burst = chip.dram.name, int(chip.dram.burst_bytes)
     return tally.moved_bytes(name, "read", bits, burst), tally.moved_bytes(name, "write", bits, burst)
@@ -35,7 +37,7 @@ def attention_bytes(
 ) -> tuple[int, int]:
     """DRAM bytes (read, written) of one executed attention, without the sides that stay on the chip."""
     attention = step.mapping.attention
-    queries, keys = (8 * each.values.element_size() for each in golden.inputs)
+    queries, keys = map(bits_in_memory, golden.inputs)
     bits: dict[Cargo, int] = dict.fromkeys(_SIDES, queries)
     bits["keys"] = bits["values"] = keys
     if ops[0].inputs[0].tensor in resident:
@@ -62,9 +64,9 @@ def streamed_bytes(
     return packed(_read(ops, golden, graph, resident)), packed(_written(ops, golden, graph, resident))
 
 
-def _size(captured: QCaptured, index: int | None = None) -> int:
-    values = captured.output.values if index is None else captured.inputs[index].values
-    return values.numel() * values.element_size()
+def _size(tensor: QTensor, elements: int | None = None) -> int:
+    """Bytes of a tensor, or of so many elements like those of it."""
+    return -(-(tensor.values.numel() if elements is None else elements) * bits_in_memory(tensor) // 8)
 
 
 def _read(ops: tuple[OpNode, ...], golden: Mapping[str, QCaptured], graph: OpGraph, resident: Set[str]) -> Iterator[int]:
@@ -75,12 +77,13 @@ def _read(ops: tuple[OpNode, ...], golden: Mapping[str, QCaptured], graph: OpGra
                 continue
             seen.add(use.tensor)
             role = graph.tensors[use.tensor].role
-            # A GEMM tallies its own operands; a constant is held by its unit; a cache is only written into.
-            if op.kind == "Linear" or role in ("constant", "kv_cache"):
-                continue
-            gathered = op.kind == "Embedding" and role == "weight"
-            captured = golden[op.name]
-            yield captured.output.values.numel() * captured.inputs[index].values.element_size() if gathered else _size(captured, index)
+            tensor = golden[op.name].inputs[index]
+            if op.kind == "Embedding" and role == "weight":
+                yield sum(weight_bytes(tensor.gathered(golden[op.name].inputs[0].values)))
+            elif op.kind == "Linear" and role == "weight":  # a GEMM tallies its own operands, but not their scales
+                yield weight_bytes(tensor)[1]
+            elif op.kind != "Linear" and role not in ("constant", "kv_cache"):  # a unit holds constants; a cache is only written into
+                yield _size(tensor)
 
 
 def _written(ops: tuple[OpNode, ...], golden: Mapping[str, QCaptured], graph: OpGraph, resident: Set[str]) -> Iterator[int]:
@@ -88,8 +91,9 @@ def _written(ops: tuple[OpNode, ...], golden: Mapping[str, QCaptured], graph: Op
     read_later = {use.tensor for op in graph.ops if op.name not in mine for use in op.inputs}
     for op in ops:
         if op.kind == "MemCopy":
-            yield _size(golden[op.name], 1)
+            cache, new = golden[op.name].inputs
+            yield _size(cache, new.values.numel())
         elif len(ops) == 1 and op.kind == "Linear":
             continue
         elif op.name not in resident and (op.name in read_later or graph.tensors[op.name].role == "output"):
-            yield _size(golden[op.name])
+            yield _size(golden[op.name].output)

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from functional.quantise import QCaptured, QTensor
+from functional.formats import is_integer
+from functional.qtensor import QTensor, brought, common_format
+from functional.quantise import QCaptured
 from sim.execute import Judgement, gemm_bound, judge
 from sim.execute.judge import attention_bound
 from sim.verification.border import attention_bytes, linear_bytes, streamed_bytes
@@ -115,10 +117,11 @@ class Checker:
         return checks, Counts(tally.useful_macs, tally.issued_macs, *linear_bytes(golden[0], tally, self.machine, output_leaves))
 
     def _linear(self, golden: QCaptured, found: QTensor, how: str) -> OpCheck:
-        if self.machine.number_format == "int8":
+        product = self.machine.product(golden.inputs[0], golden.inputs[1], golden.output.scale)
+        if is_integer(product.arithmetic.compute):
             return _compared(golden, found.values, how)
-        x, weight = (each.values for each in golden.inputs)
-        exact, bound = gemm_bound(x.reshape(-1, x.shape[-1]), weight.T, self.machine.arithmetic())
+        x, weight = product.a.values, product.b.values
+        exact, bound = gemm_bound(x.reshape(-1, x.shape[-1]), weight.T, product.arithmetic)
         return _compared(golden, found.values, how, (exact.view(found.values.shape), bound.view(found.values.shape)))
 
     def _attention(self, step: AttentionStep, group: ChargedGroup) -> tuple[list[OpCheck], Counts]:
@@ -130,16 +133,18 @@ class Checker:
         self.known[step.names[0]] = Known(sides, (found,))
         how = ("fused, online" if step.mapping.online else "fused") if step.mapping.fused else "unfused"
         within = None
-        if self.machine.number_format != "int8":
-            q, k, v = (each.values for each in sides)
-            within = attention_bound(q, k, v, scores.attrs["mask"], softmax_scale, self.machine.arithmetic())
+        compute, q, k = common_format(sides[0], sides[1])
+        if not is_integer(compute):
+            v = brought(sides[2], compute)
+            arithmetic = self.machine.arithmetic(compute)
+            within = attention_bound(q.values, k.values, v.values, scores.attrs["mask"], softmax_scale, arithmetic)
         check = _compared(context, found.values, f"attention, {how}", within)
         moved = attention_bytes(step, group.ops, scores, tally, self.machine.chip, self.resident)
         return [check], Counts(tally.useful_macs, tally.issued_macs, *moved)
 
     def _alone(self, node: OpNode, golden: QCaptured) -> OpCheck:
         # A cache is written in place; the kept one must stay as it was.
-        inputs = [QTensor(each.values.clone(), each.scale) for each in golden.inputs] if node.kind == "MemCopy" else golden.inputs
+        inputs = [each.with_values(each.values.clone()) for each in golden.inputs] if node.kind == "MemCopy" else golden.inputs
         found = self.machine.by_itself(golden.op, golden.name, inputs, golden.attrs)
         return _compared(golden, found.values, "by itself")
 

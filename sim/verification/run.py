@@ -1,12 +1,12 @@
 """Groups of ops, executed as their mappings say, on golden or on any other tensors. Nothing here knows a cost.
 
-Numbers are `QTensor`s throughout: int8 values with their scale, or floats without one.
+Numbers are `QTensor`s throughout: codes with their scale, or floats without one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import torch
@@ -14,7 +14,8 @@ from torch import Tensor
 
 from functional.interpreters import Interpreter
 from functional.ops import Op, View
-from functional.quantise import QTensor, golden_int8, multiplier
+from functional.qtensor import QTensor, brought, common_format
+from functional.quantise import golden, product_factor
 from hwmodels.chip import Chip
 from sim.attention_mapping import AttentionMapping
 from sim.execute import Arithmetic, Tally, execute_attention, execute_gemm
@@ -47,51 +48,66 @@ Step: TypeAlias = LinearStep | AttentionStep
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Machine:
-    """A chip, the number format in which the step runs on it, and (int8) the scale of every op's output."""
+    """A chip, the number format between ops, and (int8) the scale of every op's output."""
 
     chip: Chip
-    number_format: str
+    activations: str
     scales: Mapping[str, Tensor]
 
-    def arithmetic(self, factor: Tensor | None = None) -> Arithmetic:
-        """Products as this chip computes them."""
-        return Arithmetic(self.number_format, self.chip.matrix.accumulate[self.number_format], self.number_format, factor)
+    def arithmetic(self, compute: str, factor: Tensor | None = None) -> Arithmetic:
+        """Products in a format as this chip computes them."""
+        return Arithmetic(compute, self.chip.matrix.accumulate[compute], self.activations, factor)
 
     def by_itself(self, op: Op, name: str, inputs: Sequence[QTensor], attrs: Mapping[str, Any]) -> QTensor:
         """An op without a mapping: vector work and moves."""
-        if self.number_format == "int8":
-            return golden_int8(op, tuple(inputs), dict(attrs), self.scales[name])
-        return QTensor(op.compute(*(each.values for each in inputs), **attrs), None)
+        return golden(op, tuple(inputs), dict(attrs), self.activations, self.scales.get(name))
 
     def linears(self, step: LinearStep, x: QTensor, weights: Sequence[QTensor]) -> tuple[list[QTensor], Tally]:
         """Outputs of all linears of a group from what they read."""
-        rows = x.values.reshape(-1, x.values.shape[-1])
-        columns = weights[0].values if len(weights) == 1 else torch.cat([weight.values for weight in weights])
-        factor = None
-        if self.number_format == "int8":
-            factors = [multiplier(_scale(x), _scale(each), self.scales[name]) for name, each in zip(step.names, weights, strict=True)]
-            factor = torch.cat(factors)
-        product, tally = execute_gemm(step.mapping, self.chip, rows, columns.T, self.arithmetic(factor), step.a_resident)
-        outputs = torch.split(product, [weight.values.shape[0] for weight in weights], 1)
+        outputs = [self.scales.get(name) for name in step.names]
+        products = [self.product(x, weight, output) for weight, output in zip(weights, outputs, strict=True)]
+        arithmetic = products[0].arithmetic
+        if arithmetic.factor is not None:
+            factors = [_scale_of(each.arithmetic.factor).expand(each.b.values.shape[0]) for each in products]
+            arithmetic = replace(arithmetic, factor=torch.cat(factors))
+        rows = products[0].a.values.reshape(-1, x.values.shape[-1])
+        columns = products[0].b.values if len(weights) == 1 else torch.cat([each.b.values for each in products])
+        found, tally = execute_gemm(step.mapping, self.chip, rows, columns.T, arithmetic, step.a_resident)
+        parts = torch.split(found, [weight.values.shape[0] for weight in weights], 1)
         shape = x.values.shape[:-1]
-        return [QTensor(each.reshape(*shape, -1), self.scales.get(name)) for name, each in zip(step.names, outputs, strict=True)], tally
+        return [QTensor(each.reshape(*shape, -1), output) for each, output in zip(parts, outputs, strict=True)], tally
+
+    def product(self, x: QTensor, weight: QTensor, output: Tensor | None) -> Product:
+        """A product with operands in its compute format; `output` is the scale of what comes out, if it has one."""
+        compute, a, b = common_format(x, weight)
+        return Product(a, b, self.arithmetic(compute, None if output is None else product_factor(a, b, output)))
 
     def attention(self, step: AttentionStep, sides: tuple[QTensor, QTensor, QTensor], softmax_scale: float) -> tuple[QTensor, Tally]:
         """Output of attention from queries, keys and values."""
-        q, k, v = sides
+        compute, q, k = common_format(sides[0], sides[1])
+        v = brought(sides[2], compute)
         output = self.scales.get(step.names[-1])
         scales, factor = None, None
-        if self.number_format == "int8":
+        if output is not None:
             between = [self.scales[step.names[i]] for i in (0, 2, 3, 4)]
-            scales, factor = Scales(_scale(q), _scale(k), _scale(v), *between), torch.tensor(1.0)
-        numbers = AttentionNumbers(self.arithmetic(factor), softmax_scale, scales)
+            scales, factor = Scales(_scale_of(q.scale), _scale_of(k.scale), _scale_of(v.scale), *between), torch.tensor(1.0)
+        numbers = AttentionNumbers(self.arithmetic(compute, factor), softmax_scale, scales)
         found, tally = execute_attention(step.mapping, self.chip, q.values, k.values, v.values, numbers)
         return QTensor(found, output), tally
 
 
-def _scale(tensor: QTensor) -> Tensor:
-    assert tensor.scale is not None
-    return tensor.scale
+@dataclass(frozen=True, slots=True, eq=False)
+class Product:
+    """Operands in one format, and how they are multiplied."""
+
+    a: QTensor
+    b: QTensor
+    arithmetic: Arithmetic
+
+
+def _scale_of(scale: Tensor | None) -> Tensor:
+    assert scale is not None
+    return scale
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -131,7 +147,7 @@ class Mapped(Interpreter[QTensor]):
         return self.machine.by_itself(op, name, inputs, attrs)
 
     def view(self, view: View, x: QTensor, **attrs: Any) -> QTensor:
-        return QTensor(view.compute(x.values, **attrs), x.scale)
+        return x.with_values(view.compute(x.values, **attrs))
 
     def _linears(self, step: LinearStep, x: QTensor) -> Sequence[QTensor]:
         known = self.known.get(step.names[0])

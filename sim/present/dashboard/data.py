@@ -101,7 +101,7 @@ def _phase(step: Step, chip: Chip, shared: _Shared) -> dict[str, Any]:
         },
         "runs": [
             {"name": run_name(run), "count": len(run), "latency_s": sum(each.latency_s for each in run), "bound_by": run[0].bound_by}
-            for run in component_runs(timeline)
+            for run in component_runs(timeline.components)
         ],
         "rows": _rows(timeline, found),
         "recipe": index,

@@ -1,0 +1,59 @@
+"""`rooftile profile`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Optional
+
+import typer
+
+from sim.cli import flags
+from sim.engines import DEFAULT_ENGINE, ENGINES
+
+app = typer.Typer(rich_markup_mode=None)
+
+
+@app.command()
+def profile(
+    model: Annotated[str, typer.Argument(metavar="MODEL_OR_DIR", help="A checkpoint's folder, or a model, which gets random weights.")],
+    batch: flags.Batch = 32,
+    prompt: Annotated[int, typer.Option("--prompt", metavar="N", help="Tokens of the prompt; they are random.")] = 1,
+    tokens: Annotated[int, typer.Option("--tokens", metavar="N", help="Decode steps to measure.")] = 32,
+    weights: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--weights", metavar="FMT", help="Format to compute in: fp32, bf16 or fp16. [default: the checkpoint's, or fp32]"),
+    ] = None,
+    temperature: Annotated[float, typer.Option("--temperature", metavar="T", help="0 is greedy.")] = 1.0,
+    top_k: flags.TopK = None,
+    top_p: Annotated[float, typer.Option("--top-p", metavar="P", help="Draw from the most likely tokens that make up P.")] = 0.9,
+    seed: Annotated[int, typer.Option("--seed", metavar="S", help="Of prompt and draws.")] = 0,
+    chip: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--chip", metavar="CHIP", help="Predict the same steps on this chip, beside."),
+    ] = None,
+    engine: Annotated[str, typer.Option("--engine", metavar="|".join(ENGINES), help="Fidelity of the prediction.")] = DEFAULT_ENGINE,
+    form: Annotated[Literal["table", "json"], typer.Option("--format", help="How to print.")] = "table",
+    out: flags.Out = None,
+) -> None:
+    """Measure where the time of a generation goes on this machine, and what a chip would take for it."""
+    import json
+
+    from functional.sampling import Sampling
+    from sim.present.output import emit, emit_tables
+    from sim.profiling import profile as measure
+
+    found = measure(
+        model,
+        batch=batch,
+        prompt=prompt,
+        tokens=tokens,
+        weights=weights,
+        sampling=Sampling(temperature, top_k, top_p, seed),
+        chip=chip,
+        engine=engine,
+    )
+    if form == "json":
+        emit(json.dumps(found.to_dict(), indent=1), out)
+    else:
+        from sim.present.generation_tables import profile_tables
+
+        emit_tables(profile_tables(found), out)

@@ -1,0 +1,290 @@
+"""Steps that differ in their context only, timed together; every latency is that of `predict` at its context, to the last bit.
+
+They are traced once, with an array of contexts. The roofline evaluates arrays as they are. The other engines are asked once for the groups
+that no context changes, and at each context for those that one does: attention, whose work and bytes grow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from functional.config import ModelConfig
+from functional.work import Contraction, flops
+from hwmodels.chip import Chip
+from sim.engines import ENGINES, roofline
+from sim.engines.result import GroupTimes, step_s
+from sim.intervals import Floats
+from sim.plan import Plan, plan, resident_capacity_bytes
+from sim.timeline import Memory
+from workloads.demand import GroupClass
+from workloads.graph import OpGraph
+from workloads.scenario import Scenario
+from workloads.trace import trace
+
+
+@dataclass(slots=True)
+class OpTotal:
+    """What one op takes in several steps; `bound_s` are its seconds by what binds them."""
+
+    name: str
+    kind: str
+    component: str
+    group: int
+    flops: float
+    useful_macs: float
+    issued_macs: float
+    dram_bytes: float
+    latency_s: float
+    busy_s: float
+    bound_s: dict[str, float]
+    lost_s: dict[str, float]
+
+    def add(self, other: OpTotal) -> None:
+        """Take in the same op of other steps."""
+        for name in ("flops", "useful_macs", "issued_macs", "dram_bytes", "latency_s", "busy_s"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for mine, theirs in ((self.bound_s, other.bound_s), (self.lost_s, other.lost_s)):
+            for name, seconds in theirs.items():
+                mine[name] = mine.get(name, 0.0) + seconds
+
+    @property
+    def bound_by(self) -> str:
+        """What binds the largest part."""
+        return max(self.bound_s, key=self.bound_s.__getitem__)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ClassTimes:
+    """One class of groups at n contexts: what `GroupTimes` says, with a last axis of n, or of 1 where the context changes nothing."""
+
+    latency_s: Floats
+    bound_by: Sequence[str]
+    shares: Floats
+    op_busy_s: Floats
+    op_dram_bytes: Floats
+    op_issued_macs: Floats
+    lost_s: Mapping[str, Floats]
+
+    @classmethod
+    def of(cls, found: Sequence[GroupTimes]) -> ClassTimes:
+        """The figures of one context after the other."""
+        causes = {cause for each in found for cause in each.lost_s}
+        return cls(
+            latency_s=np.array([each.latency_s for each in found]),
+            bound_by=[each.bound_by for each in found],
+            shares=np.stack([each.shares for each in found], -1),
+            op_busy_s=np.stack([each.op_busy_s for each in found], -1),
+            op_dram_bytes=np.stack([each.op_dram_bytes for each in found], -1),
+            op_issued_macs=np.stack([each.op_issued_macs for each in found], -1),
+            lost_s={cause: np.array([each.lost_s.get(cause, 0.0) for each in found]) for cause in causes},
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stretch:
+    """Steps after n contexts: `latency_s` and `floor_s` of each [n], `classes` in the order of the plan, the most memory that one needs."""
+
+    plan: Plan
+    latency_s: Floats
+    floor_s: Floats
+    classes: Sequence[ClassTimes]
+    memory: Memory
+
+    @property
+    def graph(self) -> OpGraph:
+        return self.plan.graph
+
+    def totals(self, weights: Floats, prefix: str = "") -> Iterator[OpTotal]:
+        """Each op in all steps together, which happen `weights` times [n]; `prefix` stands before names of ops and components."""
+        sums = [_sums(times, weights) for times in self.classes]
+        ops, asked = iter(self.graph.ops), self.plan.demand
+        counted: dict[int, tuple[float, float]] = {}
+        for group, index in enumerate(asked.class_of):
+            bound_s, columns, lost_s = sums[index]
+            whole_s = sum(bound_s.values()) or 1.0
+            for i in range(columns.shape[1]):
+                op = next(ops)
+                if id(op.work) not in counted:
+                    macs = op.work.useful_macs if isinstance(op.work, Contraction) else 0
+                    counted[id(op.work)] = _weighed(flops(op.work), weights), _weighed(macs, weights)
+                latency_s, busy_s, dram_bytes, issued_macs = columns[:, i].tolist()
+                yield OpTotal(
+                    prefix + op.name,
+                    op.kind,
+                    prefix + op.component,
+                    group,
+                    *counted[id(op.work)],
+                    issued_macs,
+                    dram_bytes,
+                    latency_s,
+                    busy_s,
+                    {name: seconds * latency_s / whole_s for name, seconds in bound_s.items()},
+                    {cause: float(column[i]) for cause, column in lost_s.items()},
+                )
+
+
+def _weighed(count: Any, weights: Floats) -> float:
+    return float((count * weights).sum())
+
+
+def _sums(times: ClassTimes, weights: Floats) -> tuple[dict[str, float], Floats, dict[str, Floats]]:
+    """Of one group: seconds by what binds it; per op latency, busy seconds, DRAM bytes and issued MACs [4, ops]; lost seconds per op."""
+    bound_s: dict[str, float] = {}
+    names = times.bound_by if len(times.bound_by) == len(weights) else [times.bound_by[0]] * len(weights)
+    for name, seconds in zip(names, (times.latency_s * weights).tolist(), strict=True):
+        bound_s[name] = bound_s.get(name, 0.0) + seconds
+    columns = times.latency_s * times.shares, times.op_busy_s, times.op_dram_bytes, times.op_issued_macs
+    lost_s = {cause: (seconds * times.shares * weights).sum(-1) for cause, seconds in times.lost_s.items()}
+    return bound_s, np.array([(column * weights).sum(-1) for column in columns]), lost_s
+
+
+def stretch(config: ModelConfig, scenario: Scenario, chip: Chip, engine: str, fused: bool) -> Stretch:
+    """Time a scenario whose context is a number, or an array of them [n]. Raises `BadInput` for what tracing and planning refuse."""
+    graph = trace(config, scenario)
+    planned = plan(graph, chip, fused)
+    many = np.size(scenario.context)
+    classes = _arrays(planned) if engine == "roofline" else _one_by_one(planned, engine, many)
+    latency_s, _ = step_s(planned.demand, [times.latency_s for times in classes])
+    floor_s = roofline.floor_s(planned.demand, chip)
+    return Stretch(planned, _column(latency_s, many), _column(floor_s, many), classes, _most_memory(planned))
+
+
+def _column(value: Any, many: int) -> Floats:
+    column: Floats = np.broadcast_to(np.asarray(value, float), (many,))
+    return column
+
+
+def _most_memory(planned: Plan) -> Memory:
+    made = {op.name for op in planned.graph.ops if op.kind == "MemCopy"}
+    sizes = {"weight": 0, "kv_cache": 0}
+    for tensor in planned.graph.tensors.values():
+        if tensor.role in sizes and tensor.name not in made:
+            sizes[tensor.role] += int(np.max(tensor.spec.size_bytes))
+    peak = int(np.max(planned.demand.residency.peak_bytes))
+    return Memory(sizes["weight"], sizes["kv_cache"], peak, int(planned.chip.dram.capacity_bytes))
+
+
+# The roofline: arrays as they are --------------------------------------------------------------------------------------------------------
+
+
+def _arrays(planned: Plan) -> list[ClassTimes]:
+    peaks = roofline.Peaks.of(planned.chip)
+    return [_of_arrays(group_class, peaks) for group_class in planned.classes]
+
+
+def _of_arrays(group_class: GroupClass, peaks: roofline.Peaks) -> ClassTimes:
+    """What `roofline.time_class` says, at all contexts at once."""
+    times = roofline.unit_times_s(group_class.load, peaks)
+    by_unit = _rows(list(times.values()))
+    names = list(times)
+    alone = [times if load is group_class.load else roofline.unit_times_s(load, peaks) for load in group_class.op_loads]
+    own_s = _rows([_rows(list(each.values())).max(0) for each in alone])
+    sums_s = own_s.sum(0)
+    macs = [op.work.useful_macs if isinstance(op.work, Contraction) else 0 for op in group_class.ops]
+    return ClassTimes(
+        latency_s=by_unit.max(0),
+        bound_by=[names[i] for i in by_unit.argmax(0).tolist()],
+        shares=np.where(sums_s > 0, own_s / np.where(sums_s > 0, sums_s, 1.0), 1 / len(own_s)),
+        op_busy_s=own_s,
+        op_dram_bytes=_rows([sum(roofline.dram_bytes(load, peaks)) for load in group_class.op_loads]),
+        op_issued_macs=_rows(macs),
+        lost_s={},
+    )
+
+
+def _rows(values: Sequence[Any]) -> Floats:
+    """Numbers and arrays [n] as rows [len(values), n]."""
+    return np.stack(np.broadcast_arrays(*(np.atleast_1d(np.asarray(value, float)) for value in values)))
+
+
+# The other engines: what grows, context by context ---------------------------------------------------------------------------------------
+
+
+def _one_by_one(planned: Plan, engine: str, many: int) -> list[ClassTimes]:
+    """All classes; alike ones among those that grow share their times."""
+    classes, time_classes = planned.classes, ENGINES[engine]
+    grows = [_grows(planned, group_class) for group_class in classes]
+    still = [i for i, each in enumerate(grows) if not each]
+    found = dict(zip(still, time_classes(_part(planned, [classes[i] for i in still])), strict=True))
+    result = {i: ClassTimes.of([times]) for i, times in found.items()}
+
+    alike: dict[Any, int] = {}
+    first = {i: alike.setdefault(_key(planned, classes[i]), i) for i, each in enumerate(grows) if each}
+    growing = list(alike.values())
+    times = [time_classes(_part(planned, [classes[i] for i in growing], place)) for place in range(many)] if growing else []
+    for column, i in enumerate(growing):
+        result[i] = ClassTimes.of([each[column] for each in times])
+    return [result[first.get(i, i)] for i in range(len(classes))]
+
+
+def _grows(planned: Plan, group_class: GroupClass) -> bool:
+    """Whether the context has a part in what a class is or does."""
+    thresholds = planned.demand.residency.thresholds_bytes
+    asked = [thresholds.get(flow.tensor, 0) for flow in group_class.group.flows]
+    return _has_array((group_class.load, group_class.op_loads, [op.work for op in group_class.ops], group_class.group.flows, asked))
+
+
+def _key(planned: Plan, group_class: GroupClass) -> Any:
+    """Equal for classes that ask the same of this chip: they may differ in how narrowly a tensor stays on it, or does not."""
+    capacity_bytes, thresholds = resident_capacity_bytes(planned.chip), planned.demand.residency.thresholds_bytes
+    first = group_class.group.ops[0]
+    flows = []
+    for flow in group_class.group.flows:
+        threshold = thresholds.get(flow.tensor)
+        stays: Any = threshold is not None and (id(threshold) if _has_array(threshold) else threshold <= capacity_bytes)
+        size = id(flow.size_bytes) if _has_array(flow.size_bytes) else flow.size_bytes
+        flows.append((flow.op - first, flow.kind, size, flow.is_write, bool(flow.tensor), stays))
+    return tuple(id(op.work) for op in group_class.ops), tuple(flows)
+
+
+def _part(planned: Plan, classes: Sequence[GroupClass], place: int = 0) -> Plan:
+    """A plan of some classes alone, at one of the contexts."""
+    scenario, asked = planned.graph.scenario, planned.demand
+    resident = asked.residency
+    return replace(
+        planned,
+        graph=replace(planned.graph, scenario=replace(scenario, context=_at(scenario.context, place))),
+        demand=replace(
+            asked,
+            classes=tuple([_class_at(each, place) for each in classes]),
+            residency=replace(resident, thresholds_bytes=_at(resident.thresholds_bytes, place)),
+        ),
+    )
+
+
+def _class_at(group_class: GroupClass, place: int) -> GroupClass:
+    return replace(
+        group_class,
+        ops=tuple([op._replace(work=_at(op.work, place)) for op in group_class.ops]),
+        group=replace(group_class.group, flows=_at(group_class.group.flows, place)),
+        load=_at(group_class.load, place),
+        op_loads=_at(group_class.op_loads, place),
+    )
+
+
+def _has_array(value: Any) -> bool:
+    if isinstance(value, np.ndarray):
+        return True
+    if isinstance(value, Mapping):
+        return any(map(_has_array, value.values()))
+    if isinstance(value, (tuple, list)):
+        return any(map(_has_array, value))
+    return is_dataclass(value) and any(_has_array(getattr(value, each.name)) for each in fields(value))
+
+
+def _at(value: Any, place: int) -> Any:
+    """The same value with one element of every array in it; what has no array stays the object that it is."""
+    if isinstance(value, np.ndarray):
+        return value[place].item()
+    if not _has_array(value):
+        return value
+    if isinstance(value, Mapping):
+        return {key: _at(part, place) for key, part in value.items()}
+    if isinstance(value, tuple):
+        parts = [_at(part, place) for part in value]
+        return type(value)._make(parts) if hasattr(value, "_make") else tuple(parts)
+    return replace(value, **{each.name: _at(getattr(value, each.name), place) for each in fields(value)})

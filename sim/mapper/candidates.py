@@ -1,0 +1,165 @@
+"""What the mapper chooses from: tiles along each axis, loop orders, splits over cores, dataflows and array axes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwmodels.formulas import systolic
+from hwmodels.formulas.systolic import ceil_div
+from sim.mapper.problem import Setting, capacity_bytes, tile_bits
+from sim.mapping import AXES, Axis
+
+Ints: TypeAlias = NDArray[np.int64]
+Order: TypeAlias = tuple[int, int, int]
+
+ORDERS: tuple[Order, ...] = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
+"""Ranks of the loops over m, n and k."""
+
+ORDERS_ALIKE: tuple[Order, ...] = ((0, 1, 2), (0, 2, 1), (2, 1, 0))
+"""Enough where all blocks are cut into the same trips (one stage, equal parts): then only the innermost loop with more than one trip
+matters, and these let each axis of any two or three be that loop."""
+
+
+class Variant(NamedTuple):
+    """What is chosen besides tiles and orders."""
+
+    split: tuple[int, int]
+    dataflow: str
+    array_axis: Axis
+
+
+@lru_cache(maxsize=4096)
+def smallest_tiles(extent: int) -> Ints:
+    """For every number of trips that a tile can cause the smallest such tile; ascending."""
+    root = math.isqrt(extent) + 1
+    small = np.arange(1, root + 1)
+    tiles = np.concatenate([small, -(-extent // small)])
+    return np.unique(-(-extent // -(-extent // tiles)))
+
+
+@lru_cache(maxsize=4096)
+def candidate_tiles(extent: int, grains: tuple[int, ...]) -> Ints:
+    """For every number of trips the smallest tile, and the smallest that is a multiple of each grain (where there is one); ascending."""
+    smallest = smallest_tiles(extent)
+    found = [smallest]
+    for grain in grains:
+        if grain > 1:
+            aligned = -(-smallest // grain) * grain
+            found.append(aligned[(-(-extent // aligned) == -(-extent // smallest)) & (aligned <= extent)])
+    return np.unique(np.concatenate(found)) if len(found) > 1 else smallest
+
+
+def splits(cores: int) -> list[tuple[int, int]]:
+    """Parts of m and n over at most `cores` cores."""
+    return [(pm, pn) for pm in range(1, cores + 1) for pn in range(1, cores // pm + 1)]
+
+
+def variants(setting: Setting) -> list[Variant]:
+    """All splits, dataflows and array axes that differ: of splits that cut the axes into the same parts the one over the fewest cores."""
+    unit = setting.chip.matrix
+    flows: tuple[str, ...] = unit.dataflows if unit.kind == "systolic" else ("",)
+    axes: tuple[Axis, ...] = ("m", "n") if unit.kind == "systolic" and unit.count > 1 else ("m",)
+    m, n, _ = setting.extents
+    shares: dict[tuple[int, int], tuple[int, int]] = {}
+    for pm, pn in splits(setting.cores):
+        if pm > m or pn > n:
+            continue
+        alike = (-(-m // pm), -(-n // pn)) if setting.split_stage == 0 else (pm, pn)  # parts of tiles differ where those of axes do not
+        shares.setdefault(alike, (pm, pn))
+    return [Variant(split, flow, axis) for split in shares.values() for flow in flows for axis in axes]
+
+
+def array_grains(setting: Setting, axis: int) -> tuple[int, ...]:
+    """Extents along an axis that fill the matrix units of a core, over all dataflows and array axes; ascending."""
+    unit = setting.chip.matrix
+    if unit.kind == "tensor_core":
+        return (unit.tile[axis],)
+    name = AXES[axis]
+    pack = max(1, int(setting.rate)) if name == "k" else 1
+    grains = set()
+    for flow in unit.dataflows:
+        rows, cols, _ = systolic.AXES[flow]
+        size = unit.rows if name == rows else unit.cols if name == cols else 1
+        grains |= {size * pack * count for count in ((1, unit.count) if name != "k" else (1,))}
+    return tuple(sorted(grains - {1}))
+
+
+def sits_out_nothing(extent: int, tiles: Ints, parts: int) -> NDArray[np.bool_]:
+    """Whether as many cores get a part of the tile at the edge as of the others."""
+    full, edge = np.minimum(tiles, extent), (extent - 1) % tiles + 1
+    return np.equal(ceil_div(full, ceil_div(full, parts)), ceil_div(edge, ceil_div(edge, parts)))
+
+
+def all_tiles(setting: Setting, axis: int, parts: int) -> Ints:
+    """[stages, candidates] of one axis: candidates within each candidate of the stage around."""
+    return _chains(setting, axis, parts, lambda extent, _: candidate_tiles(extent, array_grains(setting, axis)))
+
+
+def _chains(setting: Setting, axis: int, parts: int, tiles_of: Callable[[int, bool], Ints]) -> Ints:
+    """[stages, chains] of tiles within tiles; `tiles_of(extent, innermost)` gives those within one block."""
+    chains = np.empty((0, 1), dtype=np.int64)
+    for stage in range(len(setting.stages)):
+        grown = []
+        for chain in chains.T:
+            extent = int(chain[-1]) if stage else setting.extents[axis]
+            if stage == setting.split_stage:
+                extent = -(-extent // parts)
+            tiles = tiles_of(extent, stage + 1 == len(setting.stages))
+            if stage + 1 == setting.split_stage and parts > 1:
+                tiles = tiles[sits_out_nothing(extent, tiles, parts)]
+            grown.append(np.vstack([np.repeat(chain[:, None], len(tiles), axis=1), tiles]))
+        chains = np.hstack(grown)
+    return chains
+
+
+def fit_alone(setting: Setting, axis: int, tiles: Ints) -> Any:
+    """Which chains of tiles fit where they are one element long along the other axes."""
+    fine: Any = True
+    for place in setting.places[1:]:
+        m, n, k = (tiles[place.stage] if each == axis else 1 for each in range(3))
+        fine = fine & (tile_bits(setting, place.level, (m, n, k)) <= 8 * capacity_bytes(setting, place.level))
+    return fine
+
+
+_TRIPS = np.array(sorted({1, *(base * 2**i for i in range(12) for base in (2, 3))}))
+"""Trips that the thinned search tries of the outer stages."""
+
+
+def thin_tiles(setting: Setting, axis: int, parts: int) -> Ints:
+    """[stages, candidates] of one axis, fewer: outer stages make 1, 2, 3, 4, 6 ... trips, the innermost has 1, 2, 4 ... array extents, or
+    all, or half."""
+    grains = array_grains(setting, axis) or (1,)
+
+    def tiles_of(extent: int, innermost: bool) -> Ints:
+        if innermost:
+            doubled = [grain << i for grain in grains for i in range(20) if grain << i < extent]
+            half = -(-extent // 2)
+            return np.unique([1, extent, *(min(-(-half // grain) * grain, extent) for grain in grains), *doubled])
+        smallest = -(-extent // _TRIPS[extent >= _TRIPS])
+        coarse = grains[-1] * parts
+        return np.unique(np.concatenate([smallest[:1], np.minimum(-(-smallest // coarse) * coarse, extent)]))
+
+    return _chains(setting, axis, parts, tiles_of)
+
+
+_THIN_SPLITS = 4
+
+
+def thin_variants(setting: Setting) -> list[Variant]:
+    """Of the variants those with the splits whose largest part, in whole granules, is smallest, and of equal ones the squarest."""
+    chosen = variants(setting)
+    m, n, _ = setting.extents
+    grains = [(array_grains(setting, axis) or (1,))[0] for axis in (0, 1)]
+
+    def size(split: tuple[int, int]) -> tuple[Any, Any]:
+        rows, cols = (ceil_div(ceil_div(extent, parts), grain) * grain for extent, parts, grain in zip((m, n), split, grains, strict=True))
+        return rows * cols, rows + cols
+
+    kept = sorted({variant.split for variant in chosen}, key=size)[:_THIN_SPLITS]
+    return [variant for variant in chosen if variant.split in kept]
