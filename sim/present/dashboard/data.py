@@ -62,12 +62,14 @@ def page_data(models: Sequence[str], chips: Sequence[Chip], asked: Step) -> dict
     Raises `BadInput` for all that a prediction refuses.
     """
     shared = _Shared()
-    cases = []
+    cases: list[dict[str, Any]] = []
     for model in models:
         steps = [replace(asked, model=model, phase=phase, _graphs={}) for phase in PHASES]
         for index, chip in enumerate(chips):
             phases = [_phase(step, chip, shared) for step in steps]
-            cases.append({"model": phases[0]["model"], "chip": index, "phases": phases})
+            name = phases[0]["model"]
+            taken = any(case["model"] == name and case["chip"] == index for case in cases)
+            cases.append({"model": f"{name} ({model})" if taken else name, "chip": index, "phases": phases})
     return {
         "engine": asked.engine,
         "chips": [_chip(chip) for chip in chips],

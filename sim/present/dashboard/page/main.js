@@ -245,7 +245,6 @@ async function drawPhase() {
 }
 
 async function drawAll() {
-  $("roofline-see").textContent = `Ops under a slope wait for that memory, ops under a flat roof for the arithmetic; far below both, something else is lost. Filled: prefill, open: decode; size: share of the time; ${state.data.engine} engine.`;
   totalsView(state);
   detailsView(state);
   await rooflineView(state);

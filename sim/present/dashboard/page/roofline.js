@@ -4,6 +4,8 @@ const DASHES = ["solid", "dash", "dot", "dashdot", "longdash"];
 
 function rooflineView(state) {
   const t = theme();
+  const engine = state.isNeutral() ? `${state.data.engine} engine` : "roofline engine at the sliders";
+  $("roofline-see").textContent = `Ops under a slope wait for that memory, ops under a flat roof for the arithmetic; far below both, something else is lost. Filled: prefill, open: decode; size: share of the time; ${engine}.`;
   const shown = state.data.chips.map((_, i) => i).filter((i) => state.overlay.has(i));
   const points = shown.flatMap((chip) => state.points(chip).map((point) => ({ ...point, chip })));
   const chips = shown.map((i) => [i, state.chipNow(i)]);
