@@ -126,6 +126,8 @@ def test_names_of_users_stay_text(tmp_path: Path) -> None:
     page = dashboard(str(folder / "config.json"), chip, prompt=8)
     assert evil not in page
     assert "<script>alert" not in page
+    embedded = page.partition('id="data">')[2].partition("</script>")[0]
+    assert not set("<>&") & set(embedded)
     assert "<script>alert(" in json.dumps(data_of(page))
     assert page.count("plotly.js v") == 1
 
@@ -258,9 +260,19 @@ def test_every_op_is_a_point_a_sector_a_box_and_a_row(browser: Any) -> None:
 
 @needs_browser
 def test_no_point_lies_above_its_roof(browser: Any) -> None:
-    peak = 2 * max(float(load_chip(name).peak_macs_per_s(each)) for name in CHIPS for each in load_chip(name).formats)
-    rates = [y for trace in traces(browser, "roofline") if trace.get("customdata") for y in trace["y"]]
-    assert max(rates) <= peak * (1 + 1e-9)
+    """Also not where ops of a group run at the same time, and each is charged a part of the group's latency only."""
+    chips = [load_chip(name) for name in CHIPS]
+    seen = 0
+    for drawn in traces(browser, "roofline"):
+        for x, y, text in zip(drawn["x"], drawn["y"], drawn["text"], strict=True) if drawn.get("customdata") else ():
+            (chip,) = [each for each in chips if each.name in text]
+            roof = 2 * max(float(chip.peak_macs_per_s(each)) for each in chip.formats)
+            if "no byte of DRAM" not in text:
+                roof = min(roof, x * float(chip.read_bytes_per_s(chip.dram)))
+            if "no FLOP" not in text:
+                seen += 1
+                assert y <= roof * (1 + 1e-9), text
+    assert seen > 50
 
 
 @needs_browser
