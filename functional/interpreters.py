@@ -119,6 +119,9 @@ class Interpreter(ABC, Generic[T]):
     def draw(self, name: str, probabilities: T, generator: Generator | None) -> T:
         return self._op("Draw", name, probabilities, generator=generator)
 
+    def concat(self, name: str, *pieces: T) -> T:
+        return self._op("Concat", name, *pieces)
+
     def split_heads(self, x: T, heads: int) -> T:
         return self.view(ops.SPLIT_HEADS, x, heads=heads)
 

@@ -681,6 +681,33 @@ class Draw:
         return _vocabulary(rng, "fp32", attrs={"generator": None})
 
 
+@_register
+class Concat:
+    """Pieces x_i[..., N_i] side by side: [..., sum of N_i]. A move; within a group the pieces lie in one buffer already."""
+
+    @staticmethod
+    def compute(*pieces: Tensor) -> Tensor:
+        import torch
+
+        return torch.cat(pieces, dim=-1)
+
+    @staticmethod
+    def shape(*pieces: TensorSpec) -> TensorSpec:
+        width: Dim = 0
+        for piece in pieces:
+            width = width + piece.shape[-1]
+        return TensorSpec((*pieces[0].shape[:-1], width), pieces[0].format)
+
+    @staticmethod
+    def work(*pieces: TensorSpec) -> Work:
+        return Move(Concat.shape(*pieces).size_bytes)
+
+    @staticmethod
+    def example(rng: random.Random) -> Example:
+        rows = rng.randint(1, 3), rng.randint(1, 5)
+        return Example(tuple(_spec(*rows, rng.randint(1, 8)) for _ in range(rng.randint(1, 4))))
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class View:
     """A change of shape that costs nothing: no op of the graph, only another way to see a tensor."""

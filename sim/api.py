@@ -13,13 +13,14 @@ from functional.sampling import Sampling
 from functional.spec import Dim
 from hwmodels import load_chip
 from hwmodels.chip import Chip
-from sim.engines import DEFAULT_ENGINE, ENGINES, roofline
+from sim.engines import DEFAULT_ENGINE, check_engine, roofline, timed
 from sim.engines.result import assemble
 from sim.plan import plan
 from sim.timeline import Timeline
 from workloads.graph import OpGraph
 from workloads.library import load_model
 from workloads.scenario import PHASES, Formats, Phase, Scenario
+from workloads.split import split as in_pieces
 from workloads.trace import trace
 
 
@@ -36,8 +37,10 @@ def trace_model(
     kv: str | None = None,
     logits: Logits = "last",
     sampling: Sampling | None = None,
+    split: int = 1,
 ) -> OpGraph:
-    """The op graph of one step. `context` defaults to `prompt`; formats default to `default_format`; with `sampling` it ends with a token.
+    """The op graph of one step. `context` defaults to `prompt`; formats default to `default_format`; with `sampling` it ends with a token;
+    every linear is in `split` pieces, one per core.
 
     Raises `BadInput`: an unknown model, phase or format, a length that the model cannot hold.
     """
@@ -46,21 +49,26 @@ def trace_model(
     config = model if isinstance(model, ModelConfig) else load_model(model)
     formats = Formats.of(default_format, weights, activations, kv)
     if phase == "prefill":
-        return trace(config, Scenario.prefill(formats, batch, prompt, logits, sampling))
-    return trace(config, Scenario.decode(formats, batch, prompt if context is None else context, logits, sampling))
+        scenario = Scenario.prefill(formats, batch, prompt, logits, sampling)
+    else:
+        scenario = Scenario.decode(formats, batch, prompt if context is None else context, logits, sampling)
+    return in_pieces(trace(config, scenario), split)
 
 
-def predict_graph(graph: OpGraph, chip: str | Path | Chip, engine: str = DEFAULT_ENGINE, *, fused: bool = True) -> Timeline:
-    """Predict a traced step on a chip with the engine of that name.
+def predict_graph(
+    graph: OpGraph, chip: str | Path | Chip, engine: str = DEFAULT_ENGINE, *, fused: bool = True, prefetch: bool = True
+) -> Timeline:
+    """Predict a traced step on a chip with the engine of that name; not `prefetch`: no weights come before the group that uses them.
 
-    Raises `BadInput`: an unknown chip or engine, a format without a rate, array-valued lengths (see `roofline_grid`).
+    Raises `BadInput`: an unknown chip or engine, a format without a rate, array-valued lengths (see `roofline_grid`), an engine that never
+    prefetches asked not to.
     """
-    if engine not in ENGINES:
-        raise UnknownName(Problem(f"unknown engine '{engine}'", did_you_mean(engine, ENGINES), path="--engine"))
+    check_engine(engine, prefetch)
     if any(np.ndim(value) for value in (graph.scenario.batch, graph.scenario.q_len, graph.scenario.context)):
         raise ScenarioError("a timeline describes one step; for arrays of batches or lengths call roofline_grid")
     planned = plan(graph, chip if isinstance(chip, Chip) else load_chip(chip), fused)
-    return assemble(planned, engine, ENGINES[engine](planned), float(roofline.floor_s(planned.demand, planned.chip)))
+    parted, times = timed(planned, engine, prefetch)
+    return assemble(parted, engine, times, float(roofline.floor_s(planned.demand, planned.chip)))
 
 
 def predict(
@@ -77,7 +85,9 @@ def predict(
     kv: str | None = None,
     logits: Logits = "last",
     sampling: Sampling | None = None,
+    split: int = 1,
     fused: bool = True,
+    prefetch: bool = True,
 ) -> Timeline:
     """Predict one prefill, or one decode step after `context` tokens (default: `prompt`), in the chip's default format unless said.
 
@@ -96,8 +106,9 @@ def predict(
         kv=kv,
         logits=logits,
         sampling=sampling,
+        split=split,
     )
-    return predict_graph(graph, built, engine, fused=fused)
+    return predict_graph(graph, built, engine, fused=fused, prefetch=prefetch)
 
 
 def roofline_grid(graph: OpGraph, chip: Chip, *, fused: bool = True) -> roofline.Grid:

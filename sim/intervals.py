@@ -43,7 +43,8 @@ class Intervals:
     tile moves) are indices into `resources`, `kinds`, `causes` and `roles`, `group` numbers the groups of the step, `op` is an index into
     the graph's ops, or -1 where the interval serves several. `busy_s` [s] is how long the resource works (or, of a stall, waits) between
     `start_s` and `end_s` [s]: all of it tile by tile, part of it where an interval spans a whole group from first to last. Stalls lie on
-    the unit that waits. A level whose reads and writes have ports of their own may read and write at the same time.
+    the unit that waits. A level whose reads and writes have ports of their own may read and write at the same time. Weights that came
+    before their group began are one interval, drawn over the part of the groups before in whose gaps they came.
 
     `bytes` of a transfer, each at both of its ends: of a tile, what the port moves; of a whole group, what DRAM moves, and 0 for levels on
     the chip, of which engines keep times. `macs` are issued ones. Where several cores work, the one with most to do is drawn, and what the

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from functional.errors import Problem, ScenarioError
 from hwmodels.chip import Chip, MemoryLevel, Number
 from workloads.demand import Demand, GroupClass, demand
 from workloads.graph import OpGraph
+from workloads.split import parts_of
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,7 +30,8 @@ class Plan:
 
 
 def plan(graph: OpGraph, chip: Chip, fused: bool = True) -> Plan:
-    """Bring a step and a chip together; raises `ScenarioError` if the chip cannot multiply in a format that the step needs."""
+    """Bring a step and a chip together; raises `ScenarioError` if the chip cannot multiply in a format that the step needs, or has
+    fewer cores than a linear has pieces."""
     asked = demand(graph, fused)
     missing = [number_format for number_format in asked.macs if number_format not in chip.matrix.rates]
     if missing:
@@ -38,6 +42,10 @@ def plan(graph: OpGraph, chip: Chip, fused: bool = True) -> Plan:
                 path=f"matrix.rates.{missing[0]}",
             )
         )
+    parts = parts_of(graph)
+    if np.any(parts > np.asarray(chip.cores)):
+        message = f"--split {parts} runs on as many cores; {chip.name} has {np.min(chip.cores)}"
+        raise ScenarioError(Problem(message, f"raise cores to {parts}", path="cores"))
     return Plan(graph, chip, asked)
 
 

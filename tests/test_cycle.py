@@ -16,8 +16,8 @@ from hwmodels.chip import Bandwidth, Chip, MatrixUnit, MemoryLevel, VectorUnit
 from hwmodels.formulas import systolic
 from sim import predict_graph, trace_model
 from sim.engines import ENGINES
-from sim.engines.play_gemm import Played, play_gemm
-from sim.engines.ports import Ports, Unit, move
+from sim.engines.play_gemm import Played, flatten, play_gemm, stays
+from sim.engines.ports import Ports, Unit, Window, move
 from sim.intervals import CAUSES, Intervals, Log
 from sim.mapper import cost_gemm
 from sim.mapping import Gemm, GemmMapping, blocks, whole
@@ -161,8 +161,11 @@ class Job:
         return self.sums if self.resource == "array" and asker.cause == "store" else self.done
 
 
-def program(mapping: GemmMapping, double: bool, rate: float, latency: int) -> tuple[list[Job], list[tuple[int, int, int]]]:
-    """Jobs in the order that the play's rules give, from a walk of the nest; the shapes of the array's pieces."""
+def program(
+    mapping: GemmMapping, double: bool, rate: float, latency: int, came: dict[int, float] | None = None
+) -> tuple[list[Job], list[tuple[int, int, int]]]:
+    """Jobs in the order that the play's rules give, from a walk of the nest; the shapes of the array's pieces. `came`: elements of the
+    first tiles of W that were there before the start."""
     gemm = mapping.gemm
     tiles = list(blocks(whole(gemm), mapping.stages[0]))
     sizes = [tuple(span.stop - span.start for span in tile) for tile in tiles]
@@ -182,11 +185,15 @@ def program(mapping: GemmMapping, double: bool, rate: float, latency: int) -> tu
     def load(role: str, visit: int, slices: int) -> None:
         back = visit - (2 if double else 1)
         room = [steps[spans[role][back][1] - 1]] if back >= 0 else []
-        job = Job("dram", elements[role][visit] / rate / slices, room=room, not_before=latency)
+        missing = elements[role][visit] - ((came or {}).get(visit, 0) if role == "W" else 0)
+        job = Job("dram", missing / rate / slices, room=room, not_before=latency)
         if visit == len(loads[role]):
             loads[role].append([])
         loads[role][visit].append(job)
-        jobs.append(job)
+        if missing:
+            jobs.append(job)
+        else:
+            job.start = job.done = 0
 
     def store(visit: int, slices: int) -> None:
         size = elements["C"][visit] * (1 if keys[visit] not in keys[visit + 1 :] else 4)
@@ -227,10 +234,12 @@ def program(mapping: GemmMapping, double: bool, rate: float, latency: int) -> tu
     return jobs, sizes
 
 
-def simulate(mapping: GemmMapping, chip: Chip, rate: float, latency: int) -> tuple[int, dict[str, int]]:
+def simulate(
+    mapping: GemmMapping, chip: Chip, rate: float, latency: int, came: dict[int, float] | None = None
+) -> tuple[int, dict[str, int]]:
     """Last cycle and stalls; only whole durations are played."""
     unit, double = chip.matrix, chip.memory[1].double_buffered
-    jobs, sizes = program(mapping, double, rate, latency)
+    jobs, sizes = program(mapping, double, rate, latency, came)
     assume(all(job.cycles == int(job.cycles) for job in jobs))
     for i, job in enumerate(jobs):
         job.before = jobs[max(0, i - 6) : i]  # those further back are behind these
@@ -288,15 +297,27 @@ def test_equals_a_simulator_that_moves_one_cycle_at_a_time(data: st.DataObject) 
     rate, latency = data.draw(st.sampled_from([0.25, 0.5, 1.0, 4.0])), data.draw(st.sampled_from([0, 64]))
     chip = slow_chip(data.draw(side), data.draw(side), rate, latency, double)
     gemm = Gemm(*(data.draw(st.integers(1, 40)) for _ in "mnk"), 8, 8, 8, 32, "int8")
+    mapping = small_mapping(data, gemm, chip)
+    came, windows = {}, []
+    if data.draw(st.booleans()):
+        loads = stays("weights", 0, *flatten(mapping)).elements[: 2 if double else 1].tolist()
+        share = data.draw(st.sampled_from([1.0, 0.5, 0.25]))
+        came = {visit: elements * share if visit == len(loads) - 1 else elements for visit, elements in enumerate(loads)}
+        windows = [Window(idle=sum(came.values()) / rate, span=1e6, room_bytes=1e6)]
+    end, stalls = simulate(mapping, chip, rate, latency, came)
+    played: Played = play_gemm(mapping, chip, cost_gemm(mapping, chip), windows=windows)
+    assert played.end == pytest.approx(end, abs=1e-6)
+    assert {cause: round(cycles) for cause, cycles in played.stalls.items()} == stalls
+
+
+def small_mapping(data: st.DataObject, gemm: Gemm, chip: Chip) -> GemmMapping:
+    """A mapping on one core whose tiles are not too many to simulate."""
     mapping = data.draw(some.mappings(gemm, chip))
     tiling = mapping.stages[0]
     tile = type(tiling.tile)(*(max(size, extent // 5, 1) for size, extent in zip(tiling.tile, (gemm.m, gemm.n, gemm.k), strict=True)))
     mapping = replace(mapping, stages=(replace(tiling, tile=tile),), split=(1, 1))
     assume(tiling.order[2] == "k" or tile.k == gemm.k)  # sums that come back are held by the other tests
-    end, stalls = simulate(mapping, chip, rate, latency)
-    played: Played = play_gemm(mapping, chip, cost_gemm(mapping, chip))
-    assert played.end == pytest.approx(end, abs=1e-6)
-    assert {cause: round(cycles) for cause, cycles in played.stalls.items()} == stalls
+    return mapping
 
 
 @pytest.mark.parametrize("chip_name", ["h100-sxm5-80gb", "a100-sxm4-80gb"])

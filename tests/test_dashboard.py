@@ -25,6 +25,7 @@ from tests.chips import round_model
 from tests.test_cli import Run, rooftile  # noqa: F401
 from workloads.demand import Load, demand
 from workloads.scenario import Formats, Scenario
+from workloads.split import split
 from workloads.trace import trace
 
 MODEL, CHIPS = "stories15m", ("edge-npu", "cloud-npu")
@@ -50,18 +51,18 @@ def test_positions_hold_what_was_asked_and_end_at_the_last() -> None:
     assert positions(9, 4, 9) == [1, 2, 3, 4, 5, 6, 7, 8, 9]
 
 
-@pytest.mark.parametrize("window", [None, 7])
+@pytest.mark.parametrize(("window", "parts"), [(None, 1), (7, 1), (None, 2)])
 @pytest.mark.parametrize("phase", ["prefill", "decode"])
-def test_the_recipe_is_exact_wherever_the_sliders_stand(phase: str, window: int | None) -> None:
+def test_the_recipe_is_exact_wherever_the_sliders_stand(phase: str, window: int | None, parts: int) -> None:
     """Polynomials where they hold, tables elsewhere (a sliding window): every number of the loads, at every position."""
     config, formats = round_model(layers=6, window=window), Formats.of("int8", kv="int4")
     batches, lengths = np.array([1, 2, 3, 8]), np.array([1, 2, 5, 6, 7, 8, 9, 40, 400])
     make = Scenario.prefill if phase == "prefill" else Scenario.decode
-    found = recipe(config, make(formats, batches[:, None], lengths[None, :]), True)
+    found = recipe(config, make(formats, batches[:, None], lengths[None, :]), True, parts)
     for b, batch in enumerate(batches.tolist()):
         for n, length in enumerate(lengths.tolist()):
             values = [evaluated(q, batch, length, b, n) for q in found.data["quantities"]]
-            graph = trace(config, make(formats, batch, length))
+            graph = split(trace(config, make(formats, batch, length)), parts)
             seen = set()
             asked = demand(graph)
             for group, index in zip(asked.groups, asked.class_of, strict=True):

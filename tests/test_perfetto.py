@@ -121,6 +121,23 @@ def test_four_cores_are_four_tracks_that_work_at_the_same_time() -> None:
     assert not any(name.startswith("Engine") for _, name in tracks(traced(load_chip("edge-npu"))))
 
 
+def test_pieces_of_a_split_run_side_by_side_each_on_its_core() -> None:
+    asked = [Step("stories15m", "prefill", prompt=24, split=2)]
+    by_track = tracks(json.loads(perfetto(asked, cores(3)))["traceEvents"])
+    for projection in ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "down_proj"):
+        found = [
+            [each for each in slices(by_track[1, f"Engine-{core}"]) if each["name"] == projection and each["path"] == ["layers.1"]]
+            for core in range(3)
+        ]
+        (first,), (second,), idle = found
+        assert (first["ts"], first["end"]) == (second["ts"], second["end"])
+        assert [each["args"]["op"].rpartition(".")[2] for each in (first, second)] == ["slice_0", "slice_1"]
+        assert idle == []
+    timeline = asked[0].timeline(cores(3))
+    leaves = [each for each in slices(by_track[1, "ops"]) if each["leaf"]]
+    assert sum(each["dur"] for each in leaves) == pytest.approx(1e6 * timeline.total_s, rel=1e-9, abs=1e-4)
+
+
 def test_counters_carry_all_bytes_and_end_at_nothing() -> None:
     chip = load_chip("edge-npu")
     events = [event for event in traced(chip) if event["ph"] == "C" and event["pid"] == 1]

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Literal, NamedTuple, TypeAlias
 
 from functional.spec import Dim
 from functional.work import Move
 from workloads.graph import OpGraph, OpNode, Use
+from workloads.split import pieces
 
 Kind: TypeAlias = Literal["weights", "activations"]
 
-ELEMENTWISE = frozenset({"RoPE", "SiLU", "Mul", "Add", "MemCopy"})
+ELEMENTWISE = frozenset({"RoPE", "SiLU", "Mul", "Add", "MemCopy", "Concat"})
 """Kinds that touch each element once and so can follow the op that makes it without another visit to memory."""
 
 SOFTMAX = frozenset({"ReduceMax", "ElementwiseExp", "Normalize"})
@@ -46,11 +48,17 @@ class Group:
 
 
 def fuse(graph: OpGraph, enabled: bool = True) -> tuple[Group, ...]:
-    """The groups of a graph in order; one op per group if not `enabled`."""
-    members = _partition(graph.ops) if enabled else [[i] for i in range(len(graph.ops))]
+    """The groups of a graph in order; one op per group if not `enabled`, but all pieces of a linear in one, for they run at a time."""
+    members = _partition(graph.ops) if enabled else _apart(graph)
     borders = _Borders(graph, {op.name: op for op in graph.ops})
     groups = [Group(tuple(ops), graph.ops[ops[0]].component, tuple(borders.flows(ops))) for ops in reversed(members)]
     return tuple(reversed(groups))
+
+
+def _apart(graph: OpGraph) -> list[list[int]]:
+    piece_of = pieces(graph)
+    whole = [piece_of.get(op.name, op.name) if op.kind == "Linear" else i for i, op in enumerate(graph.ops)]
+    return [[i for i, _ in members] for _, members in groupby(enumerate(whole), key=lambda member: member[1])]
 
 
 def _partition(ops: Sequence[OpNode]) -> list[list[int]]:
@@ -98,11 +106,16 @@ class _Borders:
         flows: list[Flow] = []
         for i in members:
             for use in ops[i].inputs:
-                if use.tensor not in seen:
+                if use.tensor not in seen or self._is_piece(i, use):
                     seen.add(use.tensor)
                     self._add_reads(flows, i, use)
             self._add_write(flows, i)
         return flows
+
+    def _is_piece(self, i: int, use: Use) -> bool:
+        """Whether an op reads a part of a weight, which no other op reads."""
+        tensor = self.graph.tensors[use.tensor]
+        return tensor.role == "weight" and self.graph.ops[i].kind == "Linear" and use.spec.shape != tensor.spec.shape
 
     def _add_reads(self, flows: list[Flow], i: int, use: Use) -> None:
         """What one op reads of a tensor that its group did not make."""

@@ -26,7 +26,11 @@ def dashboard(
     activations: flags.Activations = None,
     kv: flags.Kv = None,
     logits: flags.Logits = "last",
+    split: flags.Split = 1,
     no_fuse: Annotated[bool, typer.Option("--no-fuse", help="Run every op by itself, through memory.")] = False,
+    no_prefetch: Annotated[
+        bool, typer.Option("--no-prefetch", help="Cycle engine: fetch nothing before the group that uses it begins.")
+    ] = False,
     sweep: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option("--sweep", metavar="RESULTS.parquet", help="Add the explorer of what `rooftile sweep` wrote."),
@@ -47,7 +51,9 @@ def dashboard(
         activations=activations,
         kv=kv,
         logits=logits,
+        split=split,
         fused=not no_fuse,
+        prefetch=not no_prefetch,
         sweep=sweep,
     )
     write_whole(out, page)

@@ -25,6 +25,7 @@ Activations = Annotated[Optional[str], typer.Option("--activations", metavar="FM
 Kv = Annotated[Optional[str], typer.Option("--kv", metavar="FMT", help="Number format of the KV cache.")]  # noqa: UP045
 Phase = Annotated[Optional[PhaseChoice], typer.Option("--phase", help="One phase only. [default: both]")]  # noqa: UP045
 Logits = Annotated[LogitsChoice, typer.Option("--logits", help="Tokens for which lm_head runs.")]
+Split = Annotated[int, typer.Option("--split", metavar="N", help="Cut every linear into N pieces, one per core.")]
 Out = Annotated[Optional[Path], typer.Option("--out", metavar="PATH", help="Write here instead of to the terminal.")]  # noqa: UP045
 Generate = Annotated[
     Optional[int],  # noqa: UP045

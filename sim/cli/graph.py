@@ -23,6 +23,7 @@ def graph(
     activations: flags.Activations = None,
     kv: flags.Kv = None,
     logits: flags.Logits = "last",
+    split: flags.Split = 1,
     form: Annotated[Literal["table", "json", "md", "mermaid", "dot"], typer.Option("--format", help="How to print.")] = "table",
     out: flags.Out = None,
 ) -> None:
@@ -40,6 +41,7 @@ def graph(
         activations=activations,
         kv=kv,
         logits=logits,
+        split=split,
     )
     if form in ("table", "md"):
         from sim.present.tables import graph_table

@@ -41,7 +41,11 @@ def predict(
     draft: flags.Draft = None,
     draft_tokens: flags.DraftTokens = None,
     acceptance: flags.Acceptance = None,
+    split: flags.Split = 1,
     no_fuse: Annotated[bool, typer.Option("--no-fuse", help="Run every op by itself, through memory.")] = False,
+    no_prefetch: Annotated[
+        bool, typer.Option("--no-prefetch", help="Cycle engine: fetch nothing before the group that uses it begins.")
+    ] = False,
     sensitivity: Annotated[
         bool, typer.Option("--sensitivity", help="Add how latency answers to each number of the chip: what to buy, what is over-built.")
     ] = False,
@@ -62,6 +66,8 @@ def predict(
     if tokens is not None or chunk is not None or speculation is not None:
         others = {"--phase": phase, "--context": context, "--logits": logits != "last", "--sensitivity": sensitivity}
         _refuse(others, "a generation is the prompt and all that follows")
+        why = "the steps of a generation are timed group by group, with whole linears and without prefetch"
+        _refuse({"--no-prefetch": no_prefetch, "--split": split != 1}, why)
         from sim.explore.generation import predict_generation
         from sim.present.generation_tables import emit_generation
 
@@ -85,7 +91,8 @@ def predict(
         emit_generation(found, form, out)
         return
     phases = [phase] if phase else PHASES
-    steps = [Step(model, each, batch, prompt, context, weights, activations, kv, logits, not no_fuse, engine, sampling) for each in phases]
+    rest = (weights, activations, kv, logits, not no_fuse, engine, sampling, not no_prefetch, split)
+    steps = [Step(model, each, batch, prompt, context, *rest) for each in phases]
     timelines = [step.timeline(built) for step in steps]
     for timeline in timelines:
         if not timeline.memory.fits:

@@ -28,7 +28,11 @@ def trace(
     activations: flags.Activations = None,
     kv: flags.Kv = None,
     logits: flags.Logits = "last",
+    split: flags.Split = 1,
     no_fuse: Annotated[bool, typer.Option("--no-fuse", help="Run every op by itself, through memory.")] = False,
+    no_prefetch: Annotated[
+        bool, typer.Option("--no-prefetch", help="Cycle engine: fetch nothing before the group that uses it begins.")
+    ] = False,
 ) -> None:
     """Write the prediction as a trace for ui.perfetto.dev and chrome://tracing: ops, resources, cores, bandwidth, occupancy."""
     from hwmodels import load_chip
@@ -37,6 +41,7 @@ def trace(
     from sim.present.perfetto import perfetto
 
     phases = [phase] if phase else PHASES
-    steps = [Step(model, each, batch, prompt, context, weights, activations, kv, logits, not no_fuse, engine) for each in phases]
+    rest = (weights, activations, kv, logits, not no_fuse, engine)
+    steps = [Step(model, each, batch, prompt, context, *rest, prefetch=not no_prefetch, split=split) for each in phases]
     write_whole(out, perfetto(steps, load_chip(chip)))
     print(f"{out}: open it in https://ui.perfetto.dev or chrome://tracing")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from functional.errors import Problem, ScenarioError, UnknownName, did_you_mean
 from sim.engines import roofline
 from sim.engines.result import GroupTimes
 from sim.plan import Plan
@@ -22,5 +23,26 @@ def _cycle(plan: Plan) -> list[GroupTimes]:
     return cycle.time_classes(plan)
 
 
+def timed(plan: Plan, engine: str, prefetch: bool = True) -> tuple[Plan, list[GroupTimes]]:
+    """A plan with the engine of that name: the plan whose classes are timed, and their times.
+
+    The cycle engine lets weights come before the group that uses them, unless not `prefetch`: what came parts its classes. Without, and in
+    every other engine, groups of a class are alike.
+    """
+    if engine == "cycle" and prefetch:
+        from sim.engines import prefetch as ahead
+
+        return ahead.time_groups(plan)
+    return plan, ENGINES[engine](plan)
+
+
 ENGINES: Mapping[str, Callable[[Plan], list[GroupTimes]]] = {"roofline": roofline.time_classes, "tiled": _tiled, "cycle": _cycle}
 DEFAULT_ENGINE = "roofline"
+
+
+def check_engine(engine: str, prefetch: bool = True) -> None:
+    """Raise `BadInput` for an unknown engine, and for one that never prefetches if it is asked not to."""
+    if engine not in ENGINES:
+        raise UnknownName(Problem(f"unknown engine '{engine}'", did_you_mean(engine, ENGINES), path="--engine"))
+    if not prefetch and engine != "cycle":
+        raise ScenarioError(Problem(f"engine {engine} never prefetches", "leave it out, or add --engine cycle", path="--no-prefetch"))

@@ -2,15 +2,15 @@
 
 A group of linears is played by `sim.engines.play_gemm`, attention by `sim.engines.play_attention`; what streams through the vector unit is
 one pass, for which the tiled bound is a schedule. Group by group no result is below the tiled one: what is played is one of the schedules
-that tiled bounds. `lost_s["stall"]` is the difference. Groups follow one another; nothing is prefetched across them.
+that tiled bounds. `lost_s["stall"]` is the difference. Groups follow one another; `sim.engines.prefetch` lets weights come across them.
 
 A group is bound by what takes most of it: a unit or level that is busy, something that the array waits for, or the launch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 from functional.errors import Problem, ScenarioError
@@ -18,6 +18,7 @@ from hwmodels.chip import Chip
 from sim.engines import roofline, tiled
 from sim.engines.play_attention import AttentionOps, play_attention
 from sim.engines.play_gemm import Besides, GemmOps, Played, play_gemm
+from sim.engines.ports import Window
 from sim.engines.prices import UNITS
 from sim.engines.result import GroupTimes, resources_of
 from sim.intervals import LAUNCH, Intervals, Log, Schedule
@@ -30,52 +31,81 @@ NAMED_BY = {"dram": "dram", "array": "matrix", "vector": "vector"}
 
 def time_classes(plan: Plan) -> list[GroupTimes]:
     """Each class of groups, mapped and played. Raises `ScenarioError` for grids, `BadInput` for what cannot be mapped."""
+    return [each.times(each.played) for each in play_classes(plan)]
+
+
+def play_classes(plan: Plan) -> list[PlayedClass]:
+    """The schedules of all classes, each for itself; alike choices of different classes share one."""
     peaks = roofline.Peaks.of(plan.chip)
     if peaks.is_many:
         raise ScenarioError(Problem(f"{plan.chip.name} has arrays for numbers", "cycle plays one chip at a time; take the roofline"))
-    known: dict[object, Played] = {}  # alike choices of different classes
-    times = []
+    known: dict[object, Played] = {}
+    found = []
     for group_class in plan.classes:
         mapped = tiled.map_group(group_class, plan, peaks)
         bound = tiled.timed(group_class, plan, peaks, mapped)
-        if mapped.choice is None:
-            make = partial(_one_pass, bound, mapped, plan.chip)
-            bound_by = _bound_by(mapped.busy_s, _waits_s(mapped, plan.chip), plan.chip)
-            times.append(replace(bound, bound_by=bound_by, schedule=Schedule(make, make)))
-            continue
-        key = repr((mapped.choice, sorted(mapped.busy_s.items())))
-        if key not in known:
-            known[key] = _played(group_class, mapped, plan.chip, None)
-        times.append(_stalled(group_class, bound, mapped, known[key], plan.chip))
-    return times
+        played = None
+        if mapped.choice is not None:
+            key = repr((mapped.choice, sorted(mapped.busy_s.items())))
+            if key not in known:
+                known[key] = _play(group_class, mapped, plan.chip)
+            played = known[key]
+        found.append(PlayedClass(plan.chip, group_class, mapped, bound, played))
+    return found
 
 
-def _played(group_class: GroupClass, mapped: tiled.Mapped, chip: Chip, log: Log | None) -> Played:
+def _play(group_class: GroupClass, mapped: tiled.Mapped, chip: Chip, windows: Sequence[Window] = (), log: Log | None = None) -> Played:
     choice, clock_hz = mapped.choice, float(chip.clock_hz)
     kinds = [op.kind for op in group_class.ops]
     if isinstance(choice, tiled.GemmChoice):
         levels = {level.name: choice.besides_s[level.name] * clock_hz for level in chip.memory}
         moved = mapped.dram_bytes - choice.cost.dram_bytes
         besides = Besides(choice.besides_s[roofline.VECTOR] * clock_hz, levels, moved)
-        ops = GemmOps(0 if kinds.count("Linear") == 1 else -1, len(kinds) - 1 if kinds.count("Linear") == len(kinds) - 1 else -1)
-        return play_gemm(choice.mapping, chip, choice.cost, besides, choice.a_resident, log, ops)
+        linears = kinds.count("Linear")
+        ops = GemmOps(0 if linears == 1 else -1, linears if linears == len(kinds) - 1 else -1)
+        return play_gemm(choice.mapping, chip, choice.cost, besides, choice.a_resident, log, ops, windows)
     assert choice is not None
     products = [i for i, kind in enumerate(kinds) if kind == "MatMul"]
     named = AttentionOps(products[0], products[-1])
     return play_attention(choice.mapping, chip, choice.cost, mapped.busy_s, choice.in_dram, choice.part, log, named)
 
 
-def _stalled(group_class: GroupClass, bound: GroupTimes, mapped: tiled.Mapped, played: Played, chip: Chip) -> GroupTimes:
-    """The bound's figures with the latency of the schedule and what binds that."""
-    clock_hz, launch_s = float(chip.clock_hz), float(chip.launch_s)
-    played_s = played.end / clock_hz
-    return replace(
-        bound,
-        latency_s=played_s + launch_s,
-        bound_by=_bound_by(bound.busy_s, {cause: cycles / clock_hz for cause, cycles in played.stalls.items()}, chip),
-        lost_s={**bound.lost_s, "stall": played_s - mapped.latency_s},
-        schedule=Schedule(partial(_whole, bound, played, chip), partial(_tiles, group_class, bound.busy_s, mapped, chip)),
-    )
+@dataclass(frozen=True, slots=True)
+class PlayedClass:
+    """A class of groups: how it is mapped, its tiled bound, and its schedule (None where it streams, and the bound is one)."""
+
+    chip: Chip
+    group_class: GroupClass
+    mapped: tiled.Mapped
+    bound: GroupTimes
+    played: Played | None
+
+    def play(self, windows: Sequence[Window]) -> Played:
+        """The schedule of a GEMM if what those windows before it allow of its weights has come."""
+        return _play(self.group_class, self.mapped, self.chip, windows)
+
+    def times(self, played: Played | None, windows: Sequence[Window] = ()) -> GroupTimes:
+        """The bound's figures with the latency of a schedule, that of a play with those windows, and what binds it."""
+        chip, bound, mapped = self.chip, self.bound, self.mapped
+        if played is None:
+            make = partial(_one_pass, bound, mapped, chip)
+            bound_by = _bound_by(mapped.busy_s, _waits_s(mapped, chip), chip)
+            return replace(bound, bound_by=bound_by, schedule=Schedule(make, make))
+        clock_hz = float(chip.clock_hz)
+        played_s = played.end / clock_hz
+        return replace(
+            bound,
+            latency_s=played_s + float(chip.launch_s),
+            bound_by=_bound_by(bound.busy_s, {cause: cycles / clock_hz for cause, cycles in played.stalls.items()}, chip),
+            lost_s={**bound.lost_s, "stall": played_s - mapped.latency_s},
+            schedule=Schedule(partial(_whole, bound, played, chip), partial(self._tiles, tuple(windows))),
+        )
+
+    def _tiles(self, windows: Sequence[Window]) -> Intervals:
+        """The schedule, played again with every tile written down."""
+        log = Log(resources_of(self.bound.busy_s))
+        _play(self.group_class, self.mapped, self.chip, windows, log)
+        return log.intervals(1 / float(self.chip.clock_hz), float(self.chip.launch_s))
 
 
 def _bound_by(busy_s: Mapping[str, float], waits_s: Mapping[str, float], chip: Chip) -> str:
@@ -91,21 +121,17 @@ def _whole(bound: GroupTimes, played: Played, chip: Chip) -> Intervals:
     """A played group: each resource from its first to its last work, each cause from the first to the last time that the array waited."""
     log = Log(resources_of(bound.busy_s))
     only = 0 if len(bound.shares) == 1 else -1
+    came_bytes = sum(each.size_bytes for each in played.ahead if each.resource == chip.dram.name)
+    for each in played.ahead:
+        each._replace(size_bytes=each.size_bytes if each.resource == chip.dram.name else 0.0).write(log, only)
     for name, span in played.spans.items():
-        size_bytes = float(bound.op_dram_bytes.sum()) if name == chip.dram.name else 0.0
+        size_bytes = float(bound.op_dram_bytes.sum()) - came_bytes if name == chip.dram.name else 0.0
         macs = float(bound.op_issued_macs.sum()) if name == roofline.MATRIX else 0.0
         what = "compute" if name in UNITS else "move"
         log.add(name, what, span.first, span.last, busy=played.busy[name], size_bytes=size_bytes, macs=macs, op=only)
     for cause, wait in played.waits.items():
         if wait.first >= 0.0:
             log.add(roofline.MATRIX, "stall", wait.first, wait.last, busy=wait.cycles, cause=cause, op=only)
-    return log.intervals(1 / float(chip.clock_hz), float(chip.launch_s))
-
-
-def _tiles(group_class: GroupClass, busy_s: Mapping[str, float], mapped: tiled.Mapped, chip: Chip) -> Intervals:
-    """The same schedule, played again with every tile written down."""
-    log = Log(resources_of(busy_s))
-    _played(group_class, mapped, chip, log)
     return log.intervals(1 / float(chip.clock_hz), float(chip.launch_s))
 
 

@@ -116,6 +116,7 @@ class _Attention:
         os_rows = unit.rows if mapping.dataflow == "os" else 0
         self.drain = float(unit.rows + unit.cols - 2 + os_rows) if unit.kind == "systolic" else 0.0
         self.waits = {cause: Wait() for cause in CAUSES}
+        self.tail = self.ports.tail(chip)
         self.used: dict[str, list[float]] = {"K": [0.0] * mapping.buffers, "V": [0.0] * mapping.buffers}
         self.whole: dict[str, float] = {}
 
@@ -131,6 +132,7 @@ class _Attention:
         dram = self.dram
         start = dram.reader.earliest(max(room, dram.latency))
         end = dram.reader.issue(start, dram.reads(own_bytes))
+        self.tail.mark()
         if self.log is not None:
             self.log.add(dram.name, "read", start, end, size_bytes=own_bytes * dram.read_share, role="activations", op=op)
         return end
@@ -209,7 +211,8 @@ class _Attention:
         self._wait("vector", drained, vector)
         self._wait("dram", vector, end)
         moved = {name: (port.read_bytes, port.written_bytes) for name, port in self.ports.of_level.items()}
-        return Played(end, self.ports.busy, self.ports.spans, self.waits, moved, self.log)
+        begin = min(self.tail.last, end)
+        return Played(end, self.ports.busy, self.ports.spans, self.waits, moved, self.tail.idle(begin, end), end - begin, (), self.log)
 
     def _row(self, row: Row, is_first_row: bool, queries: float, consumed: float) -> tuple[float, float]:
         """One query tile: when its output is complete, and when its scores are used."""

@@ -23,7 +23,7 @@ but added up: max and + commute with a common shift, so the result is the same. 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple, TypeAlias
@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 from hwmodels.chip import Chip, Role
 from hwmodels.formulas.tiling import AxisCuts, Blocks
-from sim.engines.ports import Port, Ports, Span, Unit, Wait, later, move
+from sim.engines.ports import Port, Ports, Span, Tail, Unit, Wait, Window, later, move
 from sim.intervals import CAUSES, Log
 from sim.mapper import GemmCost, array
 from sim.mapper.problem import ROLE_AXES, Place, Setting, setting_of
@@ -48,16 +48,34 @@ State: TypeAlias = tuple[list[float], list[str], list[float], list[float]]
 MIX = np.uint64(0x9E3779B97F4A7C15)
 
 
+class Ahead(NamedTuple):
+    """Weights that came before the start: at moments since `begin` a port worked `busy` cycles for them."""
+
+    resource: str
+    what: str
+    begin: float
+    busy: float
+    size_bytes: float
+
+    def write(self, log: Log, op: int) -> None:
+        """As an interval."""
+        log.add(self.resource, self.what, self.begin, 0.0, busy=self.busy, size_bytes=self.size_bytes, role="weights", op=op)
+
+
 @dataclass(frozen=True, slots=True)
 class Played:
     """A schedule [cycles]: its end, busy times and spans of units and levels, what the array waited for in all and from when to when, bytes
-    (read, written) of the first core by level, and, if it was asked for, every tile."""
+    (read, written) of the first core by level, after its last transfer from DRAM how long the ports of weights are idle within the last
+    `span` cycles (when tiles used before have left their room), what came `ahead` of its start, and, if it was asked for, every tile."""
 
     end: float
     busy: dict[str, float]
     spans: dict[str, Span]
     waits: dict[str, Wait]
     moved_bytes: dict[str, tuple[float, float]]
+    idle: float
+    span: float
+    ahead: tuple[Ahead, ...]
     log: Log | None
 
     @property
@@ -160,6 +178,7 @@ class Link:
         self.steps = np.diff(visits.begin, append=0)
         # Whether the tile around it changes with it.
         self.turns = np.zeros(len(visits.begin), bool) if above is None else np.isin(visits.begin, above.visits.begin)
+        self.early: dict[int, float] = {}  # which part of a visit's tile came before the group began
         self.at = -1
         # Operands: when the tile in use is whole, when it and the one before it were last used, when the next one is whole.
         # Sums: when there is room, when those of the tile in use are complete, those of the one before; ends of the last three stores.
@@ -203,6 +222,8 @@ class Player:
         self.loads: list[list[Link]] = [self._links(role) for role in ("activations", "weights")]
         self.sums = self._links("psums")
         self.waits = {cause: Wait() for cause in CAUSES}
+        self.tail = ports.tail(setting.chip)
+        self.ahead: tuple[Ahead, ...] = ()
         self.pieces: dict[tuple[int, int, int, bool], Step] = {}
         self.drained = 0.0
         whole = self.lengths[:, -1]
@@ -229,6 +250,8 @@ class Player:
         """A tile, or a slice of one, comes in from the outer level; when all of it is there."""
         read_cycles, write_cycles = link.outer.reads(outside, link.of_all), link.inner.writes(inside, link.of_all)
         start, end = move(link.outer.reader, link.inner.writer, ready, read_cycles, write_cycles)
+        if link.from_dram:
+            self.tail.mark()
         if self.log is not None:
             shares = (1.0, 1.0) if link.of_all else (link.outer.read_share, link.inner.write_share)
             whose, op = link.role, self.ops.product
@@ -250,6 +273,11 @@ class Player:
     def _load(self, link: Link, visit: int, slices: int, room: float, above: Link | None) -> None:
         """A slice of an operand's tile, or all of it."""
         outside, inside = link.bytes_of(int(link.visits.elements[visit]), self.bits[link.role], slices)
+        if visit in link.early:
+            outside, inside = outside * (1.0 - link.early[visit]), inside * (1.0 - link.early[visit])
+            if not outside:
+                link.times[NEXT] = room
+                return
         whole = link.outer.latency if above is None else above.times[READY] + link.outer.latency
         source = link.outer.reader
         if later(room, max(whole, source.free)):
@@ -459,6 +487,36 @@ class Player:
             if steps == 1 or place:
                 self._store(link, link.at - 1, max(steps - 1, 1), place <= 1)
 
+    # --- before the start ---
+
+    def fetch_ahead(self, windows: Sequence[Window]) -> None:
+        """Let the first weights come in windows before the start: of the tile that is used first, and then of the one after it if there are
+        two buffers, as much as the ports have time for and the groups of those windows leave room for."""
+        link = self.loads[1][0]
+        visits = range(min(2 if link.double else 1, len(link.visits.begin)))
+        sizes = [link.bytes_of(int(link.visits.elements[visit]), self.bits["weights"], 1) for visit in visits]
+        shares = (1.0, 1.0) if link.of_all else (link.outer.read_share, link.inner.write_share)
+        outer, inner = link.outer.read_cycles_per_byte * shares[0], link.inner.write_cycles_per_byte * shares[1]
+        # Both ports are taken for as long as the slower one needs; bytes that fill up a burst take no room.
+        cycles = max(max(outside * outer, inside * inner) / inside for outside, inside in sizes)
+        held = 0.0
+        for window in windows:
+            held = min(held + window.idle / cycles, window.room_bytes)
+        held = min(held, sum(inside for _, inside in sizes))
+        if held <= 0.0:
+            return
+        came_bytes = 0.0
+        for visit, (outside, inside) in zip(visits, sizes, strict=True):
+            link.early[visit] = min(max(held, 0.0) / inside, 1.0)
+            came_bytes += outside * link.early[visit]
+            held -= inside
+        in_bytes = sum(inside * link.early[visit] for visit, (_, inside) in zip(visits, sizes, strict=True))
+        begin = -sum(window.span for window in windows)
+        self.ahead = (
+            Ahead(link.outer.name, "read", begin, came_bytes * outer, came_bytes * shares[0]),
+            Ahead(link.inner.name, "write", begin, in_bytes * inner, in_bytes * shares[1]),
+        )
+
     # --- the whole ---
 
     def own_bytes(self, of_all: bool) -> dict[str, tuple[float, float]]:
@@ -507,6 +565,9 @@ class Player:
             last_before = np.append([False], visits.last[:-1])
             turns_after = np.append(link.turns[1:], True)
             columns = [visits.elements, after, link.steps, link.turns, turns_after]
+            if link.early:
+                here = np.arange(len(visits.begin))
+                columns += [here < 1, here < 2]  # what comes into use, and what is loaded for later, is not what it is further on
             if link.role == "psums":
                 columns += [before, visits.last, last_before, visits.ago]
             for column in columns:
@@ -545,9 +606,9 @@ class Player:
             tallies += (port.read_bytes, port.written_bytes)
         return times, causes, tallies, [each.last for each in self._clocked()]
 
-    def _clocked(self) -> list[Unit | Wait]:
+    def _clocked(self) -> list[Unit | Wait | Tail]:
         """Everything that knows when it happened last."""
-        return [*self.ports.units, *self.waits.values()]
+        return [*self.ports.units, *self.waits.values(), self.tail]
 
     def _shift(self, old: State, new: State) -> list[float] | None:
         """By how much each time moves in a period, if the state is the old one moved in time."""
@@ -566,6 +627,7 @@ class Player:
     def _jump(self, shift: list[float], old: State, periods: int, at: int) -> None:
         """Add what so many periods add."""
         _, _, tallies, _ = self._state()
+        before_tail, after_tail = self.tail.last, self.tail.busy_now - self.tail.busy
         tallies = [new + periods * (new - before) for before, new in zip(old[2], tallies, strict=True)]
         # What happened in the period happens in each of them; the array works in all.
         for each, before in zip(self._clocked(), old[3], strict=True):
@@ -585,9 +647,14 @@ class Player:
             wait.cycles = next(values)
         for port in self.ports.of_level.values():
             port.read_bytes, port.written_bytes = next(values), next(values)
+        if self.tail.last != before_tail:
+            self.tail.busy = self.tail.busy_now - after_tail
 
     def play(self) -> Played:
         """All steps, then the last stores."""
+        if self.log is not None:
+            for each in self.ahead:
+                each.write(self.log, self.ops.product)
         periods = [] if self.log is not None or self.total < 8 else self._periods()
         hashes = self._hashes() if periods else np.zeros(0, np.uint64)
         differ = {period: np.flatnonzero(hashes[period:] != hashes[:-period]) + period for period in periods}
@@ -634,7 +701,10 @@ class Player:
         end = max(done, *(unit.free for unit in self.ports.units)) if self.sums else done
         self._wait("dram", done, end)
         moved = {name: (port.read_bytes, port.written_bytes) for name, port in self.ports.of_level.items()}
-        return Played(end, self.ports.busy, self.ports.spans, self.waits, moved, self.log)
+        left = [links[0].times[USED_BEFORE] for links in self.loads if links and links[0].double]
+        begin = min(max(self.tail.last, *left, 0.0), end)
+        idle = self.tail.idle(begin, end)
+        return Played(end, self.ports.busy, self.ports.spans, self.waits, moved, idle, end - begin, self.ahead, self.log)
 
 
 def play_gemm(
@@ -645,10 +715,12 @@ def play_gemm(
     a_resident: bool = False,
     log: Log | None = None,
     ops: GemmOps = GemmOps(),  # noqa: B008
+    windows: Sequence[Window] = (),
 ) -> Played:
     """Play a mapping; `cost` is its tiled cost, which says what all cores ask of the levels that they share.
 
-    Given a `log`, every tile is written into it, in cycles, and nothing that repeats is left out.
+    Given a `log`, every tile is written into it, in cycles, and nothing that repeats is left out. What `windows` before its start allow of
+    the first tiles of weights has come then.
     """
     setting = setting_of(mapping.gemm, chip, a_resident)
     player = Player(mapping, setting, Ports.of(chip), besides, log, ops)
@@ -659,4 +731,5 @@ def play_gemm(
             port = player.ports.of_level[name]
             port.read_share = (cost.read_bytes[name] - once[name][0]) / read if read else 1.0
             port.write_share = (cost.written_bytes[name] - once[name][1]) / written if written else 1.0
+    player.fetch_ahead(windows)
     return player.play()

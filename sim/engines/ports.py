@@ -9,7 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from hwmodels.chip import Chip
+from hwmodels.chip import Chip, MemoryLevel
+
+
+def weights_level(chip: Chip) -> MemoryLevel:
+    """Where weights come to from DRAM: the outermost level on the chip that holds them."""
+    return next(level for level in chip.memory[1:] if "weights" in level.holds)
 
 
 def later(one: float, other: float) -> bool:
@@ -78,6 +83,39 @@ class Wait:
 
 
 @dataclass(slots=True)
+class Tail:
+    """What comes after the last transfer from DRAM: until `last`, the ports that weights come through have been `busy` so long. They are
+    DRAM's `reader` and the `writer` of the outermost level on the chip that holds weights."""
+
+    reader: Unit
+    writer: Unit
+    last: float
+    busy: float = 0.0
+
+    @property
+    def busy_now(self) -> float:
+        return self.reader.busy + self.writer.busy
+
+    def mark(self) -> None:
+        """A transfer from DRAM has been handed out. Jobs handed out later begin on neither port before `last`."""
+        self.last = max(self.last, self.reader.free, self.writer.free)
+        self.busy = self.busy_now
+
+    def idle(self, begin: float, end: float) -> float:
+        """Cycles between two moments after `last` in which neither port works, at least."""
+        return max(0.0, end - begin - (self.busy_now - self.busy))
+
+
+class Window(NamedTuple):
+    """When weights of a later group may come [cycles]: for so long the ports are `idle`, at moments of the last `span` of a group, in which
+    there is room for so many bytes on the chip."""
+
+    idle: float
+    span: float
+    room_bytes: float
+
+
+@dataclass(slots=True)
 class Port:
     """Both directions of one memory level and the cycles that a byte takes; one unit if they share it.
 
@@ -129,6 +167,11 @@ class Ports:
             per_byte = clock_hz / float(bandwidth.read_bytes_per_s(clock_hz)), clock_hz / float(bandwidth.write_bytes_per_s(clock_hz))
             found[level.name] = Port(level.name, *per_byte, float(level.latency_s) * clock_hz, reader, writer)
         return cls(found)
+
+    def tail(self, chip: Chip) -> Tail:
+        """Nothing has come from DRAM yet; it could not answer before its latency."""
+        dram, home = self.of_level[chip.dram.name], self.of_level[weights_level(chip).name]
+        return Tail(dram.reader, home.writer, dram.latency)
 
     @property
     def units(self) -> list[Unit]:

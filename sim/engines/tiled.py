@@ -17,14 +17,14 @@ import numpy as np
 from functional.errors import Problem, ScenarioError
 from functional.formats import bits_of
 from functional.work import Contraction
-from hwmodels.chip import Chip
+from hwmodels.chip import Chip, MemoryLevel
 from hwmodels.formulas.roofline import transfer_s
 from hwmodels.formulas.systolic import whole_cycles
 from sim.attention_mapping import Attention, AttentionMapping
 from sim.engines import roofline
 from sim.engines.result import GroupTimes, side_by_side
 from sim.intervals import Schedule
-from sim.mapper import GemmCost, map_gemm, moved_bytes
+from sim.mapper import GemmCost, MappedGemm, cost_gemm, map_gemm, moved_bytes
 from sim.mapper.attention import AttentionCost, InDram, Part, map_attention
 from sim.mapper.attention import moved_bytes as attention_bytes
 from sim.mapping import Gemm, GemmMapping
@@ -32,6 +32,7 @@ from sim.plan import Plan, resident_capacity_bytes
 from workloads.demand import GroupClass
 from workloads.fuse import Flow
 from workloads.quantise import compute_format
+from workloads.split import parts_of
 
 MATRIX, VECTOR = roofline.MATRIX, roofline.VECTOR
 
@@ -194,7 +195,7 @@ def _gemm(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks) -> Mapped:
     own = [flow for flow in group_class.group.flows if flow.tensor == operand or flow.kind == "weights" or (alone and flow.is_write)]
     rest = (*(flow for flow in group_class.group.flows if flow not in own), *_scales(group_class))
     gemm, a_resident = gemm_of(group_class, plan)
-    mapping, cost = map_gemm(gemm, plan.chip, a_resident=a_resident)
+    mapping, cost = map_pieces(gemm, plan.chip, parts_of(plan.graph), a_resident)
     besides = _besides(group_class, plan, peaks, rest)
     busy = {name: cost.busy_s.get(name, 0.0) + (0.0 if name == MATRIX else besides[name]) for name in besides}
     latencies = {name: cost.prefix_s.get(name, 0.0) + busy[name] + cost.suffix_s.get(name, 0.0) for name in busy if busy[name]}
@@ -203,6 +204,30 @@ def _gemm(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks) -> Mapped:
     moved = cost.dram_read_bytes + read, cost.dram_written_bytes + written
     choice = GemmChoice(mapping, cost, besides, a_resident)
     return Mapped(busy, max(latencies[bound_by], cost.latency_s), bound_by, *moved, cost.issued_macs, choice, rest)
+
+
+def map_pieces(gemm: Gemm, chip: Chip, pieces: int, a_resident: bool) -> MappedGemm:
+    """A GEMM on all cores as the mapper likes it; or, in several pieces of its columns, each on a core of its own.
+
+    A piece is mapped as a GEMM of a chip with one core and its share of all that cores share. Then all pieces are one mapping, priced as
+    such: a tile that cores share has the columns of all of them, so that every core has its piece of each.
+    """
+    if pieces == 1:
+        return map_gemm(gemm, chip, a_resident=a_resident)
+    memory = tuple(_share(level, pieces) if level.per == "chip" else level for level in chip.memory)
+    mapping, _ = map_gemm(replace(gemm, n=gemm.n // pieces), replace(chip, cores=1, memory=memory), a_resident=a_resident)
+    stages = tuple(
+        replace(stage, tile=stage.tile._replace(n=stage.tile.n * pieces)) if i < mapping.split_stage else stage
+        for i, stage in enumerate(mapping.stages)
+    )
+    together = replace(mapping, gemm=gemm, stages=stages, split=(1, pieces))
+    return MappedGemm(together, cost_gemm(together, chip, a_resident))
+
+
+def _share(level: MemoryLevel, cores: int) -> MemoryLevel:
+    """What one of some cores has of a level that they share."""
+    bandwidth = replace(level.bandwidth, read=level.bandwidth.read / cores, write=level.bandwidth.write / cores)
+    return replace(level, capacity_bytes=level.capacity_bytes / cores, bandwidth=bandwidth)
 
 
 def _scales(group_class: GroupClass) -> list[Flow]:

@@ -15,7 +15,7 @@ from hwmodels.chip import Chip
 from hwmodels.consistency import Advice, inconsistencies
 from hwmodels.formulas.roofline import largest
 from sim.api import predict_graph, trace_model
-from sim.engines import DEFAULT_ENGINE, ENGINES, roofline
+from sim.engines import DEFAULT_ENGINE, check_engine, roofline, timed
 from sim.engines.result import step_s
 from sim.plan import Plan, plan
 from sim.timeline import Timeline
@@ -39,11 +39,12 @@ class Step:
     fused: bool = True
     engine: str = DEFAULT_ENGINE
     sampling: Sampling | None = None
+    prefetch: bool = True
+    split: int = 1
     _graphs: dict[str, OpGraph] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.engine not in ENGINES:
-            raise UnknownName(Problem(f"unknown engine '{self.engine}'", did_you_mean(self.engine, ENGINES), path="--engine"))
+        check_engine(self.engine, self.prefetch)
         if self.phase not in PHASES:
             raise UnknownName(Problem(f"unknown phase '{self.phase}'", did_you_mean(self.phase, PHASES), path="--phase"))
 
@@ -67,6 +68,7 @@ class Step:
                 kv=self.kv,
                 logits=self.logits,
                 sampling=self.sampling,
+                split=self.split,
             )
         return known
 
@@ -76,7 +78,7 @@ class Step:
 
     def timeline(self, chip: Chip) -> Timeline:
         """The whole prediction."""
-        return predict_graph(self.graph(chip.default_format), chip, self.engine, fused=self.fused)
+        return predict_graph(self.graph(chip.default_format), chip, self.engine, fused=self.fused, prefetch=self.prefetch)
 
     def time(self, chip: Chip) -> Timing:
         """Only the total and what binds it, at a fraction of the cost of a timeline, equal to it to the last bit."""
@@ -87,8 +89,8 @@ class Step:
             latencies = [float(largest(each.values())) for each in busy]
             bounds = [max(each, key=lambda name, each=each: float(each[name])) for each in busy]  # type: ignore[misc]
         else:
-            timed = ENGINES[self.engine](planned)
-            latencies, bounds = [each.latency_s for each in timed], [each.bound_by for each in timed]
+            planned, times = timed(planned, self.engine, self.prefetch)
+            latencies, bounds = [each.latency_s for each in times], [each.bound_by for each in times]
         seconds: dict[str, float] = {}
         for group_class, latency, bound in zip(planned.classes, latencies, bounds, strict=True):
             seconds[bound] = seconds.get(bound, 0.0) + group_class.count * latency

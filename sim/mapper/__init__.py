@@ -41,9 +41,9 @@ def map_gemm(
     return MappedGemm(_mapping(setting, found.choice), cost_of(setting, found.choice, found.costs))
 
 
-def cost_gemm(mapping: GemmMapping, chip: Chip) -> GemmCost:
+def cost_gemm(mapping: GemmMapping, chip: Chip, a_resident: bool = False) -> GemmCost:
     """The tiled cost of a given mapping; raises `BadInput` where the chip cannot carry it out."""
-    setting = setting_of(mapping.gemm, chip)
+    setting = setting_of(mapping.gemm, chip, a_resident)
     problems = _unfit(setting, mapping)
     if problems:
         raise BadInput(problems)

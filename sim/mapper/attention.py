@@ -329,17 +329,23 @@ def _sizes(length: int, granule: int) -> list[int]:
 
 def fits(mapping: AttentionMapping, chip: Chip) -> bool:
     """Whether all that the mapping holds at a time fits the levels that hold it."""
+    levels = {level.name: level for level in chip.memory}
+    for name, held in held_bytes(mapping, chip).items():
+        share = 1 - float(chip.resident_share) if levels[name] is resident_level(chip) else 1.0
+        if held > share * float(levels[name].capacity_bytes):
+            return False
+    return True
+
+
+def held_bytes(mapping: AttentionMapping, chip: Chip) -> dict[str, float]:
+    """What a core holds at a time of each level that it holds anything in."""
     attention = mapping.attention
     rows = mapping.q_tile * attention.rows_per_query
     kv_tile = min(mapping.kv_tile, attention.kv_len)
     kept_keys = attention.kv_len if mapping.fused and not mapping.online else kv_tile
     operands, sums = innermost(chip, "activations"), innermost(chip, "psums")
-    need_bits: dict[str, float] = {operands.name: 0.0, sums.name: 0.0}
-    need_bits[operands.name] += rows * (attention.head_dim + kept_keys) * attention.act_bits
-    need_bits[operands.name] += 2 * mapping.buffers * kv_tile * attention.head_dim * attention.kv_bits
-    need_bits[sums.name] += rows * max(attention.head_dim, kv_tile) * attention.acc_bits
-    for level in (operands, sums):
-        share = 1 - float(chip.resident_share) if level is resident_level(chip) else 1.0
-        if need_bits[level.name] > 8 * share * float(level.capacity_bytes):
-            return False
-    return True
+    held_bits: dict[str, float] = {operands.name: 0.0, sums.name: 0.0}
+    held_bits[operands.name] += rows * (attention.head_dim + kept_keys) * attention.act_bits
+    held_bits[operands.name] += 2 * mapping.buffers * kv_tile * attention.head_dim * attention.kv_bits
+    held_bits[sums.name] += rows * max(attention.head_dim, kv_tile) * attention.acc_bits
+    return {name: bits / 8 for name, bits in held_bits.items()}

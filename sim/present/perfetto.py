@@ -22,6 +22,7 @@ from sim.present.dashboard.page import embedded
 from sim.timeline import Timeline
 from workloads.graph import OpNode
 from workloads.residency import kept_bytes
+from workloads.split import pieces
 
 ATTENTION = ("MatMul", "ReduceMax", "ElementwiseExp", "Normalize", "MatMul")
 """Kinds of the ops of attention, in order: each head runs them."""
@@ -109,13 +110,22 @@ def _by_component(timeline: Timeline, slices: Sequence[_Slice]) -> list[_Slice]:
 
 
 def _op_slices(timeline: Timeline, starts: Sequence[float], ends: Sequence[float], core: tuple[int, int] | None) -> Iterator[_Slice]:
-    """A slice per op, attention head by head; of a core, its part of the work, at the same time as that of the others."""
+    """A slice per op, attention head by head; of a core, its part of the work, at the same time as that of the others: of a linear in
+    pieces (`--split`) its piece, from the first of them to the Concat."""
     ops = timeline.graph.ops
+    piece_of = pieces(timeline.graph)
+    index = {op.name: i for i, op in enumerate(ops)} if piece_of else {}
     i = 0
     while i < len(ops):
         if tuple(op.kind for op in ops[i : i + len(ATTENTION)]) == ATTENTION:
             yield from _attention(timeline, range(i, i + len(ATTENTION)), starts, ends, core)
             i += len(ATTENTION)
+        elif core is not None and ops[i].name in piece_of:
+            parts = len(ops[index[piece_of[ops[i].name]]].inputs)
+            if core[0] < parts:
+                name = piece_of[ops[i].name].rpartition(".")[2]
+                yield _Slice(name, "Linear", starts[i], ends[i + parts], _args(timeline, i + core[0]))
+            i += parts + 1
         else:
             args = _args(timeline, i, 1 if core is None else core[1])
             yield _Slice(_name(ops[i]), ops[i].kind, starts[i], ends[i], args)
@@ -147,7 +157,10 @@ def _attention(
 
 def _name(op: OpNode) -> str:
     """The kind of an op; of a linear its name, which tells more."""
-    return op.name.rpartition(".")[2] if op.kind == "Linear" else op.kind
+    if op.kind != "Linear":
+        return op.kind
+    *_, module, last = ["", *op.name.split(".")]
+    return f"{module}.{last}" if last.startswith("slice_") else last
 
 
 def _args(timeline: Timeline, i: int, cores: int = 1) -> dict[str, Any]:

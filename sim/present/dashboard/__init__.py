@@ -25,7 +25,9 @@ def dashboard(
     activations: str | None = None,
     kv: str | None = None,
     logits: Logits = "last",
+    split: int = 1,
     fused: bool = True,
+    prefetch: bool = True,
     sweep: str | Path | None = None,
 ) -> str:
     """A page of every model on every chip, prefill and decode; `sweep` is a Parquet file that `rooftile sweep` wrote.
@@ -41,7 +43,8 @@ def dashboard(
     named = [models] if isinstance(models, str) else list(models)
     given = [chips] if isinstance(chips, str | Path | Chip) else list(chips)
     built = [chip if isinstance(chip, Chip) else load_chip(chip) for chip in given]
-    asked = Step(named[0], "prefill", batch, prompt, context, weights, activations, kv, logits, fused, engine)
+    rest = (weights, activations, kv, logits, fused, engine)
+    asked = Step(named[0], "prefill", batch, prompt, context, *rest, prefetch=prefetch, split=split)
     data = page_data(named, built, asked)
     if sweep is not None:
         from sim.present.dashboard.sweep import sweep_data

@@ -53,7 +53,7 @@ def _recipe(step: Step, formats: Formats) -> Recipe:
     else:
         asked = prompt if step.context is None else step.context
         scenario = Scenario.decode(formats, batch, np.array(positions(longest - 1, 4, asked))[None, :], step.logits)
-    return recipe(config, scenario, step.fused)
+    return recipe(config, scenario, step.fused, step.split)
 
 
 def page_data(models: Sequence[str], chips: Sequence[Chip], asked: Step) -> dict[str, Any]:

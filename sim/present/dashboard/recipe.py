@@ -20,6 +20,7 @@ from functional.spec import Dim
 from functional.work import flops
 from workloads.demand import Load, demand
 from workloads.scenario import Scenario
+from workloads.split import split
 from workloads.trace import trace
 
 LARGEST_BATCH = 256
@@ -114,14 +115,14 @@ class Recipe:
     places: dict[str, tuple[int, int]]
 
 
-def recipe(config: ModelConfig, scenario: Scenario, fused: bool) -> Recipe:
+def recipe(config: ModelConfig, scenario: Scenario, fused: bool, parts: int = 1) -> Recipe:
     """Loads, classes and components of a step over batches [batches, 1] and lengths [1, lengths].
 
     `classes[i]` are indices into `loads`, numbers in loads are indices into `quantities`, `components` are pairs of the classes of a
     component's groups and the names of all components that have these. Raises `ScenarioError` for lengths that the model cannot hold.
     """
     layers = config.num_hidden_layers
-    graph = trace(replace(config, num_hidden_layers=min(layers, SHORT)), scenario)
+    graph = split(trace(replace(config, num_hidden_layers=min(layers, SHORT)), scenario), parts)
     batches = np.asarray(scenario.batch).reshape(-1)
     lengths = np.asarray(scenario.q_len if scenario.phase == "prefill" else scenario.context).reshape(-1)
     quantities = _Quantities(batches, lengths)

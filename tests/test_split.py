@@ -1,0 +1,127 @@
+"""Defends: a step with its linears in pieces is the same step, on as many cores, and is timed as one of the chip's own mappings."""
+
+from __future__ import annotations
+
+import math
+import sys
+from typing import Any
+
+import pytest
+import torch
+
+from functional.errors import BadInput
+from functional.ops import OPS
+from hwmodels import load_chip, with_values
+from sim import predict, predict_graph, trace_model
+from sim.cli import main
+from sim.engines import ENGINES
+from sim.engines.tiled import map_pieces
+from sim.execute import Arithmetic, execute_gemm
+from sim.mapping import Gemm
+from sim.plan import plan
+from sim.verification.golden_run import golden_step
+from workloads.demand import demand
+from workloads.graph import OpGraph
+from workloads.library import load_model
+from workloads.scenario import PHASES, Phase
+from workloads.split import split
+
+ROUNDING = 1 - 1e-9
+
+
+def test_pieces_make_the_same_tensors() -> None:
+    """Each linear of the golden model, computed piece by piece from its golden input and put together by Concat, is the golden output."""
+    config = load_model("stories15m")
+    whole = trace_model(config, "fp32", prompt=9)
+    graph = split(whole, 4)
+    capture = golden_step(config, whole, 0).ops
+    made: dict[str, torch.Tensor] = {}
+    begun: dict[str, int] = {}
+    for op in graph.ops:
+        if op.kind == "Linear":
+            name = op.name.rpartition(".")[0]
+            x, weight = (each.values for each in capture[name].inputs)
+            begin = begun.get(name, 0)
+            begun[name] = begin + int(op.inputs[1].spec.shape[0])
+            made[op.name] = OPS["Linear"].compute(x, weight[begin : begun[name]])
+            assert tuple(made[op.name].shape[1:]) == tuple(op.output.shape[1:])
+        elif op.kind == "Concat":
+            found = OPS["Concat"].compute(*(made[use.tensor] for use in op.inputs))
+            assert torch.allclose(found, capture[op.name].output.values, atol=1e-6)
+            assert begun[op.name] == capture[op.name].inputs[1].values.shape[0]
+    assert len(begun) == sum(op.kind == "Linear" for op in whole.ops)
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_the_work_and_what_must_move_stay_the_same(phase: Phase) -> None:
+    whole = trace_model("llama-3.2-1b", "int8", phase=phase, prompt=64)
+    graph = split(whole, 4)
+    for fused in (True, False):
+        a, b = demand(whole, fused), demand(graph, fused)
+        assert a.macs == b.macs
+        assert [a.compulsory_bytes(is_write) for is_write in (False, True)] == [b.compulsory_bytes(is_write) for is_write in (False, True)]
+    assert len(demand(graph).groups) == len(demand(whole).groups)
+    # By themselves, the pieces of a linear still run at a time; their Concat is one more group.
+    linears = sum(op.kind == "Linear" for op in whole.ops)
+    assert len(demand(graph, False).groups) == len(demand(whole, False).groups) + linears
+    assert OpGraph.from_json(graph.to_json()).to_dict() == graph.to_dict()
+    assert {op.name for op in whole.ops} < {op.name for op in graph.ops}
+    assert sum(op.kind == "Concat" for op in graph.ops) == sum(op.kind == "Linear" for op in whole.ops)
+    assert split(whole, 1) is whole
+    memory = [predict_graph(each, "cloud-npu", "roofline").memory for each in (whole, split(whole, 2))]
+    assert memory[0].weights_bytes == memory[1].weights_bytes
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("chip_name", ["edge-npu", "cloud-npu", "a100-sxm4-80gb", "h100-sxm5-80gb"])
+def test_the_bracket_holds(chip_name: str, fused: bool) -> None:
+    chip = load_chip(chip_name) if chip_name != "edge-npu" else with_values(load_chip(chip_name), {"cores": 4})
+    graph = split(trace_model("stories15m", chip.default_format, phase="decode", context=50), 2)
+    planned = plan(graph, chip, fused)
+    for ideal, bound, played in zip(*(ENGINES[engine](planned) for engine in ("roofline", "tiled", "cycle")), strict=True):
+        assert ideal.latency_s <= bound.latency_s / ROUNDING
+        assert bound.latency_s <= played.latency_s / ROUNDING
+    ahead = predict_graph(graph, chip, "cycle", fused=fused)
+    assert ahead.floor_s <= ahead.total_s
+    assert math.isclose(sum(part.latency_s for part in ahead.components), ahead.total_s, rel_tol=1e-9)
+
+
+def test_pieces_run_on_as_many_cores_and_the_mapping_gives_the_product() -> None:
+    chip = with_values(load_chip("edge-npu"), {"cores": 4})
+    gemm = Gemm(5, 96, 70, 8, 8, 8, 32, "int8")
+    mapping, cost = map_pieces(gemm, chip, 4, a_resident=False)
+    assert mapping.split == (1, 4)
+    a, w = torch.randint(-9, 9, (5, 70), dtype=torch.int8), torch.randint(-9, 9, (70, 96), dtype=torch.int8)
+    found, tally = execute_gemm(mapping, chip, a, w, Arithmetic("int8", "int32", "int32", None))
+    assert torch.equal(found.int(), (a.int() @ w.int()))
+    assert tally.issued_macs == cost.issued_macs
+
+
+def test_a_core_alone_takes_longer() -> None:
+    """A compute-bound prefill on four cores: in one piece the mapper may use all of them; two pieces use two."""
+    chip = with_values(load_chip("edge-npu"), {"cores": 4})
+    free, two, four = (predict("stories15m", chip, prompt=256, engine="tiled", split=parts).total_s for parts in (1, 2, 4))
+    assert free <= four / ROUNDING
+    assert four < two
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> Any:
+    monkeypatch.setattr(sys, "argv", ["rooftile", *words])
+    try:
+        main()
+    except SystemExit as stop:
+        return stop.code
+    return 0
+
+
+def test_bad_splits_are_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(BadInput, match=r"cores: --split 4 runs on as many cores; edge-npu has 1; raise cores to 4"):
+        predict("stories15m", "edge-npu", prompt=8, split=4)
+    with pytest.raises(BadInput, match=r"--split: the 288 outputs of .* do not part into 5 equal pieces"):
+        trace_model("stories15m", prompt=8, split=5)
+    with pytest.raises(BadInput, match="--split: must be at least 1, found 0"):
+        trace_model("stories15m", prompt=8, split=0)
+    assert run(monkeypatch, "predict", "stories15m", "--chip", "edge-npu", "--split", "2", "--prompt", "8") == 2
+    assert "raise cores to 2" in capsys.readouterr().err
+    assert not run(monkeypatch, "graph", "stories15m", "--split", "2", "--prompt", "8")
+    assert "q_proj.slice_1" in capsys.readouterr().out
