@@ -52,7 +52,11 @@ function curvesView(state) {
   for (const [axis, x] of [["5", b.length], ["6", b.batch]]) star(axis, x, b.tokens_per_s, `${engine}: ${rate(b.tokens_per_s, "tokens/s")}`);
   $("curves-see").textContent = `By the roofline engine; a star is the ${engine} engine's figure for what was asked: TTFT ${seconds(a.total_s)}, TPOT ${seconds(b.total_s)}. Diamonds: from here on something else binds most of the step.`;
   const x = (title, n) => ({ type: "log", title: { text: title, standoff: 4 }, anchor: `y${n}`, domain: [[0.06, 0.32], [0.4, 0.66], [0.74, 1]][(n - 1) % 3], nticks: 5, exponentformat: "SI", dtick: 1 });
-  const y = (title, n) => ({ type: "log", title: { text: title, standoff: 2 }, anchor: `x${n}`, domain: n < 4 ? [0.57, 1] : [0, 0.42], exponentformat: "SI", nticks: 6, ticksuffix: n < 4 ? "s" : "" });
+  const decades = (n) => {
+    const values = traces.filter((trace) => trace.yaxis === `y${n === 1 ? "" : n}`).flatMap((trace) => trace.y);
+    return Math.log10(Math.max(...values) / Math.min(...values));
+  };
+  const y = (title, n) => ({ type: "log", title: { text: title, standoff: 2 }, anchor: `x${n}`, domain: n < 4 ? [0.57, 1] : [0, 0.42], exponentformat: "SI", dtick: decades(n) > 2.5 ? 1 : "D2", ticksuffix: n < 4 ? "s" : "" });
   const context = decode.recipe.lengths[at.context];
   return draw("curves", traces, layout({
     margin: { l: 16, r: 12, t: 30, b: 70 },

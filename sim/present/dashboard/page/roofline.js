@@ -14,7 +14,7 @@ function rooflineView(state) {
   traces.push(...pointTraces(state, points, span, t));
   const figure = $("roofline");
   const many = shown.length > 1;
-  const annotations = chips.flatMap(([, chip], n) => roofLabels(chip, span, figure, many, n));
+  const annotations = apart(chips.sort(([a], [b]) => (b === state.chip) - (a === state.chip)).flatMap(([i, chip], n) => roofLabels(chip, span, figure, many, n, i === state.chip)), span);
   annotations.push(...stripLabels(span));
   return draw("roofline", traces, layout({
     margin: { l: 70, r: 16, t: 30, b: 50 },
@@ -99,23 +99,35 @@ function roofTraces(chip, span, dash, t) {
   return traces;
 }
 
-function roofLabels(chip, span, figure, many, n) {
+// Labels of flat roofs, the chosen chip's first; one that would cover another is left out.
+function apart(labels, span) {
+  const taken = [];
+  return labels.filter((label) => {
+    if (label.textangle !== undefined) return true;
+    if (taken.some((y) => Math.abs(y - label.y) < 0.04 * (span.y[1] - span.y[0]))) return false;
+    taken.push(label.y);
+    return true;
+  });
+}
+
+// Of chips beside the chosen one only the highest roof and DRAM carry a label.
+function roofLabels(chip, span, figure, many, n, whole) {
   const t = theme();
   const label = { showarrow: false, xref: "x", yref: "y", font: { size: 11, color: t.ink }, bgcolor: t.paper, borderpad: 1, opacity: 0.9 };
   const who = many ? `${plain(chip.name)}: ` : "";
   const tops = peaks(chip);
-  const found = flatRoofs(chip).map((peak) => ({
+  const found = (whole ? flatRoofs(chip) : tops.slice(0, 1)).map((peak) => ({
     ...label, x: span.x[1], y: Math.log10(peak.flops), xanchor: "right", yanchor: "bottom",
     text: `${who}${peak.names.join(", ")} ${rate(peak.flops, peak.names.every((name) => name.startsWith("int") || name === "vector") ? "OP/s" : "FLOP/s")}`,
   }));
   // Along the slope, in the angle that it has on the screen.
   const decadeX = (figure.clientWidth - 86) / (span.x[1] - span.x[0]), decadeY = (figure.clientHeight - 80 - 40) / (span.y[1] - span.y[0]);
   const angle = (-Math.atan2(decadeY, decadeX) * 180) / Math.PI;
-  chip.levels.forEach((level, i) => {
+  (whole ? chip.levels : chip.levels.slice(0, 1)).forEach((level) => {
     const bandwidth = Math.log10(level.read);
     const begin = Math.max(span.x[0], span.moves - bandwidth), end = Math.log10(tops[0].flops) - bandwidth;
     if (end - begin < 0.4) return;
-    const at = begin + (end - begin) * (0.16 + 0.2 * (n % 3));
+    const at = begin + (end - begin) * (0.14 + 0.3 * (n % 3));
     found.push({
       ...label, x: at, y: at + bandwidth, textangle: angle, yanchor: "middle", xanchor: "center",
       text: `${who}${plain(level.name)} ${rate(level.read, "B/s")}`,
