@@ -28,10 +28,12 @@ class FormatError:
 
 
 @torch.no_grad()
-def format_error(config: ModelConfig, weights: Weights[Tensor], ids: Tensor, formats: tuple[str, str, str]) -> FormatError:
+def format_error(
+    config: ModelConfig, weights: Weights[Tensor], ids: Tensor, formats: tuple[str, str, str], small: Weights[QTensor] | None = None
+) -> FormatError:
     """Error of a prefill of ids[B, T], all logits, with (weights, activations, KV cache) in these formats; `weights` are the fp32 ones.
 
-    Scaled activations and caches have their scales from the same tokens.
+    `small` are the weights in their format, if they are there already. Scales of activations and caches are from the same tokens.
     """
     of_weights, activations, kv = formats
     batch, tokens = ids.shape
@@ -39,7 +41,7 @@ def format_error(config: ModelConfig, weights: Weights[Tensor], ids: Tensor, for
     scales = calibrate(config, weights, ids, empty, 0, "all", activations, kv)
     f = Quantised(scales, lambda name: False, activations)
     cache = quantise_cache(empty, scales, kv)
-    small = quantise_weights(weights, of_weights, activations)
+    small = small or quantise_weights(weights, of_weights, activations)
     found = forward(f, config, small, QTensor(ids, None), cache, 0, tokens, "all", activations)
     return error_of(found.real().float(), prefill(config, weights, ids, empty, "all"))
 

@@ -118,10 +118,10 @@ def scale_of(amax: Tensor, number_format: str = "int8") -> Tensor:
 def requantise(real: Tensor, scale: Tensor, number_format: str = "int8") -> Tensor:
     """fp32 values as codes of that scale: times 1 / scale, clamped, half to even; -inf is a masked score."""
     largest = formats.LARGEST[number_format]
-    codes = real.float() * scale.reciprocal()
+    codes, masked = real.float() * scale.reciprocal(), real.isneginf()
     if number_format == "fp8":
-        return codes.clamp(-largest, largest).masked_fill(real.isneginf(), float("nan")).to(torch.float8_e4m3fn)
-    return codes.round().clamp(-largest, largest).masked_fill(real.isneginf(), MASKED).to(torch.int8)
+        return codes.clamp_(-largest, largest).masked_fill_(masked, float("nan")).to(torch.float8_e4m3fn)
+    return codes.round_().clamp_(-largest, largest).masked_fill_(masked, MASKED).to(torch.int8)
 
 
 def quantise(real: Tensor, scale: Tensor, number_format: str = "int8") -> QTensor:

@@ -7,7 +7,7 @@ once. Nothing here reads a file; `hwmodels.schema` does.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 from numpy.typing import NDArray
@@ -43,6 +43,10 @@ class Bandwidth:
     def write_bytes_per_s(self, clock_hz: Number) -> Number:
         return self.write * clock_hz if self.per_cycle else self.write
 
+    def scaled(self, factor: Number) -> Bandwidth:
+        """Both directions times a factor."""
+        return replace(self, read=self.read * factor, write=self.write * factor)
+
 
 @dataclass(frozen=True, slots=True)
 class MatrixUnit:
@@ -50,6 +54,7 @@ class MatrixUnit:
 
     systolic: `rows` x `cols` PEs each, `rates[format]` MACs per PE and cycle.
     tensor_core: works on granules of `tile` = (m, n, k), `rates[format]` MACs per unit and cycle; rows = cols = 1.
+    `efficiency` is the share of the rates that is sustained.
     """
 
     kind: Literal["systolic", "tensor_core"]
@@ -61,19 +66,21 @@ class MatrixUnit:
     weight_preload: Literal["overlapped", "serial"]
     rates: Mapping[str, Number]
     accumulate: Mapping[str, str]
+    efficiency: Number = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class VectorUnit:
-    """`lanes` fp32 lanes per core; `cycles[primitive]` cycles of one lane per element."""
+    """`lanes` fp32 lanes per core; `cycles[primitive]` cycles of one lane per element, at peak; `efficiency` of that is sustained."""
 
     lanes: Number
     cycles: Mapping[str, Number]
+    efficiency: Number = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryLevel:
-    """One level of memory; `capacity_bytes` and `bandwidth` are per core where `per` is "core"."""
+    """One level of memory; `capacity_bytes` and `bandwidth` are per core where `per` is "core"; `efficiency` of the latter is sustained."""
 
     name: str
     capacity_bytes: Number
@@ -87,6 +94,7 @@ class MemoryLevel:
     multicast: bool
     technology: str
     ecc: Literal["none", "sideband", "inline"]
+    efficiency: Number = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +126,9 @@ class Area:
 
 @dataclass(frozen=True, slots=True)
 class Chip:
-    """A validated chip. `memory` runs from the outermost level (DRAM) inwards; `process_nm` [nm], `energy` and `area` are None where they
-    are not known."""
+    """A validated chip. `memory` runs from the outermost level (DRAM) inwards; `pack` is the bandwidth at which a library rearranges the
+    weights of a product of several rows before it multiplies (None: it does not); `process_nm` [nm], `energy` and `area` are None where
+    they are not known."""
 
     name: str
     default_format: str
@@ -135,6 +144,7 @@ class Chip:
     aliases: tuple[str, ...]
     sources: tuple[str, ...]
     provenance: Mapping[str, Provenance]
+    pack: Bandwidth | None = None
     process_nm: float | None = None
     energy: Energy | None = None
     area: Area | None = None
@@ -174,3 +184,21 @@ class Chip:
         """Write bandwidth of a level over the whole chip."""
         bandwidth = level.bandwidth.write_bytes_per_s(self.clock_hz)
         return bandwidth * self.cores if level.per == "core" else bandwidth
+
+    def sustained(self) -> Chip:
+        """The chip at the rates and bandwidths that it sustains; itself where that is all of them."""
+        unit, vector = self.matrix, self.vector
+        numbers = (unit.efficiency, vector.efficiency, *(level.efficiency for level in self.memory))
+        if all(isinstance(number, float) and number == 1.0 for number in numbers):
+            return self
+        rates = {name: rate * unit.efficiency for name, rate in unit.rates.items()}
+        cycles = {name: count / vector.efficiency for name, count in vector.cycles.items()}
+        memory = tuple(
+            replace(level, bandwidth=level.bandwidth.scaled(level.efficiency), efficiency=1.0) for level in self.memory
+        )
+        return replace(
+            self,
+            matrix=replace(unit, rates=rates, efficiency=1.0),
+            vector=replace(vector, cycles=cycles, efficiency=1.0),
+            memory=memory,
+        )

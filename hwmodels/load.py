@@ -157,10 +157,8 @@ def _wrapper_mistakes(wrapper: dict[str, Any]) -> Iterator[tuple[str, str, str]]
     if not isinstance(wrapper.get("source", ""), str):
         yield "source", "expected a text", "name the datasheet, paper or measurement"
     standing = wrapper.get("standing", "assumed")
-    if standing == "fitted":
-        yield "standing", "a chip file holds no fitted numbers", "they live in the calibration library, per technology"
-    elif standing not in get_args(Standing):
-        yield "standing", f"expected datasheet, measured or assumed, found {standing!r}", ""
+    if standing not in get_args(Standing):
+        yield "standing", f"expected datasheet, measured, assumed or fitted, found {standing!r}", ""
 
 
 def _merged_layers(layers: list[_Layer]) -> dict[str, Any]:

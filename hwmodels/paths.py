@@ -24,13 +24,26 @@ def numeric_paths(chip: Chip) -> list[str]:
         "cores",
         *(["tdp"] if chip.tdp_w is not None else []),
         *(f"matrix.{field}" for field in ("count", *shape, *(f"rates.{name}" for name in unit.rates))),
+        *_unless_one("matrix", unit.efficiency),
         "vector.lanes",
+        *_unless_one("vector", chip.vector.efficiency),
         *(f"vector.cycles.{primitive}" for primitive in chip.vector.cycles),
-        *(f"memory.{level.name}.{field}" for level in chip.memory for field in _LEVEL_FIELDS),
+        *(path for level in chip.memory for path in _level_paths(level)),
         "overhead.launch",
+        *(["overhead.pack"] if chip.pack is not None else []),
         "resident_share",
         *_costs(chip),
     ]
+
+
+def _level_paths(level: MemoryLevel) -> list[str]:
+    place = f"memory.{level.name}"
+    return [*(f"{place}.{field}" for field in _LEVEL_FIELDS), *_unless_one(place, level.efficiency)]
+
+
+def _unless_one(place: str, efficiency: Number) -> list[str]:
+    """The path of an efficiency that is no mere default."""
+    return [] if isinstance(efficiency, float) and efficiency == 1.0 else [f"{place}.efficiency"]
 
 
 def _costs(chip: Chip) -> list[str]:
@@ -75,6 +88,8 @@ def _range_problems(path: str, value: Number) -> list[Problem]:
     may_be_zero = path.endswith(_MAY_BE_ZERO) or path.startswith(("energy.", "area."))
     if np.any(numbers < 0) or (np.any(numbers == 0) and not may_be_zero):
         return [Problem(f"must be greater than 0, found {value}", path=path)]
+    if path.endswith("efficiency") and np.any(numbers > 1):
+        return [Problem(f"must be at most 1, found {value}", path=path)]
     if path == "resident_share" and np.any(numbers >= 1):
         return [Problem(f"must be less than 1, found {value}", "tiles need the rest of the level", path=path)]
     if path == "area.other" and np.any(numbers >= 1):
@@ -97,12 +112,14 @@ def _with_value(chip: Chip, path: list[str], value: Any) -> Chip:
             return replace(chip, tdp_w=value)
         case ["overhead", "launch"]:
             return replace(chip, launch_s=value)
+        case ["overhead", "pack"] if chip.pack is not None:
+            return replace(chip, pack=replace(chip.pack, read=value, write=value))
         case ["cores" | "resident_share" as name]:
             return replace(chip, **{name: value})
         case ["matrix", *rest]:
             return replace(chip, matrix=_matrix_with(chip.matrix, rest, value))
-        case ["vector", "lanes"]:
-            return replace(chip, vector=replace(chip.vector, lanes=value))
+        case ["vector", "lanes" | "efficiency" as name]:
+            return replace(chip, vector=replace(chip.vector, **{name: value}))
         case ["vector", "cycles", primitive]:
             return replace(chip, vector=replace(chip.vector, cycles={**chip.vector.cycles, primitive: value}))
         case ["memory", name, *rest]:
@@ -174,8 +191,8 @@ def _level_with(level: MemoryLevel, path: list[str], value: Any) -> MemoryLevel:
             return replace(level, latency_s=value)
         case ["burst"]:
             return replace(level, burst_bytes=value)
-        case ["channels"]:
-            return replace(level, channels=value)
+        case ["channels" | "efficiency" as name]:
+            return replace(level, **{name: value})
         case ["bandwidth", *direction]:
             return replace(level, bandwidth=_bandwidth_with(level.bandwidth, direction, value))
     raise AssertionError(path)
@@ -197,6 +214,8 @@ def value_of(chip: Chip, path: str) -> Number:
             return chip.tdp_w
         case ["overhead", "launch"]:
             return chip.launch_s
+        case ["overhead", "pack"] if chip.pack is not None:
+            return chip.pack.read
         case ["cores" | "resident_share" as name]:
             return float(getattr(chip, name))
         case ["matrix", "rates", number_format]:
@@ -207,6 +226,8 @@ def value_of(chip: Chip, path: str) -> Number:
             return float(getattr(chip.matrix, name))
         case ["vector", "lanes"]:
             return chip.vector.lanes
+        case ["vector", "efficiency"]:
+            return chip.vector.efficiency
         case ["vector", "cycles", primitive]:
             return chip.vector.cycles[primitive]
         case ["memory", name, field, *direction]:
@@ -222,4 +243,5 @@ def _level_value(level: MemoryLevel, field: str, direction: list[str]) -> Number
     if field == "bandwidth":
         return level.bandwidth.write if direction == ["write"] else level.bandwidth.read
     values = {"capacity": level.capacity_bytes, "latency": level.latency_s, "burst": level.burst_bytes, "channels": level.channels}
+    values["efficiency"] = level.efficiency
     return values[field]

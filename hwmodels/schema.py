@@ -7,7 +7,7 @@ are evaluated right here: as text, pydantic would compile each of them at import
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Lt, MinLen
+from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import CoreSchema, core_schema
 
@@ -17,6 +17,7 @@ from hwmodels.chip import Bandwidth, Chip, MatrixUnit, MemoryLevel, Provenance, 
 Format = Literal["bf16", "fp16", "fp32", "fp8", "int8", "int4"]
 Accumulator = Literal["fp32", "fp16", "int32"]
 Positive = Annotated[float, Gt(0)]
+Efficiency = Annotated[float, Gt(0), Le(1)]
 PositiveInt = Annotated[int, Gt(0)]
 
 
@@ -84,7 +85,7 @@ class Tile(Fields):
 
 
 class Systolic(Fields):
-    """`count` arrays of `rows` x `cols` PEs per core; `rates` are MACs per PE and cycle."""
+    """`count` arrays of `rows` x `cols` PEs per core; `rates` are MACs per PE and cycle, of which `efficiency` is sustained."""
 
     kind: Literal["systolic"]
     count: PositiveInt
@@ -94,11 +95,13 @@ class Systolic(Fields):
     weight_preload: Literal["overlapped", "serial"] = "overlapped"
     rates: Annotated[dict[Format, Positive], MinLen(1)]
     accumulate: dict[Format, Accumulator]
+    efficiency: Efficiency = 1.0
 
     def build(self) -> MatrixUnit:
         flows = tuple(dict.fromkeys(self.dataflows))
         shape = (self.rows, self.cols, (1, 1, 1))
-        return MatrixUnit(self.kind, self.count, *shape, flows, self.weight_preload, _by_name(self.rates), _by_name(self.accumulate))
+        formats = _by_name(self.rates), _by_name(self.accumulate)
+        return MatrixUnit(self.kind, self.count, *shape, flows, self.weight_preload, *formats, self.efficiency)
 
 
 class TensorCore(Fields):
@@ -109,10 +112,11 @@ class TensorCore(Fields):
     tile: Tile
     rates: Annotated[dict[Format, Positive], MinLen(1)]
     accumulate: dict[Format, Accumulator]
+    efficiency: Efficiency = 1.0
 
     def build(self) -> MatrixUnit:
         shape = (1, 1, (self.tile.m, self.tile.n, self.tile.k))
-        return MatrixUnit(self.kind, self.count, *shape, (), "overlapped", _by_name(self.rates), _by_name(self.accumulate))
+        return MatrixUnit(self.kind, self.count, *shape, (), "overlapped", _by_name(self.rates), _by_name(self.accumulate), self.efficiency)
 
 
 class Cycles(Fields):
@@ -126,14 +130,15 @@ class Cycles(Fields):
 
 
 class Vector(Fields):
-    """`lanes` fp32 lanes per core."""
+    """`lanes` fp32 lanes per core; they sustain `efficiency` of their rate."""
 
     lanes: PositiveInt
     cycles: Cycles
+    efficiency: Efficiency = 1.0
 
 
 class Memory(Fields):
-    """One level; capacity and bandwidth are per core where `per` is `core`."""
+    """One level; capacity and bandwidth are per core where `per` is `core`; of the bandwidth, `efficiency` is sustained."""
 
     capacity: Annotated[float, Quantity("size")]
     bandwidth: Annotated[Bandwidth, BandwidthQuantity()]
@@ -146,6 +151,7 @@ class Memory(Fields):
     multicast: bool = False
     technology: str = ""
     ecc: Literal["none", "sideband", "inline"] = "none"
+    efficiency: Efficiency = 1.0
 
     def build(self, name: str) -> MemoryLevel:
         return MemoryLevel(
@@ -161,13 +167,16 @@ class Memory(Fields):
             multicast=self.multicast,
             technology=self.technology,
             ecc=self.ecc,
+            efficiency=self.efficiency,
         )
 
 
 class Overhead(Fields):
-    """What each fusion group pays besides its work."""
+    """What each fusion group pays besides its work: a launch, and, where a library rearranges the weights of a product of several rows
+    before it multiplies, their bytes at the bandwidth `pack`."""
 
     launch: Annotated[float, Quantity("time", may_be_zero=True)] = 0.0
+    pack: Annotated[Bandwidth, BandwidthQuantity()] | None = None
 
 
 class PrimitiveEnergy(Fields):
@@ -236,9 +245,10 @@ class ChipFile(Fields):
             clock_hz=self.clock,
             cores=self.cores,
             matrix=self.matrix.build(),
-            vector=VectorUnit(self.vector.lanes, self.vector.cycles.model_dump()),
+            vector=VectorUnit(self.vector.lanes, self.vector.cycles.model_dump(), self.vector.efficiency),
             memory=tuple(level.build(name) for name, level in self.memory.items()),
             launch_s=self.overhead.launch,
+            pack=self.overhead.pack,
             resident_share=self.resident_share,
             tdp_w=self.tdp,
             technology=self.technology,

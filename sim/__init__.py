@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from functional.sampling import Sampling
     from hwmodels import chip_names, load_chip, with_values
     from sim.api import predict, predict_graph, roofline_grid, trace_model
+    from sim.evidence.calibrate import calibrate
+    from sim.evidence.validate import validate
     from sim.explore.compare import compare
     from sim.explore.generation import Speculation, predict_generation
     from sim.explore.limits import limits
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
     from sim.explore.sweep import sweep, sweep_table
     from sim.present.dashboard import dashboard
     from sim.present.figures import breakdown_figure, roofline_figure, timeline_figure
-    from sim.profiling import profile
     from sim.timeline import Timeline
     from sim.verification import verify
     from workloads.library import load_model, model_names
@@ -37,6 +38,7 @@ __all__ = [
     "Speculation",
     "Timeline",
     "breakdown_figure",
+    "calibrate",
     "chip_names",
     "compare",
     "dashboard",
@@ -47,7 +49,6 @@ __all__ = [
     "predict",
     "predict_generation",
     "predict_graph",
-    "profile",
     "roofline_figure",
     "roofline_grid",
     "sensitivity",
@@ -56,6 +57,7 @@ __all__ = [
     "sweep_table",
     "timeline_figure",
     "trace_model",
+    "validate",
     "verify",
     "with_values",
 ]
@@ -67,6 +69,7 @@ _HOME = {
     "Speculation": "sim.explore.generation",
     "Timeline": "sim.timeline",
     "breakdown_figure": "sim.present.figures",
+    "calibrate": "sim.evidence.calibrate",
     "chip_names": "hwmodels",
     "compare": "sim.explore.compare",
     "dashboard": "sim.present.dashboard",
@@ -77,7 +80,6 @@ _HOME = {
     "predict": "sim.api",
     "predict_generation": "sim.explore.generation",
     "predict_graph": "sim.api",
-    "profile": "sim.profiling",
     "roofline_figure": "sim.present.figures",
     "roofline_grid": "sim.api",
     "sensitivity": "sim.explore.sensitivity",
@@ -86,6 +88,7 @@ _HOME = {
     "sweep_table": "sim.explore.sweep",
     "timeline_figure": "sim.present.figures",
     "trace_model": "sim.api",
+    "validate": "sim.evidence.validate",
     "verify": "sim.verification",
     "with_values": "hwmodels",
 }

@@ -22,6 +22,9 @@ it again. Every output tile is written once, in the output format. Cores share n
   have none) are written by the scores, read by the maxima, read by the exponentials, which write theirs, read and written by the
   normalisation, read by the product with the values; maxima, one per row, are written once and read once.
 
+* `keys_shared`: cores share an outer level that keeps what it has read of keys and values. A tile is brought from DRAM the first time that
+  any query tile of its pair sees it, and from that level ever after.
+
 `split` = (parts of pairs, parts of query positions) over as many cores, equal parts rounded up, the last ones smaller or empty. The
 matrix units of one core share the rows of a query tile (`array_axis` "m") or the columns of a product ("n").
 """
@@ -85,6 +88,7 @@ class AttentionMapping:
     split: tuple[int, int]
     dataflow: str
     array_axis: Literal["m", "n"]
+    keys_shared: bool = False
 
 
 def visible_keys(attention: Attention, queries: Span) -> Span:

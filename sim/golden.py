@@ -226,8 +226,8 @@ def seeded_step(config: ModelConfig, scenario: Scenario, seed: int) -> SeededSte
     if context:
         prefill(config, weights, before, cache)
     scales = calibrate(config, weights, ids, cache, context, scenario.logits, formats.activations, formats.kv)
-    error = format_error(config, weights, torch.cat((before, ids), 1), (formats.weights, formats.activations, formats.kv))
     small = quantise_weights(weights, formats.weights, formats.activations)
+    error = format_error(config, weights, torch.cat((before, ids), 1), (formats.weights, formats.activations, formats.kv), small)
     return SeededStep(config, scenario, small, quantise_cache(cache, scales, formats.kv), ids, scales, error)
 
 

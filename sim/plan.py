@@ -5,7 +5,7 @@ Fusion groups and the residency of intermediates come from `workloads` as number
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -47,6 +47,12 @@ def plan(graph: OpGraph, chip: Chip, fused: bool = True) -> Plan:
         message = f"--split {parts} runs on as many cores; {chip.name} has {np.min(chip.cores)}"
         raise ScenarioError(Problem(message, f"raise cores to {parts}", path="cores"))
     return Plan(graph, chip, asked)
+
+
+def sustained(plan: Plan) -> Plan:
+    """The same plan on the chip at the rates and bandwidths that it sustains: what tiled and cycle time, not the roofline or the floor."""
+    chip = plan.chip.sustained()
+    return plan if chip is plan.chip else replace(plan, chip=chip)
 
 
 def resident_level(chip: Chip) -> MemoryLevel:

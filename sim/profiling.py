@@ -32,7 +32,7 @@ from functional.weights import dtype_named, named_weights, random_weights, rotar
 from functional.work import Mask
 from hwmodels import load_chip
 from hwmodels.chip import Chip
-from sim.engines import DEFAULT_ENGINE
+from sim.engines import DEFAULT_ENGINE, ENGINES
 from sim.explore.stretch import stretch
 from workloads.library import load_model
 from workloads.scenario import Formats, Scenario
@@ -194,13 +194,18 @@ def profile(
     `model` is a checkpoint's folder, or a configuration that gets random weights (in fp32 unless `weights` says otherwise). Raises
     `BadInput` for what cannot be loaded, generated or predicted.
     """
+    flags = {"--prompt": prompt, "--tokens": tokens}
+    problems = [Problem(f"must be at least 1, found {value}", path=flag) for flag, value in flags.items() if value < 1]
+    if weights is not None and weights not in TORCH_FORMATS:
+        problems.append(Problem(f"nothing is measured in '{weights}'", did_you_mean(weights, TORCH_FORMATS), path="--weights"))
+    if engine not in ENGINES:
+        problems.append(Problem(f"unknown engine '{engine}'", did_you_mean(engine, ENGINES), path="--engine"))
+    if problems:
+        raise ScenarioError(problems)
+    built = None if chip is None else chip if isinstance(chip, Chip) else load_chip(chip)
     config, tensors = _opened(model, weights)
     number_format = _format_of(tensors)
-    built = None if chip is None else chip if isinstance(chip, Chip) else load_chip(chip)
     predicted = {} if built is None else _predicted_s(config, built, engine, number_format, batch, prompt, tokens, sampling)
-    if prompt < 1 or tokens < 1:
-        flags = {"--prompt": prompt, "--tokens": tokens}
-        raise ScenarioError(Problem(f"must be at least 1, found {value}", path=flag) for flag, value in flags.items() if value < 1)
     ids = torch.randint(config.vocab_size, (prompt,), generator=torch.Generator().manual_seed(sampling.seed)).tolist()
     watching = Profile(clock)
     steps = generate(config, tensors, [ids], tokens + 1, sampling, copies=batch, chunk=prompt, interpreter=watching)
@@ -229,9 +234,6 @@ def profile(
 
 
 def _opened(model: str | Path | ModelConfig, weights: str | None) -> tuple[ModelConfig, Weights[Tensor]]:
-    if weights is not None and weights not in TORCH_FORMATS:
-        cure = did_you_mean(weights, TORCH_FORMATS)
-        raise ScenarioError(Problem(f"nothing is measured in '{weights}'", cure, path="--weights"))
     if not isinstance(model, ModelConfig) and Path(model).is_dir():
         checkpoint = open_checkpoint(Path(model))
         return checkpoint.config, checkpoint.weights if weights is None else _converted(checkpoint.config, checkpoint.weights, weights)

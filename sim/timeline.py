@@ -20,8 +20,8 @@ from hwmodels.units import format_seconds
 from sim.intervals import Floats, Intervals, Part, Schedule, joined
 from workloads.graph import OpGraph, OpNode
 
-LOST = ("padding", "refetch", "fill_drain", "dram_latency", "launch", "stall")
-"""Causes that part a latency from its roofline; they add up to the difference."""
+LOST = ("padding", "refetch", "sustained", "fill_drain", "dram_latency", "launch", "stall")
+"""Causes that part a latency from its roofline; they add up to the difference. sustained: rates and bandwidths below their peak."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +108,11 @@ class Timeline:
         return None if self.spent is None else self.spent.total_j
 
     @property
+    def energy_by_j(self) -> Mapping[str, float] | None:
+        """Joules by unit, level and `static`."""
+        return None if self.spent is None else self.spent.by_resource_j
+
+    @property
     def power_w(self) -> float | None:
         """Watts on average over the step."""
         return None if self.spent is None else self.spent.total_j / self.total_s
@@ -158,7 +163,8 @@ class Timeline:
         wanted = sorted({group for op, group in zip(self.graph.ops, self.group.tolist(), strict=True) if op.component == component})
         makers = [make for make in tiles if make is not None]
         if len(makers) < len(tiles):
-            raise BadInput(Problem(f"engine {self.engine} keeps no tile intervals", "take cycle", path="--engine"))
+            cure = "take cycle" if self.engine != "cycle" else f"take a chip that is not calibrated; {self.chip} is, and no tile is played"
+            raise BadInput(Problem(f"engine {self.engine} keeps no tile intervals", cure, path="--engine"))
         return self._joined(wanted, makers)
 
     def _joined(self, groups: Iterable[int], makers: Sequence[Callable[[], Intervals]]) -> Intervals:

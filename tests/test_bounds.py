@@ -80,6 +80,8 @@ def test_fusion_helps_and_leaves_the_useful_work_alone(model: str, phase: Phase)
 # Llama 3.2 1B: a layer has 2048 x 2048 x 2 + 2048 x 512 x 2 + 3 x 2048 x 8192 + 2 x 2048 = 60821504 weights; 16 layers, the table of
 # 128256 x 2048 that lm_head shares, and the last norm: 1235814400. A token has 16 layers x 2 x 8 heads x 64 = 16384 cache entries.
 WEIGHTS_1B = 1_235_814_400
+SCALES_1B = 4 * (128_256 + 16 * (2 * 2048 + 2 * 512 + 2 * 8192 + 2048))
+"""int8: an fp32 scale per row of the table and of q, o, k, v, gate, up and down."""
 CACHE_PER_TOKEN_1B = 16_384
 
 
@@ -93,7 +95,7 @@ def test_compulsory_bytes_of_a_decode_step(fused: bool) -> None:
 @pytest.mark.parametrize("fused", [True, False])
 def test_compulsory_bytes_of_a_prefill(fused: bool) -> None:
     asked = demand(trace_model("llama-3.2-1b", "int8", phase="prefill", batch=2, prompt=300), fused)
-    assert asked.compulsory_bytes(is_write=False) == WEIGHTS_1B + 2 * 300 * 4
+    assert asked.compulsory_bytes(is_write=False) == WEIGHTS_1B + SCALES_1B + 2 * 300 * 4
     assert asked.compulsory_bytes(is_write=True) == 600 * CACHE_PER_TOKEN_1B + 2 * 128_256
 
 
@@ -109,7 +111,8 @@ def test_of_a_table_of_its_own_only_the_gathered_rows_are_compulsory() -> None:
 def test_70b_does_not_fit_the_edge_and_is_predicted_all_the_same() -> None:
     timeline = predict("llama-3.1-70b", "edge-npu", phase="decode", engine="roofline")
     assert not timeline.memory.fits
-    assert timeline.memory.weights_bytes == 70_553_706_496  # int8
+    # int8, with an fp32 scale per row: two tables of 128,256 words, and 80 layers of 8192 + 2 x 1024 + 8192 + 2 x 28672 + 8192 rows.
+    assert timeline.memory.weights_bytes == 70_553_706_496 + 4 * (2 * 128_256 + 80 * 83_968)
     assert timeline.total_s > 70_553_706_496 / 51.2e9 * 0.98  # it still has to be read, but for the embedding table
     assert not timeline.to_dict()["memory"]["fits"]
 
@@ -124,7 +127,7 @@ def test_a_step_fits_up_to_the_last_byte() -> None:
     memory = memory_of(8e9)
     assert memory.fits
     assert memory.needed_bytes == memory.weights_bytes + memory.kv_cache_bytes + memory.activations_bytes
-    assert memory.weights_bytes == WEIGHTS_1B
+    assert memory.weights_bytes == WEIGHTS_1B + SCALES_1B
     assert memory.kv_cache_bytes == 101 * CACHE_PER_TOKEN_1B
     assert memory_of(memory.needed_bytes).fits
     assert not memory_of(memory.needed_bytes - 1).fits

@@ -117,7 +117,7 @@ def test_tensor_cores(write) -> None:
         (
             "  rows: 4\n",
             "  rows: 4\n  tile: {m: 1, n: 1, k: 1}\n",
-            "12: matrix.tile: unknown field; known: kind, count, rows, cols, dataflows, weight_preload, rates, accumulate",
+            "12: matrix.tile: unknown field; known: kind, count, rows, cols, dataflows, weight_preload, rates, accumulate, efficiency",
         ),
         ("kind: systolic", "kind: sistolic", "8: matrix: unknown kind 'sistolic'; did you mean 'systolic'?"),
         ("  kind: systolic\n", "", "8: matrix: the field 'kind' is missing; write one of: systolic, tensor_core"),
@@ -131,13 +131,8 @@ def test_tensor_cores(write) -> None:
         ("tdp: 5 W", "resident_share: 1", "7: resident_share: must be less than 1, found 1"),
         ("tdp: 5 W", "resident_share: 0", "7: resident_share: must be greater than 0, found 0"),
         ("tdp: 5 W", "tdp: 5 W\nclock: 2 GHz", "8: clock: given twice (lines 5 and 8); keep one of them"),
-        (
-            "tdp: 5 W",
-            "tdp: {value: 5 W, standing: fitted}",
-            "7: tdp.standing: a chip file holds no fitted numbers; they live in the calibration library, per technology",
-        ),
         ("tdp: 5 W", "tdp: {value: 5 W, sauce: me}", "7: tdp.sauce: unknown field; did you mean 'source'?"),
-        ("tdp: 5 W", "tdp: {value: 5 W, standing: sure}", "7: tdp.standing: expected datasheet, measured or assumed, found 'sure'"),
+        ("tdp: 5 W", "tdp: {value: 5 W, standing: sure}", "7: tdp.standing: expected datasheet, measured, assumed or fitted, found 'sure'"),
         ("tdp: 5 W", "base: edge-npuu", "7: base: unknown chip 'edge-npuu'; did you mean 'edge-npu'?"),
         ("tdp: 5 W", "base: other.yaml", "7: base: no such file: 'other.yaml'; write it relative to this file"),
         ("tdp: 5 W", "base: [a]", "7: base: expected a chip's name or the path of a file; e.g. 'base: edge-npu'"),

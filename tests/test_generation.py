@@ -15,10 +15,10 @@ import pytest
 
 from functional.errors import BadInput
 from hwmodels import chip_names, load_chip
-from sim import Sampling, Speculation, load_model, predict, predict_generation, predict_graph
+from sim import Sampling, Speculation, Timeline, api, load_model, predict_generation
 from sim.engines import ENGINES
 from sim.explore.generation import DRAFT, expected_tokens
-from sim.explore.stretch import stretch
+from sim.explore.stretch import TOLERANCE, ClassTimes, stretch
 from tests.chips import round_chip, round_model
 from workloads.scenario import Formats, Scenario
 from workloads.trace import trace
@@ -27,11 +27,16 @@ CHIPS = ("edge-npu", "a100-sxm4-80gb", "gemmini-default")
 DRAWN = Sampling(1.0, top_k=50, top_p=0.9)
 
 
+def predict(*arguments: Any, **asked: Any) -> Timeline:
+    """A step as a generation times it: without prefetch."""
+    return api.predict(*arguments, **asked, prefetch=asked.get("engine") != "cycle")
+
+
 def extended(model: str, chip: str, engine: str, q_len: int, context: int, logits: Any, sampling: Sampling | None = None) -> Any:
     """Another way to a step of several tokens: traced with numbers alone."""
     built = load_chip(chip)
     scenario = Scenario.extend(Formats.of(built.default_format), 1, q_len, context, logits, sampling)
-    return predict_graph(trace(load_model(model), scenario), built, engine)
+    return api.predict_graph(trace(load_model(model), scenario), built, engine, prefetch=engine != "cycle")
 
 
 # Token by token --------------------------------------------------------------------------------------------------------------------------
@@ -75,26 +80,32 @@ def test_the_first_token_comes_out_of_the_prompt() -> None:
     assert two.total_s == one.total_s + predict("stories15m", "edge-npu", phase="decode", context=20).total_s
 
 
-def test_totals_are_the_sums_of_the_steps() -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+def test_totals_are_the_sums_of_the_steps(engine: str) -> None:
     """Per op and per component, of everything that the JSON object promises."""
-    asked: dict[str, Any] = {"prompt": 40, "engine": "tiled"}
+    asked: dict[str, Any] = {"prompt": 40, "engine": engine}
     found = predict_generation("stories15m", "edge-npu", tokens=6, **asked).to_dict()
     steps = [predict("stories15m", "edge-npu", **asked).to_dict()]
-    steps += [predict("stories15m", "edge-npu", phase="decode", context=40 + i, engine="tiled").to_dict() for i in range(5)]
+    steps += [predict("stories15m", "edge-npu", phase="decode", context=40 + i, engine=engine).to_dict() for i in range(5)]
     assert [op["name"] for op in found["ops"]] == [op["name"] for op in steps[0]["ops"]]
     for i, op in enumerate(found["ops"]):
         assert set(op) == set(steps[0]["ops"][i])
         assert op["group"] == steps[0]["ops"][i]["group"]
         for name in ("flops", "useful_macs", "dram_bytes"):
             assert op[name] == sum(step["ops"][i][name] for step in steps), (op["name"], name)
-        for name in ("issued_macs", "latency_s", "busy_s"):
+        for name in ("issued_macs", "latency_s", "busy_s", "energy_j"):
             assert op[name] == pytest.approx(sum(step["ops"][i][name] for step in steps), rel=1e-12)
         for cause, seconds in op["lost_s"].items():
             assert seconds == pytest.approx(sum(step["ops"][i]["lost_s"][cause] for step in steps), rel=1e-9, abs=1e-18)
     for i, component in enumerate(found["components"]):
-        assert component["latency_s"] == pytest.approx(sum(step["components"][i]["latency_s"] for step in steps), rel=1e-12)
-    assert found["latency_s"] == pytest.approx(sum(step["latency_s"] for step in steps), rel=1e-12)
-    assert found["floor_s"] == pytest.approx(sum(step["floor_s"] for step in steps), rel=1e-12)
+        for name in ("latency_s", "energy_j"):
+            assert component[name] == pytest.approx(sum(step["components"][i][name] for step in steps), rel=1e-12)
+    for name in ("latency_s", "floor_s", "energy_j"):
+        assert found[name] == pytest.approx(sum(step[name] for step in steps), rel=1e-12)
+    for name, joules in found["energy_by_j"].items():
+        assert joules == pytest.approx(sum(step["energy_by_j"][name] for step in steps), rel=1e-12)
+    assert found["j_per_token"] * 6 == pytest.approx(found["energy_j"])
+    assert found["area_mm2"] == steps[0]["area_mm2"]
     assert sum(op["latency_s"] for op in found["ops"]) == pytest.approx(found["latency_s"], rel=1e-12)
     assert set(steps[0]) | {"generate"} == set(found)
     assert found["memory"]["kv_cache_bytes"] == steps[-1]["memory"]["kv_cache_bytes"]
@@ -123,6 +134,42 @@ def test_groups_that_do_not_grow_are_asked_once(engine: str, monkeypatch: pytest
 def test_all_chips(chip: str) -> None:
     found = predict_generation("stories15m", chip, tokens=3, prompt=10)
     assert found.token_latency_s[2] == predict("stories15m", chip, phase="decode", context=11).total_s
+
+
+@pytest.mark.parametrize("engine", ["tiled", "cycle"])
+@pytest.mark.parametrize("chip", [*CHIPS, "cloud-npu"])
+def test_what_lies_between_tilings(chip: str, engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Close to the truth, and the truth where a pass of the array begins and ends; of a shorter curve everywhere."""
+    built = load_chip(chip)
+    config, scenario = load_model("llama-3.2-1b"), Scenario.decode(Formats.of(built.default_format), 1, np.arange(250, 291))
+    exact = stretch(config, scenario, built, engine, True)
+    monkeypatch.setattr("sim.explore.stretch.EXACT_CONTEXTS", 1)
+    found = stretch(config, scenario, built, engine, True)
+    np.testing.assert_allclose(found.latency_s, exact.latency_s, rtol=TOLERANCE)
+    assert found.latency_s.sum() == pytest.approx(exact.latency_s.sum(), rel=1e-4)
+    grain = max(built.matrix.rows, built.matrix.cols) if built.matrix.kind == "systolic" else max(built.matrix.tile)
+    keys = np.arange(251, 292)
+    edges = (keys % grain == 0) | (keys % grain == 1) | (keys == 251) | (keys == 291)
+    assert (found.latency_s == exact.latency_s)[edges].all()
+    weights = np.ones(41)
+    for total, wanted in zip(found.totals(weights), exact.totals(weights), strict=True):
+        assert total.name == wanted.name
+        assert total.latency_s == pytest.approx(wanted.latency_s, rel=5e-3)
+        assert total.useful_macs == wanted.useful_macs
+        assert sum(total.bound_s.values()) == pytest.approx(total.latency_s, rel=1e-9)
+    assert sum(total.latency_s for total in found.totals(weights)) == pytest.approx(found.latency_s.sum(), rel=1e-12)
+
+
+def test_figures_between_two_places_by_hand() -> None:
+    """Places 0, 2 and 5 of six: lines between them, bound by what binds the last of them before."""
+    row = np.array([1.0, 3.0, 9.0])
+    none = np.zeros((2, 3))
+    known = ClassTimes(row, ["a", "b", "c"], np.array([row, 2 * row]), none, none, none, {"stall": row}, {}, none)
+    found = known.spread([0, 2, 5], 6)
+    assert found.latency_s.tolist() == found.lost_s["stall"].tolist() == [1, 2, 3, 5, 7, 9]
+    assert found.shares.tolist() == [[1, 2, 3, 5, 7, 9], [2, 4, 6, 10, 14, 18]]
+    assert found.bound_by == ["a", "a", "b", "b", "b", "c"]
+    assert known.spread([0, 1, 2], 3) is known
 
 
 # Chunks of the prompt --------------------------------------------------------------------------------------------------------------------

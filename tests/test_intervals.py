@@ -14,7 +14,7 @@ from sim.engines import ENGINES
 from sim.intervals import Intervals, Log
 from workloads.scenario import PHASES, Phase
 
-CHIPS = ("edge-npu", "gemmini-default", "a100-sxm4-80gb")
+CHIPS = ("edge-npu", "gemmini-default", "cloud-npu")
 
 
 @cache
@@ -142,6 +142,13 @@ def test_alike_layers_are_the_same_moved_in_time() -> None:
 def test_engines_without_tiles_say_so(engine: str) -> None:
     with pytest.raises(BadInput, match=f"engine {engine} keeps no tile intervals; take cycle"):
         step("edge-npu", engine, "decode").tile_intervals("lm_head")
+
+
+def test_calibrated_chips_play_no_tiles() -> None:
+    timeline = step("a100-sxm4-80gb", "cycle", "decode")
+    assert len(timeline.intervals) > len(timeline.group_s)
+    with pytest.raises(BadInput, match="take a chip that is not calibrated"):
+        timeline.tile_intervals("lm_head")
 
 
 def test_an_unknown_component_is_told() -> None:

@@ -46,6 +46,7 @@ PUBLIC = [
     "Speculation",
     "Timeline",
     "breakdown_figure",
+    "calibrate",
     "chip_names",
     "compare",
     "dashboard",
@@ -56,7 +57,6 @@ PUBLIC = [
     "predict",
     "predict_generation",
     "predict_graph",
-    "profile",
     "roofline_figure",
     "roofline_grid",
     "sensitivity",
@@ -65,6 +65,7 @@ PUBLIC = [
     "sweep_table",
     "timeline_figure",
     "trace_model",
+    "validate",
     "verify",
     "with_values",
 ]

@@ -51,16 +51,24 @@ def test_decode_turns_where_half_of_it_is_bound_by_the_units() -> None:
         return step.bound_shares.get("matrix", 0.0) + step.bound_shares.get("vector", 0.0)
 
     turning = 0
+    units = set()
     for row in limits("llama-3.2-1b", "edge-npu", context=64).rows:
         if row.compute_bound_batch is None:
             assert units_share(row, 4096) < 0.5
             continue
         assert units_share(row, row.compute_bound_batch) >= 0.5
         assert row.compute_bound_fits == (row.compute_bound_batch <= row.max_batch)
+        step = predict(
+            "llama-3.2-1b", "edge-npu", phase="decode", batch=row.compute_bound_batch, context=64, weights=row.weights, kv=row.kv
+        )
+        shares = {name: step.bound_shares.get(name, 0.0) for name in ("matrix", "vector")}
+        assert row.compute_bound_by == max(shares, key=shares.__getitem__)
+        units.add(row.compute_bound_by)
         if row.compute_bound_batch > 1:
             turning += 1
             assert units_share(row, row.compute_bound_batch - 1) < 0.5
     assert turning
+    assert units == {"matrix", "vector"}  # where weights and activations differ, conversions bind first
 
 
 def test_hand_value_of_the_longest_context() -> None:

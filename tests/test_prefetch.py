@@ -203,7 +203,7 @@ def test_room_is_what_the_tiles_in_use_leave(chip_name: str, phase: Phase) -> No
     home = weights_level(chip)
     share = 1 - float(chip.resident_share) if "activations" in home.holds else 1.0
     for each in play_classes(planned):
-        room = _room_bytes(each, planned)
+        room = _room_bytes(each)
         assert 0 <= room <= share * float(home.capacity_bytes)
         choice = each.mapped.choice
         if choice is None or not hasattr(choice.mapping, "stages"):
@@ -222,10 +222,10 @@ def test_a_full_memory_takes_nothing_early() -> None:
     planned = plan(trace_model("stories15m", "int8", phase="decode", context=20), chip)
     each = next(each for each in play_classes(planned) if any(op.kind == "Linear" for op in each.group_class.ops))
     home = weights_level(chip)
-    used = (1 - float(chip.resident_share)) * float(home.capacity_bytes) - _room_bytes(each, planned)
+    used = (1 - float(chip.resident_share)) * float(home.capacity_bytes) - _room_bytes(each)
     tight = replace(home, capacity_bytes=used / (1 - float(chip.resident_share)))
     small = replace(chip, memory=(chip.dram, tight))
-    assert _room_bytes(replace(each, chip=small), replace(planned, chip=small)) == pytest.approx(0.0, abs=1e-6)
+    assert _room_bytes(replace(each, chip=small)) == pytest.approx(0.0, abs=1e-6)
 
 
 # The flag ---------------------------------------------------------------------------------------------------------------------------------

@@ -105,24 +105,24 @@ def test_sequences_of_a_batch_have_a_cache_each() -> None:
 
 
 def test_an_integer_format_has_its_own_rate_and_its_own_bytes() -> None:
-    # int8 throughout: 1e6 MAC at 2e11 MAC/s: 5 us. Decode: 100 + 10000 + 100 B: 0.102 us.
+    # int8 throughout: 1e6 MAC at 2e11 MAC/s: 5 us. Decode: 100 + 10000 + 100 B, and an fp32 scale for each of 100 rows: 0.106 us.
     int8 = {"weights": "int8", "activations": "int8", "kv": "int8"}
     says(prefill(**int8), "self_attn.q_proj", 5, "matrix")
-    says(decode(**int8), "self_attn.q_proj", 0.102, "dram")
+    says(decode(**int8), "self_attn.q_proj", 0.106, "dram")
 
 
 def test_narrow_weights_are_brought_to_the_format_of_the_activations() -> None:
-    # int8 weights, bf16 activations: bf16 products. Decode: 200 + 10000 + 200 B = 10400 B, 0.104 us; but 1e4 weights, each converted and
+    # int8 weights, bf16 activations: bf16 products. Decode: 200 + 10400 + 200 B = 10800 B, 0.108 us; but 1e4 weights, each converted and
     # multiplied by its scale: 2e4 lane cycles, 2 us.
     says(prefill(weights="int8"), "self_attn.q_proj", 10, "matrix")
     timeline = decode(weights="int8")
     says(timeline, "self_attn.q_proj", 2, "vector")
-    assert row(timeline, "self_attn.q_proj")["dram_bytes"] == 10_400
+    assert row(timeline, "self_attn.q_proj")["dram_bytes"] == 10_800
 
 
 def test_four_bits_are_half_a_byte() -> None:
-    # 1e4 weights in 5000 B, and 200 B in and out.
-    assert row(decode(weights="int4"), "self_attn.q_proj")["dram_bytes"] == 5_400
+    # 1e4 weights in 5000 B, an fp32 scale for each of 100 rows, and 200 B in and out.
+    assert row(decode(weights="int4"), "self_attn.q_proj")["dram_bytes"] == 5_800
 
 
 # Vector work -----------------------------------------------------------------------------------------------------------------------------

@@ -204,7 +204,7 @@ def test_command_prints_the_answer_with_its_proof_and_refuses_with_exit_code_2()
     base = [sys.executable, "-c", "from sim.cli import main; main()", "solve", "llama-3.2-3b", "--chip", "edge-npu", "--engine", "roofline"]
     command = [*base, "--phase", "decode", "--context", "4096", "--target", "30 tok/s", "--vary", "memory.dram.bandwidth"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "memory.dram.bandwidth = 103.549 GB/s (the chip has 51.2 GB/s, 2.02x)" in done.stdout
+    assert "memory.dram.bandwidth = 103.657 GB/s (the chip has 51.2 GB/s, 2.02x)" in done.stdout
     assert "misses by" in done.stdout
     as_json = json.loads(subprocess.run([*command, "--format", "json"], capture_output=True, text=True, check=True).stdout)
     (proof,) = as_json["proof"]

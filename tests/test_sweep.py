@@ -92,6 +92,7 @@ def check_rows(table: Any, engine: str) -> int:
         assert row["latency_s"] == step.total_s
         assert row["tokens_per_s"] == step.tokens_per_s
         assert row["floor_s"] == step.floor_s
+        assert (row["energy_j"], row["power_w"], row["area_mm2"]) == (step.energy_j, step.power_w, step.area_mm2)
         assert row["memory_bytes"] == step.memory.needed_bytes
         assert row["fits"] == step.memory.fits
         assert row["bound_by"] == next(iter(step.bound_shares))
@@ -170,7 +171,7 @@ def test_the_vectorised_roofline_is_the_scalar_one_on_random_chips(chips: int) -
     drawn = {path: np.exp(rng.uniform(np.log(low), np.log(high), chips)) for path, (low, high) in ranges.items()}
     drawn["cores"] = rng.integers(1, 9, chips).astype(float)
     drawn["matrix.rows"] = rng.integers(1, 300, chips).astype(float)
-    for phase, weights in (("prefill", "int8"), ("decode", "int4")):
+    for phase, weights in (("prefill", "int8"), ("decode", "int4"), ("decode", "int4:g128")):
         graph = trace_model("stories15m", "bf16", phase=phase, prompt=96, weights=weights, batch=2)  # type: ignore[arg-type]
         found = latencies(plan(graph, with_values(load_chip("edge-npu"), drawn)))
         step = Step("stories15m", phase, 2, 96, weights=weights, activations="bf16", kv="bf16", engine="roofline")  # type: ignore[arg-type]
@@ -381,6 +382,7 @@ BAD = [
         "matrix.rows: {from: 1, to: 10, stops: 4}",
         ["axes.matrix.rows.stops: unknown field; did you mean 'steps'?"],
     ),
+    ("matrix.rows: [16, 32, 200]", "matrix.rows: {form: 1, to: 10, steps: 4}", ["rows.form: unknown field; did you mean 'from'?"]),
     ("matrix.rows: [16, 32, 200]", "matrix.rows: {from: 1, to: 10, steps: 0}", ["axes.matrix.rows.steps"]),
     ("matrix.rows: [16, 32, 200]", "default_format: [int9]", ["did you mean 'int8'?"]),
     ("matrix.rows: [16, 32, 200]", "memory.dram.bandwidth.read: [1 GB]", ["this is a size; write a bandwidth"]),
@@ -436,6 +438,31 @@ def test_a_grid_that_is_too_large_is_counted_before_any_work(tmp_path: Path) -> 
         sweep(written(tmp_path, text), tmp_path / "r.parquet")
     with pytest.raises(BadInput, match="180 points are more than the 179"):
         load_sweep(written(tmp_path, SWEEP.format(engine="roofline")), max_points=179)
+
+
+def test_energy_of_chips_that_have_none(tmp_path: Path) -> None:
+    text = "base: l40s\naxes: {clock: [2 GHz]}\nworkloads: [{model: stories15m, phase: decode, context: 8}]\nengine: roofline\n"
+    (row,) = sweep_table(written(tmp_path, text)).to_pylist()
+    assert [row["energy_j"], row["power_w"], row["area_mm2"]] == [None] * 3
+    with pytest.raises(BadInput, match=r"objectives\[0\]: 'energy_j' is not known of the chip 'l40s'; give its file 'process: 7 nm'"):
+        sweep_table(written(tmp_path, text + "objectives: [energy_j]\n"))
+    with pytest.raises(BadInput, match=r"constraints\[0\]: 'area_mm2' is not known of the chip 'l40s'"):
+        sweep_table(written(tmp_path, text + 'constraints: ["area_mm2 < 50"]\n'))
+
+
+def test_a_condition_may_leave_out_the_unit_that_its_name_says(tmp_path: Path) -> None:
+    text = "base: edge-npu\naxes: {matrix.rows: [32, 64]}\nworkloads: [{model: stories15m, phase: decode, context: 8}]\nengine: roofline\n"
+    plain = sweep_table(written(tmp_path, text + 'constraints: ["area_mm2 < 9", "power_w < 3"]\n'))
+    units = sweep_table(written(tmp_path, text + 'constraints: ["area_mm2 < 9e6 um2", "power_w < 3000 mW"]\n'))
+    assert plain["feasible"].to_pylist() == units["feasible"].to_pylist() == [True, False]
+    with pytest.raises(BadInput, match="a bare number"):
+        sweep_table(written(tmp_path, text + 'constraints: ["memory_bytes < 5"]\n'))
+
+
+def test_another_format_is_refused_before_any_work(tmp_path: Path, file: Path) -> None:
+    with pytest.raises(BadInput, match=r"a sweep writes Parquet; write '.*r\.parquet'"):
+        sweep(file, tmp_path / "r.csv")
+    assert not list(tmp_path.glob("r.*"))
 
 
 def test_an_output_in_no_folder_and_a_scheduler_that_is_not_there(tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

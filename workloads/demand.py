@@ -6,7 +6,7 @@ An engine times a class, not a group: the layers of a model, alike but for their
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple, TypeVar
 
@@ -34,7 +34,7 @@ class Load:
 
     `macs` are useful MACs by compute format, `sums` the accumulators that leave the array by compute format, `counts` vector primitives.
     `moved` are the bytes that cross the border of the group by kind and whether they are written; of these, `always_dram` (by whether they
-    are written) pass through DRAM on every chip, and `crossings` where the chip cannot keep them.
+    are written) pass through DRAM on every chip, `crossings` where the chip cannot keep them, and `warm` never.
     """
 
     macs: Mapping[str, Dim]
@@ -43,6 +43,7 @@ class Load:
     moved: Mapping[tuple[Kind, bool], Dim]
     always_dram: Mapping[bool, Dim]
     crossings: tuple[Crossing, ...]
+    warm: Mapping[bool, Dim]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,6 +87,18 @@ class Demand:
                 total[number_format] = total.get(number_format, 0) + each.count * macs
         return total
 
+    @cached_property
+    def whole(self) -> Load:
+        """What the step asks in total; crossings that ask the chip to keep the same are one."""
+        parts = [_times(each.count, each.load) for each in self.classes]
+        found = _sum(parts)
+        merged: dict[Any, Crossing] = {}
+        for size_bytes, is_write, threshold_bytes in found.crossings:
+            key = is_write, _identity(threshold_bytes)
+            before = merged[key].size_bytes if key in merged else 0
+            merged[key] = Crossing(before + size_bytes, is_write, threshold_bytes)
+        return replace(found, crossings=tuple(merged.values()))
+
     def compulsory_bytes(self, is_write: bool) -> Dim:
         """DRAM bytes (read or written) of any execution of the step, however large its on-chip memory.
 
@@ -96,6 +109,10 @@ class Demand:
         for each in self.classes:
             total = total + each.count * each.load.always_dram.get(is_write, 0)
         return total
+
+    def warm_bytes(self, is_write: bool) -> Dim:
+        """Bytes (read or written) of tensors that the scenario declares warm: they pass the outermost on-chip level in any execution."""
+        return sum((each.count * each.load.warm.get(is_write, 0) for each in self.classes), start=0)
 
 
 def demand(graph: OpGraph, fused: bool = True) -> Demand:
@@ -136,8 +153,8 @@ def _key(graph: OpGraph, group: Group, thresholds: Mapping[str, Dim]) -> Any:
     """Equal for groups that ask the same; alike ops of a traced graph share their work objects, and arrays are told apart by identity."""
     first = group.ops[0]
     crossings = [
-        (op - first, kind, is_write, _identity(size_bytes), _identity(thresholds.get(tensor)))
-        for op, tensor, kind, size_bytes, is_write in group.flows
+        (op - first, kind, is_write, _identity(size_bytes), _identity(thresholds.get(tensor)), warm)
+        for op, tensor, kind, size_bytes, is_write, warm in group.flows
     ]
     return *[id(graph.ops[i].work) for i in group.ops], *crossings
 
@@ -159,13 +176,16 @@ def _op_load(op: OpNode, flows: Sequence[Flow], thresholds: Mapping[str, Dim]) -
     moved: dict[tuple[Kind, bool], Dim] = {}
     always_dram: dict[bool, Dim] = {}
     crossings: list[Crossing] = []
-    for _, tensor, kind, size_bytes, is_write in flows:
+    warm_bytes: dict[bool, Dim] = {}
+    for _, tensor, kind, size_bytes, is_write, warm in flows:
         moved[kind, is_write] = moved.get((kind, is_write), 0) + size_bytes
-        if tensor:
+        if warm:
+            warm_bytes[is_write] = warm_bytes.get(is_write, 0) + size_bytes
+        elif tensor:
             crossings.append(Crossing(size_bytes, is_write, thresholds[tensor]))
         else:
             always_dram[is_write] = always_dram.get(is_write, 0) + size_bytes
-    border, work = (moved, always_dram, tuple(crossings)), op.work
+    border, work = (moved, always_dram, tuple(crossings), warm_bytes), op.work
     if isinstance(work, Contraction):
         number_format = compute_format(work)
         sums = work.useful_macs // work.k if work.mask_axis == "n" else work.batch * work.m * work.n  # masked scores leave no sum
@@ -183,7 +203,17 @@ def _sum(loads: Sequence[Load]) -> Load:
         moved=_added([load.moved for load in loads]),
         always_dram=_added([load.always_dram for load in loads]),
         crossings=tuple([crossing for load in loads for crossing in load.crossings]),
+        warm=_added([load.warm for load in loads]),
     )
+
+
+def _times(count: int, load: Load) -> Load:
+    def times(parts: Mapping[Key, Dim]) -> dict[Key, Dim]:
+        return {key: count * value for key, value in parts.items()}
+
+    crossings = tuple(each._replace(size_bytes=count * each.size_bytes) for each in load.crossings)
+    dram, warm = times(load.always_dram), times(load.warm)
+    return Load(times(load.macs), times(load.sums), times(load.counts), times(load.moved), dram, crossings, warm)
 
 
 def _added(parts: Sequence[Mapping[Key, Dim]]) -> dict[Key, Dim]:

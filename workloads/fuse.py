@@ -28,7 +28,8 @@ class Flow(NamedTuple):
     """Bytes of one tensor that one op of a group brings in or takes out.
 
     `tensor` is empty where the bytes always pass through DRAM (weights, KV cache, ids, logits), and names an intermediate where a plan may
-    keep them on the chip instead. (A tuple, since a step has a thousand of them and a frozen dataclass takes three times as long to make.)
+    keep them on the chip instead; bytes that are `warm` never do. (A tuple, since a step has a thousand of them and a frozen dataclass
+    takes three times as long to make.)
     """
 
     op: int
@@ -36,6 +37,7 @@ class Flow(NamedTuple):
     kind: Kind
     size_bytes: Dim
     is_write: bool
+    warm: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,15 +135,17 @@ class _Borders:
         older_bytes = self.older_bytes.get(key)
         if older_bytes is None:
             older_bytes = self.older_bytes[key] = use.spec.size_bytes - new_bytes
-        flows += Flow(i, "", "activations", older_bytes, False), Flow(i, use.tensor, "activations", new_bytes, False)
+        warm = use.tensor in self.graph.warm_tensors
+        flows += Flow(i, "", "activations", older_bytes, False, warm), Flow(i, use.tensor, "activations", new_bytes, False)
 
     def _add_read_from_memory(self, flows: list[Flow], i: int, use: Use) -> None:
         """Weights and ids. A constant is held by the unit that uses it; a cache that is written into is not read."""
         op, role = self.graph.ops[i], self.graph.tensors[use.tensor].role
+        warm = use.tensor in self.graph.warm
         if role == "weight":
-            flows.append(Flow(i, "", "weights", _moved_bytes(op) if op.kind == "Embedding" else use.spec.size_bytes, False))
+            flows.append(Flow(i, "", "weights", _moved_bytes(op) if op.kind == "Embedding" else use.spec.size_bytes, False, warm))
         elif role != "constant" and op.kind != "MemCopy":
-            flows.append(Flow(i, "", "activations", use.spec.size_bytes, False))
+            flows.append(Flow(i, "", "activations", use.spec.size_bytes, False, warm))
 
     def _add_write(self, flows: list[Flow], i: int) -> None:
         """What one op leaves for the cache, for later groups or for the user."""
@@ -151,7 +155,7 @@ class _Borders:
         elif op.name in self.read_later:
             flows.append(Flow(i, op.name, "activations", op.output.size_bytes, True))
         elif self.graph.tensors[op.name].role == "output":
-            flows.append(Flow(i, "", "activations", op.output.size_bytes, True))
+            flows.append(Flow(i, "", "activations", op.output.size_bytes, True, op.name in self.graph.warm))
 
 
 def _moved_bytes(op: OpNode) -> Dim:

@@ -56,17 +56,27 @@ class OpNode(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class OpGraph:
-    """Ops in the order of the model's text, and every tensor by name. Each op makes the tensor of its own name."""
+    """Ops in the order of the model's text, and every tensor by name. Each op makes the tensor of its own name.
+
+    `warm`: names of tensors that lie in the outermost on-chip memory when the step starts and may be left there (an L2 that a
+    microbenchmark has warmed): weights, inputs, outputs, KV caches. Their bytes never pass DRAM, but every on-chip level.
+    """
 
     model: str
     scenario: Scenario
     ops: tuple[OpNode, ...]
     tensors: Mapping[str, Tensor]
+    warm: frozenset[str] = frozenset()
 
     @cached_property
     def memo(self) -> dict[Any, Any]:
         """What passes have derived from this graph, kept with it so that many chips share it."""
         return {}
+
+    @cached_property
+    def warm_tensors(self) -> frozenset[str]:
+        """`warm`, and the caches that this step adds entries to, if what they held before is warm."""
+        return self.warm | {op.name for op in self.ops if op.kind == "MemCopy" and not self.warm.isdisjoint([u.tensor for u in op.inputs])}
 
     @cached_property
     def network(self) -> networkx.MultiDiGraph[str]:
@@ -115,6 +125,7 @@ class OpGraph:
                 }
                 for op in self.ops
             ],
+            "warm": sorted(self.warm),
         }
 
     @classmethod
@@ -133,6 +144,7 @@ class OpGraph:
                 Scenario(scenario["phase"], **lengths, formats=formats, logits=scenario["logits"], sampling=sampling),
                 tuple(_rebuilt_op(op) for op in data["ops"]),
                 {tensor["name"]: Tensor(tensor["name"], tensor["role"], _rebuilt_spec(tensor)) for tensor in data["tensors"]},
+                frozenset(data.get("warm", ())),
             )
         except (ValueError, KeyError, TypeError) as error:
             raise BadInput(f"op graph: not a graph that rooftile wrote ({type(error).__name__}: {error})") from error

@@ -15,7 +15,7 @@ from functional.sampling import sample
 from functional.spec import TensorSpec
 from functional.work import Mask, Work
 from workloads.graph import OpGraph, OpNode, Role, Tensor, Use
-from workloads.scenario import Scenario
+from workloads.scenario import Formats, Scenario
 
 
 class Trace(Interpreter[Use]):
@@ -60,14 +60,12 @@ def trace(config: ModelConfig, scenario: Scenario) -> OpGraph:
     """The op graph of one step; raises `ScenarioError` for lengths that the model cannot hold."""
     scenario.check(config)
     f, formats = Trace(), scenario.formats
-    matrices = weight_format(formats.weights)
     spec_of: dict[tuple[int, ...], TensorSpec] = {}
 
     def weight(name: str, shape: tuple[int, ...]) -> Use:
         spec = spec_of.get(shape)
         if spec is None:
-            # A norm's weight is multiplied with activations, element by element, and has their format.
-            spec = spec_of[shape] = TensorSpec(shape, matrices if len(shape) > 1 else formats.activations)
+            spec = spec_of[shape] = weight_spec(shape, formats)
         return f.declare(name, "weight", spec)
 
     frequencies = f.declare("inverse_frequencies", "constant", TensorSpec((config.head_dim // 2,), "fp32"))
@@ -85,6 +83,11 @@ def trace(config: ModelConfig, scenario: Scenario) -> OpGraph:
     if scenario.logits != "none":  # else nobody looks at what the last layer leaves
         f.tensors[result.tensor] = Tensor(result.tensor, "output", result.spec)
     return OpGraph(config.name, scenario, tuple(f.ops), f.tensors)
+
+
+def weight_spec(shape: tuple[int, ...], formats: Formats) -> TensorSpec:
+    """A weight as it lies in memory; that of a norm is multiplied with activations, element by element, and has their format."""
+    return TensorSpec(shape, weight_format(formats.weights) if len(shape) > 1 else formats.activations)
 
 
 def _component(name: str) -> str:

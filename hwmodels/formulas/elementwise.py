@@ -1,4 +1,4 @@
-"""Minimum, maximum and choice of numbers or arrays: NumPy's where an array takes part, plain comparison (ten times as fast) where none does."""
+"""Minimum, maximum and choice of numbers or arrays: NumPy's where an array takes part, plain comparison (much faster) where none does."""
 
 from __future__ import annotations
 

@@ -22,8 +22,8 @@ def events_j(counts: Mapping[str, Number], each_j: Mapping[str, Number]) -> Numb
 
 
 def sram_byte_j(access_j: Number, wire_j: Number, capacity_bytes: Number) -> Number:
-    """Joules per byte [J/B] of a memory of `capacity_bytes`: `access_j`, and `wire_j` for each root of a MiB, as wires grow with the side of
-    the memory (as in CACTI; Wilton and Jouppi, IEEE JSSC 31(5), 1996)."""
+    """Joules per byte [J/B] of a memory of `capacity_bytes`: `access_j`, and `wire_j` for each root of a MiB, as wires grow with the side
+    of the memory (as in CACTI; Wilton and Jouppi, IEEE JSSC 31(5), 1996)."""
     return access_j + wire_j * np.sqrt(capacity_bytes / MEBIBYTE)
 
 

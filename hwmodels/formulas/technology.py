@@ -91,8 +91,8 @@ that; the rows of NVDLA's published areas that differ in their buffer imply abou
 
 OTHER_SHARE = 0.35
 """Share of a die outside arrays, vector lanes, memories and DRAM PHYs: control, network on chip, host interface, pads. On the TPU v1
-buffer, array and accumulators take 29, 24 and 6 % (Jouppi et al., ISCA 2017, figure 2): 41 % is left, a part of it DRAM ports and activation
-units."""
+buffer, array and accumulators take 29, 24 and 6 % (Jouppi et al., ISCA 2017, figure 2): 41 % is left, a part of it DRAM ports and
+activation units."""
 
 LEAKAGE_W_PER_MM2 = 0.064
 """Idle power by area of server chips, the mean of a TPU v1, a K80 die and a Haswell: 28 W / 331 mm2, 25 / 561, 41 / 662 (Jouppi et al.,

@@ -3,7 +3,7 @@
 An axis of `extent` elements is cut by each stage of memory, outermost first, into pieces of `sizes[stage]`, the last one smaller. All loops
 run as one nest, outermost stage first; a stage fetches a tile when the one needed next is not the one held. Before stage `split_stage` a
 block may be cut into equal parts, one per core; parts run at the same time and are no loop. A core that sits out a block gives up what
-it holds. (Exact with at most one shared stage before the split.)
+it holds.
 
 **How often.** A tile selected by two axes x and y is needed at every position of the third axis z. Fix the tile. A step of the z loop of
 stage i leaves it in place iff no loop over x or y inside that z loop has more than one trip: else such a loop was at its last position and
@@ -110,7 +110,7 @@ def _total(axis: AxisCuts, moving: int) -> Count:
 
 
 def _sharers(axis: AxisCuts, moving: int) -> Count:
-    """Cores that have a part, summed over the blocks below the loop of stage `moving`."""
+    """Fetches by all cores that have a part, summed over the blocks below the loop of stage `moving`."""
     total: Count = 0
     for block in axis.around[moving + 1] if moving + 1 < axis.split_stage else ():
         total = total + block.blocks * _active_parts(block.length, axis, moving + 1)
@@ -121,12 +121,55 @@ def _sharers(axis: AxisCuts, moving: int) -> Count:
 
 
 def _active_parts(length: Count, axis: AxisCuts, stage: int) -> Count:
-    """Cores that ever have a part of a block that stage `stage`, shared by all, cuts further: of a full or an edge tile."""
+    """How often all cores together fetch what they need as long as they have a part of a block that the shared stages from `stage` on cut.
+
+    A core does so once for each run of consecutive tiles of which it has a part. With one shared stage left a core has no second run: the
+    tile at the edge comes last.
+    """
     if stage == axis.split_stage:
-        part = larger(ceil_div(length, axis.parts), 1)
-        return ceil_div(length, part) if axis.every else smaller(length, 1)
+        busy: Count = _busy(length, axis)
+        return busy
+    if stage + 1 == axis.split_stage:
+        size = axis.sizes[stage]
+        most: Count = larger(_busy(smaller(length, size), axis), _busy(length % size, axis))
+        return most
+    total: Count = 0
+    for core in range(axis.parts if axis.every else 1):
+        total = total + _runs(length, axis, stage, core).number
+    return total
+
+
+def _busy(length: Count, axis: AxisCuts) -> Any:
+    """Cores that have a part of a block."""
+    part = larger(ceil_div(length, axis.parts), 1)
+    return ceil_div(length, part) if axis.every else smaller(length, 1)
+
+
+class _Runs(NamedTuple):
+    """Runs of consecutive tiles of which one core has a part, and whether the first and the last tile are among them (1 or 0)."""
+
+    number: Count
+    begins: Count
+    ends: Count
+
+
+def _runs(length: Count, axis: AxisCuts, stage: int, core: int) -> _Runs:
+    """The runs of one core within a block that the shared stages from `stage` on cut; none in a block of length 0."""
+    if stage == axis.split_stage:
+        busy = chosen(_busy(length, axis) > core, 1, 0)
+        return _Runs(busy, busy, busy)
     size = axis.sizes[stage]
-    return larger(_active_parts(smaller(length, size), axis, stage + 1), _active_parts(length % size, axis, stage + 1))
+    full = _runs(smaller(length, size), axis, stage + 1, core)
+    edge = _runs(length % size, axis, stage + 1, core)
+    times = length // size + chosen(length < size, chosen(length > 0, 1, 0), 0)
+    repeated = times * full.number - larger(times - 1, 0) * (full.begins * full.ends)
+    # Where the block is smaller than a tile it is itself both the full tile and the edge: only the first counts.
+    has_edge = chosen((length % size > 0) & (length > size), 1, 0)
+    return _Runs(
+        repeated + has_edge * (edge.number - full.ends * edge.begins),
+        full.begins,
+        chosen(has_edge == 1, edge.ends, full.ends),
+    )
 
 
 def visits(x: Blocks, y: Blocks, inside: Sequence[tuple[Flag, Flag]], z_positions: Sequence[Count]) -> Count:

@@ -17,7 +17,7 @@ from functional.errors import RooftileError
 
 COMMANDS = (
     *("predict", "gemm", "graph", "chips", "models", "sweep", "solve", "limits", "compare", "dashboard", "trace"),
-    *("golden", "verify", "generate", "profile"),
+    *("golden", "verify", "generate", "profile", "measure", "calibrate", "validate"),
 )
 
 

@@ -20,7 +20,10 @@ Prompt = Annotated[int, typer.Option("--prompt", metavar="N", help="Tokens of th
 Context = Annotated[
     Optional[int], typer.Option("--context", metavar="N", help="Tokens in the KV cache before a decode step. [default: the prompt]")  # noqa: UP045
 ]
-Weights = Annotated[Optional[str], typer.Option("--weights", metavar="FMT", help="Number format of the weights.")]  # noqa: UP045
+Weights = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option("--weights", metavar="FMT", help="Number format of the weights: bf16, fp16, fp32, fp8, int8, int4, int4:g128, ..."),
+]
 Activations = Annotated[Optional[str], typer.Option("--activations", metavar="FMT", help="Number format between ops.")]  # noqa: UP045
 Kv = Annotated[Optional[str], typer.Option("--kv", metavar="FMT", help="Number format of the KV cache.")]  # noqa: UP045
 Phase = Annotated[Optional[PhaseChoice], typer.Option("--phase", help="One phase only. [default: both]")]  # noqa: UP045

@@ -30,17 +30,23 @@ def profile(
         Optional[str],  # noqa: UP045
         typer.Option("--chip", metavar="CHIP", help="Predict the same steps on this chip, beside."),
     ] = None,
-    engine: Annotated[str, typer.Option("--engine", metavar="|".join(ENGINES), help="Fidelity of the prediction.")] = DEFAULT_ENGINE,
+    engine: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--engine", metavar="|".join(ENGINES), help=f"Fidelity of the prediction. [default: {DEFAULT_ENGINE}]"),
+    ] = None,
     form: Annotated[Literal["table", "json"], typer.Option("--format", help="How to print.")] = "table",
     out: flags.Out = None,
 ) -> None:
     """Measure where the time of a generation goes on this machine, and what a chip would take for it."""
     import json
 
+    from functional.errors import BadInput, Problem
     from functional.sampling import Sampling
     from sim.present.output import emit, emit_tables
     from sim.profiling import profile as measure
 
+    if engine is not None and chip is None:
+        raise BadInput(Problem("nothing is predicted without a chip", "give --chip CHIP", path="--engine"))
     found = measure(
         model,
         batch=batch,
@@ -49,7 +55,7 @@ def profile(
         weights=weights,
         sampling=Sampling(temperature, top_k, top_p, seed),
         chip=chip,
-        engine=engine,
+        engine=engine or DEFAULT_ENGINE,
     )
     if form == "json":
         emit(json.dumps(found.to_dict(), indent=1), out)

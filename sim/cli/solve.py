@@ -23,7 +23,9 @@ def solve(
     vary: Annotated[list[str], typer.Option("--vary", metavar="PATH", help="A number of the chip; may be given several times.")],
     cost: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option("--cost", help="Weights, e.g. 'memory.dram.bandwidth=1,matrix.rows=2 per 8'; without `per`, of the chip's own value."),
+        typer.Option(
+            "--cost", help="'area', 'energy', or weights: 'memory.dram.bandwidth=1,matrix.rows=2 per 8'; without `per`, of its own value."
+        ),
     ] = None,
     phase: Annotated[
         Optional[Literal["prefill", "decode"]],  # noqa: UP045

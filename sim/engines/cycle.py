@@ -1,8 +1,10 @@
 """The cycle engine: the mappings of the tiled engine, played tile by tile on ports and units that do one thing at a time.
 
-A group of linears is played by `sim.engines.play_gemm`, attention by `sim.engines.play_attention`; what streams through the vector unit is
-one pass, for which the tiled bound is a schedule. Group by group no result is below the tiled one: what is played is one of the schedules
-that tiled bounds. `lost_s["stall"]` is the difference. Groups follow one another; `sim.engines.prefetch` lets weights come across them.
+A group of linears is played by `sim.engines.play_gemm`, attention by `sim.engines.play_attention`; what streams through the vector unit
+is one pass, for which the tiled bound is a schedule. Group by group no result is below the tiled one: what is played is one of the
+schedules that tiled bounds. `lost_s["stall"]` is the difference. Groups follow one another; `sim.engines.prefetch` lets weights come
+across them. On a GPU whose technology is calibrated, waves of tiles, ends of pipelines and rates are in the tiled figures already; nothing
+is played, and nothing stalls.
 
 A group is bound by what takes most of it: a unit or level that is busy, something that the array waits for, or the launch.
 """
@@ -15,6 +17,7 @@ from functools import partial
 
 from functional.errors import Problem, ScenarioError
 from hwmodels.chip import Chip
+from hwmodels.technology import technology_of
 from sim.engines import roofline, tiled
 from sim.engines.play_attention import AttentionOps, play_attention
 from sim.engines.play_gemm import Besides, GemmOps, Played, play_gemm
@@ -22,7 +25,7 @@ from sim.engines.ports import Window
 from sim.engines.prices import UNITS
 from sim.engines.result import GroupTimes, resources_of
 from sim.intervals import LAUNCH, Intervals, Log, Schedule
-from sim.plan import Plan
+from sim.plan import Plan, sustained
 from workloads.demand import GroupClass
 
 NAMED_BY = {"dram": "dram", "array": "matrix", "vector": "vector"}
@@ -36,21 +39,25 @@ def time_classes(plan: Plan) -> list[GroupTimes]:
 
 def play_classes(plan: Plan) -> list[PlayedClass]:
     """The schedules of all classes, each for itself; alike choices of different classes share one."""
-    peaks = roofline.Peaks.of(plan.chip)
+    chip = plan.chip
+    peaks = roofline.Peaks.of(chip)
     if peaks.is_many:
         raise ScenarioError(Problem(f"{plan.chip.name} has arrays for numbers", "cycle plays one chip at a time; take the roofline"))
+    plan = sustained(plan)
+    lasting = peaks if plan.chip is chip else roofline.Peaks.of(plan.chip)
+    calibrated = technology_of(plan.chip) is not None
     known: dict[object, Played] = {}
     found = []
     for group_class in plan.classes:
-        mapped = tiled.map_group(group_class, plan, peaks)
-        bound = tiled.timed(group_class, plan, peaks, mapped)
+        mapped = tiled.map_group(group_class, plan, lasting)
+        bound = tiled.timed(group_class, plan, peaks, lasting, mapped)
         played = None
-        if mapped.choice is not None:
+        if mapped.choice is not None and not calibrated:
             key = repr((mapped.choice, sorted(mapped.busy_s.items())))
             if key not in known:
                 known[key] = _play(group_class, mapped, plan.chip)
             played = known[key]
-        found.append(PlayedClass(plan.chip, group_class, mapped, bound, played))
+        found.append(PlayedClass(plan.chip, calibrated, group_class, mapped, bound, played))
     return found
 
 
@@ -72,9 +79,11 @@ def _play(group_class: GroupClass, mapped: tiled.Mapped, chip: Chip, windows: Se
 
 @dataclass(frozen=True, slots=True)
 class PlayedClass:
-    """A class of groups: how it is mapped, its tiled bound, and its schedule (None where it streams, and the bound is one)."""
+    """A class of groups: how it is mapped, its tiled bound, and its schedule (None where it streams, and the bound is one, and on a chip
+    that is calibrated)."""
 
     chip: Chip
+    calibrated: bool
     group_class: GroupClass
     mapped: tiled.Mapped
     bound: GroupTimes
@@ -87,16 +96,18 @@ class PlayedClass:
     def times(self, played: Played | None, windows: Sequence[Window] = ()) -> GroupTimes:
         """The bound's figures with the latency of a schedule, that of a play with those windows, and what binds it."""
         chip, bound, mapped = self.chip, self.bound, self.mapped
+        if self.calibrated:
+            return bound
         if played is None:
             make = partial(_one_pass, bound, mapped, chip)
-            bound_by = _bound_by(mapped.busy_s, _waits_s(mapped, chip), chip)
+            bound_by = _bound_by(bound, _waits_s(mapped, chip), chip)
             return replace(bound, bound_by=bound_by, schedule=Schedule(make, make))
         clock_hz = float(chip.clock_hz)
         played_s = played.end / clock_hz
         return replace(
             bound,
-            latency_s=played_s + float(chip.launch_s),
-            bound_by=_bound_by(bound.busy_s, {cause: cycles / clock_hz for cause, cycles in played.stalls.items()}, chip),
+            latency_s=played_s + bound.lost_s[LAUNCH],
+            bound_by=_bound_by(bound, {cause: cycles / clock_hz for cause, cycles in played.stalls.items()}, chip),
             lost_s={**bound.lost_s, "stall": played_s - mapped.latency_s},
             schedule=Schedule(partial(_whole, bound, played, chip), partial(self._tiles, tuple(windows))),
         )
@@ -105,12 +116,12 @@ class PlayedClass:
         """The schedule, played again with every tile written down."""
         log = Log(resources_of(self.bound.busy_s))
         _play(self.group_class, self.mapped, self.chip, windows, log)
-        return log.intervals(1 / float(self.chip.clock_hz), float(self.chip.launch_s))
+        return log.intervals(1 / float(self.chip.clock_hz), self.bound.lost_s[LAUNCH])
 
 
-def _bound_by(busy_s: Mapping[str, float], waits_s: Mapping[str, float], chip: Chip) -> str:
+def _bound_by(bound: GroupTimes, waits_s: Mapping[str, float], chip: Chip) -> str:
     """What takes most of a group."""
-    takes = dict(busy_s) | {LAUNCH: float(chip.launch_s)}
+    takes = dict(bound.busy_s) | {LAUNCH: bound.lost_s[LAUNCH]}
     for cause, seconds in waits_s.items():
         name = {**NAMED_BY, "dram": chip.dram.name}.get(cause, cause)
         takes[name] = max(takes.get(name, 0.0), seconds)
@@ -132,7 +143,7 @@ def _whole(bound: GroupTimes, played: Played, chip: Chip) -> Intervals:
     for cause, wait in played.waits.items():
         if wait.first >= 0.0:
             log.add(roofline.MATRIX, "stall", wait.first, wait.last, busy=wait.cycles, cause=cause, op=only)
-    return log.intervals(1 / float(chip.clock_hz), float(chip.launch_s))
+    return log.intervals(1 / float(chip.clock_hz), bound.lost_s[LAUNCH])
 
 
 def _one_pass(bound: GroupTimes, mapped: tiled.Mapped, chip: Chip) -> Intervals:
@@ -145,7 +156,7 @@ def _one_pass(bound: GroupTimes, mapped: tiled.Mapped, chip: Chip) -> Intervals:
         log.add(name, "compute" if name in UNITS else "move", begin_s, begin_s + busy_s, size_bytes=size_bytes, op=only)
     for cause, waits_s in _waits_s(mapped, chip).items():
         log.add(roofline.VECTOR, "stall", 0.0, mapped.latency_s, busy=waits_s, cause=cause, op=only)
-    return log.intervals(launch_s=float(chip.launch_s))
+    return log.intervals(launch_s=bound.lost_s[LAUNCH])
 
 
 def _waits_s(mapped: tiled.Mapped, chip: Chip) -> dict[str, float]:

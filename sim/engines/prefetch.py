@@ -29,6 +29,7 @@ from sim.engines.cycle import PlayedClass, play_classes
 from sim.engines.play_gemm import Played
 from sim.engines.ports import Window, weights_level
 from sim.engines.result import GroupTimes
+from sim.intervals import LAUNCH
 from sim.mapper.attention import held_bytes
 from sim.mapper.problem import ROLE_AXES, capacity_bytes, setting_of
 from sim.plan import Plan, resident_level
@@ -41,9 +42,9 @@ def time_groups(plan: Plan) -> tuple[Plan, list[GroupTimes]]:
     Raises what `sim.engines.cycle.time_classes` raises.
     """
     classes = play_classes(plan)
-    if float(plan.chip.launch_s) > 0.0:
+    if any(each.calibrated or each.bound.lost_s[LAUNCH] > 0.0 for each in classes):
         return plan, [each.times(each.played) for each in classes]
-    rooms = [_room_bytes(each, plan) for each in classes]
+    rooms = [_room_bytes(each) for each in classes]
     known: dict[tuple[int, tuple[Window, ...]], Played | None] = {}
     order: list[tuple[int, tuple[Window, ...]]] = []
     windows: tuple[Window, ...] = ()
@@ -82,9 +83,9 @@ def _window(each: PlayedClass, played: Played | None, room_bytes: float) -> Wind
     return Window(max(idle_s, 0.0) * clock_hz, latency_s * clock_hz, room_bytes)
 
 
-def _room_bytes(each: PlayedClass, plan: Plan) -> float:
+def _room_bytes(each: PlayedClass) -> float:
     """What a group leaves free of the level to which weights come, of linears at their end: of one core if the level belongs to cores."""
-    chip, choice = plan.chip, each.mapped.choice
+    chip, choice = each.chip, each.mapped.choice
     home = weights_level(chip)
     if isinstance(choice, tiled.GemmChoice):
         setting = setting_of(choice.mapping.gemm, chip, choice.a_resident)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from hwmodels.chip import Chip, Number
 from hwmodels.costs import byte_j, static_w
 from hwmodels.formulas.energy import events_j, static_j
-from hwmodels.formulas.roofline import total
 
 UNITS = ("matrix", "vector")
 """Names of the matrix and the vector unit among the resources; the others are levels of memory."""
@@ -33,9 +32,9 @@ class Prices:
         matrix, vector = UNITS
         return {matrix: events_j(macs, self.mac_j), vector: events_j(counts, self.vector_j), **levels}
 
-    def step_j(self, dynamic_j: Number, total_s: Number) -> Number:
-        """Joules of a step: what its groups take, and what leaks meanwhile."""
-        return total([dynamic_j, static_j(self.static_w, total_s)])
+    def step_j(self, spent_j: Mapping[str, Number], total_s: Number) -> dict[str, Number]:
+        """Joules of a step by unit and level, and what leaks meanwhile; the step's energy is their `total` in this order."""
+        return {**spent_j, STATIC: static_j(self.static_w, total_s)}
 
 
 def prices_of(chip: Chip) -> Prices | None:

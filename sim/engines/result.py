@@ -10,7 +10,7 @@ import numpy as np
 from hwmodels.chip import Number
 from hwmodels.costs import area_mm2
 from hwmodels.formulas.roofline import total
-from sim.engines.prices import STATIC, UNITS, prices_of
+from sim.engines.prices import UNITS, Prices, prices_of
 from sim.intervals import LAUNCH, Floats, Intervals, Log, Schedule
 from sim.plan import Plan
 from sim.timeline import LOST, Memory, Spent, Timeline
@@ -19,8 +19,9 @@ from workloads.demand import Demand
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GroupTimes:
-    """One class of groups, timed. `shares` [ops] part the latency among the ops and sum to 1; `lost_s` names only what is not 0. `spent_j`
-    are joules by unit and level, and `op_spent_j` by op, without what leaks; empty and zeros where the chip's energy is not known."""
+    """One class of groups, timed. `shares` [ops] part the latency among the ops and sum to 1; `lost_s` names only what is not 0. `macs`
+    are issued by compute format, `counts` of vector primitives, `moved_bytes` read and written by level over the whole chip, and
+    `op_spent_j` joules by op without what leaks: nothing and zeros where the chip's energy is not known."""
 
     latency_s: float
     bound_by: str
@@ -30,14 +31,11 @@ class GroupTimes:
     op_busy_s: Floats
     op_dram_bytes: Floats
     op_issued_macs: Floats
-    spent_j: Mapping[str, float]
+    macs: Mapping[str, Number]
+    counts: Mapping[str, Number]
+    moved_bytes: Mapping[str, Number]
     op_spent_j: Floats
     schedule: Schedule
-
-
-def dynamic_j(spent_j: Mapping[str, Number]) -> Number:
-    """Joules of a class of groups, from those by unit and level."""
-    return total(spent_j.values())
 
 
 def resources_of(busy_s: Mapping[str, float]) -> tuple[str, ...]:
@@ -60,7 +58,7 @@ def side_by_side(busy_s: Mapping[str, float], op_dram_bytes: Floats, op_issued_m
 
 
 def step_s(asked: Demand, latencies_s: Sequence[Number]) -> tuple[Number, dict[tuple[int, ...], Number]]:
-    """Seconds (or joules) of the step, and of each of `asked.components.values()`, from those of each class of groups.
+    """Seconds of the step, and of each of `asked.components.values()`, from those of each class of groups.
 
     Groups add up one after the other within their component, then components: the one way in which they do, so that a grid equals a
     prediction to the last bit, however many classes each of them has.
@@ -69,22 +67,28 @@ def step_s(asked: Demand, latencies_s: Sequence[Number]) -> tuple[Number, dict[t
     return total(sums[classes] for classes in asked.components.values()), sums
 
 
-def spent(plan: Plan, times: Sequence[GroupTimes], total_s: float, op_latency_s: Floats, op_spent_j: Floats) -> Spent | None:
+def spent_j(plan: Plan, prices: Prices, times: Sequence[GroupTimes], total_s: Number) -> dict[str, Number]:
+    """Joules of a step by unit and level and of what leaks, from what its groups issue and move."""
+    counts = [group_class.count for group_class in plan.classes]
+
+    def summed(parts: Iterable[Mapping[str, Number]]) -> dict[str, Number]:
+        sums: dict[str, Number] = {}
+        for count, part in zip(counts, parts, strict=True):
+            for name, number in part.items():
+                sums[name] = sums.get(name, 0) + count * number
+        return sums
+
+    macs, moved = summed(each.macs for each in times), summed(each.moved_bytes for each in times)
+    return prices.step_j(prices.spent_j(macs, plan.demand.whole.counts, moved), total_s)
+
+
+def _spent(plan: Plan, times: Sequence[GroupTimes], total_s: float, op_latency_s: Floats, op_spent_j: Floats) -> Spent | None:
     """The energy of a step; None where nothing is known of the chip's."""
     prices = prices_of(plan.chip)
     if prices is None:
         return None
-    dynamic, _ = step_s(plan.demand, [dynamic_j(each.spent_j) for each in times])
-    by_resource = {
-        name: float(sum(each.spent_j[name] * group_class.count for each, group_class in zip(times, plan.classes, strict=True)))
-        for name in times[0].spent_j
-    }
-    static_w = float(prices.static_w)
-    return Spent(
-        op_j=op_spent_j + static_w * op_latency_s,
-        total_j=float(prices.step_j(dynamic, total_s)),
-        by_resource_j={**by_resource, STATIC: static_w * total_s},
-    )
+    by_resource = {name: float(joules) for name, joules in spent_j(plan, prices, times, total_s).items()}
+    return Spent(op_spent_j + float(prices.static_w) * op_latency_s, float(total(by_resource.values())), by_resource)
 
 
 def assemble(plan: Plan, engine: str, times: Sequence[GroupTimes], floor_s: float) -> Timeline:
@@ -123,7 +127,7 @@ def assemble(plan: Plan, engine: str, times: Sequence[GroupTimes], floor_s: floa
             for cause in LOST
         },
         resource_busy_s={name: np.array([each.busy_s[name] for each in times])[class_of] for name in times[0].busy_s},
-        spent=spent(plan, times, total_s, latency_s, per_op(each.op_spent_j for each in times)),
+        spent=_spent(plan, times, total_s, latency_s, per_op(each.op_spent_j for each in times)),
         area_mm2=None if size_mm2 is None else float(size_mm2),
         group_s=np.array([each.latency_s for each in times])[class_of],
         schedule_of=class_of,

@@ -122,24 +122,29 @@ def inner_bytes(load: Load, level: MemoryLevel, peaks: Peaks) -> tuple[Number, N
     return totals[0], totals[1]
 
 
-def spent_j(load: Load, peaks: Peaks, through_dram: tuple[Number, Number] | None = None) -> dict[str, Number]:
-    """Joules that a load takes by unit and level, each tensor moved once; without what leaks. Empty if the chip has no such numbers."""
-    if peaks.prices is None:
-        return {}
+def moved_bytes(load: Load, peaks: Peaks) -> dict[str, Number]:
+    """Bytes read from and written to each level, each tensor moved once."""
     moved: dict[str, Number] = {}
     for i, (level, _, _) in enumerate(peaks.levels):
-        read, written = inner_bytes(load, level, peaks) if i else through_dram or dram_bytes(load, peaks)
+        read, written = inner_bytes(load, level, peaks) if i else dram_bytes(load, peaks)
         moved[level.name] = read + written
-    return peaks.prices.spent_j(load.macs, load.counts, moved)
+    return moved
+
+
+def spent_j(load: Load, peaks: Peaks) -> dict[str, Number]:
+    """Joules that a load takes by unit and level, without what leaks; empty if nothing is known of the chip's energy."""
+    return {} if peaks.prices is None else peaks.prices.spent_j(load.macs, load.counts, moved_bytes(load, peaks))
 
 
 def floor_s(asked: Demand, chip: Chip) -> Number:
-    """No execution of a step is faster: all MACs at the peak of their formats, or all compulsory bytes at DRAM's peak bandwidth."""
-    level = chip.dram
-    moved = asked.compulsory_bytes(is_write=False), asked.compulsory_bytes(is_write=True)
-    memory = transfer_s(*moved, chip.read_bytes_per_s(level), chip.write_bytes_per_s(level), level.bandwidth.shared)
+    """No execution of a step is faster: all MACs at the peak of their formats, all compulsory bytes at DRAM's peak bandwidth, or all warm
+    bytes at that of the outermost on-chip level."""
     compute = total(matrix_s(macs, chip.peak_macs_per_s(number_format)) for number_format, macs in asked.macs.items())
-    return larger(memory, compute)
+    memory: list[Number] = []
+    for level, moved in zip(chip.memory[:2], (asked.compulsory_bytes, asked.warm_bytes), strict=True):
+        rates = chip.read_bytes_per_s(level), chip.write_bytes_per_s(level)
+        memory.append(transfer_s(moved(is_write=False), moved(is_write=True), *rates, level.bandwidth.shared))
+    return larger(larger(*memory), compute)
 
 
 def time_classes(plan: Plan) -> list[GroupTimes]:
@@ -160,7 +165,6 @@ def time_class(group_class: GroupClass, peaks: Peaks) -> GroupTimes:
     moved = [float(sum(dram_bytes(load, peaks))) for load in group_class.op_loads]
     own_sum_s = own_s.sum()
     shares = own_s / own_sum_s if own_sum_s > 0 else np.full(len(own_s), 1 / len(own_s))
-    spent = {name: float(joules) for name, joules in spent_j(group_class.load, peaks).items()}
     busy_s = {name: float(time) for name, time in times.items()}
     op_dram_bytes, op_issued_macs = np.array(moved), np.array(macs)
     return GroupTimes(
@@ -170,22 +174,14 @@ def time_class(group_class: GroupClass, peaks: Peaks) -> GroupTimes:
         lost_s={},
         shares=shares,
         op_busy_s=own_s,
-        spent_j=spent,
-        op_spent_j=shared_out_j(spent, group_class, peaks, shares),
         op_dram_bytes=op_dram_bytes,
         op_issued_macs=op_issued_macs,
+        macs=group_class.load.macs,
+        counts=group_class.load.counts,
+        moved_bytes={} if peaks.prices is None else moved_bytes(group_class.load, peaks),
+        op_spent_j=np.array([float(total(spent_j(load, peaks).values())) for load in group_class.op_loads]),
         schedule=Schedule(partial(side_by_side, busy_s, op_dram_bytes, op_issued_macs, 0.0)),
     )
-
-
-def shared_out_j(spent: Mapping[str, float], group_class: GroupClass, peaks: Peaks, shares: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Joules of each op of a group: of every unit and level in the proportion of what the ops take of it alone, else of their latencies."""
-    total_j = np.zeros(len(group_class.ops))
-    own = [spent_j(load, peaks) for load in group_class.op_loads]
-    for name, joules in spent.items():
-        alone = np.array([float(each[name]) for each in own])
-        total_j += joules * (alone / alone.sum() if alone.sum() > 0 else shares)
-    return total_j
 
 
 @dataclass(frozen=True, slots=True)

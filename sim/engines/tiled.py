@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from functional.errors import Problem, ScenarioError
 from functional.formats import bits_of
@@ -20,6 +21,7 @@ from functional.work import Contraction
 from hwmodels.chip import Chip, MemoryLevel
 from hwmodels.formulas.roofline import transfer_s
 from hwmodels.formulas.systolic import whole_cycles
+from hwmodels.technology import technology_of
 from sim.attention_mapping import Attention, AttentionMapping
 from sim.engines import roofline
 from sim.engines.result import GroupTimes, side_by_side
@@ -28,7 +30,7 @@ from sim.mapper import GemmCost, MappedGemm, cost_gemm, map_gemm, moved_bytes
 from sim.mapper.attention import AttentionCost, InDram, Part, map_attention
 from sim.mapper.attention import moved_bytes as attention_bytes
 from sim.mapping import Gemm, GemmMapping
-from sim.plan import Plan, resident_capacity_bytes
+from sim.plan import Plan, resident_capacity_bytes, sustained
 from workloads.demand import GroupClass
 from workloads.fuse import Flow
 from workloads.quantise import compute_format
@@ -60,7 +62,8 @@ class AttentionChoice:
 @dataclass(frozen=True, slots=True)
 class Mapped:
     """A group as its mapping leaves it: busy seconds per resource, the bound on its latency, what it moves and issues, and how it is mapped
-    (None where everything streams). `flows` are the tensors that stream past the mapping."""
+    (None where everything streams). `flows` are the tensors that stream past the mapping. A technology adds its own `launch_s`, which is
+    not in the latency, and says where the time beyond the roofline goes."""
 
     busy_s: Mapping[str, float]
     latency_s: float
@@ -70,6 +73,8 @@ class Mapped:
     issued_macs: float
     choice: GemmChoice | AttentionChoice | None = None
     flows: tuple[Flow, ...] = ()
+    launch_s: float = 0.0
+    lost_s: Mapping[str, float] | None = None
 
     @property
     def dram_bytes(self) -> float:
@@ -81,42 +86,63 @@ def time_classes(plan: Plan) -> list[GroupTimes]:
     peaks = roofline.Peaks.of(plan.chip)
     if peaks.is_many:
         raise ScenarioError(Problem(f"{plan.chip.name} has arrays for numbers", "tiled maps one chip at a time; take the roofline"))
-    return [_time_class(group_class, plan, peaks) for group_class in plan.classes]
+    lasting = sustained(plan)
+    lasting_peaks = peaks if lasting is plan else roofline.Peaks.of(lasting.chip)
+    return [timed(each, lasting, peaks, lasting_peaks, map_group(each, lasting, lasting_peaks)) for each in plan.classes]
 
 
-def _time_class(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks) -> GroupTimes:
-    return timed(group_class, plan, peaks, map_group(group_class, plan, peaks))
-
-
-def timed(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks, mapped: Mapped) -> GroupTimes:
-    """The figures of a class that is mapped."""
+def timed(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks, lasting: roofline.Peaks, mapped: Mapped) -> GroupTimes:
+    """The figures of a class that is mapped, by the `lasting` peaks of a sustained plan; `peaks` are those of the datasheet."""
     ideal = roofline.time_class(group_class, peaks)
-    launch_s = float(plan.chip.launch_s)
-    spent = _spent_j(group_class, plan, peaks, mapped)
-    moved, issued = _shared_out(mapped.dram_bytes, ideal.op_dram_bytes), _shared_out(mapped.issued_macs, ideal.op_issued_macs)
+    reached = ideal.busy_s if lasting is peaks else roofline.unit_times_s(group_class.load, lasting)
+    reached_s = {name: float(seconds) for name, seconds in reached.items()}
+    overhead_s = float(plan.chip.launch_s) + mapped.launch_s + _pack_s(group_class, plan.chip)
+    lost_s = dict(mapped.lost_s or _lost_s(reached_s, mapped, plan.chip))
+    lost_s["sustained"] = lost_s.get("sustained", 0.0) + max(reached_s.values()) - ideal.latency_s
+    dram, issued = _shared_out(mapped.dram_bytes, ideal.op_dram_bytes), _shared_out(mapped.issued_macs, ideal.op_issued_macs)
+    macs, moved = _issued(group_class, mapped), {} if peaks.prices is None else _moved_bytes(group_class, plan, mapped)
     return replace(
         ideal,
-        latency_s=mapped.latency_s + launch_s,
-        bound_by=mapped.bound_by if mapped.latency_s >= launch_s else "launch",
+        latency_s=mapped.latency_s + overhead_s,
+        bound_by=mapped.bound_by if mapped.latency_s >= overhead_s else "launch",
         busy_s=mapped.busy_s,
-        lost_s=_lost_s(ideal.busy_s, mapped, plan.chip) | {"launch": launch_s},
-        spent_j=spent,
-        op_spent_j=roofline.shared_out_j(spent, group_class, peaks, ideal.shares),
-        op_dram_bytes=moved,
+        lost_s=lost_s | {"launch": overhead_s},
+        op_dram_bytes=dram,
         op_issued_macs=issued,
-        schedule=Schedule(partial(side_by_side, mapped.busy_s, moved, issued, launch_s)),
+        macs=macs,
+        moved_bytes=moved,
+        op_spent_j=_op_spent_j(group_class, peaks, macs, moved, ideal.shares),
+        schedule=Schedule(partial(side_by_side, mapped.busy_s, dram, issued, overhead_s)),
     )
 
 
-def _spent_j(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks, mapped: Mapped) -> dict[str, float]:
-    """Joules by unit and level: MACs that are issued, bytes that the mapping moves."""
-    if peaks.prices is None:
-        return {}
+def _pack_s(group_class: GroupClass, chip: Chip) -> float:
+    """Seconds in which a library rearranges the weights of a product of several rows before it multiplies."""
+    linears = [op.work for op in group_class.ops if isinstance(op.work, Contraction) and op.work.mask is None and op.work.m > 1]
+    if chip.pack is None or not linears:
+        return 0.0
+    size_bytes = sum(int(work.n * work.k) * bits_of(work.b_format) / 8 for work in linears)
+    return size_bytes / float(chip.pack.read_bytes_per_s(chip.clock_hz))
+
+
+def _issued(group_class: GroupClass, mapped: Mapped) -> dict[str, float]:
+    """Issued MACs by compute format, in the proportion of the useful ones."""
     useful = group_class.load.macs
     all_useful = float(sum(useful.values())) or 1.0
-    macs = {name: mapped.issued_macs * (float(each) / all_useful) for name, each in useful.items()}
-    spent = peaks.prices.spent_j(macs, group_class.load.counts, _moved_bytes(group_class, plan, mapped))
-    return {name: float(joules) for name, joules in spent.items()}
+    return {name: mapped.issued_macs * (float(each) / all_useful) for name, each in useful.items()}
+
+
+def _op_spent_j(
+    group_class: GroupClass, peaks: roofline.Peaks, macs: Mapping[str, float], moved: Mapping[str, float], shares: Any
+) -> NDArray[np.float64]:
+    """Joules of each op: of every unit and level in the proportion of what the ops take of it alone, else of their latencies."""
+    spent_j = np.zeros(len(group_class.ops))
+    if peaks.prices is not None:
+        own = [roofline.spent_j(load, peaks) for load in group_class.op_loads]
+        for name, joules in peaks.prices.spent_j(macs, group_class.load.counts, moved).items():
+            alone = np.array([float(each[name]) for each in own])
+            spent_j += float(joules) * (alone / alone.sum() if alone.sum() > 0 else shares)
+    return spent_j
 
 
 def _moved_bytes(group_class: GroupClass, plan: Plan, mapped: Mapped) -> dict[str, float]:
@@ -142,20 +168,30 @@ def _lost_s(ideal_s: Mapping[str, float], mapped: Mapped, chip: Chip) -> dict[st
 
 def _shared_out(whole: float, by: Any) -> Any:
     """A whole number parted in the proportions of `by`, into whole numbers that sum to it."""
-    if not whole or not by.sum():
+    if not whole:
         return by * 0.0
+    if not by.sum():
+        by = by + 1.0
     edges = np.round(np.cumsum(by) / by.sum() * whole)
     return np.diff(edges, prepend=0.0)
 
 
 def map_group(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks) -> Mapped:
     """What a group is charged, and the mapping that it is charged for."""
+    technology = technology_of(plan.chip)
+    if technology is not None:
+        if parts_of(plan.graph) > 1:
+            cure = "leave it out; blocks of tiles are spread over the cores"
+            raise ScenarioError(Problem(f"{plan.chip.name} is timed as calibrated, not by pieces", cure, path="--split"))
+        from sim.engines import gpu  # which builds on this module
+
+        return gpu.map_group(group_class, plan, peaks, technology)
     contractions = [op.work for op in group_class.ops if isinstance(op.work, Contraction)]
     if not contractions:
         return _stream(group_class, plan, peaks)
     if contractions[0].mask is None:
         return _gemm(group_class, plan, peaks)
-    return _attention(group_class, plan, peaks)
+    return mapped_attention(group_class, plan, peaks)
 
 
 def _stream(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks) -> Mapped:
@@ -164,7 +200,7 @@ def _stream(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks) -> Mappe
     latency_s = float(plan.chip.dram.latency_s) if _reads_dram(group_class, plan) else 0.0
     bound_by = max(busy, key=busy.__getitem__)
     flows = group_class.group.flows
-    return Mapped(busy, latency_s + busy[bound_by], bound_by, *_dram_bytes(plan, flows), 0.0, flows=flows)
+    return Mapped(busy, latency_s + busy[bound_by], bound_by, *dram_bytes(plan, flows), 0.0, flows=flows)
 
 
 def gemm_of(group_class: GroupClass, plan: Plan) -> tuple[Gemm, bool]:
@@ -180,27 +216,37 @@ def gemm_of(group_class: GroupClass, plan: Plan) -> tuple[Gemm, bool]:
         a_bits=bits_of(first.a_format),
         w_bits=bits_of(first.b_format),
         # What element-wise ops of the group take over, or what stays on the chip, is not written by the GEMM.
-        out_bits=bits_of(output.output.format) if alone and not stays(plan, output.name) else 0,
+        out_bits=bits_of(output.output.format) if alone and not on_chip(plan, output.name) else 0,
         acc_bits=bits_of(plan.chip.matrix.accumulate[compute]),
         compute=compute,
     )
-    return gemm, stays(plan, output.inputs[0].tensor)
+    return gemm, on_chip(plan, output.inputs[0].tensor)
+
+
+def gemm_flows(group_class: GroupClass) -> tuple[tuple[Flow, ...], tuple[Flow, ...]]:
+    """What the GEMM of a group moves itself: its operands and, if nothing follows in its group, its result; and what else crosses the
+    border."""
+    alone = len(group_class.ops) == 1
+    linears = {i for i, op in zip(group_class.group.ops, group_class.ops, strict=True) if op.kind == "Linear"}
+    own = tuple(flow for flow in group_class.group.flows if (alone if flow.is_write else flow.op in linears))
+    return own, tuple(flow for flow in group_class.group.flows if flow not in own)
 
 
 def _gemm(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks) -> Mapped:
     """A group of linears and what follows them."""
-    operand = group_class.ops[0].inputs[0].tensor
-    alone = len(group_class.ops) == 1
-    # The GEMM moves its operands itself and, if nothing follows in its group, its result. Scales of weights pass once, beside the tiles.
-    own = [flow for flow in group_class.group.flows if flow.tensor == operand or flow.kind == "weights" or (alone and flow.is_write)]
-    rest = (*(flow for flow in group_class.group.flows if flow not in own), *_scales(group_class))
+    own, other = gemm_flows(group_class)
+    if any(flow.warm and flow.kind == "weights" for flow in own):
+        cure = "take the roofline, or a chip whose technology is calibrated"
+        raise ScenarioError(Problem(f"{group_class.ops[0].name} has warm weights; a mapping brings weights from DRAM", cure))
+    # Scales of weights pass once, beside the tiles.
+    rest = (*other, *scales(group_class))
     gemm, a_resident = gemm_of(group_class, plan)
     mapping, cost = map_pieces(gemm, plan.chip, parts_of(plan.graph), a_resident)
     besides = _besides(group_class, plan, peaks, rest)
     busy = {name: cost.busy_s.get(name, 0.0) + (0.0 if name == MATRIX else besides[name]) for name in besides}
     latencies = {name: cost.prefix_s.get(name, 0.0) + busy[name] + cost.suffix_s.get(name, 0.0) for name in busy if busy[name]}
     bound_by = max(latencies, key=latencies.__getitem__)
-    read, written = _dram_bytes(plan, rest)
+    read, written = dram_bytes(plan, rest)
     moved = cost.dram_read_bytes + read, cost.dram_written_bytes + written
     choice = GemmChoice(mapping, cost, besides, a_resident)
     return Mapped(busy, max(latencies[bound_by], cost.latency_s), bound_by, *moved, cost.issued_macs, choice, rest)
@@ -230,7 +276,7 @@ def _share(level: MemoryLevel, cores: int) -> MemoryLevel:
     return replace(level, capacity_bytes=level.capacity_bytes / cores, bandwidth=bandwidth)
 
 
-def _scales(group_class: GroupClass) -> list[Flow]:
+def scales(group_class: GroupClass) -> list[Flow]:
     """Scales and zero points of the weights of a group's linears."""
     weights = [op.inputs[1].spec for op in group_class.ops if op.kind == "Linear"]
     return [Flow(i, "", "weights", weight.scales_bytes, False) for i, weight in enumerate(weights)]
@@ -261,10 +307,11 @@ def attention_of(group_class: GroupClass, plan: Plan) -> tuple[Attention, InDram
     )
     ops = group_class.ops
     fresh_only = int(keys) == int(plan.graph.scenario.q_len)
+    cached = ops[0].inputs[1].tensor
     in_dram = InDram(
-        queries=not stays(plan, ops[0].inputs[0].tensor),
-        keys=not (fresh_only and stays(plan, ops[0].inputs[1].tensor)),
-        output=not stays(plan, ops[-1].name),
+        queries=not on_chip(plan, ops[0].inputs[0].tensor),
+        keys=not (cached in plan.graph.warm_tensors or (fresh_only and stays(plan, cached))),
+        output=not on_chip(plan, ops[-1].name),
     )
     if part == "scores":
         in_dram = in_dram._replace(output=False)
@@ -273,12 +320,12 @@ def attention_of(group_class: GroupClass, plan: Plan) -> tuple[Attention, InDram
     return attention, in_dram, part
 
 
-def _attention(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks) -> Mapped:
+def mapped_attention(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks) -> Mapped:
     """Both products and the softmax between them; or, unfused, one product whose scores pass through DRAM."""
     chip = plan.chip
     attention, in_dram, part = attention_of(group_class, plan)
     scores = [flow for flow in group_class.group.flows if part != "all" and flow.tensor and _is_score(part, flow)]
-    read, written = _dram_bytes(plan, tuple(scores))
+    read, written = dram_bytes(plan, tuple(scores))
     mapping, cost = map_attention(attention, chip, group_class.load.counts, in_dram, part, score_bytes=(float(read), float(written)))
     moved = cost.dram_read_bytes, cost.dram_written_bytes
     # Scores that are not the whole group's own pass the levels on their way; DRAM's part of that is in the cost already.
@@ -297,6 +344,11 @@ def _is_score(part: Part, flow: Flow) -> bool:
     return flow.is_write if part == "scores" else not flow.is_write and flow.tensor.endswith("softmax_normalize")
 
 
+def on_chip(plan: Plan, tensor: str) -> bool:
+    """Whether a tensor that may lie in DRAM does not: it stays on the chip, or lies there from the start."""
+    return tensor in plan.graph.warm_tensors or stays(plan, tensor)
+
+
 def stays(plan: Plan, tensor: str) -> bool:
     """Whether the plan keeps an intermediate on the chip."""
     threshold = plan.demand.residency.thresholds_bytes.get(tensor)
@@ -304,33 +356,34 @@ def stays(plan: Plan, tensor: str) -> bool:
 
 
 def _reads_dram(group_class: GroupClass, plan: Plan) -> bool:
-    return _dram_bytes(plan, group_class.group.flows)[0] > 0
+    return dram_bytes(plan, group_class.group.flows)[0] > 0
 
 
-def _dram_bytes(plan: Plan, flows: tuple[Flow, ...]) -> tuple[int, int]:
+def dram_bytes(plan: Plan, flows: tuple[Flow, ...]) -> tuple[int, int]:
     """DRAM bytes (read, written) of tensors that pass once, each on bursts of its own."""
     burst = plan.chip.dram.burst_bytes
     totals = [0, 0]
     for flow in flows:
-        if not stays(plan, flow.tensor):
+        if not flow.warm and not stays(plan, flow.tensor):
             totals[flow.is_write] += -(-int(flow.size_bytes) // burst) * burst
     return totals[0], totals[1]
 
 
 def _besides(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks, flows: tuple[Flow, ...]) -> dict[str, float]:
     """Busy seconds of the vector unit with all of a group's element-wise work, and of the levels with some of its tensors."""
-    return besides_s(group_class.load.counts, plan.chip, peaks, flows, _dram_bytes(plan, flows))
+    return besides_s(group_class.load.counts, plan.chip, peaks, flows, dram_bytes(plan, flows))
 
 
 def besides_s(
-    counts: Mapping[str, Any], chip: Chip, peaks: roofline.Peaks, flows: tuple[Flow, ...], dram_bytes: tuple[int, int]
+    counts: Mapping[str, Any], chip: Chip, peaks: roofline.Peaks, flows: tuple[Flow, ...], through_dram: tuple[int, int]
 ) -> dict[str, float]:
-    """Busy seconds of the vector unit with `counts`, and of the levels with `flows`, of which `dram_bytes` (read, written) pass DRAM."""
+    """Busy seconds of the vector unit with `counts`, and of the levels with `flows`, of which `through_dram` bytes (read, written) pass
+    DRAM."""
     clock_hz = float(chip.clock_hz)
     cycles = sum(float(count) * float(chip.vector.cycles[name]) for name, count in counts.items())
     busy = {MATRIX: 0.0, VECTOR: whole_cycles(cycles / (float(chip.vector.lanes) * float(chip.cores))) / clock_hz}
     for i, (level, read_bytes_per_s, write_bytes_per_s) in enumerate(peaks.levels):
-        read, written = dram_bytes if i == 0 else _inner_bytes(flows, level.holds)
+        read, written = through_dram if i == 0 else _inner_bytes(flows, level.holds)
         busy[level.name] = float(transfer_s(read, written, read_bytes_per_s, write_bytes_per_s, level.bandwidth.shared))
     return {name: float(seconds) for name, seconds in busy.items()}
 

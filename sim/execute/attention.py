@@ -87,6 +87,7 @@ class _Run:
         self.queries = q
         self.output = torch.empty(q.shape, dtype=numbers.products.output_dtype)
         self.held: dict[str, tuple[int, Span]] = {}
+        self.shared: set[tuple[str, int, Span]] = set()
         self.masks: dict[tuple[Span, Span], Tensor] = {}
         self.tally = Tally()
         innermost = chip_stages(chip)[-1]
@@ -190,11 +191,15 @@ class _Run:
         data = self.stored[cargo][batch, kv_head, tile.start : tile.stop]
         if self.held.get(cargo) != (pair, tile):
             self.held[cargo] = pair, tile
-            self.move_in(cargo, data.numel(), self.attention.kv_bits * (self.mapping.buffers if self.operands.double_buffered else 1))
+            copies = self.mapping.buffers if self.operands.double_buffered else 1
+            self.move_in(cargo, data.numel(), self.attention.kv_bits * copies, from_dram=(cargo, pair, tile) not in self.shared)
+            if self.mapping.keys_shared:
+                self.shared.add((cargo, pair, tile))
         return data
 
-    def move_in(self, cargo: Cargo, elements: int, bits: int) -> None:
-        self.tally.move(self.chip.dram.name, cargo, "read", elements)
+    def move_in(self, cargo: Cargo, elements: int, bits: int, from_dram: bool = True) -> None:
+        if from_dram:
+            self.tally.move(self.chip.dram.name, cargo, "read", elements)
         self.tally.move(self.operands.name, cargo, "write", elements)
         self.tally.hold(self.operands.name, cargo, elements * bits)
 

@@ -32,6 +32,7 @@ class Difference:
     name: str
     count: int
     latency_s: Pair
+    energy_j: tuple[float | None, float | None]
     dram_bytes: Pair
     bound_by: tuple[str, str]
     reason: str
@@ -62,6 +63,9 @@ class Comparison:
             "formats": [_formats(self.a), _formats(self.b)],
             "fits": [self.a.memory.fits, self.b.memory.fits],
             "tokens_per_s": [self.a.tokens_per_s, self.b.tokens_per_s],
+            "power_w": [self.a.power_w, self.b.power_w],
+            "j_per_token": [self.a.j_per_token, self.b.j_per_token],
+            "area_mm2": [self.a.area_mm2, self.b.area_mm2],
             "total": _plain(self.total),
             "components": [_plain(row) for row in self.rows],
         }
@@ -78,6 +82,7 @@ def _plain(row: Difference) -> dict[str, Any]:
         "count": row.count,
         "latency_s": list(row.latency_s),
         "ratio": row.ratio,
+        "energy_j": list(row.energy_j),
         "bound_by": list(row.bound_by),
         "dram_bytes": list(row.dram_bytes),
         "reason": row.reason,
@@ -132,15 +137,16 @@ def _comparison(a: Timeline, b: Timeline, chip_a: Chip, chip_b: Chip) -> Compari
     bytes_a, bytes_b = _bytes_by_component(a), _bytes_by_component(b)
     rows: list[Difference] = []
     for of_a, of_b in zip(a.components, b.components, strict=True):
-        row = Difference(
-            of_a.name, 1, (of_a.latency_s, of_b.latency_s), (bytes_a[of_a.name], bytes_b[of_a.name]), (of_a.bound_by, of_b.bound_by), ""
-        )
+        moved = bytes_a[of_a.name], bytes_b[of_a.name]
+        seconds, joules = (of_a.latency_s, of_b.latency_s), (of_a.energy_j, of_b.energy_j)
+        row = Difference(of_a.name, 1, seconds, joules, moved, (of_a.bound_by, of_b.bound_by), "")
         if rows and _alike(rows[-1], row):
             rows[-1] = _joined(rows[-1], row)
         else:
             rows.append(row)
     bounds = next(iter(a.bound_shares)), next(iter(b.bound_shares))
-    total = Difference("total", 1, (a.total_s, b.total_s), (sum(bytes_a.values()), sum(bytes_b.values())), bounds, "")
+    moved = sum(bytes_a.values()), sum(bytes_b.values())
+    total = Difference("total", 1, (a.total_s, b.total_s), (a.energy_j, b.energy_j), moved, bounds, "")
     explained = [replace(row, reason=_reason(row, (a, b), (chip_a, chip_b))) for row in (*rows, total)]
     return Comparison(a, b, tuple(explained[:-1]), explained[-1])
 
@@ -161,7 +167,13 @@ def _joined(run: Difference, row: Difference) -> Difference:
     first = run.name.split(" ")[0]
     latency_s = run.latency_s[0] + row.latency_s[0], run.latency_s[1] + row.latency_s[1]
     dram_bytes = run.dram_bytes[0] + row.dram_bytes[0], run.dram_bytes[1] + row.dram_bytes[1]
-    return replace(run, name=f"{first} ... {row.name}", count=run.count + 1, latency_s=latency_s, dram_bytes=dram_bytes)
+    energy_j = _added(run.energy_j[0], row.energy_j[0]), _added(run.energy_j[1], row.energy_j[1])
+    name = f"{first} ... {row.name}"
+    return replace(run, name=name, count=run.count + 1, latency_s=latency_s, energy_j=energy_j, dram_bytes=dram_bytes)
+
+
+def _added(a: float | None, b: float | None) -> float | None:
+    return None if a is None or b is None else a + b
 
 
 def _reason(row: Difference, timelines: tuple[Timeline, Timeline], chips: tuple[Chip, Chip]) -> str:

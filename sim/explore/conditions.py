@@ -15,6 +15,7 @@ from functional.errors import Problem, did_you_mean
 from hwmodels import units
 
 _CONDITION = re.compile(r"\s*(?P<name>[A-Za-z_][\w.]*)\s*(?:(?P<sign><=|>=|==|!=|<|>)\s*(?P<quantity>\S.*?))?\s*")
+_PLAIN = re.compile(r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
 _SIGNS: Mapping[str, Callable[[Any, Any], Any]] = {
     "<": operator.lt,
     "<=": operator.le,
@@ -67,13 +68,15 @@ def read_condition(text: object, unit_of: Mapping[str, str | None]) -> Condition
     if not sign:
         return Problem(f"'{name}' is a number", f"compare it, e.g. '{name} < {units.EXAMPLES.get(_DIMENSIONS.get(unit, ''), '5')}'")
     try:
-        return Condition(match[0].strip(), name, sign, _value(quantity, unit))
+        return Condition(match[0].strip(), name, sign, _value(name, quantity, unit))
     except ValueError as error:
         return Problem(str(error), getattr(error, "cure", "write a plain number"))
 
 
-def _value(quantity: str, unit: str) -> float:
-    if not unit:
+def _value(name: str, quantity: str, unit: str) -> float:
+    """In the base unit; a plain number where the name says the unit, as `area_mm2` does."""
+    said_by_name = name.rpartition("_")[2].lower() == unit.lower()
+    if not unit or (said_by_name and _PLAIN.fullmatch(quantity)):
         return float(quantity)
     value = units.parse(quantity, _DIMENSIONS[unit])
     if _DIMENSIONS[unit] == "bandwidth" and units.parse_bandwidth(quantity).per_cycle != (unit == "B/cycle"):

@@ -18,6 +18,7 @@ from functional.errors import Problem, ScenarioError, UnknownName, did_you_mean
 from functional.sampling import Sampling
 from hwmodels import load_chip
 from hwmodels.chip import Chip
+from hwmodels.costs import area_mm2
 from sim.engines import DEFAULT_ENGINE, ENGINES
 from sim.explore.stretch import OpTotal, Stretch, stretch
 from sim.intervals import Floats
@@ -103,6 +104,7 @@ class Generation:
     passes: tuple[Pass, ...]
     parts: tuple[Part, ...]
     memory: Memory
+    area_mm2: float | None
 
     @property
     def ttft_s(self) -> float:
@@ -148,11 +150,40 @@ class Generation:
     def components(self) -> tuple[Component, ...]:
         """Latency of each component in all steps, and what binds the largest part of it."""
         by_bound: dict[str, dict[str, float]] = {}
+        spent: dict[str, float] = {}
         for op in self.ops:
             parts = by_bound.setdefault(op.component, {})
             for name, seconds in op.bound_s.items():
                 parts[name] = parts.get(name, 0.0) + seconds
-        return tuple(Component(name, sum(parts.values()), max(parts, key=parts.__getitem__)) for name, parts in by_bound.items())
+            if op.energy_j is not None:
+                spent[op.component] = spent.get(op.component, 0.0) + op.energy_j
+        return tuple(
+            Component(name, sum(parts.values()), max(parts, key=parts.__getitem__), spent.get(name)) for name, parts in by_bound.items()
+        )
+
+    @cached_property
+    def energy_by_j(self) -> dict[str, float] | None:
+        """Joules by unit, level and `static`; None where the chip's energy is not known."""
+        found: dict[str, float] = {}
+        for part in self.parts:
+            for name, joules in part.steps.energy_by_j(part.weights).items():
+                found[name] = found.get(name, 0.0) + joules
+        return found or None
+
+    @property
+    def energy_j(self) -> float | None:
+        """Joules of the whole generation."""
+        return None if self.energy_by_j is None else sum(self.energy_by_j.values())
+
+    @property
+    def power_w(self) -> float | None:
+        """Watts on average."""
+        return None if self.energy_j is None else self.energy_j / self.total_s
+
+    @property
+    def j_per_token(self) -> float | None:
+        """Joules per generated token of the batch, the prompt's included."""
+        return None if self.energy_j is None else self.energy_j / (self.batch * self.tokens)
 
     @cached_property
     def bound_shares(self) -> dict[str, float]:
@@ -179,7 +210,15 @@ class Generation:
             "tokens_per_s": self.tokens_per_s,
             "floor_s": self.floor_s,
             "lost_s": {cause: sum(op.lost_s.get(cause, 0.0) for op in self.ops) for cause in LOST},
-            "components": [{"name": c.name, "latency_s": c.latency_s, "bound_by": c.bound_by} for c in self.components],
+            "energy_j": self.energy_j,
+            "energy_by_j": self.energy_by_j,
+            "power_w": self.power_w,
+            "j_per_token": self.j_per_token,
+            "tokens_per_s_per_w": None if self.j_per_token is None else 1 / self.j_per_token,
+            "area_mm2": self.area_mm2,
+            "components": [
+                {"name": c.name, "latency_s": c.latency_s, "bound_by": c.bound_by, "energy_j": c.energy_j} for c in self.components
+            ],
             "ops": [_row(op) for op in self.ops],
             "memory": {
                 "weights_bytes": memory.weights_bytes,
@@ -229,6 +268,7 @@ def _row(op: OpTotal) -> dict[str, Any]:
         "busy_s": op.busy_s,
         "bound_by": op.bound_by,
         "lost_s": {cause: op.lost_s.get(cause, 0.0) for cause in LOST},
+        "energy_j": op.energy_j,
     }
 
 
@@ -254,7 +294,8 @@ def predict_generation(
 ) -> Generation:
     """Predict the generation of `tokens` tokens after a prompt, taken in `chunk` tokens at a time (None: in one pass).
 
-    Every latency is that of `predict` at its context, to the last bit. Of a chunked prompt only the last chunk runs lm_head. With
+    Every latency is that of `predict` at its context, to the last bit; of more than `EXACT_CONTEXTS` contexts tiled and cycle interpolate
+    some, see `sim.explore.stretch`. Of a chunked prompt only the last chunk runs lm_head. With
     speculation a round is `draft_tokens` decode steps of the draft model and one step of the model over those and the token before them.
     Raises `BadInput` for all that `predict` refuses, and for lengths, chunks and drafts that cannot be.
     """
@@ -276,6 +317,7 @@ def predict_generation(
         rounds, round_s = run.rounds(config, speculation)
         parts = [*first, *rounds]
         token_latency_s = np.concatenate([[_total_s(first)], round_s / speculation.tokens_per_round])
+    area = area_mm2(built)
     return Generation(
         model=config,
         chip=built.name,
@@ -292,6 +334,7 @@ def predict_generation(
         passes=tuple(each for part in first if not part.prefix for each in _passes(part)),
         parts=tuple(parts),
         memory=_memory(parts),
+        area_mm2=None if area is None else float(area),
     )
 
 

@@ -36,7 +36,7 @@ class FormatLimits:
 
     `max_batch` at the asked context, `max_context` at the asked batch; `context_bound_by` is `memory`, or `model` where the model's
     positions end first. From `compute_bound_batch` sequences on, matrix and vector units bind most of a decode step at the asked context
-    (roofline); None if memory always does. `compute_bound_fits` says whether that batch fits.
+    (roofline), `compute_bound_by` the larger part of that; None if memory always does. `compute_bound_fits` says whether that batch fits.
     """
 
     weights: str
@@ -46,6 +46,7 @@ class FormatLimits:
     max_context: int
     context_bound_by: str
     compute_bound_batch: int | None
+    compute_bound_by: str | None
     compute_bound_fits: bool
 
 
@@ -125,15 +126,19 @@ def _row(config: ModelConfig, chip: Chip, batch: int, context: int, weights: str
     def needed(batches: Any, contexts: Any) -> Any:
         return whole(lambda layers: needed_bytes(graph(layers, batches, contexts)))
 
-    def computes(batches: NDArray[np.int64]) -> NDArray[np.bool_]:
-        def seconds(layers: int) -> Any:
-            found = latencies(plan(graph(layers, batches, context), chip))
-            return np.stack(
-                np.broadcast_arrays(found.latency_s, found.bound_s.get(MATRIX, 0.0) + found.bound_s.get(VECTOR, 0.0), batches)[:2]
-            )
+    def seconds(batches: NDArray[np.int64]) -> Any:
+        """Of a step, and of what the matrix and the vector unit bind."""
 
-        total, computing = whole(seconds)
-        return np.asarray(2 * computing >= total)
+        def of_layers(layers: int) -> Any:
+            found = latencies(plan(graph(layers, batches, context), chip))
+            units = [found.bound_s.get(name, 0.0) for name in (MATRIX, VECTOR)]
+            return np.stack(np.broadcast_arrays(found.latency_s, *units, batches)[:3])
+
+        return whole(of_layers)
+
+    def computes(batches: NDArray[np.int64]) -> NDArray[np.bool_]:
+        total, matrix, vector = seconds(batches)
+        return np.asarray(2 * (matrix + vector) >= total)
 
     try:
         plan(graph(1, batch, context), chip)
@@ -143,6 +148,7 @@ def _row(config: ModelConfig, chip: Chip, batch: int, context: int, weights: str
     max_batch = _first(lambda batches: np.asarray(needed(batches, context) > capacity), LARGEST_BATCH) - 1
     max_context = _first(lambda contexts: np.asarray(needed(batch, contexts) > capacity), longest) - 1
     turn = _first(computes, LARGEST_BATCH)
+    _, matrix, vector = seconds(np.array([min(turn, LARGEST_BATCH)]))
     return FormatLimits(
         weights=weights,
         kv=kv,
@@ -151,6 +157,7 @@ def _row(config: ModelConfig, chip: Chip, batch: int, context: int, weights: str
         max_context=max_context,
         context_bound_by="model" if max_context == longest else "memory",
         compute_bound_batch=turn if turn <= LARGEST_BATCH else None,
+        compute_bound_by=None if turn > LARGEST_BATCH else MATRIX if float(matrix[0]) >= float(vector[0]) else VECTOR,
         compute_bound_fits=turn <= max_batch,
     )
 

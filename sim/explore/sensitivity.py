@@ -88,11 +88,14 @@ def sensitivity_of(step: Step, built: Chip) -> tuple[Sensitivity, ...]:
 
 
 def independent_paths(chip: Chip) -> list[str]:
-    """Every number that can move by itself: of a shared port the bandwidth, of two ports each direction."""
+    """Every number that can move by itself and on which a latency may depend: of a shared port the bandwidth, of two ports each
+    direction; nothing of energy and area."""
     shared = {level.name: level.bandwidth.shared for level in chip.memory}
 
     def stands_alone(path: str) -> bool:
         parts = path.split(".")
+        if parts[0] in ("energy", "area"):
+            return False
         return "bandwidth" not in parts or (parts[-1] == "bandwidth") == shared[parts[1]]
 
     return [path for path in numeric_paths(chip) if stands_alone(path)]

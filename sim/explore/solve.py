@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from sim.engines import DEFAULT_ENGINE
 from sim.explore.extras import needed
 from sim.explore.fields import check_path, is_whole, less_is_faster, unit_of
 from sim.explore.step import Step, Timing, errors_of, why_not
-from sim.explore.target import Cost, Target, read_cost, read_target
+from sim.explore.target import ChipCost, Cost, Target, read_chip_cost, read_cost, read_target
 from workloads.scenario import Phase
 
 DOUBLINGS = 30
@@ -76,6 +77,8 @@ class Solution:
     fits: bool
     cost: float | None
     own_cost: float | None
+    cost_name: str
+    cost_unit: str
     evaluations: int
 
     @property
@@ -106,6 +109,8 @@ class Solution:
             "fits": self.fits,
             "cost": self.cost,
             "own_cost": self.own_cost,
+            "cost_is": self.cost_name,
+            "cost_unit": self.cost_unit,
             "proof": [
                 {
                     "path": border.path,
@@ -144,7 +149,8 @@ def solve(
     engine: str = DEFAULT_ENGINE,
 ) -> Solution:
     """The smallest value of the number `vary` with which a step meets `target` (`30 tok/s`, `33 ms`, `TTFT 200 ms`); where less is faster
-    (latencies, launch, cycles per element) the largest. Several numbers: the combination that costs least by `cost`.
+    (latencies, launch, cycles per element) the largest. Several numbers: of the combinations that just meet the target, the one that costs
+    least by `cost`: `area`, `energy`, or weights of one's own.
 
     Raises `BadInput`: unreadable targets and costs, unknown paths, impossible steps.
     """
@@ -157,14 +163,15 @@ def solve(
     limit_s = wanted.latency_s(step.tokens(built))
     search = _Search(step, built, limit_s)
     borders: tuple[Border, ...]
+    priced: Cost | ChipCost | None = None
     if len(paths) == 1 and cost is None:
         borders = (search.border(paths[0], {}),)
-        priced = None
     else:
         if cost is None:
             example = ",".join(f"{path}=1" for path in paths)
-            raise BadInput(Problem("several numbers vary", f"say what each costs, e.g. '{example}'", path="--cost"))
-        priced = read_cost(built, cost, paths)
+            raise BadInput(Problem("several numbers vary", f"say what each costs: 'area', 'energy' or e.g. '{example}'", path="--cost"))
+        wants_chip = cost.strip() in ("area", "energy")
+        priced = read_chip_cost(built, cost.strip(), paths, step) if wants_chip else read_cost(built, cost, paths)
         borders = _cheapest(search, paths, priced)
     values = {border.path: border.at.value for border in borders if border.at is not None}
     if len(values) < len(paths):
@@ -180,7 +187,7 @@ def _solution(
     values: Mapping[str, float],
     final: Mapping[str, float],
     borders: tuple[Border, ...],
-    cost: Cost | None,
+    cost: Cost | ChipCost | None,
 ) -> Solution:
     best = with_values(chip, final)
     timing, timeline = search.step.time(best), search.step.timeline(chip)
@@ -197,7 +204,9 @@ def _solution(
         bound_shares=timing.shares,
         fits=timeline.memory.needed_bytes <= int(best.dram.capacity_bytes),
         cost=cost.of(values) if cost and values else None,
-        own_cost=cost.of({path: float(value_of(chip, path)) for path in cost.weights}) if cost else None,
+        own_cost=cost.of({border.path: border.own for border in borders}) if cost else None,
+        cost_name=cost.name if cost else "",
+        cost_unit=cost.unit if cost else "",
         evaluations=search.evaluations,
     )
 
@@ -310,7 +319,7 @@ class _Line:
         return math.sqrt(low * high) if low > 0 else high / 2 if high > _ZERO_STARTS_AT else None
 
 
-def _cheapest(search: _Search, paths: Sequence[str], cost: Cost) -> tuple[Border, ...]:
+def _cheapest(search: _Search, paths: Sequence[str], cost: Cost | ChipCost) -> tuple[Border, ...]:
     """The cheapest values that meet the target: an optimiser chooses all numbers but one, whose smallest that does is found."""
     own = {path: float(value_of(search.chip, path)) for path in paths}
     start = _feasible(search, own)
@@ -349,15 +358,15 @@ def _best_missed(search: _Search, path: str, own: Mapping[str, float]) -> Probe:
 
 
 def _optimised(
-    search: _Search, own: Mapping[str, float], start: Mapping[str, float], inner: str, outer: Sequence[str], cost: Cost
+    search: _Search, own: Mapping[str, float], start: Mapping[str, float], inner: str, outer: Sequence[str], cost: Cost | ChipCost
 ) -> dict[str, float]:
     """scipy's DIRECT finds the region, its Nelder-Mead the point; both see logarithms, in which a roofline is a convex problem."""
     needed("scipy", "several numbers at once", "explore", "--vary")
     from scipy.optimize import Bounds, brentq, direct, minimize
 
     most = cost.of(start)
-    upper = {path: math.log2(most * cost.per[path] / cost.weights[path]) for path in cost.weights}
-    lower = {path: upper[path] - DOUBLINGS for path in cost.weights}
+    upper = {path: math.log2(cost.reach(path, most, start[path])) for path in start}
+    lower = {path: upper[path] - DOUBLINGS for path in upper}
     roots: list[float] = [math.log2(start[inner])]
 
     def excess(values: Mapping[str, float]) -> float:
@@ -369,6 +378,7 @@ def _optimised(
         """The values of a point, with the inner one that just meets the target, and by how much even its largest misses it (else 0)."""
         values = {path: _rounded(path, 2.0 ** float(log)) for path, log in zip(outer, point, strict=True)}
 
+        @cache  # the ends of a bracket are asked again by the root finder
         def at(log: float) -> float:
             return excess({**values, inner: _rounded(inner, 2.0**log)})
 

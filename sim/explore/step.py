@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,10 +14,12 @@ from functional.llama import Logits
 from functional.sampling import Sampling
 from hwmodels.chip import Chip
 from hwmodels.consistency import Advice, inconsistencies
-from hwmodels.formulas.roofline import largest
+from hwmodels.formulas.roofline import largest, total
 from sim.api import predict_graph, trace_model
-from sim.engines import DEFAULT_ENGINE, check_engine, roofline, timed
-from sim.engines.result import step_s
+from sim.engines import DEFAULT_ENGINE, check_engine, roofline
+from sim.engines import timed as time_plan
+from sim.engines.result import GroupTimes, spent_j, step_s
+from sim.explore import vectorised
 from sim.plan import Plan, plan
 from sim.timeline import Timeline
 from workloads.graph import OpGraph
@@ -88,14 +91,24 @@ class Step:
             busy = [roofline.unit_times_s(group_class.load, peaks) for group_class in planned.classes]
             latencies = [float(largest(each.values())) for each in busy]
             bounds = [max(each, key=lambda name, each=each: float(each[name])) for each in busy]  # type: ignore[misc]
+            timed: Sequence[GroupTimes] = []
         else:
-            planned, times = timed(planned, self.engine, self.prefetch)
-            latencies, bounds = [each.latency_s for each in times], [each.bound_by for each in times]
+            planned, timed = time_plan(planned, self.engine, self.prefetch)
+            latencies, bounds = [each.latency_s for each in timed], [each.bound_by for each in timed]
         seconds: dict[str, float] = {}
         for group_class, latency, bound in zip(planned.classes, latencies, bounds, strict=True):
             seconds[bound] = seconds.get(bound, 0.0) + group_class.count * latency
         total_s, _ = step_s(planned.demand, latencies)
-        return Timing(float(total_s), seconds)
+        return Timing(float(total_s), seconds, lambda: self._energy_j(planned, timed, float(total_s)))
+
+    def _energy_j(self, planned: Plan, timed: Sequence[GroupTimes], total_s: float) -> float | None:
+        """Joules; an engine that times no groups moves every tensor once."""
+        peaks = roofline.Peaks.of(planned.chip)
+        if peaks.prices is None:
+            return None
+        if not timed:
+            return float(vectorised.energy_j(planned, peaks, total_s) or 0.0)
+        return float(total(spent_j(planned, peaks.prices, timed, total_s).values()))
 
     def tokens(self, chip: Chip) -> int:
         """New tokens of the whole batch."""
@@ -104,10 +117,16 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Latency of a step and the seconds of it that each resource binds."""
+    """Latency of a step and the seconds of it that each resource binds; `spend` works out its energy."""
 
     latency_s: float
     bound_s: dict[str, float]
+    spend: Callable[[], float | None]
+
+    @property
+    def energy_j(self) -> float | None:
+        """Joules; None where nothing is known of the chip's energy."""
+        return self.spend()
 
     @property
     def bound_by(self) -> str:

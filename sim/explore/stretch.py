@@ -1,13 +1,19 @@
-"""Steps that differ in their context only, timed together; every latency is that of `predict` at its context, to the last bit.
+"""Steps that differ in their context only, timed together.
 
-They are traced once, with an array of contexts. The roofline evaluates arrays as they are. The other engines are asked once for the groups
-that no context changes, and at each context for those that one does: attention, whose work and bytes grow.
+They are traced once, with an array of contexts. The roofline evaluates arrays as they are; every latency is that of `predict` at its
+context, to the last bit. The other engines are asked once for the groups that no context changes, and for those that one does (attention,
+whose work and bytes grow) at each of up to `EXACT_CONTEXTS` contexts: to the last bit as well. Of more contexts they are asked where the
+tiling of the keys changes: at the first and the last of each run of keys that the array takes at once. Between two of these all figures are
+interpolated linearly (bytes and MACs grow by the key there, and full passes do not change), if that is right half way, to `TOLERANCE` of
+the step's latency; where it is not, another mapping has become the best, and both halves are looked at alike.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import cached_property, partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,7 +21,9 @@ import numpy as np
 from functional.config import ModelConfig
 from functional.work import Contraction, flops
 from hwmodels.chip import Chip
+from hwmodels.formulas.roofline import largest, total
 from sim.engines import ENGINES, roofline
+from sim.engines.prices import STATIC, Prices, prices_of
 from sim.engines.result import GroupTimes, step_s
 from sim.intervals import Floats
 from sim.plan import Plan, plan, resident_capacity_bytes
@@ -25,10 +33,16 @@ from workloads.graph import OpGraph
 from workloads.scenario import Scenario
 from workloads.trace import trace
 
+EXACT_CONTEXTS = 128
+"""How many contexts in a row are all asked for."""
+
+TOLERANCE = 5e-4
+"""How far a step's latency half way between two contexts may be from the line between them, relatively, for that line to be taken."""
+
 
 @dataclass(slots=True)
 class OpTotal:
-    """What one op takes in several steps; `bound_s` are its seconds by what binds them."""
+    """What one op takes in several steps; `bound_s` are its seconds by what binds them, `energy_j` None where the chip's is not known."""
 
     name: str
     kind: str
@@ -42,11 +56,14 @@ class OpTotal:
     busy_s: float
     bound_s: dict[str, float]
     lost_s: dict[str, float]
+    energy_j: float | None
 
     def add(self, other: OpTotal) -> None:
         """Take in the same op of other steps."""
         for name in ("flops", "useful_macs", "issued_macs", "dram_bytes", "latency_s", "busy_s"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
+        if self.energy_j is not None and other.energy_j is not None:
+            self.energy_j += other.energy_j
         for mine, theirs in ((self.bound_s, other.bound_s), (self.lost_s, other.lost_s)):
             for name, seconds in theirs.items():
                 mine[name] = mine.get(name, 0.0) + seconds
@@ -68,10 +85,36 @@ class ClassTimes:
     op_dram_bytes: Floats
     op_issued_macs: Floats
     lost_s: Mapping[str, Floats]
+    spent_j: Mapping[str, Floats]
+    op_spent_j: Floats
+
+    def spread(self, places: Sequence[int], many: int) -> ClassTimes:
+        """The figures of all of 0 ... many - 1 from those at some places in order; bound by what binds the last place before."""
+        if len(places) == many:
+            return self
+        all_places = np.arange(many)
+
+        def between(column: Floats) -> Floats:
+            rows = [np.interp(all_places, places, row) for row in np.atleast_2d(column)]
+            return np.reshape(rows, (*column.shape[:-1], many))
+
+        before = np.searchsorted(places, all_places, "right") - 1
+        return ClassTimes(
+            latency_s=between(self.latency_s),
+            bound_by=[self.bound_by[i] for i in before.tolist()],
+            shares=between(self.shares),
+            op_busy_s=between(self.op_busy_s),
+            op_dram_bytes=between(self.op_dram_bytes),
+            op_issued_macs=between(self.op_issued_macs),
+            lost_s={cause: between(column) for cause, column in self.lost_s.items()},
+            spent_j={name: between(column) for name, column in self.spent_j.items()},
+            op_spent_j=between(self.op_spent_j),
+        )
 
     @classmethod
-    def of(cls, found: Sequence[GroupTimes]) -> ClassTimes:
+    def of(cls, found: Sequence[GroupTimes], prices: Prices | None) -> ClassTimes:
         """The figures of one context after the other."""
+        spent = [] if prices is None else [prices.spent_j(each.macs, each.counts, each.moved_bytes) for each in found]
         causes = {cause for each in found for cause in each.lost_s}
         return cls(
             latency_s=np.array([each.latency_s for each in found]),
@@ -81,18 +124,25 @@ class ClassTimes:
             op_dram_bytes=np.stack([each.op_dram_bytes for each in found], -1),
             op_issued_macs=np.stack([each.op_issued_macs for each in found], -1),
             lost_s={cause: np.array([each.lost_s.get(cause, 0.0) for each in found]) for cause in causes},
+            spent_j={} if prices is None else {name: np.array([float(each[name]) for each in spent]) for name in spent[0]},
+            op_spent_j=np.stack([each.op_spent_j for each in found], -1),
         )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Stretch:
-    """Steps after n contexts: `latency_s` and `floor_s` of each [n], `classes` in the order of the plan, the most memory that one needs."""
+    """Steps after n contexts: `latency_s` and `floor_s` of each [n], the most memory that one needs."""
 
     plan: Plan
     latency_s: Floats
     floor_s: Floats
-    classes: Sequence[ClassTimes]
     memory: Memory
+    make_classes: Callable[[], Sequence[ClassTimes]]
+
+    @cached_property
+    def classes(self) -> Sequence[ClassTimes]:
+        """Figures of the classes of the plan, made when they are asked for."""
+        return self.make_classes()
 
     @property
     def graph(self) -> OpGraph:
@@ -101,7 +151,8 @@ class Stretch:
     def totals(self, weights: Floats, prefix: str = "") -> Iterator[OpTotal]:
         """Each op in all steps together, which happen `weights` times [n]; `prefix` stands before names of ops and components."""
         sums = [_sums(times, weights) for times in self.classes]
-        ops, asked = iter(self.graph.ops), self.plan.demand
+        ops, asked, prices = iter(self.graph.ops), self.plan.demand, prices_of(self.plan.chip)
+        static_w = None if prices is None else float(prices.static_w)
         counted: dict[int, tuple[float, float]] = {}
         for group, index in enumerate(asked.class_of):
             bound_s, columns, lost_s = sums[index]
@@ -111,7 +162,7 @@ class Stretch:
                 if id(op.work) not in counted:
                     macs = op.work.useful_macs if isinstance(op.work, Contraction) else 0
                     counted[id(op.work)] = _weighed(flops(op.work), weights), _weighed(macs, weights)
-                latency_s, busy_s, dram_bytes, issued_macs = columns[:, i].tolist()
+                latency_s, busy_s, dram_bytes, issued_macs, spent_j = columns[:, i].tolist()
                 yield OpTotal(
                     prefix + op.name,
                     op.kind,
@@ -124,20 +175,33 @@ class Stretch:
                     busy_s,
                     {name: seconds * latency_s / whole_s for name, seconds in bound_s.items()},
                     {cause: float(column[i]) for cause, column in lost_s.items()},
+                    None if static_w is None else spent_j + static_w * latency_s,
                 )
+
+    def energy_by_j(self, weights: Floats) -> dict[str, float]:
+        """Joules of all steps by unit, level and `static`; empty where the chip's energy is not known."""
+        prices = prices_of(self.plan.chip)
+        if prices is None:
+            return {}
+        found = {STATIC: float(prices.static_w) * _weighed(self.latency_s, weights)}
+        for times, group_class in zip(self.classes, self.plan.classes, strict=True):
+            for name, joules in times.spent_j.items():
+                found[name] = found.get(name, 0.0) + group_class.count * _weighed(joules, weights)
+        return found
 
 
 def _weighed(count: Any, weights: Floats) -> float:
+    """Sum over all steps of what is one number, or one for each."""
     return float((count * weights).sum())
 
 
 def _sums(times: ClassTimes, weights: Floats) -> tuple[dict[str, float], Floats, dict[str, Floats]]:
-    """Of one group: seconds by what binds it; per op latency, busy seconds, DRAM bytes and issued MACs [4, ops]; lost seconds per op."""
+    """Of one group: seconds by what binds it; by op latency, busy seconds, DRAM bytes, issued MACs, joules [5, ops]; lost seconds by op."""
     bound_s: dict[str, float] = {}
     names = times.bound_by if len(times.bound_by) == len(weights) else [times.bound_by[0]] * len(weights)
     for name, seconds in zip(names, (times.latency_s * weights).tolist(), strict=True):
         bound_s[name] = bound_s.get(name, 0.0) + seconds
-    columns = times.latency_s * times.shares, times.op_busy_s, times.op_dram_bytes, times.op_issued_macs
+    columns = times.latency_s * times.shares, times.op_busy_s, times.op_dram_bytes, times.op_issued_macs, times.op_spent_j
     lost_s = {cause: (seconds * times.shares * weights).sum(-1) for cause, seconds in times.lost_s.items()}
     return bound_s, np.array([(column * weights).sum(-1) for column in columns]), lost_s
 
@@ -147,10 +211,16 @@ def stretch(config: ModelConfig, scenario: Scenario, chip: Chip, engine: str, fu
     graph = trace(config, scenario)
     planned = plan(graph, chip, fused)
     many = np.size(scenario.context)
-    classes = _arrays(planned) if engine == "roofline" else _one_by_one(planned, engine, many)
-    latency_s, _ = step_s(planned.demand, [times.latency_s for times in classes])
+    if engine == "roofline":
+        peaks = roofline.Peaks.of(chip)
+        latencies_s: list[Any] = [largest(roofline.unit_times_s(each.load, peaks).values()) for each in planned.classes]
+        make: Callable[[], Sequence[ClassTimes]] = partial(_arrays, planned)
+    else:
+        classes = _one_by_one(planned, engine, many)
+        latencies_s, make = [times.latency_s for times in classes], lambda: classes
+    latency_s, _ = step_s(planned.demand, latencies_s)
     floor_s = roofline.floor_s(planned.demand, chip)
-    return Stretch(planned, _column(latency_s, many), _column(floor_s, many), classes, _most_memory(planned))
+    return Stretch(planned, _column(latency_s, many), _column(floor_s, many), _most_memory(planned), make)
 
 
 def _column(value: Any, many: int) -> Floats:
@@ -163,7 +233,8 @@ def _most_memory(planned: Plan) -> Memory:
     sizes = {"weight": 0, "kv_cache": 0}
     for tensor in planned.graph.tensors.values():
         if tensor.role in sizes and tensor.name not in made:
-            sizes[tensor.role] += int(np.max(tensor.spec.size_bytes))
+            size_bytes = tensor.spec.size_bytes
+            sizes[tensor.role] += size_bytes if isinstance(size_bytes, int) else int(np.max(size_bytes))
     peak = int(np.max(planned.demand.residency.peak_bytes))
     return Memory(sizes["weight"], sizes["kv_cache"], peak, int(planned.chip.dram.capacity_bytes))
 
@@ -183,17 +254,27 @@ def _of_arrays(group_class: GroupClass, peaks: roofline.Peaks) -> ClassTimes:
     names = list(times)
     alone = [times if load is group_class.load else roofline.unit_times_s(load, peaks) for load in group_class.op_loads]
     own_s = _rows([_rows(list(each.values())).max(0) for each in alone])
-    sums_s = own_s.sum(0)
     macs = [op.work.useful_macs if isinstance(op.work, Contraction) else 0 for op in group_class.ops]
+    shares = _parted(own_s, np.full_like(own_s, 1 / len(own_s)))
+    spent = {name: np.asarray(joules, float) for name, joules in roofline.spent_j(group_class.load, peaks).items()}
     return ClassTimes(
         latency_s=by_unit.max(0),
         bound_by=[names[i] for i in by_unit.argmax(0).tolist()],
-        shares=np.where(sums_s > 0, own_s / np.where(sums_s > 0, sums_s, 1.0), 1 / len(own_s)),
+        shares=shares,
         op_busy_s=own_s,
         op_dram_bytes=_rows([sum(roofline.dram_bytes(load, peaks)) for load in group_class.op_loads]),
         op_issued_macs=_rows(macs),
         lost_s={},
+        spent_j=spent,
+        op_spent_j=_rows([total(roofline.spent_j(load, peaks).values()) for load in group_class.op_loads]),
     )
+
+
+def _parted(rows: Floats, otherwise: Floats) -> Floats:
+    """Rows in proportion to their sum; `otherwise` where that is 0."""
+    sums = rows.sum(0)
+    parted: Floats = np.where(sums > 0, rows / np.where(sums > 0, sums, 1.0), otherwise)
+    return parted
 
 
 def _rows(values: Sequence[Any]) -> Floats:
@@ -210,15 +291,59 @@ def _one_by_one(planned: Plan, engine: str, many: int) -> list[ClassTimes]:
     grows = [_grows(planned, group_class) for group_class in classes]
     still = [i for i, each in enumerate(grows) if not each]
     found = dict(zip(still, time_classes(_part(planned, [classes[i] for i in still])), strict=True))
-    result = {i: ClassTimes.of([times]) for i, times in found.items()}
+    prices = prices_of(planned.chip)
+    result = {i: ClassTimes.of([times], prices) for i, times in found.items()}
 
     alike: dict[Any, int] = {}
     first = {i: alike.setdefault(_key(planned, classes[i]), i) for i, each in enumerate(grows) if each}
     growing = list(alike.values())
-    times = [time_classes(_part(planned, [classes[i] for i in growing], place)) for place in range(many)] if growing else []
-    for column, i in enumerate(growing):
-        result[i] = ClassTimes.of([each[column] for each in times])
+    if growing:
+        counts = [sum(classes[j].count for j, leader in first.items() if leader == i) for i in growing]
+        still_s = sum(classes[i].count * found[i].latency_s for i in still)
+        ask = _Asked(lambda place: time_classes(_part(planned, [classes[i] for i in growing], place)), counts, still_s)
+        places = ask.all_that_matter(_places(planned, many))
+        for column, i in enumerate(growing):
+            result[i] = ClassTimes.of([ask.times[place][column] for place in places], prices).spread(places, many)
     return [result[first.get(i, i)] for i in range(len(classes))]
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """Classes that grow, timed at some contexts; `counts` are the groups of each, `still_s` the seconds of all others."""
+
+    time_at: Callable[[int], list[GroupTimes]]
+    counts: Sequence[int]
+    still_s: float
+    times: dict[int, list[GroupTimes]] = field(default_factory=dict)
+
+    def step_s(self, place: int) -> float:
+        """Seconds of the step at one of the contexts."""
+        if place not in self.times:
+            self.times[place] = self.time_at(place)
+        return self.still_s + sum(count * each.latency_s for count, each in zip(self.counts, self.times[place], strict=True))
+
+    def all_that_matter(self, places: Sequence[int]) -> list[int]:
+        """These, half way between any two of them, and there as many more as straight lines need."""
+        gaps = list(pairwise(places)) or [(places[0], places[0])]
+        while gaps:
+            low, high = gaps.pop()
+            middle = (low + high) // 2
+            before_s, here_s, after_s = self.step_s(low), self.step_s(middle), self.step_s(high)
+            line_s = before_s + (middle - low) / max(high - low, 1) * (after_s - before_s)
+            if low < middle < high and abs(here_s - line_s) > TOLERANCE * here_s:
+                gaps += [(low, middle), (middle, high)]
+        return sorted(self.times)
+
+
+def _places(planned: Plan, many: int) -> list[int]:
+    """Where to ask: everywhere, or at both ends of each run of keys that fills the same number of array passes."""
+    if many <= EXACT_CONTEXTS:
+        return list(range(many))
+    unit, scenario = planned.chip.matrix, planned.graph.scenario
+    run = max(unit.tile) if unit.kind == "tensor_core" else max(unit.rows, unit.cols)
+    passes = (np.asarray(scenario.kv_len) - 1) // run
+    begins = np.flatnonzero(np.diff(passes, prepend=-1))
+    return sorted({*begins.tolist(), *(begins[1:] - 1).tolist(), many - 1})
 
 
 def _grows(planned: Plan, group_class: GroupClass) -> bool:

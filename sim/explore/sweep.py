@@ -69,7 +69,11 @@ def sweep(
     not there, an interrupted run that is of another sweep or version.
     """
     needed("pyarrow", "sweeps", "explore")
-    asked, out = load_sweep(file, max_points), Path(out)
+    out = Path(out)
+    if out.suffix != ".parquet":
+        cure = f"write '{out.with_suffix('.parquet')}'; pandas, polars and DuckDB turn it into other formats"
+        raise BadInput(Problem("a sweep writes Parquet", cure, str(out), path="--out"))
+    asked = load_sweep(file, max_points)
     run = _Run(asked, out, chunk_points)
     if run.is_complete(resume, overwrite):
         return Outcome(out, asked.points, run.chunks, 0, True)

@@ -33,10 +33,16 @@ METRICS: Mapping[str, str | None] = {
     "latency_s": "s",
     "tokens_per_s": "tok/s",
     "floor_s": "s",
+    "energy_j": "J",
+    "power_w": "W",
+    "area_mm2": "mm2",
     "memory_bytes": "B",
     "fits": None,
 }
 """Results of a point and their units; None: true or false. The same names as in the JSON of `predict`."""
+
+_OF_ENERGY = ("energy_j", "power_w")
+"""Results that only chips with a section `energy` have; `area_mm2` wants one of area."""
 
 LARGER_IS_BETTER = ("tokens_per_s",)
 """Objectives that are maximised; all others are minimised."""
@@ -188,6 +194,12 @@ def _points(given: SweepFields) -> int:
     return len(given.chips or [""]) * steps * math.prod(lengths)
 
 
+def _as_written(problem: Problem, place: str) -> Problem:
+    """A problem of a range under the name `from`, which Python keeps for itself."""
+    path, cure = (text.replace("from_", "from") for text in (problem.path, problem.cure))
+    return replace(problem, path=f"{place}.{path}", cure=cure)
+
+
 def _length(axis: Any) -> int:
     steps = axis.get("steps", 1) if isinstance(axis, dict) else len(axis) if isinstance(axis, list) else 1
     return steps if isinstance(steps, int) and steps > 0 else 1
@@ -213,7 +225,7 @@ class _Reader:
         choices = tuple(dimension for dimension in of_chip if any(isinstance(axis.values, tuple) for axis in dimension))
         numbers = tuple(dimension for dimension in of_chip if dimension not in choices)
         axes = [axis for dimension in of_chip for axis in dimension]
-        constraints, objectives = self._conditions(axes), self._objectives(axes)
+        constraints, objectives = self._conditions(chips, axes), self._objectives(chips, axes)
         steps = () if self.problems else self._steps(chips, of_workload)
         if self.problems:
             raise BadInput(sorted(self.problems, key=lambda problem: problem.line or 0))
@@ -330,7 +342,7 @@ class _Reader:
             spec = RangeFields.model_validate(given)
         except ValidationError as why:
             found = validation_problems(why, RangeFields, lambda field: (self.document.file, self.document.line_of((*place, *field))))
-            self.problems += [replace(each, path=f"{dotted(place)}.{each.path.replace('from_', 'from')}") for each in found]
+            self.problems += [_as_written(each, dotted(place)) for each in found]
             return None
         ends = [self._number(chip, (*place, end), path, value) for end, value in (("from", spec.from_), ("to", spec.to))]
         if ends[0] is None or ends[1] is None:
@@ -378,7 +390,7 @@ class _Reader:
             spec = RangeFields.model_validate(given)
         except ValidationError as why:
             found = validation_problems(why, RangeFields, lambda field: (self.document.file, self.document.line_of((*place, *field))))
-            self.problems += [replace(each, path=f"{dotted(place)}.{each.path.replace('from_', 'from')}") for each in found]
+            self.problems += [_as_written(each, dotted(place)) for each in found]
             return None
         if not all(isinstance(end, int) and not isinstance(end, bool) and end > 0 for end in (spec.from_, spec.to)):
             self._wrong(place, "begins or ends at no whole number above 0", "write e.g. '{from: 1, to: 64, steps: 7, scale: log}'")
@@ -386,7 +398,17 @@ class _Reader:
         values = (np.geomspace if spec.scale == "log" else np.linspace)(spec.from_, spec.to, spec.steps)
         return list(dict.fromkeys(int(value) for value in np.round(values)))
 
-    def _conditions(self, axes: Sequence[Axis]) -> tuple[Condition, ...]:
+    def _unknown(self, chips: Sequence[Chip], place: FieldPath, name: str) -> bool:
+        """Whether a result is not known of one of the chips, and this is said."""
+        section = "energy" if name in _OF_ENERGY else "area" if name == "area_mm2" else ""
+        for chip in chips:
+            if section and getattr(chip, section) is None:
+                cure = f"give its file 'process: 7 nm', or a section '{section}'"
+                self._wrong(place, f"'{name}' is not known of the chip '{chip.name}'", cure)
+                return True
+        return False
+
+    def _conditions(self, chips: Sequence[Chip], axes: Sequence[Axis]) -> tuple[Condition, ...]:
         known: dict[str, str | None] = {**METRICS, "batch": "", "q_len": "", "kv_len": ""}
         known |= {axis.path: axis.unit for axis in axes if isinstance(axis.values, np.ndarray)}
         found = []
@@ -394,17 +416,18 @@ class _Reader:
             condition = read_condition(text, known)
             if isinstance(condition, Problem):
                 self._wrong(("constraints", i), condition.message, condition.cure)
-            else:
+            elif not self._unknown(chips, ("constraints", i), condition.name):
                 found.append(condition)
         return tuple(found)
 
-    def _objectives(self, axes: Sequence[Axis]) -> tuple[str, ...]:
+    def _objectives(self, chips: Sequence[Chip], axes: Sequence[Axis]) -> tuple[str, ...]:
         known = [name for name, unit in METRICS.items() if unit is not None] + [
             axis.path for axis in axes if isinstance(axis.values, np.ndarray)
         ]
         for i, name in enumerate(self.given.objectives):
             if name not in known:
                 self._wrong(("objectives", i), f"'{name}' is no result and no numeric axis", did_you_mean(name, known))
+            self._unknown(chips, ("objectives", i), name)
         return tuple(self.given.objectives) or ("latency_s",)
 
     def _steps(self, chips: Sequence[Chip], of_workload: Sequence[Dimension]) -> tuple[Step, ...]:

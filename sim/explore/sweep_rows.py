@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from functional.errors import BadInput
 from hwmodels.chip import Chip
+from hwmodels.costs import area_mm2
 from hwmodels.paths import with_values
 from sim.engines import roofline
 from sim.explore.limits import needed_bytes
@@ -25,7 +26,10 @@ from sim.timeline import LOST
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_NEVER_CONTRADICT = ("clock", "tdp", "rates", "cycles", "lanes", "bandwidth", "latency", "burst", "channels", "launch", "resident_share")
+_NEVER_CONTRADICT = (
+    *("clock", "tdp", "rates", "cycles", "lanes", "bandwidth", "latency", "burst", "channels", "launch", "resident_share"),
+    *("energy", "area"),
+)
 """Fields on which no contradiction of a chip depends; a chip is checked once for all their values."""
 
 OTHER = "other"
@@ -36,10 +40,13 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """What a box comes to, one entry per point; `bound_by` counts in the words of that column. With a reason, figures mean nothing."""
+    """What a box comes to, one entry per point; `bound_by` counts in the words of that column. With a reason, figures mean nothing; energy
+    and area are None where nothing is known of them."""
 
     latency_s: Floats
     floor_s: Floats
+    energy_j: Floats | None
+    area_mm2: Floats | None
     bound_by: NDArray[np.int32]
     fits: NDArray[np.bool_]
     memory_bytes: int
@@ -89,7 +96,7 @@ class Evaluator:
         shape = box.points
         nothing = np.full(shape, np.nan)
         given = reason if reason is not None else np.full(shape, text, dtype=object)
-        return Results(nothing, nothing, np.zeros(shape, dtype=np.int32), np.zeros(shape, dtype=np.bool_), 0, given)
+        return Results(nothing, nothing, None, None, np.zeros(shape, dtype=np.int32), np.zeros(shape, dtype=np.bool_), 0, given)
 
     def _vectorised(self, box: Box, chip: Chip, needed: int, reason: NDArray[np.object_] | None) -> Results:
         values = {}
@@ -104,11 +111,13 @@ class Evaluator:
         names, index = bound_by(found, box.shape)
 
         def flat(value: Any) -> Any:
-            return np.broadcast_to(np.asarray(value), box.shape).reshape(-1)
+            return None if value is None else np.broadcast_to(np.asarray(value), box.shape).reshape(-1)
 
         return Results(
             flat(found.latency_s),
             flat(roofline.floor_s(planned.demand, many)),
+            flat(found.energy_j),
+            flat(area_mm2(many)),
             np.array([self._bound(name) for name in names], dtype=np.int32)[index.reshape(-1)],
             flat(needed <= np.asarray(many.dram.capacity_bytes)),
             needed,
@@ -116,7 +125,7 @@ class Evaluator:
         )
 
     def _one_by_one(self, box: Box, chip: Chip, needed: int, reason: NDArray[np.object_] | None) -> Results:
-        latency_s, floor_s = np.full(box.points, np.nan), np.full(box.points, np.nan)
+        latency_s, floor_s, energy_j, area = np.full((4, box.points), np.nan)
         bounds = np.zeros(box.points, dtype=np.int32)
         fits = np.zeros(box.points, dtype=np.bool_)
         reasons = np.full(box.points, "", dtype=object) if reason is None else reason
@@ -130,9 +139,11 @@ class Evaluator:
                 reasons[i] = why_not(error)
                 continue
             latency_s[i], bounds[i] = timing.latency_s, self._bound(timing.bound_by)
+            energy_j[i], area[i] = timing.energy_j, area_mm2(one)
             floor_s[i] = float(roofline.floor_s(box.step.plan(one).demand, one))
             fits[i] = needed <= int(one.dram.capacity_bytes)
-        return Results(latency_s, floor_s, bounds, fits, needed, reasons if any(reasons) else None)
+        spent, size = None if chip.energy is None else energy_j, None if chip.area is None else area
+        return Results(latency_s, floor_s, spent, size, bounds, fits, needed, reasons if any(reasons) else None)
 
     def _bound(self, name: str) -> int:
         words = self.words["bound_by"]
@@ -279,9 +290,15 @@ def _box_results(evaluator: Evaluator, box: Box, columns: pa.Schema) -> pa.Table
         "reason": pa.nulls(points, pa.string()) if texts is None else pa.array(texts, pa.string()),
         "bound_by": bounds,
         "feasible": pa.array(feasible),
-        **{name: pa.array(np.broadcast_to(values, points), columns.field(name).type, mask=missing) for name, values in figures.items()},
+        **{name: _figure(values, points, columns.field(name).type, missing) for name, values in figures.items()},
     }
     return pa.Table.from_arrays([arrays[name] for name in columns.names], schema=columns)
+
+
+def _figure(values: Any, points: int, kind: pa.DataType, missing: NDArray[np.bool_] | None) -> pa.Array:
+    import pyarrow as pa
+
+    return pa.nulls(points, kind) if values is None else pa.array(np.broadcast_to(values, points), kind, mask=missing)
 
 
 def _words(sweep: Sweep) -> dict[str, list[str]]:
@@ -351,10 +368,14 @@ def _axis_columns(sweep: Sweep, box: Box) -> dict[str, Any]:
 def _figures(sweep: Sweep, box: Box, results: Results) -> dict[str, Any]:
     with np.errstate(invalid="ignore", divide="ignore"):
         tokens_per_s = box.step.batch * (box.step.prompt if box.step.phase == "prefill" else 1) / results.latency_s
+        power_w = None if results.energy_j is None else results.energy_j / results.latency_s
     return {
         "latency_s": results.latency_s,
         "tokens_per_s": tokens_per_s,
         "floor_s": results.floor_s,
+        "energy_j": results.energy_j,
+        "power_w": power_w,
+        "area_mm2": results.area_mm2,
         "memory_bytes": results.memory_bytes,
         "fits": results.fits,
     }
@@ -367,5 +388,6 @@ def _feasible(sweep: Sweep, box: Box, figures: Mapping[str, Any], valid: NDArray
     if any(condition.name not in figures for condition in sweep.constraints):
         values = {**_described(sweep, box), **_axis_columns(sweep, box), **figures}
     for condition in sweep.constraints:
-        feasible &= condition.holds(values[condition.name])
+        column = values[condition.name]
+        feasible &= condition.holds(np.nan if column is None else column)
     return feasible

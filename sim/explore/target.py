@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from functional.errors import BadInput, Problem, did_you_mean
 from hwmodels import units
 from hwmodels.chip import Chip
-from hwmodels.paths import value_of
+from hwmodels.costs import area_mm2
+from hwmodels.paths import value_of, with_values
 from sim.explore.fields import less_is_faster, read_text
+from sim.explore.step import Step
 from workloads.scenario import Phase
 
 _TARGET = re.compile(r"\s*(?P<name>[A-Za-z_]+\b(?!\s*/))?\s*(?P<sign><=|>=|<|>)?\s*(?P<quantity>[-+.0-9].*?)\s*")
@@ -74,13 +76,63 @@ def _wrong(message: str, cure: str) -> BadInput:
 class Cost:
     """`sum of weight x value / per` over the paths; `per` is in the field's base unit."""
 
-    text: str
     weights: Mapping[str, float]
     per: Mapping[str, float]
+    name: str = "cost"
+    unit: str = ""
 
     def of(self, values: Mapping[str, float]) -> float:
         """The cost, in the unit of the weights."""
         return sum(weight * values[path] / self.per[path] for path, weight in self.weights.items())
+
+    def reach(self, path: str, budget: float, start: float) -> float:
+        """A value of a number beyond which it alone costs more than the budget."""
+        return budget * self.per[path] / self.weights[path]
+
+
+@dataclass(frozen=True, slots=True)
+class ChipCost:
+    """The area [mm2] of the chip with some numbers replaced, or the energy [J] that a step takes on it."""
+
+    chip: Chip
+    name: str
+    unit: str
+    measure: Callable[[Chip], float]
+
+    def of(self, values: Mapping[str, float]) -> float:
+        """The cost of the chip with these values."""
+        return self.measure(with_values(self.chip, values))
+
+    def reach(self, path: str, budget: float, start: float) -> float:
+        """A value of a number beyond which it alone costs more than the budget, all others as they are."""
+        value = start
+        while value < start * FARTHEST and self.of({path: value}) <= budget:
+            value *= 2
+        return value
+
+
+FARTHEST = 2.0**30
+"""Where the search for the reach of a budget ends."""
+
+
+def read_chip_cost(chip: Chip, name: str, vary: Sequence[str], step: Step) -> ChipCost:
+    """`area` or `energy`; raises `BadInput` where that is not known of the chip, or does not grow with a number that varies."""
+    needed = {"area": chip.area} if name == "area" else {"energy": chip.energy, "area": chip.area}
+    missing = [section for section, known in needed.items() if known is None]
+    if missing:
+        cure = "give its file 'process: 7 nm', or state the cost of each number"
+        raise BadInput(Problem(f"{chip.name} has no section '{missing[0]}'", cure, path="--cost"))
+    own_mm2 = float(area_mm2(chip) or 0.0)
+    problems = [
+        Problem(f"the chip's {name} does not grow with it, so that it would grow without end", "state a cost of your own", path=path)
+        for path in vary
+        if less_is_faster(path) or float(area_mm2(with_values(chip, {path: 2 * float(value_of(chip, path))})) or 0.0) <= own_mm2
+    ]
+    if problems:
+        raise BadInput(problems)
+    if name == "area":
+        return ChipCost(chip, "area", "mm2", lambda each: float(area_mm2(each) or 0.0))
+    return ChipCost(chip, "energy", "J", lambda each: step.time(each).energy_j or 0.0)
 
 
 def read_cost(chip: Chip, text: str, vary: Sequence[str]) -> Cost:
@@ -113,4 +165,4 @@ def read_cost(chip: Chip, text: str, vary: Sequence[str]) -> Cost:
     ]
     if problems:
         raise BadInput(problems)
-    return Cost(text, weights, per)
+    return Cost(weights, per)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwmodels.chip import Number
-from hwmodels.formulas.roofline import largest
+from hwmodels.formulas.roofline import largest, total
 from sim.engines import roofline
 from sim.engines.result import step_s
 from sim.plan import Plan
@@ -21,10 +21,12 @@ from sim.plan import Plan
 
 @dataclass(frozen=True, slots=True)
 class Latencies:
-    """Seconds of the step, and the part of them that each resource binds; scalars or arrays that broadcast."""
+    """Seconds of the step, the part of them that each resource binds, and joules (None where nothing is known of them); scalars or arrays
+    that broadcast."""
 
     latency_s: Number
     bound_s: Mapping[str, Number]
+    energy_j: Number | None
 
 
 def latencies(planned: Plan) -> Latencies:
@@ -38,7 +40,14 @@ def latencies(planned: Plan) -> Latencies:
         slowest_s.append(slowest)
         _share_out(slowest if group_class.count == 1 else group_class.count * slowest, slowest, contenders, bound_s)
     total_s, _ = step_s(planned.demand, slowest_s)
-    return Latencies(total_s, bound_s)
+    return Latencies(total_s, bound_s, energy_j(planned, peaks, total_s))
+
+
+def energy_j(planned: Plan, peaks: roofline.Peaks, total_s: Number) -> Number | None:
+    """Joules of the step that takes `total_s` [s]: linear in what all its groups ask together."""
+    if peaks.prices is None:
+        return None
+    return total(peaks.prices.step_j(roofline.spent_j(planned.demand.whole, peaks), total_s).values())
 
 
 def _contenders(times: Mapping[str, Number]) -> dict[str, Number]:

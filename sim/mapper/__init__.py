@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Literal, NamedTuple, TypeAlias
 
 from functional.errors import BadInput, Problem
@@ -25,20 +27,37 @@ class MappedGemm(NamedTuple):
 
 
 def map_gemm(
-    gemm: Gemm, chip: Chip, objective: Objective = "latency", exhaustive: bool = False, a_resident: bool = False
+    gemm: Gemm, chip: Chip, objective: Objective = "latency", a_resident: bool = False
 ) -> MappedGemm:
     """The best mapping: of least latency, then DRAM bytes, then bytes moved, then tile steps; for "traffic" DRAM bytes come first.
 
     `a_resident`: A is an intermediate that the plan keeps on the chip; it is read where it lies, and needs no tile there.
-    Exact over the candidates that `sim.mapper.search` defines if the chip has one stage and one core, or if `exhaustive` (seconds).
+    Exact over the candidates of `sim.mapper.candidates` if the chip has one stage and up to two cores, or if they are few; else see
+    `sim.mapper.search`.
     Raises `BadInput` for extents or chips that are arrays, a format without a rate, and levels too small for a single element of each tile.
     """
     if objective not in ("latency", "traffic"):
         raise BadInput(Problem(f"unknown objective '{objective}'", "known: latency, traffic", path="objective"))
-    setting = setting_of(gemm, chip, a_resident)
-    found = search(setting, objective, exhaustive)
+    return best_mapping(_Question(gemm, objective, a_resident, id(chip), setting_of(gemm, chip, a_resident)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """What is mapped, on the very same chip: `setting` holds it, so that its identity stays its own."""
+
+    gemm: Gemm
+    objective: Objective
+    a_resident: bool
+    chip_identity: int
+    setting: Setting = field(compare=False)
+
+
+@lru_cache(maxsize=64)
+def best_mapping(question: _Question) -> MappedGemm:
+    """The answer, remembered: layers ask alike."""
+    found = search(question.setting, question.objective)
     assert found.choice is not None
-    return MappedGemm(_mapping(setting, found.choice), cost_of(setting, found.choice, found.costs))
+    return MappedGemm(_mapping(question.setting, found.choice), cost_of(question.setting, found.choice, found.costs))
 
 
 def cost_gemm(mapping: GemmMapping, chip: Chip, a_resident: bool = False) -> GemmCost:

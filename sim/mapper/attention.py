@@ -61,13 +61,15 @@ class AttentionCost:
 
 class _Tiles(NamedTuple):
     """Query tiles of a pair: the part of the queries that each belongs to, its positions, the key tiles that it computes (full ones, the
-    smaller one at the end) and their keys."""
+    smaller one at the end) and their keys; the first key that it sees, and the end of those."""
 
     part: Counts
     queries: Counts
     full: Counts
     edge: Counts
     keys: Counts
+    first: Counts
+    last: Counts
 
 
 class _Use(NamedTuple):
@@ -93,13 +95,26 @@ def attention_cost(
     score_bytes: tuple[float, float] = (0, 0),
 ) -> AttentionCost:
     """Cost of one mapping. `counts` are the vector primitives of the unmasked scores; `score_bytes` (read, written) pass DRAM besides."""
+    return _cost_of(mapping, chip, counts, in_dram, part, score_bytes, _use(mapping, chip, part, _moves(mapping, chip, part)))
+
+
+def _cost_of(
+    mapping: AttentionMapping,
+    chip: Chip,
+    counts: Mapping[str, Any],
+    in_dram: InDram,
+    part: Part,
+    score_bytes: tuple[float, float],
+    use: _Use,
+) -> AttentionCost:
+    """Cost of what one pair asks for, part by part."""
     attention = mapping.attention
-    use = _use(mapping, chip, part)
     pairs = int(ceil_div(attention.pairs, mapping.split[0]))
     worst = _Use(*(pairs * float(np.max(column)) for column in use))
     whole = _Use(*(attention.pairs * float(np.sum(column)) for column in use))
 
-    read = whole.query_bytes * in_dram.queries + whole.key_bytes * in_dram.keys + score_bytes[0]
+    key_bytes = _once_per_pair(mapping, chip, part) if mapping.keys_shared else whole.key_bytes
+    read = whole.query_bytes * in_dram.queries + key_bytes * in_dram.keys + score_bytes[0]
     written = whole.output_bytes * in_dram.output + score_bytes[1]
     if part == "all" and not mapping.fused:
         passes = whole.computed_scores * attention.act_bits / 8
@@ -171,7 +186,7 @@ def _level_bytes(chip: Chip, level: MemoryLevel, attention: Attention, use: _Use
 
 def moved_bytes(mapping: AttentionMapping, chip: Chip, cost: AttentionCost, part: Part, has_softmax: bool) -> dict[str, float]:
     """Bytes that a mapping reads from and writes to each level, over the whole chip."""
-    whole = _Use(*(mapping.attention.pairs * float(np.sum(column)) for column in _use(mapping, chip, part)))
+    whole = _Use(*(mapping.attention.pairs * float(np.sum(column)) for column in _use(mapping, chip, part, _moves(mapping, chip, part))))
     passes = _score_passes_bytes(mapping.attention, whole, has_softmax)
     inner = {level.name: float(sum(_level_bytes(chip, level, mapping.attention, whole, passes))) for level in chip.memory[1:]}
     return {chip.dram.name: float(cost.dram_read_bytes + cost.dram_written_bytes), **inner}
@@ -197,25 +212,56 @@ def _query_tiles(mapping: AttentionMapping) -> _Tiles:
     newest = np.clip(stops + attention.mask_offset, oldest, attention.kv_len)
     begin, end = oldest // kv_tile, -(-newest // kv_tile)
     edge = (end * kv_tile > attention.kv_len).astype(np.int64)
-    return _Tiles(part, stops - starts, end - begin - edge, edge, np.minimum(end * kv_tile, attention.kv_len) - begin * kv_tile)
+    keys = np.minimum(end * kv_tile, attention.kv_len) - begin * kv_tile
+    return _Tiles(part, stops - starts, end - begin - edge, edge, keys, oldest, newest)
 
 
-def _use(mapping: AttentionMapping, chip: Chip, part: Part) -> _Use:
-    """What one pair asks, for each part of the query positions."""
-    attention = mapping.attention
-    tiles = _query_tiles(mapping)
+class _Moves(NamedTuple):
+    """What one pair asks apart from its products, which alone depend on the dataflow: score elements and bytes, for each part of the query
+    positions."""
+
+    tiles: _Tiles
+    computed_scores: NDArray[np.float64]
+    query_bytes: NDArray[np.float64]
+    key_bytes: NDArray[np.float64]
+    output_bytes: NDArray[np.float64]
+
+
+def _moves(mapping: AttentionMapping, chip: Chip, part: Part) -> _Moves:
+    attention, tiles = mapping.attention, _query_tiles(mapping)
     rows = tiles.queries * attention.rows_per_query
-    products = np.zeros((5, len(rows)))
-    for often, keys in ((tiles.full, mapping.kv_tile), (tiles.edge, attention.kv_len % mapping.kv_tile)):
-        if keys:
+    side_bytes = _packed(chip, rows * attention.head_dim * attention.act_bits / 8)
+    key_bytes = (2 if part == "all" else 1) * _key_bytes(mapping, chip, tiles)
+    columns = (rows * tiles.keys, side_bytes * (part != "context"), key_bytes, side_bytes * (part != "scores"))
+    computed, queries, keys, output = (np.bincount(tiles.part, weights=column).astype(np.float64) for column in columns)
+    return _Moves(tiles, computed, queries, keys, output)
+
+
+def _use(mapping: AttentionMapping, chip: Chip, part: Part, moves: _Moves) -> _Use:
+    """What one pair asks, for each part of the query positions. Query tiles have few lengths: each product is worked out once."""
+    attention, tiles = mapping.attention, moves.tiles
+    products = np.zeros((5, len(moves.computed_scores)))
+    edge_keys = attention.kv_len % mapping.kv_tile
+    for queries in set(tiles.queries.tolist()):
+        rows, alike = queries * attention.rows_per_query, tiles.queries == queries
+        for number, keys in ((tiles.full, mapping.kv_tile), (tiles.edge, edge_keys)):
+            often = np.bincount(tiles.part, weights=number * alike)
+            if not keys or not often.any():
+                continue
             if part != "context":
                 products += often * _product(mapping, chip, rows, keys, attention.head_dim)
             if part != "scores":
                 products += often * _product(mapping, chip, rows, attention.head_dim, keys)
-    side_bytes = _packed(chip, rows * attention.head_dim * attention.act_bits / 8)
-    key_bytes = (2 if part == "all" else 1) * _key_bytes(mapping, chip, tiles)
-    columns = [*products, rows * tiles.keys, side_bytes * (part != "context"), key_bytes, side_bytes * (part != "scores")]
-    return _Use._make(np.bincount(tiles.part, weights=column) for column in columns)
+    cycles, issued, operands, psum_reads, psum_writes = products
+    return _Use(cycles, issued, operands, psum_reads, psum_writes, *moves[1:])
+
+
+def _least_use(mapping: AttentionMapping, chip: Chip, part: Part, moves: _Moves) -> _Use:
+    """Below what any dataflow asks: products at the peak rate, operands for nothing."""
+    unit, nothing = chip.matrix, np.zeros_like(moves.computed_scores)
+    peak_macs = unit.count * float(unit.rates[mapping.attention.compute]) * (unit.rows * unit.cols if unit.kind == "systolic" else 1)
+    cycles = moves.computed_scores * ((2 if part == "all" else 1) * mapping.attention.head_dim / peak_macs)
+    return _Use(cycles, nothing, nothing, nothing, nothing, *moves[1:])
 
 
 def _key_bytes(mapping: AttentionMapping, chip: Chip, tiles: _Tiles) -> NDArray[np.float64]:
@@ -230,36 +276,48 @@ def _key_bytes(mapping: AttentionMapping, chip: Chip, tiles: _Tiles) -> NDArray[
     return fetched
 
 
+def _once_per_pair(mapping: AttentionMapping, chip: Chip, part: Part) -> float:
+    """Bytes of all key and value tiles that any query tile sees, each once."""
+    attention, tiles = mapping.attention, _query_tiles(mapping)
+    ends = np.minimum(-(-(tiles.last) // mapping.kv_tile) * mapping.kv_tile, attention.kv_len)
+    starts = tiles.first // mapping.kv_tile * mapping.kv_tile
+    keys = np.arange(int(starts.min()), int(ends.max()), mapping.kv_tile)
+    sizes = np.minimum(keys + mapping.kv_tile, attention.kv_len) - keys
+    tile_bytes = _packed(chip, sizes * attention.head_dim * attention.kv_bits / 8)
+    return float(attention.pairs * (2 if part == "all" else 1) * tile_bytes.sum())
+
+
 def _packed(chip: Chip, sizes_bytes: NDArray[Any]) -> NDArray[np.float64]:
     """Bytes of tiles that lie on bursts of their own."""
     packed: NDArray[np.float64] = np.ceil(sizes_bytes / chip.dram.burst_bytes) * chip.dram.burst_bytes
     return packed
 
 
-def _product(mapping: AttentionMapping, chip: Chip, m: Counts, n: int, k: int) -> NDArray[np.float64]:
-    """Of a product m x n x k: array cycles, MACs issued, operand bytes read, partial sums read and written; a row each."""
+def _product(mapping: AttentionMapping, chip: Chip, m: int, n: int, k: int) -> NDArray[np.float64]:
+    """Of a product m x n x k: array cycles, MACs issued, operand bytes read, partial sums read and written; a column."""
     unit, attention = chip.matrix, mapping.attention
     rate = float(unit.rates[attention.compute])
     a_bytes, b_bytes = attention.act_bits / 8, attention.kv_bits / 8
     if unit.kind == "tensor_core":
-        cycles = tensor_core.tile_cycles(unit.tile, unit.count, rate, m, n, k)
-        columns: list[Any] = [cycles, tensor_core.issued_macs(unit.tile, m, n, k), m * k * a_bytes + n * k * b_bytes, 0 * m, m * n]
-        return np.array([np.broadcast_to(np.asarray(column, float), m.shape) for column in columns])
-    total = np.zeros((5, len(m)))
-    shared = m if mapping.array_axis == "m" else np.full_like(m, n)
+        tile_cycles = tensor_core.tile_cycles(unit.tile, unit.count, rate, m, n, k)
+        macs = tensor_core.issued_macs(unit.tile, m, n, k)
+        return np.array([[tile_cycles], [macs], [m * k * a_bytes + n * k * b_bytes], [0], [m * n]], dtype=float)
+    total: NDArray[np.float64] = np.zeros((5, 1))
+    shared = m if mapping.array_axis == "m" else n
     share = -(-shared // unit.count)
     streamed_axis = systolic.AXES[mapping.dataflow][2]
     pack = 1.0 if streamed_axis == "k" else max(rate, 1.0)
     # All units work on the largest share; the last of them may have less to do, but none has more.
-    for size, units in ((share, shared // share), (shared % share, (shared % share > 0).astype(np.int64))):
+    for size, units in ((share, shared // share), (shared % share, 1)):
+        if size == 0:
+            continue
         own_m, own_n = (size, n) if mapping.array_axis == "m" else (m, size)
         shape = (unit.rows, unit.cols, own_m, own_n, k, rate)
         accesses = systolic.sram_accesses(mapping.dataflow, *shape)
         streamed = {"m": own_m, "n": own_n, "k": k}[streamed_axis]
         issued = systolic.folds(mapping.dataflow, *shape) * unit.rows * unit.cols * pack * streamed
         operands = accesses.a_reads * a_bytes + accesses.w_reads * b_bytes
-        for row, column in enumerate((issued, operands, accesses.psum_reads, accesses.psum_writes), start=1):
-            total[row] += units * np.asarray(column, float)
+        total[1:, 0] += units * np.array([issued, operands, accesses.psum_reads, accesses.psum_writes], dtype=float)
     most_m, most_n = (share, n) if mapping.array_axis == "m" else (m, share)
     total[0] = systolic.tile_cycles(mapping.dataflow, unit.weight_preload, unit.rows, unit.cols, most_m, most_n, k, rate)
     return total
@@ -271,7 +329,7 @@ def map_attention(
     counts: Mapping[str, Any],
     in_dram: InDram = ALL_IN_DRAM,
     part: Part = "all",
-    **more: Any,
+    score_bytes: tuple[float, float] = (0, 0),
 ) -> tuple[AttentionMapping, AttentionCost]:
     """The mapping of least latency (then DRAM traffic) among tiles of whole array passes, equal cuts and the whole length.
 
@@ -279,34 +337,48 @@ def map_attention(
     """
     online = [] if is_integer(attention.compute) else [(True, True)]
     for fused, is_online in [(True, False), *online, (False, False)]:
-        best = None
-        for mapping in _candidates(attention, chip, fused, is_online):
-            cost = attention_cost(mapping, chip, counts, in_dram, part, **more)
-            rank = (cost.latency_s, cost.dram_read_bytes + cost.dram_written_bytes, -mapping.q_tile)
-            if best is None or rank < best[0]:
-                best = rank, mapping, cost
+        best: tuple[Any, AttentionMapping, AttentionCost] | None = None
+        bounded = []
+        for first in _tilings(attention, chip, fused, is_online):
+            moves = _moves(first, chip, part)
+            least = _cost_of(first, chip, counts, in_dram, part, score_bytes, _least_use(first, chip, part, moves))
+            bounded.append((least.latency_s * (1 - 1e-12), first, moves))
+        for least_s, first, moves in sorted(bounded, key=lambda each: each[0]):
+            if best is not None and least_s > best[0][0]:
+                break
+            for mapping in _flows(first, chip):
+                cost = _cost_of(mapping, chip, counts, in_dram, part, score_bytes, _use(mapping, chip, part, moves))
+                rank = (cost.latency_s, cost.dram_read_bytes + cost.dram_written_bytes, -mapping.q_tile)
+                if best is None or rank < best[0]:
+                    best = rank, mapping, cost
         if best is not None:
             return best[1], best[2]
     level = innermost(chip, "activations")
     raise BadInput(Problem("not one query with one key fits", f"raise memory.{level.name}.capacity", path=f"memory.{level.name}.capacity"))
 
 
-def _candidates(attention: Attention, chip: Chip, fused: bool, online: bool) -> Iterator[AttentionMapping]:
+def _tilings(attention: Attention, chip: Chip, fused: bool, online: bool) -> Iterator[AttentionMapping]:
+    """Splits and tiles that fit, with the first dataflow."""
     unit = chip.matrix
     rows, keys = (unit.rows, unit.cols) if unit.kind == "systolic" else (unit.tile[0], unit.tile[1])
-    dataflows = unit.dataflows if unit.kind == "systolic" else ("",)
+    dataflow = unit.dataflows[0] if unit.kind == "systolic" else ""
     buffers = 2 if innermost(chip, "activations").double_buffered else 1
     for split in _splits(attention, int(chip.cores)):
         positions = int(ceil_div(attention.q_len, split[1]))
         for q_tile in _sizes(positions, max(1, rows // attention.rows_per_query)):
             for kv_tile in _sizes(attention.kv_len, keys):
-                first = AttentionMapping(attention, q_tile, kv_tile, fused, online, buffers, split, dataflows[0], "m")
-                if not fits(first, chip):
-                    continue
-                for dataflow in dataflows:
-                    yield replace(first, dataflow=dataflow)
-                    if unit.kind == "systolic" and unit.count > 1:
-                        yield replace(first, dataflow=dataflow, array_axis="n")
+                mapping = AttentionMapping(attention, q_tile, kv_tile, fused, online, buffers, split, dataflow, "m")
+                if fits(mapping, chip):
+                    yield mapping
+
+
+def _flows(mapping: AttentionMapping, chip: Chip) -> Iterator[AttentionMapping]:
+    """A tiling with every dataflow and array axis of the chip."""
+    unit = chip.matrix
+    for dataflow in unit.dataflows if unit.kind == "systolic" else ("",):
+        yield replace(mapping, dataflow=dataflow)
+        if unit.kind == "systolic" and unit.count > 1:
+            yield replace(mapping, dataflow=dataflow, array_axis="n")
 
 
 def _splits(attention: Attention, cores: int) -> list[tuple[int, int]]:

@@ -48,8 +48,8 @@ X, Y, Z = ([ROLE_AXES[role][i] for role in ROLES] for i in range(3))
 class Link(NamedTuple):
     """Neighbouring holders of a role, and the demands of the transfers between them, as indices.
 
-    leave, enter: elements out of the outer and into the inner holder (of sums: unfinished ones); one, one_in_bursts: those of the first load
-    or the last store, and in whole bursts; waste_read, waste_written: bytes that bursts add.
+    leave, enter: elements out of the outer and into the inner holder (of sums: unfinished ones); one, one_in_bursts: those of the first
+    load or the last store, and in whole bursts; waste_read, waste_written: bytes that bursts add.
     """
 
     role: Role
@@ -89,6 +89,11 @@ class Bounder:
         self.from_dram = [link for links in self.links.values() for link in links if link.outer.stage < 0]
         self.whole = np.array([[float(setting.extents[x] * setting.extents[y])] for x, y in zip(X, Y, strict=True)])
         self.rooms = self._rooms()
+        homes = [setting.holders[role][-1] for role in ROLES]
+        own = [not setting.shared(home) for home in homes]
+        self.seen_by_first = None if all(own) else np.array(own)[:, None]
+        for_all = [setting.shared(home) and not (home.level.multicast and role != "psums") for role, home in zip(ROLES, homes, strict=True)]
+        self.access_rows = [self.at.accesses_of_all if each else self.at.accesses for each in for_all]
         self.rows = _Rows(self)
 
     def _next(self, count: int = 3) -> int:
@@ -100,7 +105,8 @@ class Bounder:
         one = self.ends[stage] + number
         leave = self.leave[outer.stage, stage] + number
         bursts = self.bursts + number if outer.stage < 0 else one
-        return Link(role, outer, inner, leave, self.enter[stage] + number, one, bursts, self.waste_read + number, self.waste_written + number)
+        wastes = self.waste_read + number, self.waste_written + number
+        return Link(role, outer, inner, leave, self.enter[stage] + number, one, bursts, *wastes)
 
     def _rooms(self) -> list[tuple[int, Floats, float]]:
         """Of each level its stage, the bits that a tile of each role takes per element, and the bits that there are."""
@@ -140,7 +146,8 @@ class Bounder:
         np.add.reduce(numbers[at.extra], out=found[self.extra])
         own = found[self.own : self.own + 3]
         np.multiply(numbers[at.extent][X], numbers[at.extent][Y], out=own)
-        np.multiply(own, numbers[at.accesses][Z], out=found[self.accesses : self.accesses + 3])
+        seen = own if self.seen_by_first is None else np.where(self.seen_by_first, own, self.whole)
+        np.multiply(seen, numbers[self.access_rows, Z], out=found[self.accesses : self.accesses + 3])
         inside, moves = self.inside[..., order], numbers[at.moves : at.sizes] > 0
         for stage in range(len(setting.stages)):
             self._stage(found, numbers, stage, inside, moves)
@@ -267,7 +274,8 @@ class _Rows:
         if not load:
             outer, inner = link.outer.write_bytes_per_s, link.inner.read_bytes_per_s
         slower = outer <= inner
-        return (chosen(slower, 1 / outer, 0.0) * self.unit[link.one_in_bursts] + chosen(slower, 0.0, 1 / inner) * self.unit[link.one]) * (bits / 8)
+        in_bursts = chosen(slower, 1 / outer, 0.0) * self.unit[link.one_in_bursts]
+        return (in_bursts + chosen(slower, 0.0, 1 / inner) * self.unit[link.one]) * (bits / 8)
 
     def _all_sums(self, place: Place) -> Any:
         """Elements of the result that a place gets."""
@@ -325,10 +333,12 @@ class _Rows:
             outer, inner = link.outer.level.name, link.inner.level.name
             in_bursts = link.outer.stage < 0
             read[outer] += acc_bytes * unit[link.leave] + unit[link.waste_read] * in_bursts
-            written[outer] += acc_bytes * unit[link.leave] + gemm.out_bits / 8 * self._all_sums(link.outer) + unit[link.waste_written] * in_bursts
+            finished = gemm.out_bits / 8 * self._all_sums(link.outer)
+            written[outer] += acc_bytes * unit[link.leave] + finished + unit[link.waste_written] * in_bursts
             read[inner] += acc_bytes * unit[link.enter] + gemm.out_bits / 8 * self._all_sums(link.inner)
             written[inner] += acc_bytes * unit[link.enter]
-        innermost, sums = setting.holders["psums"][-1].level.name, unit[self.form.own + 2]
+        place = setting.holders["psums"][-1]
+        innermost, sums = place.level.name, self._all_sums(place)
         read[innermost] += acc_bytes * (unit[self.form.accesses + 2] - sums)
         written[innermost] += acc_bytes * unit[self.form.accesses + 2]
         return read, written

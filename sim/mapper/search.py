@@ -2,11 +2,11 @@
 
 **Space.** `sim.mapper.candidates`: tiles along each axis, combined with all loop orders, dataflows, array axes and splits.
 
-**Discarding.** Candidates of an axis lie sorted; blocks of 2^level neighbours carry the minima of their numbers. `sim.mapper.bound` of three blocks
-is below every mapping of the box that they span (proof there), in latency, DRAM bytes, bytes moved and tile steps alike. A box is dropped
-if its latency bound is above the incumbent's latency, or equal and the next bound above the next key, and so on, or if no bound is below:
-what is dropped holds nothing better. Boxes are opened best first, so that a good incumbent is there early; what survives as a single
-mapping is priced by `sim.mapper.cost` itself.
+**Discarding.** Candidates of an axis lie sorted; blocks of 2^level neighbours carry the minima of their numbers. `sim.mapper.bound` of
+three blocks is below every mapping of the box that they span (proof there), in latency, DRAM bytes, bytes moved and tile steps alike. A box
+is dropped if its latency bound is above the incumbent's latency, or equal and the next bound above the next key, and so on, or if no bound
+is below: what is dropped holds nothing better. Boxes are opened best first, so that a good incumbent is there early; what survives as a
+single mapping is priced by `sim.mapper.cost` itself.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ _ROUNDING = 1e-12
 _BOXES_AT_FIRST = 1024
 """Boxes with which a search may begin: those of the highest levels are hardly ever discarded."""
 
-_BATCH_BOXES = (24, 256)
-"""Boxes opened at a time, until there is an incumbent and after."""
+_BATCH_BOXES = (24, 64, 256)
+"""Boxes opened at a time: until there is an incumbent, after that with a budget, and without one."""
 
 _ONE_BY_ONE = 4
 _BATCH_PRICED = 64
@@ -42,11 +42,14 @@ _BATCH_PRICED = 64
 
 
 class Found(NamedTuple):
-    """The best mapping so far, what it is ranked by, and its costs where it was priced by itself."""
+    """The best mapping so far, what it is ranked by, and its costs where it was priced by itself; whether nothing in the whole space is
+    better, and (for the latency) a bound below all of it."""
 
     key: tuple[float, float, float, float]
     choice: Choice | None
     costs: Costs | None = None
+    is_exact: bool = False
+    least_s: float = 0.0
 
 
 class _Axis(NamedTuple):
@@ -66,7 +69,8 @@ def _axis(setting: Setting, axis: int, chosen: Sequence[Variant], tiles_of: Any)
         if variant[1:] not in flows:
             flows.append(variant[1:])
     places: dict[Any, int] = {}
-    tables, tiles = [], []
+    tables: list[tuple[Floats, Ints]] = []
+    tiles: list[tuple[Ints, Ints]] = []
     for parts, flows in kinds.items():
         columns, numbers = axis_tables(asked_of(setting, axis, parts, flows, tiles_of))
         fine = np.flatnonzero(fit_alone(setting, axis, columns))
@@ -97,8 +101,8 @@ def _padded(columns: Any, fine: Ints, width: int) -> Any:
 
 
 class _Level(NamedTuple):
-    """The axes at one level, side by side: `table` [rows, blocks of all axes], where the blocks of a variant begin in it [axes, variants], and
-    into how many each block of an axis is parted a level below."""
+    """The axes at one level, side by side: `table` [rows, blocks of all axes], where the blocks of a variant begin in it [axes, variants],
+    and into how many each block of an axis is parted a level below."""
 
     table: Floats
     begins: Ints
@@ -177,32 +181,41 @@ class Search:
 
     def run(self) -> Found:
         """Open boxes until none is left that could hold anything better: first straight down to an incumbent, the best boxes of each level;
-        then level by level, if that is not too much at a time, else on along the best."""
+        then level by level, if that is not too much at a time. Where there is a budget, or too much, on along the best."""
         first = self._bounded(*self._start())
         waiting: list[list[_Boxes]] = [[] for _ in range(first.level + 1)]
         waiting[first.level].append(first)
         while self.opened < self.budget_boxes or self.found.choice is None:
             level = self._next_level(waiting)
             if level is None:
-                break
+                return self.found._replace(is_exact=True, least_s=self.found.key[self.keys.index(0)])
             boxes = self._promising(_joined(waiting[level]))
             waiting[level] = []
             if level == 0:
-                self._price(boxes)
+                unpriced = self._price(boxes)
+                if unpriced is not None:
+                    waiting[0].append(unpriced)
+                    self.opened = max(self.opened, int(self.budget_boxes))
                 continue
-            boxes, rest = boxes.split(_BATCH_BOXES[self.found.choice is not None])
+            boxes, rest = boxes.split(self._batch)
             if rest is not None:
                 waiting[level].append(rest)
             if len(boxes.score):
                 waiting[level - 1].append(self._bounded(level - 1, self._children(level, boxes.where)))
-        return self.found
+        left = [float(boxes.bounds[self.keys.index(0)].min()) for each in waiting for boxes in each if len(boxes.score)]
+        return self.found._replace(least_s=min([*left, self.found.key[self.keys.index(0)]]))
+
+    @property
+    def _batch(self) -> int:
+        first, limited, unlimited = _BATCH_BOXES
+        return first if self.found.choice is None else limited if self.budget_boxes < math.inf else unlimited
 
     def _next_level(self, waiting: Sequence[Sequence[_Boxes]]) -> int | None:
         counts = [sum(len(boxes.score) for boxes in level) for level in waiting]
         levels = [level for level, count in enumerate(counts) if count]
-        if not levels or self.found.choice is None:
+        if not levels or self.found.choice is None or self.budget_boxes < math.inf:
             return levels[0] if levels else None
-        return next((level for level in reversed(levels) if counts[level] <= _BATCH_BOXES[1]), levels[0])
+        return next((level for level in reversed(levels) if counts[level] <= self._batch), levels[0])
 
     def _start(self) -> tuple[int, Ints]:
         """The whole space in boxes of one level: the highest with so many that they are worth a batch."""
@@ -212,10 +225,6 @@ class Search:
             where = self._children(level, where)
             level -= 1
         return level, where
-
-    @property
-    def is_exhausted(self) -> bool:
-        return self.opened < self.budget_boxes
 
     def _children(self, level: int, where: Ints) -> Ints:
         """The parts of each box along every axis that has blocks of this level."""
@@ -262,10 +271,12 @@ class Search:
             equal = equal & (low <= best)
         return boxes.take(np.flatnonzero(better))._replace(known=self.found.choice)
 
-    def _price(self, boxes: _Boxes) -> None:
-        """Price single mappings, best first, as long as they may be better."""
+    def _price(self, boxes: _Boxes) -> _Boxes | None:
+        """Price single mappings, best first, as long as they may be better; what the budget does not allow is left."""
         batch = 1
-        while len(boxes.score) and (self.priced < self.budget_boxes / 100 or self.found.choice is None):
+        while len(boxes.score):
+            if self.priced >= self.budget_boxes / _BOXES_PER_PRICED and self.found.choice is not None:
+                return boxes
             first, rest = boxes.split(batch)
             if batch == 1:
                 self._price_one(first)
@@ -274,10 +285,11 @@ class Search:
                     self._price_many(first.take(np.flatnonzero(first.where[0] == variant)))
             self.priced += len(first.score)
             if rest is None:
-                return
+                return None
             boxes = self._promising(rest)
             if self.priced >= _ONE_BY_ONE and len(boxes.score) > _ONE_BY_ONE:
                 batch = _BATCH_PRICED
+        return None
 
     def _tiles(self, boxes: _Boxes) -> tuple[Any, Any]:
         """Tiles and ranks of single mappings of one variant."""
@@ -298,50 +310,64 @@ class Search:
     def _price_one(self, boxes: _Boxes) -> None:
         choice = self._chosen(boxes, 0)
         costs = evaluate(self.setting, choice)
-        key = tuple(float(costs[each]) for each in self.keys)
+        ranked: tuple[Any, ...] = costs[:4]
+        key = tuple(float(ranked[each]) for each in self.keys)
         if key < self.found.key:
             self.found = Found(key, choice, costs)  # type: ignore[arg-type]
 
     def _price_many(self, boxes: _Boxes) -> None:
         tiles, ranks = self._tiles(boxes)
         costs = evaluate(self.setting, Choice(tiles, ranks, *self.chosen[int(boxes.where[0, 0])]))
-        ranked = np.array([np.broadcast_to(costs[key], boxes.where.shape[1:]) for key in self.keys])
+        ranked = np.array([np.broadcast_to(costs[:4][key], boxes.where.shape[1:]) for key in self.keys])
         best = int(np.lexsort(ranked[::-1])[0])
         key = tuple(float(each) for each in ranked[:, best])
         if key < self.found.key:
             self.found = Found(key, self._chosen(boxes, best))  # type: ignore[arg-type]
 
 
+_ALL_UP_TO_MACS = 24**3
+"""GEMMs that are searched to the last on up to two stages and two cores, however long it takes: mostly tenths of a second."""
+
+_BOXES_PER_PRICED = 20
+"""Boxes of a budget for one mapping that may be priced."""
+
 _BUDGET_BOXES = 6000
 """Boxes after which the thinned search is content with what it has."""
 
-_BUDGET_BOXES_ALL = 60_000
+_BUDGET_BOXES_ALL = 100_000
 """The same for all tiles of one stage that several cores share out among them: many splits are nearly as good as each other."""
 
 
-def search(setting: Setting, objective: str, exhaustive: bool) -> Found:
-    """The best mapping; `exhaustive` matters where there are several stages or cores. Raises `BadInput` if no tile fits."""
+def search(setting: Setting, objective: str, budget_boxes: float | None = None) -> Found:
+    """The best mapping. Raises `BadInput` if no tile fits.
+
+    With up to two cores all candidates are searched to the last, if the chip has one stage, or two and they are few; else, with one stage
+    or few, until a budget is spent; else only thinned out. `budget_boxes`: search all of them for that long, whatever the chip.
+    """
+    stages = len(setting.stages)
+    few = setting.gemm.macs <= _ALL_UP_TO_MACS
+    to_the_last = budget_boxes is None and setting.cores <= 2 and (stages == 1 or (few and stages <= 2))
     found = None
-    with suppress(NoTile):
-        if len(setting.stages) > 1 and not exhaustive:
+    if stages > 1:
+        with suppress(NoTile):
             found = _search_thin(setting, objective)
-    with suppress(NoTile):
-        if found is None or found.choice is None:
-            found = _search_all(setting, objective, exhaustive)
+    if few or stages == 1 or budget_boxes is not None or found is None or found.choice is None:
+        with suppress(NoTile):
+            found = _search_all(setting, objective, math.inf if to_the_last else budget_boxes or _BUDGET_BOXES_ALL, found)
     if found is not None and found.choice is not None:
         return found
     inner = setting.places[-1].level.name
     raise BadInput(Problem("no tile fits every level", f"raise memory.{inner}.capacity", path=f"memory.{inner}.capacity"))
 
 
-def _search_all(setting: Setting, objective: str, exhaustive: bool) -> Found:
+def _search_all(setting: Setting, objective: str, budget_boxes: float, incumbent: Found | None) -> Found:
     chosen, stages = variants(setting), len(setting.stages)
-    alike = stages == 1 and all(extent % parts == 0 for variant in chosen for extent, parts in zip(setting.extents, variant.split, strict=False))
+    (m, n, _), pairs = setting.extents, {variant.split for variant in chosen}
+    alike = stages == 1 and all(m % pm == 0 and n % pn == 0 for pm, pn in pairs)
     orders = list(product(ORDERS_ALIKE if alike else ORDERS, repeat=stages))
-    budget = math.inf if exhaustive or (stages == 1 and setting.cores == 1) else _BUDGET_BOXES_ALL
-    return Search(setting, chosen, orders, all_tiles, objective, budget).run()
+    return Search(setting, chosen, orders, all_tiles, objective, budget_boxes, incumbent).run()
 
 
 def _search_thin(setting: Setting, objective: str) -> Found:
     orders = list(product(ORDERS_ALIKE, repeat=len(setting.stages)))
-    return Search(setting, thin_variants(setting), orders, thin_tiles, objective, _BUDGET_BOXES).run()
+    return Search(setting, thin_variants(setting), orders, thin_tiles, objective, _BUDGET_BOXES).run()._replace(is_exact=False, least_s=0.0)

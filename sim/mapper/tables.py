@@ -36,19 +36,20 @@ class Layout(NamedTuple):
     edge: int
     cycles: int
     accesses: int
+    accesses_of_all: int
     extra: int
     rows: int
 
 
 def layout(stages: int) -> Layout:
     """Where the numbers of a chip with so many stages stand."""
-    widths = (stages + 1, stages * (stages + 1), stages, stages, stages, stages, 1, 1, 1, 1, 1, 1, 1)
+    widths = (stages + 1, stages * (stages + 1), stages, stages, stages, stages, 1, 1, 1, 1, 1, 1, 1, 1)
     return Layout(*(sum(widths[:i]) for i in range(len(widths) + 1)))
 
 
 class Cuts(NamedTuple):
-    """One axis as its candidate tiles cut it, as the first core and as all cores see it, with that core's first and last piece, and how many
-    pieces of which lengths it has [kinds of pieces, candidates]."""
+    """One axis as its candidate tiles cut it, as the first core and as all cores see it, with that core's first and last piece, and how
+    many pieces of which lengths it has, and all cores have [kinds of pieces, candidates]."""
 
     own: AxisCuts
     every: AxisCuts
@@ -56,6 +57,8 @@ class Cuts(NamedTuple):
     last: Ints
     counts: Ints
     lengths: Ints
+    counts_of_all: Ints
+    lengths_of_all: Ints
 
 
 def cuts_of(setting: Setting, axis: int, tiles: Ints, parts: int) -> Cuts:
@@ -70,11 +73,17 @@ def cuts_of(setting: Setting, axis: int, tiles: Ints, parts: int) -> Cuts:
             first, last = ceil_div(first, parts), ceil_div(last, parts)
         if stage < len(tiles):
             first, last = np.minimum(first, tiles[stage]), (last - 1) % tiles[stage] + 1
-    blocks = own.around[-1]
-    counts, lengths = (np.empty((len(blocks), tiles.shape[1]), dtype=np.int64) for _ in range(2))
+    pieces = _pieces(own, tiles.shape[1])
+    return Cuts(own, every, first, last, *pieces, *(pieces if every is own else _pieces(every, tiles.shape[1])))
+
+
+def _pieces(cuts: AxisCuts, candidates: int) -> tuple[Ints, Ints]:
+    """Counts and lengths of what the array gets."""
+    blocks = cuts.around[-1]
+    counts, lengths = (np.empty((len(blocks), candidates), dtype=np.int64) for _ in range(2))
     for i, block in enumerate(blocks):
         counts[i], lengths[i] = block.blocks, block.length
-    return Cuts(own, every, first, last, counts, lengths)
+    return counts, lengths
 
 
 def geometry(setting: Setting, axis: int, tiles: Ints, parts: int, cuts: Cuts) -> Floats:
@@ -122,25 +131,32 @@ def _least_moves(cuts: AxisCuts, tiles: Ints, stage: int) -> Any:
 
 
 def array_factors(setting: Setting, dataflow: str, array_axis: Axis, name: Axis, cuts: Cuts) -> list[Any]:
-    """Of one axis: its factor of the array's cycles, of the accesses to the role that it does not select, and its term of the extra cycles.
+    """Of one axis: its factor of the array's cycles, of the accesses to the role that it does not select (by the first core and by all),
+    and its term of the extra cycles.
 
     The cycles of a tensor core are at least its granules over the units.
     """
     def total(of_length: Callable[[Any], Any]) -> Any:
         return np.add.reduce(cuts.counts * of_length(cuts.lengths))
 
+    def total_of_all(of_length: Callable[[Any], Any], of_first: Any) -> Any:
+        return of_first if cuts.every is cuts.own else np.add.reduce(cuts.counts_of_all * of_length(cuts.lengths_of_all))
+
     unit = setting.chip.matrix
     if unit.kind == "tensor_core":
         size = unit.tile[AXES.index(name)]
         share = 1.0 if name != "m" else 1 / unit.count
         turns = size / setting.rate if name == "k" else size
-        return [total(lambda length: ceil_div(length, size)) * (share * turns), total(array.one), 0]
+        tiles = total(array.one)
+        return [total(lambda length: ceil_div(length, size)) * (share * turns), tiles, total_of_all(array.one, tiles), 0]
     cycles = total(array.cycles_factor(setting, dataflow, array_axis, name))
     extra: Any = 0
     if name == systolic.AXES[dataflow][2]:
         end = cuts.first if dataflow == "os" else cuts.last
         extra = array.tile_extra_cycles(setting, dataflow, array_axis, (end, end, end))
-    return [cycles, total(array.accesses_factor(setting, dataflow, array_axis, name)), extra]
+    of_length = array.accesses_factor(setting, dataflow, array_axis, name)
+    accesses = total(of_length)
+    return [cycles, accesses, total_of_all(of_length, accesses), extra]
 
 
 Kind: TypeAlias = tuple[str, Axis]

@@ -19,6 +19,7 @@ from sim.explore.sensitivity import Sensitivity
 from sim.explore.solve import Border, Solution
 from sim.explore.sweep_show import Shown
 from sim.present.tables import new_table
+from sim.timeline import Timeline
 
 
 def solution_text(solution: Solution) -> str:
@@ -34,7 +35,8 @@ def solution_text(solution: Solution) -> str:
         names = ", ".join(solution.not_monotone)
         lines.append(f"not monotone in {names} with this engine (padding, filling): a smaller value may do; `sweep` the range to see")
     if solution.cost is not None and solution.own_cost is not None:
-        lines.append(f"cost {solution.cost:.6g} (the chip as it is: {solution.own_cost:.6g})")
+        costs, own = (written(value, solution.cost_unit) for value in (solution.cost, solution.own_cost))
+        lines.append(f"{solution.cost_name} {costs} (the chip as it is: {own})")
     where = "there" if solution.found else "even then"
     lines.append(f"{where}: {format_seconds(solution.latency_s, 6)}, {solution.tokens_per_s:,.6g} tokens/s, bound by {_shares(solution)}")
     if not solution.fits:
@@ -111,7 +113,7 @@ def limits_tables(limits: Limits) -> list[RenderableType]:
     table = new_table(title, "weights", "KV cache", "weights take", *columns, "compute-bound from batch")
     for row in limits.rows:
         context = f"{row.max_context:,}" + (" (the model's)" if row.context_bound_by == "model" else "")
-        turn = "never" if row.compute_bound_batch is None else f"{row.compute_bound_batch:,}"
+        turn = "never" if row.compute_bound_batch is None else f"{row.compute_bound_batch:,}, by the {row.compute_bound_by} unit"
         beyond = " (does not fit)" if row.compute_bound_batch is not None and not row.compute_bound_fits else ""
         table.add_row(row.weights, row.kv, units.format_bytes(row.weights_bytes), f"{row.max_batch:,}", context, turn + beyond)
     return [table]
@@ -134,7 +136,17 @@ def comparison_tables(comparison: Comparison) -> list[RenderableType]:
     table.add_section()
     table.add_row("total", *map(format_seconds, total.latency_s), f"{total.ratio:.3g}x", total.reason)
     misfits = [each.chip for each in (a, b) if not each.memory.fits]
-    return [table, *([Text(f"does not fit the memory of {' and '.join(misfits)}; predicted as if it did\n")] if misfits else [])]
+    known = [each for each in (a, b) if each.energy_j is not None]
+    spent = [Text("\n".join(map(_energy, known)) + "\n")] if known else []
+    return [table, *spent, *([Text(f"does not fit the memory of {' and '.join(misfits)}; predicted as if it did\n")] if misfits else [])]
+
+
+def _energy(timeline: Timeline) -> str:
+    """What a chip takes, in one line."""
+    joules, per_token, watts, size = timeline.energy_j, timeline.j_per_token, timeline.power_w, timeline.area_mm2
+    assert joules is not None and per_token is not None  # noqa: PT018
+    area = "" if size is None else f", {size:.4g} mm2"
+    return f"{timeline.chip}: {units.format_energy(joules)}, {units.format_energy(per_token)} per token, {watts:.4g} W{area}"
 
 
 def findings_tables(shown: Shown, most: int) -> list[RenderableType]:

@@ -17,7 +17,7 @@ from rich.text import Text
 from hwmodels.units import format_seconds
 from sim.explore.generation import Generation
 from sim.present.output import emit, emit_tables
-from sim.present.tables import components_table, formats_text, memory_line, new_table, share_list, significant
+from sim.present.tables import components_table, formats_text, last_lines, new_table, share_list, significant
 from sim.present.text import memory_warning
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def generation_tables(found: Generation) -> list[RenderableType]:
         parts.append(_chunks(found))
     if found.tokens > 1:
         parts.append(_curve(found))
-    return [*parts, components_table(found), Text(memory_line(found.memory) + "\n")]
+    return [*parts, components_table(found), Text(last_lines(found))]
 
 
 def _headline(found: Generation) -> str:

@@ -44,8 +44,7 @@ def new_table(title: str, *columns: str) -> Table:
 
 def prediction_tables(timeline: Timeline) -> list[RenderableType]:
     """Headline, components, dearest ops and memory of one predicted step."""
-    last = memory_line(timeline.memory) + "\n" + ("" if timeline.spent is None else _energy(timeline) + "\n")
-    return [Text(headline(timeline)), components_table(timeline), _dearest_ops(timeline), Text(last)]
+    return [Text(headline(timeline)), components_table(timeline), _dearest_ops(timeline), Text(last_lines(timeline))]
 
 
 def headline(timeline: Timeline) -> str:
@@ -106,7 +105,7 @@ def components_table(timeline: Timeline | Generation) -> Table:
     for row in _folded_components(timeline):
         _add(table, row, timeline.total_s)
     table.add_section()
-    spent = [format_energy(timeline.energy_j)] if isinstance(timeline, Timeline) and timeline.energy_j is not None else []
+    spent = [] if timeline.energy_j is None else [format_energy(timeline.energy_j)]
     table.add_row("total", "", "", format_seconds(timeline.total_s), "100.0%", next(iter(timeline.bound_shares)), *spent)
     return table
 
@@ -148,18 +147,18 @@ def memory_line(memory: Memory) -> str:
     )
 
 
-def _energy(timeline: Timeline) -> str:
-    """Joules by what takes them, watts, and what a token costs."""
-    assert timeline.spent is not None
-    assert timeline.j_per_token is not None
-    total_j = timeline.spent.total_j
-    ranked = sorted(timeline.spent.by_resource_j.items(), key=lambda item: -item[1])
-    shares = ", ".join(f"{name} {joules / total_j:.0%}" for name, joules in ranked if joules >= 0.005 * total_j)
-    area = "" if timeline.area_mm2 is None else f"; {timeline.area_mm2:.4g} mm2"
-    return (
-        f"energy: {format_energy(total_j)}, {format_energy(timeline.j_per_token)} per token, {timeline.power_w:.4g} W on average, "
-        f"{significant(1 / timeline.j_per_token)} tokens/s/W{area}\ntaken by: {shares}"
-    )
+def last_lines(found: Timeline | Generation) -> str:
+    """Memory; joules by what takes them, watts, and what a token costs, where the chip's energy is known."""
+    lines = [memory_line(found.memory)]
+    if found.energy_j is not None and found.energy_by_j is not None and found.j_per_token is not None:
+        ranked = sorted(found.energy_by_j.items(), key=lambda item: -item[1])
+        shares = ", ".join(f"{name} {joules / found.energy_j:.0%}" for name, joules in ranked if joules >= 0.005 * found.energy_j)
+        area = "" if found.area_mm2 is None else f"; {found.area_mm2:.4g} mm2"
+        each, rate = format_energy(found.j_per_token), significant(1 / found.j_per_token)
+        power = f"{found.power_w:.4g} W on average"
+        lines.append(f"energy: {format_energy(found.energy_j)}, {each} per token, {power}, {rate} tokens/s/W{area}")
+        lines.append(f"taken by: {shares}")
+    return "\n".join([*lines, ""])
 
 
 def graph_table(graph: OpGraph) -> Table:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from functional.work import Contraction
 from sim.engines import roofline, tiled
-from sim.plan import Plan
+from sim.plan import Plan, sustained
 from sim.verification.run import AttentionStep, LinearStep, Step
 from workloads.demand import GroupClass
 from workloads.graph import OpNode
@@ -41,6 +41,7 @@ class ChargedGroup:
 
 def charged_groups(plan: Plan) -> list[ChargedGroup]:
     """All groups of a step in order. Raises `BadInput` for what cannot be mapped."""
+    plan = sustained(plan)
     peaks = roofline.Peaks.of(plan.chip)
     mapped = [tiled.map_group(group_class, plan, peaks) for group_class in plan.classes]
     charges = [_charge(group_class, each) for group_class, each in zip(plan.classes, mapped, strict=True)]

@@ -1,44 +1,79 @@
-"""Milliseconds per GEMM of the mapper, over the layers of Llama 3.2 1B and 3B; the project asks for a median of 3 and at most 10."""
+"""Milliseconds per GEMM of the mapper on chips with systolic arrays, over the layers of Llama 3.2 1B and 3B, nothing remembered from
+before; how far two-stage mappings are from what all tiles could give; and a whole prefill. The project asks for a median of 3 ms and at
+most 10 ms per GEMM, and 100 ms for the prefill.
+"""
 
 from __future__ import annotations
 
 import statistics
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 
 from functional.formats import bits_of
 from hwmodels.load import load_chip
-from sim.mapper import map_gemm
+from sim import predict
+from sim.mapper import best_mapping, map_gemm
+from sim.mapper.candidates import candidate_tiles, smallest_tiles
+from sim.mapper.problem import setting_of
+from sim.mapper.search import search
+from sim.mapper.tables import axis_tables
 from sim.mapping import Gemm
 
-CHIPS = ("edge-npu", "gemmini-default", "cloud-npu", "tpu-v4i", "a100-sxm4-80gb", "h100-sxm5-80gb")
+CHIPS = ("edge-npu", "gemmini-default", "cloud-npu", "tpu-v4i", "tpu-v6e")
 TOKENS = (1, 8, 128, 512, 2048)
 LAYERS = (
     (2048, 2048), (512, 2048), (3072, 2048), (8192, 2048), (16384, 2048), (2048, 8192), (128256, 2048),
     (3072, 3072), (1024, 3072), (5120, 3072), (8192, 3072), (16384, 3072), (3072, 8192), (128256, 3072),
 )  # fmt: skip
 """(n, k) of q, k, v, o, gate, up, down, lm_head, and of groups that read the same tensor."""
+TWO_STAGES = ((1, 2048, 2048), (128, 2048, 2048), (512, 3072, 2048), (2048, 2048, 8192))
+"""(m, n, k) for which the thinned search is compared with one of all tiles."""
+BOXES = 300_000
 RUNS = 3
 
 
-def best_ms(gemm: Gemm, chip_name: str) -> float:
-    """CPU time of the fastest of a few runs: other programs of the machine are left out."""
-    chip, times = load_chip(chip_name), []
+def gemm_on(chip_name: str, m: int, n: int, k: int) -> Gemm:
+    """Both operands and the result in the chip's own format."""
+    number_format = load_chip(chip_name).default_format
+    bits = bits_of(number_format)
+    return Gemm(m, n, k, bits, bits, bits, 32, number_format)
+
+
+def best_ms(run: Callable[[], object]) -> float:
+    """CPU time of the fastest of a few runs, each from nothing: other programs of the machine are left out."""
+    times = []
     for _ in range(RUNS):
+        for remembered in (best_mapping, axis_tables, candidate_tiles, smallest_tiles):
+            remembered.cache_clear()
         begin_s = time.process_time()
-        map_gemm(gemm, chip)
+        run()
         times.append(time.process_time() - begin_s)
     return min(times) * 1e3
 
 
+def show_gap(chip_name: str) -> None:
+    """Latency against that of a search of all tiles that stops at a number of boxes, and against the bound that it leaves."""
+    chip = load_chip(chip_name)
+    for m, n, k in TWO_STAGES:
+        gemm = gemm_on(chip_name, m, n, k)
+        thin_s = map_gemm(gemm, chip).cost.latency_s
+        found = search(setting_of(gemm, chip), "latency", budget_boxes=BOXES)
+        told = "exactly" if found.is_exact else f"at most {thin_s / found.least_s - 1:.2%}"
+        print(f"{chip_name} {m} x {n} x {k}: {thin_s / found.key[0] - 1:.3%} above the best of {BOXES:,} boxes, {told} above the optimum")
+
+
 def main() -> None:
     for name in sys.argv[1:] or CHIPS:
-        number_format = load_chip(name).default_format
-        bits = bits_of(number_format)
-        shapes = [Gemm(m, n, k, bits, bits, bits, 32, number_format) for m in TOKENS for n, k in LAYERS]
-        times = {(gemm.m, gemm.n, gemm.k): best_ms(gemm, name) for gemm in shapes}
+        chip = load_chip(name)
+        shapes = [gemm_on(name, m, n, k) for m in TOKENS for n, k in LAYERS]
+        times = {(gemm.m, gemm.n, gemm.k): best_ms(partial(map_gemm, gemm, chip)) for gemm in shapes}
         slowest = max(times, key=lambda shape: times[shape])
+        whole_ms = best_ms(partial(predict, "llama-3.2-1b", name, phase="prefill", prompt=2048, engine="tiled"))
         print(f"{name:18} median {statistics.median(times.values()):6.1f} ms, at most {times[slowest]:6.1f} ms at {slowest}", flush=True)
+        print(f"{name:18} prefill of 2,048 with llama-3.2-1b: {whole_ms:.0f} ms", flush=True)
+    show_gap("tpu-v4i")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,145 @@
+"""What kernels of good libraries take on a GPU with tensor cores, from datasheet numbers and the constants of a technology.
+
+Pure functions of numbers or NumPy arrays that broadcast; seconds, bytes, hertz, FLOP = 2 x MAC. "SM" is NVIDIA's word for a core. Sources:
+tile and wave quantisation: NVIDIA, Deep Learning Performance, Matrix Multiplication Background (2023); tiles of attention: Dao,
+FlashAttention-2, arXiv 2307.08691, and Shah et al., FlashAttention-3, arXiv 2407.08608; split-KV decode: Dao et al., Flash-Decoding (2023).
+The constants and the exponents that join times are fitted: `hwmodels/library/calibration`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+
+Amount: TypeAlias = Any
+"""A number, or an array of them."""
+
+REFERENCE_CLOCK_HZ = 1.41e9
+"""The clock at which energies per FLOP and latencies of a technology are stated: that of the first board that was fitted, the A100."""
+
+GEMM_TILES = ((256, 128), (128, 256), (128, 128), (128, 64), (64, 128), (64, 64), (32, 64), (16, 64))
+"""Rows and columns of the output tile of one SM: what cuBLAS and CUTLASS offer for 16-bit operands."""
+
+SPLITS = (1, 2, 4, 8)
+"""Parts of k that different SMs work on."""
+
+K_STEP = 32
+"""k of a tile is padded to whole steps of this many elements."""
+
+
+def soft_max(p: Amount, *times: Amount) -> Amount:
+    """(sum of t^p)^(1/p): units that work at the same time, but not quite. p = 1 is the sum, p = infinity the maximum."""
+    largest = np.maximum.reduce(np.broadcast_arrays(*times))
+    safe = np.where(largest > 0, largest, 1.0)
+    return largest * sum((np.asarray(t) / safe) ** p for t in times) ** (1 / p) if np.any(largest > 0) else largest
+
+
+def power_limited_clock(clock_hz: Amount, flops_per_s: Amount, tdp_w: Amount, energy_j_per_flop: Amount) -> Amount:
+    """The fastest clock [Hz] up to `clock_hz` at which tensor cores at their peak stay within the board's power.
+
+    Power is FLOP/s x energy per FLOP; the energy is that at 1.41 GHz and grows with the clock, as the voltage (squared) grows with about
+    its root. So power grows with clock^2. `flops_per_s` is the peak at `clock_hz`.
+    """
+    power_w = flops_per_s * energy_j_per_flop * clock_hz / REFERENCE_CLOCK_HZ
+    return clock_hz * np.minimum(1.0, np.sqrt(tdp_w / power_w))
+
+
+def latency_s(reference_s: Amount, clock_hz: Amount) -> Amount:
+    """A chain of dependent steps, stated at 1.41 GHz, at another clock."""
+    return reference_s * REFERENCE_CLOCK_HZ / clock_hz
+
+
+def waves(m: Amount, n: Amount, tile_m: Amount, tile_n: Amount, splits: Amount, sms: Amount) -> Amount:
+    """How many times all SMs take a tile: ceil(tiles / SMs), at least 1."""
+    tiles = np.ceil(m / tile_m) * np.ceil(n / tile_n) * splits
+    return np.maximum(1.0, np.ceil(tiles / sms))
+
+
+def gemm_wave_s(
+    tile_m: Amount,
+    tile_n: Amount,
+    tile_k: Amount,
+    operand_bytes: tuple[Amount, Amount],
+    flops_per_s_and_sm: Amount,
+    l2_bytes_per_s_and_sm: Amount,
+    prologue_k: Amount,
+    p: Amount,
+) -> Amount:
+    """One tile on one SM: the products of k and of `prologue_k` more elements (filling and draining the pipeline), softly joined with the
+    tile's operands through the SM's share of the L2. `operand_bytes` are those of an element of A and of W."""
+    k = np.ceil(tile_k / K_STEP) * K_STEP
+    multiply_s = 2 * tile_m * tile_n * (k + prologue_k) / flops_per_s_and_sm
+    load_s = (operand_bytes[0] * tile_m + operand_bytes[1] * tile_n) * k / l2_bytes_per_s_and_sm
+    return soft_max(p, multiply_s, load_s)
+
+
+def split_k_s(m: Amount, n: Amount, splits: Amount, l2_bytes_per_s: Amount, split_s: Amount) -> Amount:
+    """What it takes to add up the parts of k: a fixed time, and fp32 sums of each part written to the L2 and read back."""
+    return np.where(np.asarray(splits) > 1, split_s + 8.0 * m * n * splits / l2_bytes_per_s, 0.0)
+
+
+def super_block_reads(
+    m: Amount, n: Amount, block_m: Amount, block_n: Amount, a_row_bytes: Amount, w_column_bytes: Amount, l2_bytes: Amount, m_outer: Amount
+) -> tuple[Amount, Amount]:
+    """Bytes of A and W that come into the L2 if all SMs work on one block of C at a time, rows of blocks (`m_outer`) or columns one after
+    another. Where both operands of a block fit `l2_bytes`, the one that the next block shares stays."""
+    block_m, block_n = np.minimum(block_m, m), np.minimum(block_n, n)
+    columns, rows = np.ceil(n / block_n), np.ceil(m / block_m)
+    fit = block_m * a_row_bytes + block_n * w_column_bytes <= l2_bytes
+    a_stays = fit & (np.asarray(m_outer) | (rows == 1))
+    w_stays = fit & (~np.asarray(m_outer) | (columns == 1))
+    return m * a_row_bytes * np.where(a_stays, 1, columns), n * w_column_bytes * np.where(w_stays, 1, rows)
+
+
+def score_clocks(
+    head_dim: Amount, flops_per_clock: Amount, lanes: Amount, exponentials_per_clock: Amount, softmax_ops: Amount, overlap_p: Amount
+) -> Amount:
+    """Clocks of an SM per element of the score matrix: both products, joined with its exponential and the other work of softmax.
+
+    p = 1 where the tensor cores wait for softmax, more where they are asynchronous (FlashAttention-3, section 3.1).
+    """
+    softmax = 1 / exponentials_per_clock + softmax_ops / lanes
+    return soft_max(overlap_p, 4 * head_dim / flops_per_clock, softmax)
+
+
+def visible_blocks(queries: int, keys: int, offset: int, window: int | None, tile_q: int, tile_k: int) -> tuple[int, int]:
+    """(blocks of the score matrix of one head that are not masked whole, those of the longest row of blocks).
+
+    Query i sees key j iff j <= i + offset and, with a window, j > i + offset - window.
+    """
+    first = np.arange(0, queries, tile_q)
+    last = np.minimum(first + tile_q, queries) - 1
+    stop = np.minimum(last + offset + 1, keys)
+    start = np.zeros_like(first) if window is None else np.maximum(first + offset - window + 1, 0)
+    blocks = np.maximum(np.ceil(stop / tile_k) - start // tile_k, 0)
+    return int(blocks.sum()), int(blocks.max())
+
+
+def prefill_s(
+    ctas: Amount, blocks: Amount, longest: Amount, block_s: Amount, sms: Amount, cta_s: Amount, start_s: Amount, p: Amount
+) -> Amount:
+    """All blocks spread over the SMs, `cta_s` more for each row of blocks, softly joined with the longest row by itself."""
+    return soft_max(p, (blocks * block_s + ctas * cta_s) / sms, longest * block_s + start_s)
+
+
+def kv_splits(items: Amount, keys: Amount, sms: Amount, least_keys: int) -> Amount:
+    """Parts of the keys of a sequence that different SMs take: two items per SM, at least `least_keys` keys each."""
+    return np.clip(np.floor(2 * sms / items), 1, np.maximum(1, np.floor(keys / least_keys)))
+
+
+def decode_attention_s(items: Amount, memory_s: Amount, sms: Amount, item_s: Amount, p: Amount) -> Amount:
+    """The keys and values at memory's speed, softly joined with `item_s` per sequence and KV head, spread over the SMs."""
+    return soft_max(p, memory_s, items * item_s / sms)
+
+
+def stream_s(
+    elements: Amount, operations: Amount, sms: Amount, clock_hz: Amount, element_clocks: Amount, operation_clocks: Amount
+) -> Amount:
+    """Element-wise and row-wise work: clocks of an SM per element and per arithmetic operation (conversions are free)."""
+    return (elements * element_clocks + operations * operation_clocks) / (sms * clock_hz)
+
+
+def missed_share(working_bytes: Amount, l2_bytes: Amount) -> Amount:
+    """Share of what a kernel touches that the L2 no longer holds from the kernel before: 0 up to `l2_bytes`, 1 from twice as much."""
+    return 1 - np.clip(2 - working_bytes / l2_bytes, 0, 1)

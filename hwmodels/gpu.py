@@ -1,0 +1,223 @@
+"""Kernels on a GPU with tensor cores: the formulas of `hwmodels.formulas.gpu` put together for one board, or for rows of many at once.
+
+Times are lower than no roofline by themselves; the engines take the larger of the two.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from hwmodels.chip import Chip
+from hwmodels.formulas import gpu
+from hwmodels.formulas.gpu import Amount
+from hwmodels.technology import KernelConstants, Technology
+
+BLOCK_ROWS = tuple(sorted(base * 2**i for base in (1, 3) for i in range(8)))
+"""Tiles along m of the blocks of C that are tried; the other SMs lie along n."""
+
+TILE_K_ATTENTION = 64
+TILE_Q = {False: 64, True: 128}
+"""Rows of a tile of attention, by whether the tensor cores are asynchronous (FlashAttention-2 and -3)."""
+
+LEAST_SPLIT_KEYS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Board:
+    """Numbers of a chip (or columns of many chips), and those of its technology that are not the same for all.
+
+    `flops_per_s` is the datasheet's peak of the compute format at `clock_hz`, `tensor_clock_hz` what the power limit leaves of the clock,
+    `dram_bytes_per_s` what memory sustains, `tile_l2_bytes` the part of the L2 that tiles may use for one of two buffers.
+    """
+
+    sms: Amount
+    clock_hz: Amount
+    tensor_clock_hz: Amount
+    flops_per_s: Amount
+    lanes: Amount
+    l2_bytes: Amount
+    tile_l2_bytes: Amount
+    dram_bytes_per_s: Amount
+    asynchronous: Any
+
+    @property
+    def sustained_flops_per_s(self) -> Amount:
+        """Peak at the clock that the power limit leaves."""
+        return self.flops_per_s * self.tensor_clock_hz / self.clock_hz
+
+
+def board_of(chip: Chip, technology: Technology, compute: str) -> Board:
+    """The board as its kernels see it. Energy is stated for 16-bit products; narrower ones take as much power at their own peak, and those
+    outside the tensor cores are not limited."""
+    clock_hz, l2 = float(chip.clock_hz), chip.memory[1]
+    flops_per_s = {name: 2 * float(chip.peak_macs_per_s(name)) for name in chip.formats}
+    wide = max((flops_per_s[name] for name in ("bf16", "fp16") if name in flops_per_s), default=0.0)
+    tensor_clock_hz = clock_hz
+    if chip.tdp_w is not None and wide and flops_per_s[compute] >= wide:
+        tensor_clock_hz = float(gpu.power_limited_clock(clock_hz, wide, chip.tdp_w, technology.generation.energy_j_per_flop))
+    return Board(
+        sms=float(chip.cores),
+        clock_hz=clock_hz,
+        tensor_clock_hz=tensor_clock_hz,
+        flops_per_s=flops_per_s[compute],
+        lanes=float(chip.vector.lanes),
+        l2_bytes=float(chip.capacity_bytes(l2)),
+        tile_l2_bytes=float(chip.capacity_bytes(l2)) * (1 - float(chip.resident_share)) / 2,
+        dram_bytes_per_s=float(chip.read_bytes_per_s(chip.dram)) * technology.dram_sustained,
+        asynchronous=technology.generation.asynchronous,
+    )
+
+
+class Product(NamedTuple):
+    """C[m, n] = A[m, k] W[k, n], `batch` times; bytes of an element of A, W and C; which of them do not pass DRAM."""
+
+    m: Amount
+    n: Amount
+    k: Amount
+    element_bytes: tuple[Amount, Amount, Amount] = (2, 2, 2)
+    batch: Amount = 1
+    in_dram: tuple[Amount, Amount, Amount] = (True, True, True)
+
+
+class Blocks(NamedTuple):
+    """For each tile shape (last axis) the block of C that all SMs work on: tiles along m and n, whether its rows come one after another,
+    and the bytes that pass DRAM."""
+
+    tiles_m: Amount
+    tiles_n: Amount
+    m_outer: Amount
+    dram_bytes: Amount
+
+
+def blocks_of(product: Product, board: Board) -> Blocks:
+    """The blocks that read least, for each of `GEMM_TILES` of the formulas along a new last axis."""
+    m, n, k, sms, l2_bytes = (np.asarray(each, float)[..., None, None, None] for each in (*product[:3], board.sms, board.tile_l2_bytes))
+    a_bytes, w_bytes, _ = (np.asarray(each, float)[..., None, None, None] for each in product.element_bytes)
+    a_in_dram, w_in_dram, _ = (np.asarray(each)[..., None, None, None] for each in product.in_dram)
+    tile_m, tile_n = (np.array(each, float)[:, None, None] for each in zip(*gpu.GEMM_TILES, strict=True))
+    wanted = np.array(BLOCK_ROWS, float)[:, None]
+    m_outer = np.array([True, False])
+    tiles_m = np.minimum(np.minimum(wanted, np.ceil(m / tile_m)), sms)
+    tiles_n = np.maximum(np.minimum(np.floor(sms / tiles_m), np.ceil(n / tile_n)), 1)
+    reads = gpu.super_block_reads(m, n, tiles_m * tile_m, tiles_n * tile_n, k * a_bytes, k * w_bytes, l2_bytes, m_outer)
+    read = np.broadcast_to(reads[0] * a_in_dram + reads[1] * w_in_dram, np.broadcast_shapes(reads[0].shape, reads[1].shape))
+    flat = read.reshape(*read.shape[:-2], -1)
+    best = np.expand_dims(flat.argmin(-1), -1)
+
+    def taken(values: Amount) -> Amount:
+        return np.take_along_axis(np.broadcast_to(values, read.shape).reshape(flat.shape), best, -1)[..., 0]
+
+    out = np.asarray(product.m * product.n * product.element_bytes[2] * np.asarray(product.in_dram[2]), float)[..., None]
+    batch = np.asarray(product.batch)[..., None]
+    return Blocks(taken(tiles_m), taken(tiles_n), taken(m_outer), (taken(read) + out) * batch)
+
+
+def gemm_candidates_s(product: Product, board: Board, kernels: KernelConstants, dram_bytes: Amount, warm_bytes: Amount = 0) -> Amount:
+    """Seconds without the launch for each tile shape and split of k (the last two axes). `dram_bytes` has an axis of tile shapes at the
+    end; `warm_bytes` are served by the L2 in which they lie."""
+    c = kernels.gemm
+    m, n, k, batch, sms, clock_hz, warm = (
+        np.asarray(each, float)[..., None, None] for each in (*product[:3], product.batch, board.sms, board.clock_hz, warm_bytes)
+    )
+    flops_per_s, dram_bytes_per_s = (np.asarray(each)[..., None, None] for each in (board.sustained_flops_per_s, board.dram_bytes_per_s))
+    element_bytes = product.element_bytes[0], product.element_bytes[1]
+    tile_m, tile_n = (np.array(each, float)[:, None] for each in zip(*gpu.GEMM_TILES, strict=True))
+    splits = np.array(gpu.SPLITS, float)
+    rounds = gpu.waves(m * batch, n, tile_m, tile_n, splits, sms)
+    # Multicast: from Hopper on, SMs that need the same operand share one load.
+    l2_bytes_per_s = np.where(np.asarray(board.asynchronous)[..., None, None], np.inf, c.l2_bytes * clock_hz)
+    wave_s = gpu.gemm_wave_s(tile_m, tile_n, k / splits, element_bytes, flops_per_s / sms, l2_bytes_per_s, c.prologue_k, c.unit_p)
+    memory_s = np.asarray(dram_bytes, float)[..., None] / dram_bytes_per_s + warm / (kernels.warm.bytes * sms * clock_hz)
+    return gpu.soft_max(c.memory_p, rounds * wave_s, memory_s) + gpu.split_k_s(m, n, splits, c.l2_bytes * clock_hz * sms, c.split_s)
+
+
+class Heads(NamedTuple):
+    """Attention of `batch` sequences; element bytes of queries and outputs, and of keys and values."""
+
+    batch: Amount
+    heads: Amount
+    kv_heads: Amount
+    queries: Amount
+    keys: Amount
+    head_dim: Amount
+    act_bytes: Amount = 2
+    kv_bytes: Amount = 2
+
+    @property
+    def cache_bytes(self) -> Amount:
+        """All keys and values."""
+        return 2 * self.batch * self.kv_heads * self.keys * self.head_dim * self.kv_bytes
+
+    @property
+    def new_bytes(self) -> Amount:
+        """Those of the new tokens."""
+        return 2 * self.batch * self.kv_heads * np.minimum(self.queries, self.keys) * self.head_dim * self.kv_bytes
+
+
+class ScoreBlocks(NamedTuple):
+    """How prefill cuts its scores: units (heads, or KV heads whose query heads are packed into one tile) per sequence, rows of blocks of a
+    unit, its blocks, and those of the longest row; `tile_q` x `TILE_K_ATTENTION` scores each."""
+
+    units: Amount
+    rows: Amount
+    blocks: Amount
+    longest: Amount
+    tile_q: Amount
+
+
+def score_blocks(
+    heads: int, kv_heads: int, queries: int, keys: int, offset: int, window: int | None, asynchronous: bool
+) -> ScoreBlocks:
+    """Query heads that share a KV head are packed into one tile where that fills it better (FlashAttention-3's rule)."""
+    tile_q, group = TILE_Q[asynchronous], heads // kv_heads
+
+    def fill(rows: int) -> float:
+        return rows / (-(-rows // tile_q) * tile_q)
+
+    packed = asynchronous and fill(queries) < 0.9 * fill(queries * group)
+    positions = max(1, tile_q // group) if packed else tile_q
+    blocks, longest = gpu.visible_blocks(queries, keys, offset, window, positions, TILE_K_ATTENTION)
+    return ScoreBlocks(kv_heads if packed else heads, -(-queries // positions), blocks, longest, tile_q)
+
+
+def prefill_attention_s(heads: Heads, cut: ScoreBlocks, board: Board, kernels: KernelConstants, dram_bytes: Amount) -> Amount:
+    """Seconds without the launch: blocks on the SMs, or memory; and putting the new keys and values into their cache."""
+    c = kernels.attention
+    flops_per_clock = board.sustained_flops_per_s / board.sms / board.clock_hz
+    overlap_p = np.where(np.asarray(board.asynchronous), c.overlap_p, 1.0)
+    clocks = gpu.score_clocks(heads.head_dim, flops_per_clock, board.lanes, c.exponentials, c.softmax_ops, overlap_p)
+    block_s = cut.tile_q * TILE_K_ATTENTION * clocks / board.clock_hz
+    ctas, blocks = heads.batch * cut.units * cut.rows, heads.batch * cut.units * cut.blocks
+    # The longest row begins after one work item's start.
+    work_s = gpu.prefill_s(ctas, blocks, cut.longest, block_s, board.sms, c.item_s, c.item_s, c.spread_p)
+    return np.maximum(work_s, dram_bytes / board.dram_bytes_per_s) + cache_write_s(heads, board, kernels)
+
+
+def cache_write_s(heads: Heads, board: Board, kernels: KernelConstants) -> Amount:
+    """New keys and values are read where the projection left them and written into their pages."""
+    c = kernels.attention
+    moved = 2 * heads.new_bytes
+    return gpu.soft_max(c.copy_p, moved / board.dram_bytes_per_s, moved / (c.copy_bytes * board.sms * board.clock_hz))
+
+
+def decode_attention_s(heads: Heads, board: Board, kernels: KernelConstants, dram_bytes: Amount, warm_bytes: Amount) -> Amount:
+    """Seconds without the launch; the keys are split over SMs where there are fewer sequences and KV heads than SMs."""
+    c = kernels.attention
+    items = heads.batch * heads.kv_heads
+    parts = gpu.kv_splits(items, heads.keys, board.sms, LEAST_SPLIT_KEYS)
+    memory_s = dram_bytes / board.dram_bytes_per_s + warm_bytes / (kernels.warm.bytes * board.sms * board.clock_hz)
+    work_s = gpu.decode_attention_s(items, memory_s, board.sms, c.item_s, c.decode_p)
+    return work_s + np.where(parts > 1, gpu.latency_s(c.split_s, board.clock_hz), 0.0)
+
+
+def stream_s(
+    elements: Amount, operations: Amount, board: Board, kernels: KernelConstants, dram_bytes: Amount, warm_bytes: Amount = 0
+) -> Amount:
+    """Seconds without the launch of element-wise and row-wise work; what the kernel before left in the L2 does not pass DRAM."""
+    c = kernels.stream
+    work_s = gpu.stream_s(elements, operations, board.sms, board.clock_hz, c.element_clocks, c.operation_clocks)
+    missed = gpu.missed_share(dram_bytes + warm_bytes, c.l2_share * board.l2_bytes)
+    return gpu.soft_max(c.p, work_s, (dram_bytes + warm_bytes) * missed / board.dram_bytes_per_s)

@@ -1,0 +1,29 @@
+"""`rooftile calibrate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sim.cli import flags
+
+app = typer.Typer(rich_markup_mode=None)
+
+
+@app.command()
+def calibrate(
+    chip: flags.ChipOption,
+    data: Annotated[list[Path], typer.Option("--data", metavar="CSV", help="A table measured on that chip; may be repeated.")],
+    out: Annotated[Path, typer.Option("--out", metavar="YAML", help="The chip file to write; it takes the rest from CHIP.")],
+    points: Annotated[int, typer.Option("--points", metavar="N", help="Rows to fit to, at most 30.")] = 30,
+) -> None:
+    """Fit what a chip sustains and what its software costs to at most 30 measured ops, and tell the error on the rest."""
+    from sim.evidence.calibrate import calibrate as calibrate_chip
+    from sim.present.evidence_tables import calibration_tables
+    from sim.present.output import emit_tables, write_whole
+
+    found = calibrate_chip(chip, data, points)
+    write_whole(out, found.to_yaml(out))
+    emit_tables(calibration_tables(found), None)

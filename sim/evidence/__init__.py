@@ -1,0 +1,1 @@
+"""Predictions against measured hardware: measure it, calibrate a chip to it, validate predictions."""

@@ -1,0 +1,328 @@
+"""Fit the few constants that a datasheet does not say: what is sustained of the peaks, and what software costs per op.
+
+At most 30 rows of one op each are used; the others, and whole steps, are predicted and tell the error. The fit is a damped Gauss-Newton
+(Levenberg, 1944; Marquardt, 1963) on the logarithms of constants and times, with Huber's weights: a disturbed measurement counts less.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from functional.errors import BadInput, Problem, ScenarioError
+from hwmodels import chip_names, load_chip
+from hwmodels.chip import Bandwidth, Chip, Number
+from sim.evidence.cases import Case, KernelTask, StepTask, Task
+from sim.evidence.hardware import plain
+from sim.evidence.tidy import read_tidy
+from sim.evidence.validate import ENGINE, Comparison, Validation, predict_task, validate_rows
+from workloads.kernels import KERNELS
+
+POINTS = 30
+"""Rows that a fit may use."""
+
+_GEMM_SHARE = 0.5
+_ROUNDS = 25
+_STEP = 0.02
+"""Relative step of the finite differences."""
+_HUBER = 0.1
+"""Relative errors beyond this count linearly."""
+_DONE = 1e-5
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """One fitted number under its dotted path, in SI units; `seen` says whether any point depends on it."""
+
+    path: str
+    before: float
+    value: float
+    seen: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """A chip with fitted constants, and how well it predicts the points that were used and all other rows (as it was, and as it is)."""
+
+    base: str
+    chip: Chip
+    constants: tuple[Constant, ...]
+    points: tuple[str, ...]
+    used: Validation
+    used_before: Validation
+    rest: Validation
+    rest_before: Validation
+    data: tuple[tuple[str, str], ...]
+    date: str
+
+    def to_yaml(self, out: Path) -> str:
+        """The text of a chip file at `out` that restates only what was fitted."""
+        hashes = ", ".join(f"{name} (sha256 {digest})" for name, digest in self.data)
+        residual = f"median |error| {median_abs(self.used):.1%} on {len(self.points)} points"
+        if self.rest.comparisons:
+            residual += f", {median_abs(self.rest):.1%} on the other {len(self.rest.comparisons)} times"
+        source = f"rooftile calibrate, {self.date}; {hashes}; {residual}"
+        data: dict[str, Any] = {
+            "base": self._base(out),
+            "name": self.chip.name,
+            "aliases": list(self.chip.aliases),
+            "sources": [source],
+            "standing": "assumed",
+        }
+        for constant in self.constants:
+            if constant.seen:
+                *place, name = constant.path.split(".")
+                inner = data
+                for part in place:
+                    inner = inner.setdefault(part, {})
+                inner[name] = {"value": _written(constant), "source": source, "standing": "fitted"}
+        return yaml.safe_dump(data, sort_keys=False, width=110)
+
+    def _base(self, out: Path) -> str:
+        if self.base in chip_names():
+            return self.base
+        return os.path.relpath(Path(self.base).resolve(), out.resolve().parent)
+
+
+def _written(constant: Constant) -> Any:
+    value = float(f"{constant.value:.5g}")
+    if constant.path == "overhead.launch":
+        return f"{1e9 * value:.5g} ns"
+    return f"{value / 1e9:.5g} GB/s" if constant.path == "overhead.pack" else value
+
+
+def median_abs(validation: Validation) -> float:
+    """Median of |error| over all comparisons."""
+    return float(np.median([abs(each.error) for each in validation.comparisons]))
+
+
+def calibrate(chip: str | Path, data: Sequence[str | Path], points: int = POINTS) -> Calibration:
+    """Fit a chip (library name or file) to the rows of tidy tables that were measured on it.
+
+    Raises `BadInput`: a chip or table that cannot be read, no row of that chip, fewer or more than 1 to 30 points.
+    """
+    if not 1 <= points <= POINTS:
+        raise ScenarioError(Problem(f"{points} points", f"1 to {POINTS}: the rest tells the error", path="--points"))
+    start = load_chip(chip)
+    rows = [row for path in data for row in read_tidy(path)]
+    names = {plain(name) for name in (start.name, *start.aliases)}
+    ours = [row for row in rows if plain(row.text("hardware")) in names]
+    if not ours:
+        found = ", ".join(sorted({f"'{row.text('hardware')}'" for row in rows})) or "nothing"
+        raise BadInput(Problem(f"no row was measured on {start.name}", f"they name {found}; add an alias to the chip", str(data[0])))
+    compare = partial(validate_rows, ours, engines=(ENGINE,))
+    before = compare(chips=[start])
+    chosen = choose(before.comparisons, points)
+    if not chosen:
+        raise BadInput(Problem("no row of one op can be predicted", "measure GEMMs and vector ops too", str(data[0])))
+    constants, fitted = fit(start, [each.case for each in chosen])
+    fitted = replace(fitted, name=f"{start.name}-calibrated", aliases=(start.name, *start.aliases))
+    after = compare(chips=[fitted])
+    used = {_identity(each) for each in chosen}
+    date = datetime.now(UTC).date().isoformat()
+    files = tuple((Path(path).name, hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]) for path in data)
+    return Calibration(
+        str(chip),
+        fitted,
+        constants,
+        tuple(each.case.row.where for each in chosen),
+        _part(after, used, inside=True),
+        _part(before, used, inside=True),
+        _part(after, used, inside=False),
+        _part(before, used, inside=False),
+        files,
+        date,
+    )
+
+
+def _identity(comparison: Comparison) -> tuple[str, str]:
+    return comparison.case.row.where, comparison.case.op
+
+
+def _part(validation: Validation, used: set[tuple[str, str]], inside: bool) -> Validation:
+    return replace(validation, comparisons=tuple(each for each in validation.comparisons if (_identity(each) in used) == inside))
+
+
+def choose(comparisons: Iterable[Comparison], points: int) -> list[Comparison]:
+    """Rows of one op to fit to: half of them GEMMs, the others shared among the other ops; of each evenly over the times."""
+    by_op: dict[str, list[Comparison]] = {}
+    for each in comparisons:
+        if not isinstance(each.case.tasks[0], StepTask) and len(each.case.tasks) == 1:
+            by_op.setdefault(each.case.op, []).append(each)
+    ordered = {op: sorted(by_op[op], key=lambda each: (each.case.measured_s, each.case.row.where)) for op in sorted(by_op)}
+    gemms = ordered.pop("gemm", [])
+    for_gemms = points if not ordered else max(1, min(len(gemms), int(points * _GEMM_SHARE))) if gemms else 0
+    chosen = _evenly(gemms, for_gemms)
+    left = points - len(chosen)
+    shares = dict.fromkeys(ordered, 0)
+    while left > 0 and any(shares[op] < len(rows) for op, rows in ordered.items()):
+        for op, rows in ordered.items():
+            if left > 0 and shares[op] < len(rows):
+                shares[op] += 1
+                left -= 1
+    return [*chosen, *(each for op, rows in ordered.items() for each in _evenly(rows, shares[op]))]
+
+
+def _evenly(rows: Sequence[Comparison], count: int) -> list[Comparison]:
+    """`count` rows from the first to the last."""
+    count = min(count, len(rows))
+    return [rows[round(i * (len(rows) - 1) / max(count - 1, 1))] for i in range(count)]
+
+
+def fit(start: Chip, cases: Sequence[Case]) -> tuple[tuple[Constant, ...], Chip]:
+    """The constants with which the tiled engine comes closest to the measured times, and the chip with them."""
+    model = _Model(start, cases)
+    measured = np.log([case.measured_s for case in cases])
+    theta = model.initial.copy()
+    residual = model.log_times(theta) - measured
+    seen = np.zeros(len(theta), dtype=bool)
+    damping = 1e-3
+    for _ in range(_ROUNDS):
+        slopes = model.slopes(theta, residual + measured)
+        seen |= np.abs(slopes).max(axis=0) > 1e-3
+        weights = np.sqrt(_HUBER / np.maximum(np.abs(residual), _HUBER))
+        step, damping, residual_new = _improve(model, theta, residual, measured, slopes, weights, damping)
+        if step is None or residual_new is None:
+            break
+        theta, residual = model.bounded(theta + step), residual_new
+        if np.abs(step).max() < _DONE:
+            break
+    values = np.exp(theta)
+    first = np.exp(model.initial)
+    constants = tuple(
+        Constant(path, float(old), float(new), bool(known))
+        for path, old, new, known in zip(model.paths, first, values, seen, strict=True)
+    )
+    return constants, model.chip({each.path: each.value for each in constants if each.seen})
+
+
+def _improve(
+    model: _Model, theta: Floats, residual: Floats, measured: Floats, slopes: Floats, weights: Floats, damping: float
+) -> tuple[Floats | None, float, Floats | None]:
+    """The first damped step that lowers the loss; None if none does."""
+    loss = _loss(residual)
+    weighted = slopes * weights[:, None]
+    curvature = weighted.T @ weighted
+    gradient = weighted.T @ (residual * weights)
+    while damping < 1e6:
+        scaled = curvature + damping * np.diag(np.maximum(np.diag(curvature), 1e-9))
+        step = model.bounded(theta - np.linalg.solve(scaled, gradient)) - theta
+        trial = model.log_times(theta + step) - measured
+        if _loss(trial) < loss:
+            return step, damping / 5, trial
+        damping *= 5
+    return None, damping, None
+
+
+def _loss(residual: Floats) -> float:
+    """Huber's loss: quadratic for small errors, linear beyond."""
+    size = np.abs(residual)
+    return float(np.where(size <= _HUBER, size**2 / 2, _HUBER * (size - _HUBER / 2)).sum())
+
+
+class _Model:
+    """Predicted times of the points as a function of the constants.
+
+    Launch and packing are added to what the engine says without them, so that only efficiencies ask the engine again.
+    """
+
+    def __init__(self, start: Chip, cases: Sequence[Case]) -> None:
+        self._start = start
+        self._tasks = [case.tasks[0] for case in cases]
+        self._bare = replace(start, launch_s=0.0, pack=None)
+        self._packed_bytes = self._weights_bytes()
+        self.paths = [f"memory.{start.dram.name}.efficiency", "matrix.efficiency", "vector.efficiency", "overhead.launch"]
+        first: list[Number] = [start.dram.efficiency, start.matrix.efficiency, start.vector.efficiency, max(float(start.launch_s), 1e-8)]
+        if self._packed_bytes.any() and (start.pack is not None or start.technology == "cpu"):
+            self.paths.append("overhead.pack")
+            first.append(start.read_bytes_per_s(start.dram) if start.pack is None else start.pack.read_bytes_per_s(start.clock_hz))
+        self.initial: Floats = np.log(np.array(first, dtype=np.float64))
+        self._known: dict[tuple[Task, float, float, float], float] = {}
+
+    def _weights_bytes(self) -> Floats:
+        """Bytes that packing rearranges for each point: what it costs at 1 B/s."""
+        slow = replace(self._bare, pack=Bandwidth(1.0, 1.0, True, False))
+        return np.array([_seconds(task, slow) - _seconds(task, self._bare) for task in self._tasks]).round()
+
+    def bounded(self, theta: Floats) -> Floats:
+        """No efficiency above 1."""
+        highest = [0.0 if path.endswith("efficiency") else np.inf for path in self.paths]
+        return np.minimum(theta, highest)
+
+    def log_times(self, theta: Floats) -> Floats:
+        values = np.exp(theta)
+        times = self._bare_times(tuple(values[:3])) + values[3]
+        if len(values) > 4:
+            times = times + self._packed_bytes / values[4]
+        return np.asarray(np.log(times))
+
+    def slopes(self, theta: Floats, here: Floats) -> Floats:
+        """d log time / d log constant, [points, constants]; efficiencies step down, away from their bound."""
+        columns = []
+        for i in range(len(theta)):
+            step = np.zeros(len(theta))
+            step[i] = -_STEP
+            columns.append((here - self.log_times(theta + step)) / _STEP)
+        return np.stack(columns, axis=1)
+
+    def _bare_times(self, efficiencies: tuple[float, ...]) -> Floats:
+        return np.array([self._bare_s(task, efficiencies) for task in self._tasks])
+
+    def _bare_s(self, task: Task, efficiencies: tuple[float, ...]) -> float:
+        """Seconds of one point without overheads; asked again only for efficiencies that it depends on."""
+        dram, matrix, vector = efficiencies
+        products, others = _uses(task)
+        key = task, dram, matrix if products else 1.0, vector if others else 1.0
+        if key not in self._known:
+            self._known[key] = _seconds(task, _with_efficiencies(self._bare, key[1:]))
+        return self._known[key]
+
+    def chip(self, values: Mapping[str, float]) -> Chip:
+        """The chip with these constants; the others stay as they were."""
+        start = self._start
+        kept = (start.dram.efficiency, start.matrix.efficiency, start.vector.efficiency)
+        chip = _with_efficiencies(start, tuple(float(values.get(path, old)) for path, old in zip(self.paths[:3], kept, strict=True)))
+        pack = values.get("overhead.pack")
+        return replace(
+            chip,
+            launch_s=values.get("overhead.launch", float(start.launch_s)),
+            pack=start.pack if pack is None else Bandwidth(pack, pack, True, False),
+        )
+
+
+def _uses(task: Task) -> tuple[bool, bool]:
+    """Whether a task has work for the matrix unit, and for the vector unit."""
+    if not isinstance(task, KernelTask):
+        return True, True
+    if "K" in KERNELS[task.op].dims:
+        return True, task.formats[0] != task.formats[1]  # conversion
+    return task.op.startswith("attn_"), True
+
+
+def _seconds(task: Task, chip: Chip) -> float:
+    return predict_task(task, chip, ENGINE)
+
+
+def _with_efficiencies(chip: Chip, values: tuple[float, ...]) -> Chip:
+    dram, matrix, vector = values
+    memory = (replace(chip.dram, efficiency=dram), *chip.memory[1:])
+    return replace(chip, memory=memory, matrix=replace(chip.matrix, efficiency=matrix), vector=replace(chip.vector, efficiency=vector))
+
+
+def steps(calibration: Calibration) -> Iterator[tuple[Comparison, Comparison]]:
+    """Whole steps, predicted as the chip was and as it is."""
+    for old, new in zip(calibration.rest_before.comparisons, calibration.rest.comparisons, strict=True):
+        if isinstance(new.case.tasks[0], StepTask):
+            yield old, new

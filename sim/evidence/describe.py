@@ -1,0 +1,131 @@
+"""The CPU at hand as a chip file: a core is a matrix unit whose granule is one SIMD multiply-add, and vector lanes.
+
+Peaks are the best that any run reached, so that a roofline stays a bound: `calibrate` fits what is sustained of them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from functional.errors import Problem, ScenarioError
+from functional.formats import bits_of
+from hwmodels import units
+from sim.evidence.measure import Measured, Measurement
+from sim.evidence.stopwatch import FLUSHED
+
+_WIDTH = 110
+_LANE_BITS = 32
+_ASSUMED_CLOCK_HZ = 1e9
+
+
+def chip_yaml(found: Measurement, clock: str | None = None) -> str:
+    """The text of a chip file; `clock` as a user writes it (`2.5 GHz`). Raises `BadInput` for a clock that cannot be read."""
+    try:
+        clock_hz = units.parse(clock, "frequency") if clock else found.processor.clock_hz
+    except units.UnitError as why:
+        raise ScenarioError(Problem(str(why), why.cure, path="--clock")) from why
+    told = "given" if clock else "/proc/cpuinfo" if clock_hz else "nobody says: rates per cycle follow from it, seconds do not"
+    clock_hz = clock_hz or _ASSUMED_CLOCK_HZ
+    measured = f"rooftile measure, {found.date}, {found.threads} threads"
+    launch_ns = 1e9 * found.primitives_s["launch"]
+    data = {
+        "name": _slug(found.hardware),
+        "aliases": [found.hardware],
+        "sources": [f"{found.processor.name}: {measured}"],
+        "standing": "measured",
+        "technology": "cpu",
+        "default_format": found.dtype,
+        "clock": {"value": f"{clock_hz / 1e6:g} MHz", "source": told, "standing": "measured" if clock_hz else "assumed"},
+        "cores": {"value": found.threads, "source": "threads that PyTorch uses"},
+        "matrix": _matrix(found, clock_hz, measured),
+        "vector": _vector(found, clock_hz, measured),
+        "memory": _memory(found, clock_hz, measured),
+        "overhead": {"launch": {"value": f"{launch_ns:.4g} ns", "source": f"an addition of one element; {measured}"}},
+    }
+    head = "# A CPU as a chip. Peaks are the best that was measured; `rooftile calibrate` fits what is sustained of them.\n"
+    return head + yaml.safe_dump(data, sort_keys=False, width=_WIDTH, default_flow_style=None)
+
+
+def _slug(name: str) -> str:
+    return "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
+
+
+def _matrix(found: Measurement, clock_hz: float, measured: str) -> dict[str, Any]:
+    lanes = found.processor.simd_bits // _LANE_BITS
+    best, rate = max(((row, _macs(row) / row.time.least_s) for row in _rows(found, "gemm")), key=lambda pair: pair[1])
+    shape = " x ".join(str(best.cells[name]) for name in "MNK")
+    return {
+        "kind": "tensor_core",
+        "count": {"value": 1, "source": "one SIMD engine per core; its issue ports are in the rate", "standing": "assumed"},
+        "tile": {"m": 1, "n": lanes, "k": 1},
+        "rates": {found.dtype: {"value": _round(rate / found.threads / clock_hz), "source": f"best GEMM, {shape}; {measured}"}},
+        "accumulate": {found.dtype: "fp32"},
+    }
+
+
+def _macs(row: Measured) -> float:
+    return float(row.cells["M"]) * float(row.cells["N"]) * float(row.cells["K"])
+
+
+def _vector(found: Measurement, clock_hz: float, measured: str) -> dict[str, Any]:
+    lanes = found.processor.simd_bits // _LANE_BITS
+    source = f"one PyTorch call, its result in memory of its own; {measured}"
+    lane_cycles_per_s = lanes * found.threads * clock_hz
+    cycles = {
+        name: {"value": _round(seconds * lane_cycles_per_s), "source": source}
+        for name, seconds in found.primitives_s.items()
+        if name != "launch"
+    }
+    return {"lanes": {"value": lanes, "source": f"{found.processor.simd_bits} bits of fp32, from the processor's flags"}, "cycles": cycles}
+
+
+def _memory(found: Measurement, clock_hz: float, measured: str) -> dict[str, Any]:
+    lanes = found.processor.simd_bits // _LANE_BITS
+    name, rate = max(((_told(row), _moved_bytes(row, found.dtype) / row.time.least_s) for row in found.rows), key=lambda pair: pair[1])
+    levels: dict[str, Any] = {
+        "dram": {
+            "capacity": f"{found.processor.memory_bytes} B",
+            "bandwidth": {"value": f"{rate / 1e9:.4g} GB/s", "source": f"best stream, {name}; {measured}"},
+            "latency": {"value": "100 ns", "source": "order of magnitude of a load from DRAM", "standing": "assumed"},
+            "burst": {"value": "64 B", "source": "a cache line", "standing": "assumed"},
+        }
+    }
+    caches = found.processor.caches
+    for level, size, sharers in sorted(caches, reverse=True):
+        if level == 1 and len(caches) > 1:
+            continue  # tiles lie in the L2 cache; L1 and registers feed the SIMD engine and set no bound of their own
+        shared = sharers >= found.threads > 1 or (level > 2 and found.threads == 1)
+        per_cycle = 2 * lanes * 4 if level < 3 else lanes * 4 // 2 * (found.threads if shared else 1)
+        source = "order of magnitude of this level of cache: a register's width per cycle and core, half of it from a shared one"
+        levels[f"l{level}"] = {
+            "capacity": {"value": f"{size} B", "source": "/sys/devices/system/cpu/cpu0/cache"},
+            "bandwidth": {"value": f"{per_cycle} B/cycle", "source": source, "standing": "assumed"},
+            "per": "chip" if shared else "core",
+        }
+    return levels
+
+
+_STREAMED = {"stream_read": 1, "stream_triad": 3}
+"""Arrays that a stream reads or writes."""
+
+
+def _moved_bytes(row: Measured, dtype: str) -> float:
+    """Bytes from memory of what is bound by them: streams, and the weights of a product with one row."""
+    op, cells = str(row.cells["op"]), row.cells
+    if op in _STREAMED:
+        return _STREAMED[op] * 4.0 * int(cells["N"])
+    return int(cells["N"]) * int(cells["K"]) * bits_of(dtype) / 8 if op == "gemm" and cells["M"] == 1 and row.note == FLUSHED else 0.0
+
+
+def _told(row: Measured) -> str:
+    return "matrix times vector" if row.cells["op"] == "gemm" else str(row.cells["op"])
+
+
+def _rows(found: Measurement, op: str) -> list[Measured]:
+    return [row for row in found.rows if row.cells["op"] == op]
+
+
+def _round(value: float) -> float:
+    return float(f"{value:.4g}")

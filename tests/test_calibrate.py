@@ -1,0 +1,245 @@
+"""Truth defended: calibrate finds constants that were planted, uses at most 30 rows, and tells the error of all the others."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from functional.errors import BadInput
+from hwmodels import chip_names, load_chip, numeric_paths, with_values
+from hwmodels.chip import Bandwidth, Chip
+from sim import predict
+from sim.cli import main
+from sim.evidence.calibrate import POINTS, Calibration, calibrate
+from sim.evidence.cases import KernelTask
+from sim.evidence.validate import predict_task, validate
+from tests.chips import chip_of
+from workloads.kernels import KERNELS
+
+CPU = """\
+name: small-cpu
+aliases: ["Small CPU (R) 7"]
+sources: [invented for tests]
+standing: assumed
+technology: cpu
+default_format: fp32
+clock: 2 GHz
+cores: 1
+matrix: {kind: tensor_core, count: 1, tile: {m: 1, n: 16, k: 1}, rates: {fp32: 32}, accumulate: {fp32: fp32}}
+vector: {lanes: 16, cycles: {add: 4, mul: 4, exp: 8, rsqrt: 8, convert: 4}}
+memory:
+  dram: {capacity: 16 GiB, bandwidth: 10 GB/s}
+  l2: {capacity: 1 MiB, bandwidth: 64 B/cycle, per: core}
+overhead: {launch: 1 us}
+"""
+
+PLANTED = {
+    "memory.dram.efficiency": 0.8,
+    "matrix.efficiency": 0.9,
+    "vector.efficiency": 0.5,
+    "overhead.launch": 40e-6,
+    "overhead.pack": 5e9,
+}
+
+GEMMS = [(m, n, k) for m in (1, 2, 16, 64, 200, 512) for n, k in ((256, 512), (1024, 256), (512, 1024))]
+MATRICES = [(m, n) for m in (1, 16, 100, 700) for n in (300, 2000)]
+VECTOR_OPS = ("rmsnorm", "silu", "add", "mul", "softmax")
+HEAD = "hardware,op,M,N,K,dtype,latency_us,notes"
+
+
+def planted(chip: Chip) -> Chip:
+    """The chip with the planted constants."""
+    values = PLANTED
+    memory = (replace(chip.dram, efficiency=values["memory.dram.efficiency"]), *chip.memory[1:])
+    matrix = replace(chip.matrix, efficiency=values["matrix.efficiency"])
+    vector = replace(chip.vector, efficiency=values["vector.efficiency"])
+    pack = Bandwidth(values["overhead.pack"], values["overhead.pack"], True, False)
+    return replace(chip, memory=memory, matrix=matrix, vector=vector, pack=pack, launch_s=values["overhead.launch"])
+
+
+def shapes() -> list[tuple[str, dict[str, int]]]:
+    gemms = [("gemm", {"M": m, "N": n, "K": k}) for m, n, k in GEMMS]
+    return [*gemms, *((op, {"M": m, "N": n}) for op in VECTOR_OPS for m, n in MATRICES)]
+
+
+def measured_on(chip: Chip, which: Sequence[tuple[str, dict[str, int]]], hardware: str = "Small CPU (R) 7") -> str:
+    """A table whose times are the tiled engine's on this chip."""
+    lines = ["# invented", HEAD]
+    for op, dims in which:
+        task = KernelTask(op, ("fp32", "fp32", "fp32"), tuple((name, dims[name]) for name in KERNELS[op].dims))
+        latency_us = 1e6 * predict_task(task, chip, "tiled")
+        lines.append(f"{hardware},{op},{dims['M']},{dims['N']},{dims.get('K', '')},fp32,{latency_us!r},")
+    return "\n".join(lines) + "\n"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    where = tmp_path_factory.mktemp("calibrate")
+    (where / "cpu.yaml").write_text(CPU)
+    (where / "cpu.csv").write_text(measured_on(planted(chip_of(CPU)), shapes()))
+    return where
+
+
+@pytest.fixture(scope="module")
+def found(folder: Path) -> Calibration:
+    return calibrate(folder / "cpu.yaml", [folder / "cpu.csv"])
+
+
+def test_planted_constants_are_found_within_a_percent(found: Calibration) -> None:
+    assert {each.path: each.value for each in found.constants} == {path: pytest.approx(value, rel=0.01) for path, value in PLANTED.items()}
+    assert all(each.seen for each in found.constants)
+
+
+def test_at_most_thirty_rows_are_used_and_the_rest_tells_the_error(found: Calibration, folder: Path) -> None:
+    assert len(found.points) == len(set(found.points)) == POINTS == 30
+    assert len(found.used.comparisons) == 30
+    rows = len(shapes())
+    assert len(found.rest.comparisons) == rows - 30
+    places = {each.case.row.where for each in found.rest.comparisons}
+    assert not places & set(found.points)
+    assert max(abs(each.error) for each in found.rest.comparisons) < 0.01
+    assert max(abs(each.error) for each in found.rest_before.comparisons) > 0.5
+
+
+@pytest.mark.slow
+def test_fewer_points_leave_more_rows(folder: Path) -> None:
+    fewer = calibrate(folder / "cpu.yaml", [folder / "cpu.csv"], points=10)
+    assert (len(fewer.used.comparisons), len(fewer.rest.comparisons)) == (10, len(shapes()) - 10)
+
+
+def test_the_points_cover_all_ops_and_all_sizes(found: Calibration) -> None:
+    used = [each.case for each in found.used.comparisons]
+    assert {case.op for case in used} == {"gemm", *VECTOR_OPS}
+    gemm_rows = sorted(case.measured_s for case in used if case.op == "gemm")
+    every = [each.case for each in (*found.used.comparisons, *found.rest.comparisons) if each.case.op == "gemm"]
+    assert gemm_rows[0] == min(case.measured_s for case in every)
+    assert gemm_rows[-1] == max(case.measured_s for case in every)
+
+
+def test_the_file_says_what_was_fitted_to_which_data(found: Calibration, folder: Path) -> None:
+    out = folder / "fitted" / "my_cpu.yaml"
+    out.parent.mkdir(exist_ok=True)
+    out.write_text(found.to_yaml(out))
+    chip = load_chip(out)
+    digest = hashlib.sha256((folder / "cpu.csv").read_bytes()).hexdigest()[:16]
+    for path, value in PLANTED.items():
+        origin = chip.provenance[path]
+        assert origin.standing == "fitted", path
+        for part in (found.date, "cpu.csv", digest, "30 points", "median |error|"):
+            assert part in origin.source, (path, part)
+        assert path in numeric_paths(chip)
+        assert with_values(chip, {path: value}) is not None
+    assert chip.provenance["memory.dram.bandwidth"].standing == "assumed"
+    assert "Small CPU (R) 7" in chip.aliases
+    groups = validate([folder / "cpu.csv"], chips=[out]).groups
+    assert max(group.to_dict()["p90_abs_pct"] for group in groups) < 1
+
+
+@pytest.mark.slow
+def test_one_disturbed_row_does_not_move_the_fit(folder: Path) -> None:
+    lines = (folder / "cpu.csv").read_text().splitlines()
+    cells = lines[6].split(",")
+    cells[6] = str(10 * float(cells[6]))
+    (folder / "disturbed.csv").write_text("\n".join([*lines[:6], ",".join(cells), *lines[7:]]) + "\n")
+    disturbed = calibrate(folder / "cpu.yaml", [folder / "disturbed.csv"])
+    for each in disturbed.constants:
+        assert each.value == pytest.approx(PLANTED[each.path], rel=0.1), each.path
+
+
+@pytest.mark.slow
+def test_what_no_row_depends_on_stays_as_it_was(folder: Path) -> None:
+    (folder / "gemms.csv").write_text(measured_on(planted(chip_of(CPU)), [each for each in shapes() if each[0] == "gemm"]))
+    only = calibrate(folder / "cpu.yaml", [folder / "gemms.csv"])
+    seen = {each.path: each.seen for each in only.constants}
+    assert seen == {path: path != "vector.efficiency" for path in PLANTED}
+    assert only.chip.vector.efficiency == 1
+    assert "vector" not in only.to_yaml(folder / "x.yaml").split("sources")[0]
+    assert "vector:" not in only.to_yaml(folder / "x.yaml")
+
+
+def test_efficiencies_lower_tiled_and_cycle_but_no_bound(folder: Path) -> None:
+    whole = chip_of(CPU)
+    slow = replace(planted(whole), pack=None, launch_s=whole.launch_s)
+    for phase in ("prefill", "decode"):
+        asked = {"phase": phase, "prompt": 16, "weights": "fp32", "activations": "fp32", "kv": "fp32"}
+        engines = ("roofline", "tiled", "cycle")
+        before, after = (
+            {engine: predict("stories15m", chip, engine=engine, **asked) for engine in engines}  # type: ignore[arg-type]
+            for chip in (whole, slow)
+        )
+        assert after["roofline"].total_s == before["roofline"].total_s
+        assert after["tiled"].floor_s == before["tiled"].floor_s
+        assert after["tiled"].total_s > 1.1 * before["tiled"].total_s
+        assert after["cycle"].total_s >= after["tiled"].total_s
+        for engine in ("tiled", "cycle"):
+            lost_s = sum(float(seconds.sum()) for seconds in after[engine].lost_s.values())
+            assert after[engine].total_s == pytest.approx(after["roofline"].total_s + lost_s)
+            assert float(after[engine].lost_s["sustained"].sum()) > 0
+        assert float(before["tiled"].lost_s["sustained"].sum()) == 0
+
+
+def test_half_the_bandwidth_doubles_what_memory_bounds_and_bytes_stay() -> None:
+    """A matrix times a vector of 2 MB from DRAM; efficiency 0.5."""
+    chip = replace(chip_of(CPU), launch_s=0.0)
+    half = replace(chip, memory=(replace(chip.dram, efficiency=0.5), *chip.memory[1:]))
+    task = KernelTask("gemm", ("fp32", "fp32", "fp32"), (("M", 1), ("N", 1024), ("K", 512)))
+    assert predict_task(task, half, "tiled") == pytest.approx(2 * predict_task(task, chip, "tiled"), rel=0.01)
+
+
+def test_packing_costs_the_weights_bytes_where_there_are_several_rows() -> None:
+    chip = chip_of(CPU)
+    packing = replace(chip, pack=Bandwidth(1e9, 1e9, True, False))
+    for m, extra_s in ((1, 0.0), (2, 256 * 512 * 4 / 1e9)):
+        task = KernelTask("gemm", ("fp32", "fp32", "fp32"), (("M", m), ("N", 256), ("K", 512)))
+        for engine in ("tiled", "cycle"):
+            difference_s = predict_task(task, packing, engine) - predict_task(task, chip, engine)
+            assert difference_s == pytest.approx(extra_s, abs=1e-12), (m, engine)
+
+
+def test_no_chip_of_the_library_has_fitted_numbers() -> None:
+    for name in chip_names():
+        assert not [path for path, origin in load_chip(name).provenance.items() if origin.standing == "fitted"], name
+
+
+@pytest.mark.parametrize(
+    ("data", "points", "told"),
+    [
+        ("other", 30, "no row was measured on small-cpu; they name 'Another'"),
+        ("cpu", 0, "--points: 0 points"),
+        ("cpu", 31, "--points: 31 points"),
+        ("none", 30, "cannot read"),
+        ("steps", 30, "no row of one op can be predicted"),
+    ],
+)
+def test_bad_input_is_one_message(folder: Path, data: str, points: int, told: str) -> None:
+    (folder / "other.csv").write_text(f"{HEAD}\nAnother,gemm,1,2,3,fp32,1,\n")
+    (folder / "steps.csv").write_text("hardware,model,phase,dtype,tokens_per_s\nsmall-cpu,stories15m,decode,fp32,10\n")
+    with pytest.raises(BadInput, match=re.escape(told)):
+        calibrate(folder / "cpu.yaml", [folder / f"{data}.csv"], points)
+
+
+@pytest.mark.slow
+def test_the_command_writes_the_file_and_shows_both_errors(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = folder / "both.csv"
+    lines = (folder / "cpu.csv").read_text().splitlines()
+    head = f"{lines[1]},model,phase,framework,batch,tokens_per_forward,tokens_per_s"
+    step = "small-cpu,,,,,fp32,,,stories15m,prefill,rooftile,1,32,2000"
+    data.write_text("\n".join([head, *(f"{line},,,,,," for line in lines[2:]), step]) + "\n")
+    out = folder / "by_command.yaml"
+    words = ["calibrate", "--chip", folder / "cpu.yaml", "--data", data, "--out", out]
+    monkeypatch.setattr(sys, "argv", ["rooftile", *map(str, words)])
+    with pytest.raises(SystemExit) as leaving:
+        main()
+    assert not leaving.value.code
+    shown = capsys.readouterr().out
+    for part in ("constants fitted to", "memory.dram.efficiency", "0.800", "all other rows", "prefill of 32", "whole steps"):
+        assert part in shown, part
+    assert load_chip(out).dram.efficiency == pytest.approx(0.8, rel=0.01)

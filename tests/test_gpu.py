@@ -1,0 +1,305 @@
+"""Truth defended: kernels on a GPU take what its datasheet and the constants of its technology say, never less than the roofline, and
+what is timed is a mapping that can be executed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hwmodels import Chip, chip_names, load_chip, with_values
+from hwmodels import gpu as kernels
+from hwmodels.formulas import gpu
+from hwmodels.gpu import Product, board_of, score_blocks
+from hwmodels.technology import load_calibration, technology_of
+from sim import predict, predict_graph, trace_model, verify
+from sim.engines.roofline import Peaks
+from sim.engines.tiled import GemmChoice, map_group
+from sim.plan import plan
+from sim.timeline import Timeline
+from workloads.graph import OpGraph
+from workloads.kernels import kernel_graph
+from workloads.scenario import Formats
+
+MEASURED = Path(__file__).parents[2] / "shared" / "measured"
+BOARDS = [name for name in chip_names() if technology_of(load_chip(name)) is not None]
+A100, H100 = load_chip("a100-sxm4-80gb"), load_chip("h100-sxm5-80gb")
+BF16 = Formats.of("bf16")
+ROUNDING = 1e-9
+quick = settings(max_examples=60, deadline=None)
+
+
+def gemm(m: int, n: int, k: int) -> OpGraph:
+    return kernel_graph("gemm", BF16, {"M": m, "N": n, "K": k})
+
+
+def attention(op: str, batch: int, heads: int, kv_heads: int, q_len: int, kv_len: int, head_dim: int = 128) -> OpGraph:
+    dims = {"batch": batch, "heads": heads, "kv_heads": kv_heads, "head_dim": head_dim, "q_len": q_len, "kv_len": kv_len}
+    return kernel_graph(op, BF16, dims)
+
+
+# Formulas: hand values -------------------------------------------------------------------------------------------------------------------
+
+
+def test_power_grows_with_the_square_of_the_clock() -> None:
+    """400 TFLOP/s at 1 pJ and 1.41 GHz are 400 W: 100 W leave half the clock, 400 W all of it."""
+    clock = gpu.power_limited_clock(1.41e9, 400e12, np.array([100.0, 400.0, 900.0]), 1e-12)
+    assert clock == pytest.approx([0.705e9, 1.41e9, 1.41e9])
+
+
+def test_a_faster_clock_never_lowers_the_rate_that_power_leaves() -> None:
+    """The peak is proportional to the clock."""
+    clocks = np.linspace(0.5e9, 3e9, 50)
+    rates = 300e12 * gpu.power_limited_clock(clocks, 300e12 * clocks / 1.41e9, 200.0, 1.8e-12)
+    assert np.all(np.diff(rates) >= -1e-6 * rates[1:])
+
+
+def test_tiles_are_quantised_to_waves_of_all_sms() -> None:
+    """257 x 256 in tiles of 128 x 128: 3 x 2 tiles; 6 on 4 SMs are two waves, 12 of k's halves three, one tile is one."""
+    assert gpu.waves(257, 256, 128, 128, np.array([1, 2]), 4).tolist() == [2, 3]
+    assert gpu.waves(1, 1, 128, 128, 1, 108) == 1
+
+
+def test_a_tile_is_its_products_with_a_prologue_or_its_operands() -> None:
+    """128 x 64 x 100 is padded to k = 128 and 32 more: 2 x 128 x 64 x 160 FLOP at 1 TFLOP/s; (128 + 64) x 128 x 2 B at 10 GB/s."""
+    wave_s = gpu.gemm_wave_s(128, 64, 100, (2, 2), 1e12, np.array([np.inf, 10e9]), 32, 1.0)
+    assert wave_s == pytest.approx([2.62144e-6, 2.62144e-6 + 4.9152e-6])
+
+
+def test_soft_maximum_lies_between_maximum_and_sum() -> None:
+    assert gpu.soft_max(1, 3.0, 4.0) == pytest.approx(7)
+    assert gpu.soft_max(2, 3.0, 4.0) == pytest.approx(5)
+    assert gpu.soft_max(200, 3.0, 4.0) == pytest.approx(4)
+    assert gpu.soft_max(3, 0.0, 0.0) == 0
+
+
+def test_an_operand_that_consecutive_blocks_share_is_read_once_if_it_fits() -> None:
+    """8 x 8 in blocks of 4 x 4, rows of A and columns of W of 10 bytes: a block needs 80 bytes."""
+    assert [float(each) for each in gpu.super_block_reads(8, 8, 4, 4, 10, 10, 80, True)] == [80, 160]
+    assert [float(each) for each in gpu.super_block_reads(8, 8, 4, 4, 10, 10, 80, False)] == [160, 80]
+    assert [float(each) for each in gpu.super_block_reads(8, 8, 4, 4, 10, 10, 79, True)] == [160, 160]
+    assert [float(each) for each in gpu.super_block_reads(4, 8, 4, 4, 10, 10, 80, False)] == [40, 80]
+
+
+def test_blocks_above_the_diagonal_and_outside_the_window_are_skipped() -> None:
+    assert gpu.visible_blocks(128, 128, 0, None, 64, 64) == (3, 2)
+    assert gpu.visible_blocks(100, 100, 0, None, 64, 64) == (3, 2)
+    assert gpu.visible_blocks(1, 256, 255, None, 64, 64) == (4, 4)
+    assert gpu.visible_blocks(64, 192, 128, None, 64, 64) == (3, 3)
+    assert gpu.visible_blocks(256, 256, 0, 64, 64, 64) == (1 + 2 + 2 + 2, 2)
+
+
+@pytest.mark.parametrize(("queries", "keys", "window"), [(300, 300, None), (100, 260, None), (333, 333, 70), (64, 500, 100)])
+def test_blocks_are_those_that_a_mask_leaves(queries: int, keys: int, window: int | None) -> None:
+    offset = keys - queries
+    query, key = np.indices((queries, keys))
+    seen = (key <= query + offset) & (key > query + offset - (window or keys + queries))
+    rows = [seen[q : q + 128].reshape(len(seen[q : q + 128]), -1) for q in range(0, queries, 128)]
+    counts = [sum(row[:, k : k + 64].any() for k in range(0, keys, 64)) for row in rows]
+    assert gpu.visible_blocks(queries, keys, offset, window, 128, 64) == (sum(counts), max(counts))
+
+
+def test_softmax_waits_for_the_products_or_runs_beside_them() -> None:
+    """Head dimension 64 at 256 FLOP per clock: 1 clock; 1/16 for the exponential, 4 operations on 64 lanes."""
+    assert gpu.score_clocks(64, 256, 64, 16, 4, 1.0) == pytest.approx(1.125)
+    assert gpu.score_clocks(64, 256, 64, 16, 4, 100.0) == pytest.approx(1.0)
+
+
+def test_keys_are_split_where_sequences_are_fewer_than_sms() -> None:
+    assert gpu.kv_splits(np.array([8, 8, 54, 217]), np.array([8192, 600, 8192, 8192]), 108, 256).tolist() == [27, 2, 4, 1]
+
+
+def test_heads_are_packed_where_that_fills_a_tile() -> None:
+    """Four heads of 16 queries fill half of 128 rows, 16 an eighth; 128 queries fill it by themselves."""
+    assert score_blocks(32, 8, 16, 16, 0, None, True)[:2] == (8, 1)
+    assert score_blocks(32, 8, 128, 128, 0, None, True)[:2] == (32, 1)
+    assert score_blocks(32, 8, 16, 16, 0, None, False)[:2] == (32, 1)
+
+
+def test_streams_cost_elements_and_operations_and_reuse_the_l2() -> None:
+    assert gpu.stream_s(1000, 3000, 10, 1e9, 0.2, 0.1) == pytest.approx(50e-9)
+    assert gpu.missed_share(np.array([5.0, 10.0, 15.0, 20.0, 99.0]), 10).tolist() == [0, 0, 0.5, 1, 1]
+
+
+# The board -------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_board_is_its_datasheet_at_sustained_rates() -> None:
+    technology = technology_of(A100)
+    assert technology is not None
+    board = board_of(A100, technology, "bf16")
+    assert board.flops_per_s == pytest.approx(311.9e12, rel=1e-3)
+    power_w = 311.87e12 * technology.generation.energy_j_per_flop
+    assert board.tensor_clock_hz == pytest.approx(1.41e9 * min(1, 400 / power_w) ** 0.5, rel=1e-3)
+    assert board.dram_bytes_per_s == pytest.approx(2039e9 * technology.dram_sustained)
+    assert board_of(A100, technology, "fp32").tensor_clock_hz == 1.41e9
+
+
+def test_inline_ecc_costs_bandwidth() -> None:
+    a40 = load_chip("a40")
+    technology, without = technology_of(a40), technology_of(with_ecc(a40, "none"))
+    assert technology is not None
+    assert without is not None
+    assert technology.dram_sustained < without.dram_sustained
+
+
+def with_ecc(chip: Chip, ecc: str) -> Chip:
+    return replace(chip, memory=(replace(chip.dram, ecc=ecc), *chip.memory[1:]))  # type: ignore[arg-type]
+
+
+def test_a_technology_that_is_not_calibrated_keeps_the_mapper() -> None:
+    for name in ("edge-npu", "mi210", "v100-pcie-32gb", "apple-m3-pro"):
+        assert technology_of(load_chip(name)) is None
+
+
+@pytest.mark.parametrize("name", BOARDS)
+def test_a_launch_is_counted_once(name: str) -> None:
+    """A GEMM of nearly nothing takes the technology's launch, and library files of such boards add none of their own."""
+    chip = load_chip(name)
+    constants = load_calibration().kernels.gemm
+    timeline = predict_graph(gemm(16, 64, 64), chip, "tiled")
+    assert chip.launch_s == 0
+    assert constants.launch_s < timeline.total_s < constants.launch_s + 1e-6
+    slower = predict_graph(gemm(16, 64, 64), with_values(chip, {"overhead.launch": 5e-6}), "tiled")
+    assert slower.total_s == pytest.approx(timeline.total_s + 5e-6)
+
+
+@pytest.mark.skipif(not MEASURED.exists(), reason="the measured tables are not beside the repository")
+def test_every_gpu_with_tensor_cores_that_was_measured_is_in_the_library() -> None:
+    pandas = pytest.importorskip("pandas")
+    names = set(pandas.read_csv(MEASURED / "hardware.csv", comment="#").hardware)
+    aliases = {alias for name in chip_names() for alias in load_chip(name).aliases}
+    others = ("P100", "P4", "MI50", "MI250X", "RX-", "TPU", "Intel", "Apple", "OnePlus", "Radeon", "GB10", "RTX2080", "A100-SXM4-80GB (330")
+    assert {name for name in names - aliases if not name.startswith(others)} == set()
+
+
+# Brackets, and what better hardware does -------------------------------------------------------------------------------------------------
+
+kernel_graphs = st.one_of(
+    st.builds(gemm, *[st.integers(1, 3000)] * 3),
+    st.builds(lambda m, n, k: gemm(m, 64 * n, 64 * k), st.integers(1, 70), st.integers(1, 400), st.integers(1, 200)),
+    st.builds(
+        lambda batch, groups, kv_heads, length: attention("attn_prefill", batch, groups * kv_heads, kv_heads, length, length),
+        *(st.integers(1, 8), st.sampled_from([1, 3, 4, 8]), st.integers(1, 8), st.integers(1, 3000)),
+    ),
+    st.builds(
+        lambda batch, groups, kv_heads, length: attention("attn_decode", batch, groups * kv_heads, kv_heads, 1, length),
+        *(st.integers(1, 200), st.sampled_from([1, 3, 4, 8]), st.integers(1, 8), st.integers(1, 20000)),
+    ),
+    st.builds(lambda m, n: kernel_graph("rmsnorm", BF16, {"M": m, "N": n}), st.integers(1, 5000), st.integers(1, 9000)),
+    st.builds(lambda m, n: kernel_graph("silu_mul", BF16, {"M": m, "N": n}), st.integers(1, 5000), st.integers(1, 9000)),
+)
+boards = st.sampled_from(BOARDS).map(load_chip)
+
+
+def adds_up(timeline: Timeline, roofline: Timeline) -> None:
+    assert timeline.floor_s <= roofline.total_s * (1 + ROUNDING)
+    assert roofline.total_s <= timeline.total_s * (1 + ROUNDING)
+    lost = sum(float(column.sum()) for column in timeline.lost_s.values())
+    assert all((column >= -1e-15).all() for column in timeline.lost_s.values())
+    assert timeline.total_s == pytest.approx(roofline.total_s + lost, rel=ROUNDING)
+    group_s = np.bincount(timeline.group, weights=timeline.latency_s)
+    for seconds in timeline.resource_busy_s.values():
+        assert (seconds <= group_s * (1 + ROUNDING)).all()
+    useful = sum(figures["useful_macs"] for _, figures in timeline.rows())
+    assert timeline.issued_macs.sum() >= useful
+    assert timeline.dram_bytes.sum() >= roofline.dram_bytes.sum() * (1 - ROUNDING)
+
+
+@quick
+@given(graph=kernel_graphs, chip=boards)
+def test_no_kernel_is_below_its_roofline_and_all_time_is_explained(graph: OpGraph, chip: Chip) -> None:
+    roofline, tiled = predict_graph(graph, chip, "roofline"), predict_graph(graph, chip, "tiled")
+    adds_up(tiled, roofline)
+    assert predict_graph(graph, chip, "cycle").total_s == tiled.total_s
+
+
+@pytest.mark.parametrize("phase", ["prefill", "decode"])
+@pytest.mark.parametrize("name", BOARDS)
+def test_steps_of_models_too(name: str, phase: str) -> None:
+    for fused in (True, False):
+        graph = trace_model("stories15m", load_chip(name).default_format, phase=phase, batch=2, prompt=100)  # type: ignore[arg-type]
+        adds_up(predict_graph(graph, name, "tiled", fused=fused), predict_graph(graph, name, "roofline", fused=fused))
+
+
+@quick
+@given(graph=kernel_graphs, chip=boards, factor=st.floats(1, 4))
+@pytest.mark.parametrize("path", ["memory.dram.bandwidth", "tdp", "clock"])
+def test_more_bandwidth_power_or_clock_is_never_slower(path: str, graph: OpGraph, chip: Chip, factor: float) -> None:
+    value = {"memory.dram.bandwidth": chip.dram.bandwidth.read, "tdp": chip.tdp_w, "clock": chip.clock_hz}[path]
+    assert value is not None
+    better = with_values(chip, {path: float(value) * factor})
+    assert predict_graph(graph, better, "tiled").total_s <= predict_graph(graph, chip, "tiled").total_s * (1 + ROUNDING)
+
+
+@quick
+@given(shape=st.tuples(*[st.integers(1, 6000)] * 3), chip=boards)
+def test_the_recorded_tiles_fit_and_cover_the_product(shape: tuple[int, int, int], chip: Chip) -> None:
+    """`cost_gemm` refuses what does not fit; padded tiles are at least the product."""
+    planned = plan(gemm(*shape), chip)
+    mapped = map_group(planned.classes[0], planned, Peaks.of(chip))
+    assert isinstance(mapped.choice, GemmChoice)
+    mapping = mapped.choice.mapping
+    assert mapping.split[0] * mapping.split[1] <= chip.cores
+    outer, inner = (stage.tile for stage in mapping.stages)
+    assert outer.m <= mapping.split[0] * 256
+    assert inner.m * inner.n <= 256 * 128
+    assert mapped.issued_macs >= shape[0] * shape[1] * shape[2]
+
+
+def test_blocks_that_fit_the_l2_are_not_read_again() -> None:
+    technology = technology_of(H100)
+    assert technology is not None
+    board = board_of(H100, technology, "bf16")
+    small, large = (kernels.blocks_of(Product(n, n, n), board).dram_bytes for n in (1024, 16384))
+    assert small.min() == 3 * 2 * 1024**2
+    assert large.min() > 3 * 2 * 16384**2
+
+
+# Whole models ----------------------------------------------------------------------------------------------------------------------------
+
+
+def test_int8_weights_pay_for_their_conversion() -> None:
+    """More than half of bf16's decode, less than all of it."""
+    bf16, int8 = (predict("llama-2-7b", A100, phase="decode", context=99, engine="tiled", weights=w).total_s for w in ("bf16", "int8"))
+    assert 0.55 * bf16 < int8 < 0.8 * bf16
+
+
+def test_warm_weights_are_read_from_l2() -> None:
+    graph = gemm(16, 2048, 2048)
+    warm = frozenset(tensor.name for tensor in graph.tensors.values())
+    cold, hot = (predict_graph(each, A100, "tiled") for each in (graph, replace(graph, warm=warm)))
+    assert hot.dram_bytes.sum() == 0
+    assert hot.total_s < cold.total_s
+    adds_up(hot, predict_graph(replace(graph, warm=warm), A100, "roofline"))
+
+
+def test_a_cache_larger_than_the_l2_is_warm_in_part() -> None:
+    graph = attention("attn_decode", 64, 32, 8, 1, 4096)
+    warm = frozenset(tensor.name for tensor in graph.tensors.values() if tensor.role != "intermediate")
+    cold, hot = (predict_graph(each, A100, "tiled") for each in (graph, replace(graph, warm=warm)))
+    assert 0 < cold.dram_bytes.sum() - hot.dram_bytes.sum() <= A100.memory[1].capacity_bytes
+
+
+def test_short_queries_of_a_long_context_split_its_keys() -> None:
+    """Four tokens after 16,384: the kernel that splits keys, not one row of blocks per head."""
+    graph = trace_model("llama-3.2-1b", "bf16", phase="decode", context=16384)
+    decode = predict_graph(graph, A100, "tiled").total_s
+    assert decode < 2 * predict("llama-3.2-1b", A100, phase="decode", context=512, engine="tiled").total_s
+
+
+def test_groups_say_what_bounds_them() -> None:
+    assert predict_graph(gemm(8192, 8192, 8192), A100, "tiled").bound_by[0] == "matrix"
+    assert predict_graph(gemm(1, 8192, 8192), A100, "tiled").bound_by[0] == "dram"
+    assert predict_graph(gemm(1, 128, 128), A100, "tiled").bound_by[0] == "launch"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("phase", "number_format"), [("prefill", "bf16"), ("decode", "bf16"), ("prefill", "int8")])
+def test_what_is_timed_is_executed(phase: str, number_format: str) -> None:
+    found = verify("stories15m", H100, phase=phase, prompt=70, batch=2, layers=1, number_format=number_format)  # type: ignore[arg-type]
+    assert found.passed, found.first_difference

@@ -1,0 +1,373 @@
+"""Truth defended: what measure times is what it says, its table is read by validate, and a described CPU is a valid chip."""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from functional.errors import BadInput, ScenarioError
+from functional.llama import forward
+from functional.weights import new_cache, random_weights
+from hwmodels import load_chip
+from sim import predict_graph, validate
+from sim.cli import main
+from sim.evidence import measure as module
+from sim.evidence import stopwatch
+from sim.evidence.describe import chip_yaml
+from sim.evidence.machine import Processor, processor
+from sim.evidence.measure import Measurement, measure
+from sim.evidence.op_rows import Distinct, InPlace
+from sim.evidence.stopwatch import CpuStopwatch, CudaStopwatch, Timed
+from workloads.kernels import KERNELS, kernel_graph
+from workloads.library import load_model
+from workloads.scenario import Formats, Scenario
+from workloads.trace import trace
+
+MODEL = load_model("stories15m")
+
+
+@pytest.fixture(scope="module")
+def quick() -> Iterator[pytest.MonkeyPatch]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "STREAM_BYTES", 2**16)
+        patch.setattr(module, "VECTOR_BYTES", 2**14)
+        patch.setattr(module, "GEMMS", ((1, 64, 64), (16, 64, 64)))
+        patch.setattr(module, "processor", lambda: replace(processor(), caches=((2, 2**18, 1), (3, 2**20, 2))))
+        yield patch
+
+
+@pytest.fixture(scope="module")
+def found(quick: pytest.MonkeyPatch) -> Measurement:
+    return measure("stories15m", layers=1, prompts=(8,), contexts=(5,), runs=3, name="My CPU 3000")
+
+
+def rows_of(found: Measurement) -> list[dict[str, str]]:
+    text = "\n".join(line for line in found.to_csv().splitlines() if not line.startswith("#"))
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def test_the_table_says_where_it_comes_from_and_what_was_timed(found: Measurement) -> None:
+    comments = [line for line in found.to_csv().splitlines() if line.startswith("#")]
+    told = " ".join(comments)
+    for part in (found.date, f"{torch.get_num_threads()} threads", str(torch.__version__), "median", "flushed", "stories15m", "us"):
+        assert part in told, part
+    rows = rows_of(found)
+    assert {row["hardware"] for row in rows} == {"My CPU 3000"}
+    assert all(float(row["latency_us"]) > 0 and int(row["runs"]) >= 3 and row["notes"] for row in rows)
+    assert all(float(row["least_us"]) <= float(row["latency_us"]) for row in rows)
+
+
+def test_every_op_of_both_phases_and_both_steps_are_rows(found: Measurement) -> None:
+    rows = rows_of(found)
+    gemms = {(int(row["M"]), int(row["N"]), int(row["K"])) for row in rows if row["op"] == "gemm"}
+    d, f, v = MODEL.hidden_size, MODEL.intermediate_size, MODEL.vocab_size
+    assert gemms >= {(8, d, d), (8, f, d), (8, d, f), (1, v, d), (1, d, d), (1, f, d), (1, d, f), (1, 64, 64), (16, 64, 64)}
+    others = {row["op"] for row in rows if row["model"]}
+    assert others >= {"embedding", "rmsnorm", "rope", "attn_scores", "softmax_max", "softmax_exp", "softmax_normalize", "attn_context"}
+    assert others >= {"silu", "mul", "add", "kv_write", "rope_table", "e2e_prefill", "e2e_decode"}
+    assert {row["op"] for row in rows} >= {"stream_read", "stream_triad"}
+    steps = {row["op"]: row for row in rows if row["tokens_per_s"]}
+    prefill, decode = steps["e2e_prefill"], steps["e2e_decode"]
+    assert [prefill[name] for name in ("q_len", "kv_len", "layers", "tokens_per_forward", "framework")] == ["8", "8", "1", "8", "rooftile"]
+    assert [decode[name] for name in ("q_len", "kv_len", "layers", "tokens_per_forward", "framework")] == ["1", "6", "1", "1", "rooftile"]
+    assert float(prefill["tokens_per_s"]) == pytest.approx(8e6 / float(prefill["latency_us"]), rel=1e-4)
+
+
+def test_the_steps_that_are_timed_are_a_prefill_and_a_decode_at_its_position(
+    quick: pytest.MonkeyPatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[str, tuple[int, ...], int, int]] = []
+
+    def noted(name: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        def step(config: Any, weights: Any, ids: torch.Tensor, cache: Any, position: int = 0) -> Any:
+            calls.append((name, tuple(ids.shape), cache.keys[0].shape[2], position))
+            return work(config, weights, ids, cache, *([position] if name == "decode" else []))
+
+        return step
+
+    monkeypatch.setattr(module, "prefill", noted("prefill", module.prefill))
+    monkeypatch.setattr(module, "decode", noted("decode", module.decode))
+    measure("stories15m", layers=1, batches=(2,), prompts=(4,), contexts=(6,), runs=3)
+    assert set(calls) == {("prefill", (2, 4), 4, 0), ("decode", (2, 1), 7, 6)}
+
+
+def test_validate_predicts_every_row_on_the_described_chip(found: Measurement, tmp_path: Path) -> None:
+    (tmp_path / "cpu.csv").write_text(found.to_csv())
+    (tmp_path / "cpu.yaml").write_text(chip_yaml(found))
+    chip = load_chip(tmp_path / "cpu.yaml")
+    assert chip.aliases == ("My CPU 3000",)
+    assert chip.default_format == "fp32"
+    assert chip.cores == torch.get_num_threads()
+    assert all(origin.source and origin.standing in ("measured", "assumed") for origin in chip.provenance.values())
+    result = validate([tmp_path / "cpu.csv"], engines=["roofline"], chips=[tmp_path / "cpu.yaml"])
+    assert result.left == ()
+    assert len(result.comparisons) == len(found.rows)
+
+
+def test_a_described_chip_has_the_best_rates_that_were_measured(found: Measurement, tmp_path: Path) -> None:
+    """A GEMM of 16 x 64 x 64 in 1 us is 65.5 GMAC/s; a read of 2^14 elements in 2 us is 32.8 GB/s."""
+    rows = tuple(
+        replace(row, time=Timed(5.0, 1e-6, 3))
+        if row.cells.get("M") == 16 and row.cells["op"] == "gemm"
+        else replace(row, time=Timed(5.0, 2e-6, 3))
+        if row.cells["op"] == "stream_read"
+        else replace(row, time=Timed(5.0, 5.0, 3))
+        for row in found.rows
+    )
+    elements = next(int(row.cells["N"]) for row in found.rows if row.cells["op"] == "stream_read")
+    primitives = {"launch": 3e-6, "add": 1e-9, "mul": 2e-9, "exp": 3e-9, "rsqrt": 4e-9, "convert": 5e-9}
+    (tmp_path / "cpu.yaml").write_text(chip_yaml(replace(found, rows=rows, primitives_s=primitives), "2 GHz"))
+    chip = load_chip(tmp_path / "cpu.yaml")
+    assert chip.clock_hz == 2e9
+    assert chip.peak_macs_per_s("fp32") == pytest.approx(16 * 64 * 64 / 1e-6, rel=1e-3)
+    assert chip.read_bytes_per_s(chip.dram) == pytest.approx(4 * elements / 2e-6, rel=1e-3)
+    assert chip.primitive_s("exp") == pytest.approx(3e-9, rel=1e-3)
+    assert chip.launch_s == pytest.approx(3e-6)
+    with pytest.raises(ScenarioError, match="--clock"):
+        chip_yaml(found, "2 GB")
+
+
+@pytest.mark.parametrize(("q_len", "context"), [(7, 0), (1, 9)])
+def test_each_op_has_the_work_of_the_traced_one(q_len: int, context: int) -> None:
+    """The kernel of a row asks the same of a chip as the op of the model's graph: same rooflines, one by one."""
+    config = replace(MODEL, num_hidden_layers=1, num_key_value_heads=3)
+    distinct = Distinct()
+    weights, cache = random_weights(config), new_cache(config, 2, context + q_len)
+    forward(distinct, config, weights, torch.zeros(2, q_len, dtype=torch.int64), cache, context, q_len)
+    formats = Formats("fp32", "fp32", "fp32")
+    graph = trace(config, Scenario("decode" if context else "prefill", 2, q_len, context, formats))
+    mine: dict[str, set[str]] = {}
+    for (kernel, dims), call in distinct.calls.items():
+        assert set(dict(dims)) == set(KERNELS[kernel].dims), kernel
+        (op,) = kernel_graph(kernel, formats, dict(dims)).ops
+        assert op.kind == call.op.kind
+        mine.setdefault(op.kind, set()).add(_amount(op))
+    traced: dict[str, set[str]] = {}
+    for op in graph.ops:
+        traced.setdefault(op.kind, set()).add(_amount(op))
+    assert mine == traced
+
+
+def _amount(op: Any) -> str:
+    """Work in plain numbers; how many sequences share a leading axis does not matter."""
+    work = op.work
+    if hasattr(work, "useful_macs"):
+        return f"{work.useful_macs} {work.k} {work.n} {work.b_shared_by}"
+    return str(sorted(work.counts.items())) if hasattr(work, "counts") else str(work.size_bytes)
+
+
+class FakeClock:
+    """Time that passes only when work says so."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def test_a_stopwatch_warms_up_flushes_and_takes_the_median() -> None:
+    clock, log = FakeClock(), []
+    watch = CpuStopwatch(5, 1e9, 1024, clock)
+    durations = iter([9.0, 9.0, 1.0, 5.0, 2.0, 8.0, 3.0])
+
+    def work() -> None:
+        log.append("work")
+        clock.now_s += next(durations)
+
+    watch.flush = lambda: log.append("flush")  # type: ignore[method-assign]
+    assert watch.time(work, flushed=True) == Timed(3.0, 1.0, 5)
+    assert log == ["work"] * stopwatch.WARM_UP + ["flush", "work"] * 5
+
+
+def test_a_stopwatch_stops_when_its_budget_is_spent_but_not_before_three_runs() -> None:
+    clock = FakeClock()
+
+    def work() -> None:
+        clock.now_s += 10.0
+
+    assert CpuStopwatch(100, 35.0, 1024, clock).time(work, flushed=False).runs == 4
+    assert CpuStopwatch(100, 1.0, 1024, clock).time(work, flushed=False).runs == 3
+    assert CpuStopwatch(1, 1e9, 1024, clock).time(work, flushed=False).runs == 3
+
+
+def test_a_flush_writes_all_of_its_buffer() -> None:
+    watch = CpuStopwatch(3, 1.0, 4096)
+    watch.flush()
+    watch.flush()
+    assert watch._flushed is not None
+    assert watch._flushed.nbytes == 4096
+    assert bool((watch._flushed == 2).all())
+
+
+def test_ops_are_timed_where_they_stand() -> None:
+    clock = FakeClock()
+
+    def ticking() -> float:
+        clock.now_s += 1.0
+        return clock.now_s
+
+    interpreter = InPlace(ticking)
+    config = replace(MODEL, num_hidden_layers=2)
+    forward(interpreter, config, random_weights(config), torch.zeros(1, 4, dtype=torch.int64), new_cache(config, 1, 4), 0, 4)
+    assert all(set(seconds) == {1.0} for seconds in interpreter.seconds.values())
+    norm = ("rmsnorm", (("M", 4), ("N", config.hidden_size)))
+    assert len(interpreter.seconds[norm]) == 4  # two in each layer; the last norm sees one token
+
+
+class FakeCuda:
+    """What `CudaStopwatch` asks of torch.cuda, with a log instead of a GPU."""
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+
+    def current_stream(self) -> FakeCuda:
+        return self
+
+    def wait_stream(self, other: object) -> None:
+        self.log.append("wait")
+
+    def Stream(self) -> FakeCuda:  # noqa: N802
+        return self
+
+    def stream(self, side: object) -> Any:
+        from contextlib import nullcontext
+
+        return nullcontext()
+
+    def CUDAGraph(self) -> FakeCuda:  # noqa: N802
+        return self
+
+    def graph(self, graph: object) -> Any:
+        from contextlib import contextmanager
+
+        @contextmanager
+        def capture() -> Iterator[None]:
+            self.log.append("capture")
+            yield
+            self.log.append("captured")
+
+        return capture()
+
+    def replay(self) -> None:
+        self.log.append("replay")
+
+    def Event(self, enable_timing: bool) -> FakeCuda:  # noqa: N802
+        assert enable_timing
+        return self
+
+    def record(self) -> None:
+        self.log.append("record")
+
+    def synchronize(self) -> None:
+        self.log.append("synchronize")
+
+    def elapsed_time(self, end: object) -> float:
+        return 2.5
+
+
+def test_a_gpu_is_timed_by_events_around_a_replayed_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All but the CUDA calls themselves: warm-up, capture once, replay between events, milliseconds to seconds."""
+    cuda = FakeCuda()
+    monkeypatch.setattr(torch, "cuda", cuda)
+    watch = CudaStopwatch(3, 1e9, 1024)
+    assert watch.time(lambda: cuda.log.append("work"), flushed=False) == Timed(2.5e-3, 2.5e-3, 3)
+    assert cuda.log[:7] == ["wait", "work", "work", "wait", "capture", "work", "captured"]
+    assert cuda.log[7:] == ["synchronize", "record", "replay", "record", "synchronize"] * 3
+    monkeypatch.setattr(CudaStopwatch, "device", "cpu")
+    timed = watch.ops(lambda f: forward(f, *small_step()))
+    assert {kernel for kernel, _ in timed} >= {"gemm", "attn_scores", "embedding"}
+    assert set(timed.values()) == {Timed(2.5e-3, 2.5e-3, 3)}
+
+
+def small_step() -> tuple[Any, ...]:
+    config = replace(MODEL, num_hidden_layers=1)
+    return config, random_weights(config), torch.zeros(1, 3, dtype=torch.int64), new_cache(config, 1, 3), 0, 3
+
+
+CPUINFO = """\
+processor\t: 0
+model name\t: Some  CPU @ 3.00GHz
+cpu MHz\t\t: 2999.998
+flags\t\t: fpu sse2 avx2 avx512f
+"""
+
+
+def test_a_processor_is_read_from_the_operating_system(tmp_path: Path) -> None:
+    caches = [("Data", 1, "32K", "0"), ("Instruction", 1, "32K", "0"), ("Unified", 3, "36M", "0-3,8")]
+    for i, (kind, level, size, sharers) in enumerate(caches):
+        (tmp_path / f"index{i}").mkdir()
+        for name, value in (("type", kind), ("level", level), ("size", size), ("shared_cpu_list", sharers)):
+            (tmp_path / f"index{i}" / name).write_text(f"{value}\n")
+    cpu = processor(CPUINFO, tmp_path)
+    assert (cpu.name, cpu.simd_bits, cpu.clock_hz) == ("Some CPU @ 3.00GHz", 512, pytest.approx(2.999998e9))
+    assert cpu.caches == ((1, 32 * 2**10, 1), (3, 36 * 2**20, 5))
+    assert cpu.last_cache_bytes == 36 * 2**20
+    unknown = processor("", tmp_path / "none")
+    assert (unknown.clock_hz, unknown.simd_bits, unknown.caches) == (0.0, 128, ())
+
+
+def test_a_processor_that_says_little_is_described_all_the_same(found: Measurement, tmp_path: Path) -> None:
+    silent = Processor("ARM", 0.0, 128, ((1, 2**16, 1),), 2**34)
+    (tmp_path / "cpu.yaml").write_text(chip_yaml(replace(found, processor=silent)))
+    assert [level.name for level in load_chip(tmp_path / "cpu.yaml").memory] == ["dram", "l1"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"layers": 7}, "--layers"),
+        ({"prompts": (300,)}, "--prompt: found 300"),
+        ({"contexts": (256,)}, "--context: found 256"),
+        ({"batches": (0,)}, "--batch: found 0"),
+        ({"runs": 0}, "--runs"),
+        ({"dtype": "int8"}, "--dtype: cannot measure in 'int8'"),
+        ({"device": "cuda"}, "--device: PyTorch sees no CUDA device"),
+    ],
+)
+def test_what_cannot_be_measured_is_told_before_anything_is(arguments: dict[str, Any], told: str) -> None:
+    if arguments.get("device") == "cuda" and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(BadInput, match=told):
+        measure("stories15m", **arguments)
+
+
+def test_too_little_memory_is_foreseen_with_what_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "available_bytes", lambda: 4 * 2**30)
+    with pytest.raises(ScenarioError, match=r"out of memory foreseen: .* GiB are needed \(weights 4\.6 GiB"):
+        measure("llama-3.2-1b")
+
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+def test_the_command_writes_table_and_chip(
+    quick: pytest.MonkeyPatch, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    out, chip = tmp_path / "cpu.csv", tmp_path / "cpu.yaml"
+    words = ["measure", "--model", "stories15m", "--layers", "1", "--prompt", "4", "--runs", "3", "--out", out, "--chip-out", chip]
+    monkeypatch.setattr(sys, "argv", ["rooftile", *map(str, words)])
+    main_code = _code()
+    assert (main_code, capsys.readouterr().out) == (0, "")
+    assert out.read_text().startswith("# origin: rooftile measure")
+    assert predict_graph(trace(MODEL, Scenario.decode(Formats("fp32", "fp32", "fp32"), 1, 9)), chip, "roofline").total_s > 0
+    for wrong in (["--clock", "2 GHz"], ["--device", "cuda", "--chip-out", str(chip)]):
+        monkeypatch.setattr(sys, "argv", ["rooftile", "measure", "--model", "stories15m", *wrong])
+        assert _code() == 2
+        assert capsys.readouterr().err.startswith("rooftile: ")
+
+
+def _code() -> int:
+    try:
+        main()
+    except SystemExit as leaving:
+        return int(leaving.code or 0)
+    return 0
