@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from sim.explore.sensitivity import sensitivity
     from sim.explore.solve import solve
     from sim.explore.sweep import sweep, sweep_table
+    from sim.present.dashboard import dashboard
+    from sim.present.figures import breakdown_figure, roofline_figure, timeline_figure
     from sim.timeline import Timeline
     from sim.verification import verify
     from workloads.library import load_model, model_names
@@ -35,9 +37,11 @@ __all__ = [
     "Sampling",
     "Speculation",
     "Timeline",
+    "breakdown_figure",
     "calibrate",
     "chip_names",
     "compare",
+    "dashboard",
     "limits",
     "load_chip",
     "load_model",
@@ -45,11 +49,13 @@ __all__ = [
     "predict",
     "predict_generation",
     "predict_graph",
+    "roofline_figure",
     "roofline_grid",
     "sensitivity",
     "solve",
     "sweep",
     "sweep_table",
+    "timeline_figure",
     "trace_model",
     "validate",
     "verify",
@@ -62,9 +68,11 @@ _HOME = {
     "Sampling": "functional.sampling",
     "Speculation": "sim.explore.generation",
     "Timeline": "sim.timeline",
+    "breakdown_figure": "sim.present.figures",
     "calibrate": "sim.evidence.calibrate",
     "chip_names": "hwmodels",
     "compare": "sim.explore.compare",
+    "dashboard": "sim.present.dashboard",
     "limits": "sim.explore.limits",
     "load_chip": "hwmodels",
     "load_model": "workloads.library",
@@ -72,11 +80,13 @@ _HOME = {
     "predict": "sim.api",
     "predict_generation": "sim.explore.generation",
     "predict_graph": "sim.api",
+    "roofline_figure": "sim.present.figures",
     "roofline_grid": "sim.api",
     "sensitivity": "sim.explore.sensitivity",
     "solve": "sim.explore.solve",
     "sweep": "sim.explore.sweep",
     "sweep_table": "sim.explore.sweep",
+    "timeline_figure": "sim.present.figures",
     "trace_model": "sim.api",
     "validate": "sim.evidence.validate",
     "verify": "sim.verification",

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from functional.errors import BadInput, Problem, did_you_mean
 from functional.work import Contraction, flops
+from hwmodels.units import format_seconds
 from sim.intervals import Floats, Intervals, Part, Schedule, joined
 from workloads.graph import OpGraph, OpNode
 
@@ -220,6 +222,32 @@ class Timeline:
                     "energy_j": energy_j,
                 },
             )
+
+    def to_frame(self) -> Any:
+        """A pandas DataFrame with one row per op, under the names of the JSON output; `lost_s` takes one column per cause.
+
+        Raises `BadInput` where pandas is missing.
+        """
+        try:
+            import pandas
+        except ImportError:
+            raise BadInput(Problem("a DataFrame needs pandas", "pip install 'rooftile[plots]'")) from None
+        rows = []
+        for _, row in self.rows():
+            lost = row.pop("lost_s")
+            rows.append({**row, **{f"lost_{cause}_s": seconds for cause, seconds in lost.items()}})
+        return pandas.DataFrame(rows).set_index("name")
+
+    def _repr_html_(self) -> str:
+        """Total and components, for notebooks; names are escaped."""
+        what = f"{self.graph.model} on {self.chip}: {self.phase}, {self.engine} engine, {format_seconds(self.total_s)}"
+        lines = [
+            f"<tr><td>{escape(each.name)}</td><td>{format_seconds(each.latency_s)}</td>"
+            f"<td>{each.latency_s / self.total_s:.1%}</td><td>{escape(each.bound_by)}</td></tr>"
+            for each in self.components
+        ]
+        head = "".join(f"<th>{title}</th>" for title in ("component", "latency", "share", "bound by"))
+        return f"<table><caption>{escape(what)}</caption><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
 
     def to_dict(self) -> dict[str, Any]:
         """The promised JSON object of `rooftile predict --format json`."""

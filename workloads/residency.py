@@ -45,6 +45,15 @@ def residency(groups: Sequence[Group]) -> Residency:
     return Residency(thresholds, peak)
 
 
+def kept_bytes(groups: Sequence[Group], resident: Residency, capacity_bytes: float) -> list[int]:
+    """Bytes of the intermediates that stay on the chip while each group runs, of those that ask for at most `capacity_bytes`."""
+    sizes, births, deaths = _lifetimes(groups)
+    kept = {name for name, threshold in resident.thresholds_bytes.items() if threshold <= capacity_bytes}
+    return [
+        sum(int(sizes[name]) for name in live if name in kept) for live in _live_tensors(len(groups), births, deaths)
+    ]
+
+
 def _lifetimes(groups: Sequence[Group]) -> tuple[dict[str, Dim], dict[str, int], dict[str, int]]:
     """Size of each intermediate, the group that makes it and the last one that reads it."""
     sizes: dict[str, Dim] = {}

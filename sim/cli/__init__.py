@@ -16,8 +16,8 @@ from typer.core import TyperGroup
 from functional.errors import RooftileError
 
 COMMANDS = (
-    *("predict", "gemm", "graph", "chips", "models", "sweep", "solve", "limits", "compare", "golden", "verify", "generate", "profile"),
-    *("measure", "calibrate", "validate"),
+    *("predict", "gemm", "graph", "chips", "models", "sweep", "solve", "limits", "compare", "dashboard", "trace"),
+    *("golden", "verify", "generate", "profile", "measure", "calibrate", "validate"),
 )
 
 

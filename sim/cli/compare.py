@@ -28,7 +28,7 @@ def compare(
     kv: flags.Kv = None,
     logits: flags.Logits = "last",
     no_fuse: Annotated[bool, typer.Option("--no-fuse", help="Run every op by itself, through memory.")] = False,
-    form: Annotated[Literal["table", "json"], typer.Option("--format", help="How to print.")] = "table",
+    form: Annotated[Literal["table", "json", "md", "csv"], typer.Option("--format", help="How to print.")] = "table",
     out: flags.Out = None,
 ) -> None:
     """Put two chips side by side, per phase and component, with the reason of each difference."""
@@ -53,5 +53,11 @@ def compare(
     )
     if form == "json":
         emit(json.dumps([comparison.to_dict() for comparison in comparisons], indent=1), out)
+    elif form == "csv":
+        from sim.present.markdown import rows_csv
+
+        found = (comparison.to_dict() for comparison in comparisons)
+        rows = ({"phase": each["phase"], **row} for each in found for row in (*each["components"], each["total"]))
+        emit(rows_csv(rows), out)
     else:
-        emit_tables([part for comparison in comparisons for part in comparison_tables(comparison)], out)
+        emit_tables([part for comparison in comparisons for part in comparison_tables(comparison)], out, form)

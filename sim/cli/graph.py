@@ -24,7 +24,7 @@ def graph(
     kv: flags.Kv = None,
     logits: flags.Logits = "last",
     split: flags.Split = 1,
-    form: Annotated[Literal["table", "json", "mermaid", "dot"], typer.Option("--format", help="How to print.")] = "table",
+    form: Annotated[Literal["table", "json", "md", "mermaid", "dot"], typer.Option("--format", help="How to print.")] = "table",
     out: flags.Out = None,
 ) -> None:
     """Print the op graph that is traced from the golden model (bf16 unless said): every op with its shapes and work."""
@@ -43,9 +43,9 @@ def graph(
         logits=logits,
         split=split,
     )
-    if form == "table":
+    if form in ("table", "md"):
         from sim.present.tables import graph_table
 
-        emit_tables([graph_table(traced)], out)
+        emit_tables([graph_table(traced)], out, form)
     else:
         emit({"json": traced.to_json, "mermaid": traced.to_mermaid, "dot": traced.to_dot}[form](), out)

@@ -21,7 +21,7 @@ def limits(
     weights: flags.Weights = None,
     activations: flags.Activations = None,
     kv: flags.Kv = None,
-    form: Annotated[Literal["table", "json"], typer.Option("--format", help="How to print.")] = "table",
+    form: Annotated[Literal["table", "json", "md", "csv"], typer.Option("--format", help="How to print.")] = "table",
     out: flags.Out = None,
 ) -> None:
     """Find the largest batch and the longest context that fit, per format, and the batch at which decode turns compute-bound."""
@@ -32,5 +32,9 @@ def limits(
     found = limits_of(model, chip, batch=batch, context=context, weights=weights, activations=activations, kv=kv)
     if form == "json":
         emit(json.dumps(found.to_dict(), indent=1), out)
+    elif form == "csv":
+        from sim.present.markdown import rows_csv
+
+        emit(rows_csv(found.to_dict()["rows"]), out)
     else:
-        emit_tables(limits_tables(found), out)
+        emit_tables(limits_tables(found), out, form)

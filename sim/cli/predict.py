@@ -49,7 +49,7 @@ def predict(
     sensitivity: Annotated[
         bool, typer.Option("--sensitivity", help="Add how latency answers to each number of the chip: what to buy, what is over-built.")
     ] = False,
-    form: Annotated[Literal["table", "json", "csv"], typer.Option("--format", help="How to print.")] = "table",
+    form: Annotated[Literal["table", "json", "csv", "md"], typer.Option("--format", help="How to print.")] = "table",
     out: flags.Out = None,
 ) -> None:
     """Predict how long prefill and decode take on a chip: per op, per layer and for lm_head, and what bounds each."""
@@ -59,7 +59,7 @@ def predict(
     from sim.present.output import emit, emit_tables
 
     if sensitivity and form == "csv":
-        raise BadInput(Problem("a CSV file has one row per op", "use --format table or json", path="--sensitivity"))
+        raise BadInput(Problem("a CSV file has one row per op", "use --format table, md or json", path="--sensitivity"))
     built = load_chip(chip)
     sampling = flags.sampling_of(temperature, top_k, top_p)
     speculation = _speculation(draft, draft_tokens, acceptance)
@@ -116,7 +116,7 @@ def predict(
             from sim.present.explore_tables import sensitivity_tables
 
             parts = [[*part, *sensitivity_tables(rows)] for part, rows in zip(parts, responses, strict=True)]
-        emit_tables([each for part in parts for each in part], out)
+        emit_tables([each for part in parts for each in part], out, form)
 
 
 def _speculation(draft: str | None, draft_tokens: int | None, acceptance: float | None) -> Speculation | None:

@@ -102,7 +102,9 @@ def show(
         typer.Option("--objectives", metavar="A,B[,C]", help="Two or three columns to trade off. [default: those of the sweep file]"),
     ] = None,
     best: Annotated[int, typer.Option("--best", metavar="N", min=1, help="Rows to show.")] = 10,
-    form: Annotated[Literal["table", "json"], typer.Option("--format", help="How to print; JSON holds the whole front.")] = "table",
+    form: Annotated[
+        Literal["table", "json", "md", "csv"], typer.Option("--format", help="How to print; JSON and CSV hold the whole front.")
+    ] = "table",
     out: flags.Out = None,
 ) -> None:
     """Print the best rows of each workload and its Pareto front."""
@@ -114,5 +116,9 @@ def show(
     found = findings(file, names, best)
     if form == "json":
         emit(json.dumps(found.to_dict(), indent=1), out)
+    elif form == "csv":
+        from sim.present.markdown import rows_csv
+
+        emit(rows_csv(row for each in found.workloads for row in each.front), out)
     else:
-        emit_tables(findings_tables(found, best), out)
+        emit_tables(findings_tables(found, best), out, form)

@@ -27,7 +27,7 @@ CURVE = 6
 """Rows of the curve of latencies, the first and the last token among them."""
 
 
-def emit_generation(found: Generation, form: Literal["table", "json", "csv"], out: Path | None) -> None:
+def emit_generation(found: Generation, form: Literal["table", "json", "csv", "md"], out: Path | None) -> None:
     """Print a generation, or write it; warn on stderr if its longest context does not fit."""
     if not found.memory.fits:
         what = f"{found.model.name} with {found.prompt + found.tokens - 1} tokens of context"
@@ -37,7 +37,7 @@ def emit_generation(found: Generation, form: Literal["table", "json", "csv"], ou
     elif form == "csv":
         emit(generation_csv(found), out)
     else:
-        emit_tables(generation_tables(found), out)
+        emit_tables(generation_tables(found), out, form)
 
 
 def generation_csv(found: Generation) -> str:

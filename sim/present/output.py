@@ -25,10 +25,15 @@ def emit(text: str, out: Path | None) -> None:
         write_whole(out, text if text.endswith("\n") else text + "\n")
 
 
-def emit_tables(parts: list[RenderableType], out: Path | None) -> None:
-    """Print rich tables and lines, or write them as plain text to `out`."""
+def emit_tables(parts: list[RenderableType], out: Path | None, form: str = "table") -> None:
+    """Print rich tables and lines, or write them to `out`, as plain text or (`md`) as Markdown."""
     from rich.console import Console
 
+    if form == "md":
+        from sim.present.markdown import markdown
+
+        emit(markdown(parts), out)
+        return
     if out is None:
         console = Console() if sys.stdout.isatty() else Console(width=PIPE_COLUMNS)
         for part in parts:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,8 @@ from hwmodels.costs import area_mm2
 from hwmodels.paths import value_of
 from hwmodels.units import format_bandwidth, format_bytes, format_capacity, format_energy, format_rate, format_seconds
 from sim.explore.fields import unit_of, written
-from sim.timeline import Component, Memory, Timeline
+from sim.present.folded import component_runs, folded_name, run_name
+from sim.timeline import Memory, Timeline
 from workloads.graph import OpGraph
 from workloads.scenario import Formats
 from workloads.summary import Summary
@@ -31,9 +31,6 @@ if TYPE_CHECKING:
 
 DEAREST = 8
 """Rows of the table of ops."""
-
-ALIKE = 1e-9
-"""Layers whose latencies differ by less, relatively, share a row."""
 
 
 def new_table(title: str, *columns: str) -> Table:
@@ -97,25 +94,9 @@ class _Row:
 
 def _folded_components(timeline: Timeline | Generation) -> Iterator[_Row]:
     """Components in order; a run of alike layers is one row."""
-    run: list[Component] = []
-
-    def row() -> _Row:
-        name = run[0].name if len(run) == 1 else f"{run[0].name} ... {run[-1].name}"
+    for run in component_runs(timeline.components):
         spent = None if run[0].energy_j is None else sum(part.energy_j or 0.0 for part in run)
-        return _Row(name, len(run), sum(part.latency_s for part in run), run[0].latency_s, run[0].bound_by, spent)
-
-    for component in timeline.components:
-        if run and not _alike(run[0], component):
-            yield row()
-            run = []
-        run.append(component)
-    yield row()
-
-
-def _alike(a: Component, b: Component) -> bool:
-    stack, other = (part.name.rpartition(".")[0] for part in (a, b))  # `layers`, or `draft.layers`
-    layers = stack.endswith("layers") and stack == other
-    return layers and a.bound_by == b.bound_by and abs(a.latency_s - b.latency_s) <= ALIKE * a.latency_s
+        yield _Row(run_name(run), len(run), sum(part.latency_s for part in run), run[0].latency_s, run[0].bound_by, spent)
 
 
 def components_table(timeline: Timeline | Generation) -> Table:
@@ -136,7 +117,7 @@ def _energy_column(found: Timeline | Generation) -> list[str]:
 def _dearest_ops(timeline: Timeline) -> Table:
     rows: dict[tuple[str, str], _Row] = {}
     for op, figures in timeline.rows():
-        name = re.sub(r"^layers\.\d+\.", "layers.*.", op.name)
+        name = folded_name(op.name)
         none = None if timeline.spent is None else 0.0
         row = rows.setdefault((name, figures["bound_by"]), _Row(name, 0, 0.0, figures["latency_s"], figures["bound_by"], none))
         row.count += 1

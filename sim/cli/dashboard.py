@@ -1,0 +1,60 @@
+"""`rooftile dashboard`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from sim.cli import flags
+from sim.engines import DEFAULT_ENGINE, ENGINES
+
+app = typer.Typer(rich_markup_mode=None)
+
+
+@app.command()
+def dashboard(
+    models: Annotated[list[str], typer.Argument(metavar="MODEL ...", help="Library models, or config.json or params.json files.")],
+    chips: Annotated[list[str], typer.Option("--chip", metavar="CHIP", help="A library chip, or a YAML file; repeat it to compare.")],
+    out: Annotated[Path, typer.Option("--out", metavar="PAGE.html", help="The page to write.")],
+    batch: flags.Batch = 1,
+    prompt: flags.Prompt = 512,
+    context: flags.Context = None,
+    engine: Annotated[str, typer.Option("--engine", metavar="|".join(ENGINES), help="Fidelity of the predictions.")] = DEFAULT_ENGINE,
+    weights: flags.Weights = None,
+    activations: flags.Activations = None,
+    kv: flags.Kv = None,
+    logits: flags.Logits = "last",
+    split: flags.Split = 1,
+    no_fuse: Annotated[bool, typer.Option("--no-fuse", help="Run every op by itself, through memory.")] = False,
+    no_prefetch: Annotated[
+        bool, typer.Option("--no-prefetch", help="Cycle engine: fetch nothing before the group that uses it begins.")
+    ] = False,
+    sweep: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--sweep", metavar="RESULTS.parquet", help="Add the explorer of what `rooftile sweep` wrote."),
+    ] = None,
+) -> None:
+    """Write one HTML page of linked views, which works offline: roofline, breakdown, timeline, curves, sensitivity, what if, op graph."""
+    from sim.present.dashboard import dashboard as page_of
+    from sim.present.output import write_whole
+
+    page = page_of(
+        models,
+        chips,
+        batch=batch,
+        prompt=prompt,
+        context=context,
+        engine=engine,
+        weights=weights,
+        activations=activations,
+        kv=kv,
+        logits=logits,
+        split=split,
+        fused=not no_fuse,
+        prefetch=not no_prefetch,
+        sweep=sweep,
+    )
+    write_whole(out, page)
+    print(f"{out}: {len(page.encode()) / 1e6:.1f} MB; open it in a browser")

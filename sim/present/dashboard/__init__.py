@@ -1,0 +1,53 @@
+"""The dashboard: one HTML file that holds predictions, the browser's own roofline, and every view of them; it works offline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from functional.llama import Logits
+from sim.engines import DEFAULT_ENGINE
+
+if TYPE_CHECKING:
+    from hwmodels.chip import Chip
+
+
+def dashboard(
+    models: str | Sequence[str],
+    chips: str | Path | Chip | Sequence[str | Path | Chip],
+    *,
+    batch: int = 1,
+    prompt: int = 512,
+    context: int | None = None,
+    engine: str = DEFAULT_ENGINE,
+    weights: str | None = None,
+    activations: str | None = None,
+    kv: str | None = None,
+    logits: Logits = "last",
+    split: int = 1,
+    fused: bool = True,
+    prefetch: bool = True,
+    sweep: str | Path | None = None,
+) -> str:
+    """A page of every model on every chip, prefill and decode; `sweep` is a Parquet file that `rooftile sweep` wrote.
+
+    Raises `BadInput` for all that `predict` refuses, for a file that is no sweep, and where plotly is missing.
+    """
+    from hwmodels import Chip, load_chip
+    from sim.explore.step import Step
+    from sim.present.dashboard.data import page_data
+    from sim.present.dashboard.page import page, plotly_js
+
+    plotly = plotly_js()
+    named = [models] if isinstance(models, str) else list(models)
+    given = [chips] if isinstance(chips, str | Path | Chip) else list(chips)
+    built = [chip if isinstance(chip, Chip) else load_chip(chip) for chip in given]
+    rest = (weights, activations, kv, logits, fused, engine)
+    asked = Step(named[0], "prefill", batch, prompt, context, *rest, prefetch=prefetch, split=split)
+    data = page_data(named, built, asked)
+    if sweep is not None:
+        from sim.present.dashboard.sweep import sweep_data
+
+        data["sweep"] = sweep_data(Path(sweep))
+    return page(data, plotly)

@@ -1,0 +1,60 @@
+"""The page as text: template, style, scripts and data in one file. What users named is escaped, whatever it holds."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections.abc import Mapping
+from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from functional.errors import BadInput, Problem
+
+SCRIPTS = (
+    "engine.js",
+    "common.js",
+    "roofline.js",
+    "breakdown.js",
+    "timeline.js",
+    "curves.js",
+    "sensitivity.js",
+    "sweep.js",
+    "graph.js",
+    "whatif.js",
+    "main.js",
+)
+"""In the order in which they stand in the page."""
+
+
+def plotly_js() -> str:
+    """The library as text, without importing its Python package; raises `BadInput` if it is not installed."""
+    spec = find_spec("plotly")
+    if spec is None or not spec.submodule_search_locations:
+        raise BadInput(Problem("the dashboard needs plotly", "pip install 'rooftile[plots]'"))
+    return (Path(spec.submodule_search_locations[0]) / "package_data" / "plotly.min.js").read_text(encoding="utf-8")
+
+
+def page(data: Mapping[str, Any], plotly: str) -> str:
+    """One HTML document that asks nothing of any network."""
+    folder = files("sim.present.dashboard") / "page"
+    names = list(dict.fromkeys(case["model"] for case in data["cases"]))
+    chips = [chip["name"] for chip in data["chips"]]
+    scripts = "\n".join((folder / name).read_text(encoding="utf-8") for name in SCRIPTS)
+    parts = {
+        "title": html.escape(f"{', '.join(names)} on {', '.join(chips)}"),
+        "style": (folder / "style.css").read_text(encoding="utf-8"),
+        "data": embedded(data),
+        "plotly": plotly.replace("</script", "<\\/script"),
+        "script": f'(() => {{\n"use strict";\n{scripts}\n}})();',
+    }
+    text = (folder / "page.html").read_text(encoding="utf-8")
+    return re.sub(r"\{\{(\w+)\}\}", lambda place: parts[place[1]], text)  # in one pass: parts may hold braces
+
+
+def embedded(data: Mapping[str, Any]) -> str:
+    """JSON that no HTML parser can take for a tag or a comment, whatever names it holds."""
+    text = json.dumps(data, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")

@@ -1,0 +1,181 @@
+// View 1: every op as a point under the roofs of the chip; several chips on top of each other.
+
+const DASHES = ["solid", "dash", "dot", "dashdot", "longdash"];
+
+function rooflineView(state) {
+  const t = theme();
+  const engine = state.isNeutral() ? `${state.data.engine} engine` : "roofline engine at the sliders";
+  $("roofline-see").textContent = `Ops under a slope wait for that memory, ops under a flat roof for the arithmetic; far below both, something else is lost. Filled: prefill, open: decode; size: share of the time; ${engine}.`;
+  const shown = state.data.chips.map((_, i) => i).filter((i) => state.overlay.has(i));
+  const points = shown.flatMap((chip) => state.points(chip).map((point) => ({ ...point, chip })));
+  const chips = shown.map((i) => [i, state.chipNow(i)]);
+  const span = rooflineSpan(points, chips.map(([, chip]) => chip));
+  const traces = chips.flatMap(([i, chip]) => roofTraces(chip, span, DASHES[state.data.chips.indexOf(state.data.chips[i]) % DASHES.length], t));
+  traces.push(...pointTraces(state, points, span, t));
+  const figure = $("roofline");
+  const many = shown.length > 1;
+  const annotations = apart(chips.sort(([a], [b]) => (b === state.chip) - (a === state.chip)).flatMap(([i, chip], n) => roofLabels(chip, span, figure, many, n, i === state.chip)), span);
+  annotations.push(...stripLabels(span));
+  return draw("roofline", traces, layout({
+    margin: { l: 70, r: 16, t: 30, b: 50 },
+    xaxis: { type: "log", range: span.x, title: { text: "operational intensity [FLOP per byte of DRAM]" }, dtick: 1 },
+    yaxis: { type: "log", range: span.y, title: { text: "attained rate [FLOP/s]" }, dtick: 1, exponentformat: "SI" },
+    legend: { orientation: "h", y: -0.13, yanchor: "top", font: { size: 11 }, bgcolor: "rgba(0,0,0,0)", itemsizing: "constant" },
+    shapes: strips(span, t),
+    annotations,
+    uirevision: "roofline",
+  }));
+}
+
+// While an op runs: its share of the group's latency, or, where ops of a group run at the same time, what its own unit takes for it.
+const attained = (p) => p.flops / Math.max(p.latency_s / p.count, p.busy_s);
+
+// The window in decades; ops that move nothing through DRAM stand in a strip on the right, those without a FLOP in one at the bottom.
+function rooflineSpan(points, chips) {
+  const finite = points.filter((p) => p.flops > 0 && p.latency_s > 0);
+  const xs = finite.filter((p) => p.dram_bytes > 0).map((p) => Math.log10(p.flops / p.dram_bytes));
+  const ys = finite.map((p) => Math.log10(attained(p)));
+  const peaks = chips.flatMap((chip) => Object.values(chip.macs_per_s).map((macs) => Math.log10(2 * macs)));
+  const ridges = chips.flatMap((chip) => Object.values(chip.macs_per_s).map((macs) => Math.log10((2 * macs) / chip.levels[0].read)));
+  const low = Math.floor(Math.min(...ys)) - 0.6;
+  const left = Math.min(...xs, ...ridges) - 0.4, right = Math.max(...xs, ...ridges) + 0.4;
+  return { x: [left, right + 0.9], y: [low, Math.max(...peaks) + 0.5], onChip: right, moves: low + 0.5 };
+}
+
+function strips(span, t) {
+  const edge = { type: "rect", layer: "below", line: { width: 0 }, fillcolor: t.soft };
+  return [
+    { ...edge, xref: "x", yref: "paper", x0: 10 ** span.onChip, x1: 10 ** span.x[1], y0: 0, y1: 1 },
+    { ...edge, xref: "paper", yref: "y", x0: 0, x1: 1, y0: 10 ** span.y[0], y1: 10 ** span.moves },
+  ];
+}
+
+function stripLabels(span) {
+  const label = { showarrow: false, font: { size: 11, color: theme().faint } };
+  return [
+    { ...label, xref: "x", yref: "paper", x: (span.onChip + span.x[1]) / 2, y: 0.08, text: "no byte<br>of DRAM", yanchor: "bottom" },
+    { ...label, xref: "paper", yref: "y", x: 0.5, y: (span.y[0] + span.moves) / 2, text: "only moves: no FLOP" },
+  ];
+}
+
+// Roofs of the matrix unit, formats of one peak together; last that of the vector unit, by its additions.
+function flatRoofs(chip) {
+  const vector = { names: ["vector"], flops: 1 / chip.primitive_s.add };
+  return [...peaks(chip), vector];
+}
+
+function peaks(chip) {
+  const found = [];
+  for (const [name, macs] of Object.entries(chip.macs_per_s)) {
+    const same = found.find((each) => Math.abs(each.flops / (2 * macs) - 1) < 0.02);
+    if (same) same.names.push(name);
+    else found.push({ names: [name], flops: 2 * macs });
+  }
+  return found.sort((a, b) => b.flops - a.flops);
+}
+
+function roofTraces(chip, span, dash, t) {
+  const tops = peaks(chip), top = tops[0].flops;
+  const traces = [];
+  const line = (x, y, width, name) => traces.push({
+    type: "scatter", mode: "lines", x, y, line: { color: t.faint, width, dash }, hoverinfo: "skip", showlegend: false, name,
+  });
+  chip.levels.forEach((level, i) => {
+    const ridge = top / level.read;
+    line([10 ** span.x[0], ridge], [10 ** span.x[0] * level.read, top], i === 0 ? 2.4 : 1.2, `roof ${chip.name} ${level.name}`);
+  });
+  for (const peak of flatRoofs(chip)) {
+    const from = Math.min(...chip.levels.map((level) => peak.flops / level.read));
+    line([from, 10 ** span.x[1]], [peak.flops, peak.flops], peak.names[0] === "vector" ? 1.2 : 2.4, `roof ${chip.name} ${peak.names.join(", ")}`);
+  }
+  const ridges = tops.flatMap((peak) => chip.levels.map((level) => ({ peak, level, x: peak.flops / level.read })));
+  traces.push({
+    type: "scatter", mode: "markers", name: `ridge points ${plain(chip.name)}`, showlegend: false,
+    x: ridges.map((r) => r.x), y: ridges.map((r) => r.peak.flops),
+    marker: { symbol: "line-ns-open", size: 12, color: t.ink, line: { width: 2, color: t.ink } },
+    text: ridges.map((r) => `${plain(chip.name)}: ridge of ${r.peak.names.join(", ")} and ${plain(r.level.name)}<br>${Number(r.x.toPrecision(4))} FLOP/B`),
+    hovertemplate: "%{text}<extra></extra>",
+  });
+  return traces;
+}
+
+// Labels of flat roofs, the chosen chip's first; one that would cover another is left out.
+function apart(labels, span) {
+  const taken = [];
+  return labels.filter((label) => {
+    if (label.textangle !== undefined) return true;
+    if (taken.some((y) => Math.abs(y - label.y) < 0.04 * (span.y[1] - span.y[0]))) return false;
+    taken.push(label.y);
+    return true;
+  });
+}
+
+// Of chips beside the chosen one only the highest roof and DRAM carry a label.
+function roofLabels(chip, span, figure, many, n, whole) {
+  const t = theme();
+  const label = { showarrow: false, xref: "x", yref: "y", font: { size: 11, color: t.ink }, bgcolor: t.paper, borderpad: 1, opacity: 0.9 };
+  const who = many ? `${plain(chip.name)}: ` : "";
+  const tops = peaks(chip);
+  const found = (whole ? flatRoofs(chip) : tops.slice(0, 1)).map((peak) => ({
+    ...label, x: span.x[1], y: Math.log10(peak.flops), xanchor: "right", yanchor: "bottom",
+    text: `${who}${peak.names.join(", ")} ${rate(peak.flops, peak.names.every((name) => name.startsWith("int") || name === "vector") ? "OP/s" : "FLOP/s")}`,
+  }));
+  // Along the slope, in the angle that it has on the screen.
+  const decadeX = (figure.clientWidth - 86) / (span.x[1] - span.x[0]), decadeY = (figure.clientHeight - 80 - 40) / (span.y[1] - span.y[0]);
+  const angle = (-Math.atan2(decadeY, decadeX) * 180) / Math.PI;
+  (whole ? chip.levels : chip.levels.slice(0, 1)).forEach((level) => {
+    const bandwidth = Math.log10(level.read);
+    const begin = Math.max(span.x[0], span.moves - bandwidth), end = Math.log10(tops[0].flops) - bandwidth;
+    if (end - begin < 0.4) return;
+    const at = begin + (end - begin) * (0.14 + 0.3 * (n % 3));
+    found.push({
+      ...label, x: at, y: at + bandwidth, textangle: angle, yanchor: "middle", xanchor: "center",
+      text: `${who}${plain(level.name)} ${rate(level.read, "B/s")}`,
+    });
+  });
+  return found;
+}
+
+// One trace per kind of op; prefill is filled, decode open, other chips are faint.
+function pointTraces(state, points, span, t) {
+  const kinds = [...new Set(points.map((p) => p.kind))];
+  const traces = kinds.map((kind) => {
+    const own = points.filter((p) => p.kind === kind);
+    const [color, symbol] = kindStyle(kind);
+    return {
+      type: "scatter", mode: "markers", name: kind, legendgroup: kind,
+      x: own.map((p) => (p.dram_bytes > 0 && p.flops > 0 ? p.flops / p.dram_bytes : 10 ** (p.dram_bytes > 0 ? span.x[0] + 0.15 : (span.onChip + span.x[1]) / 2))),
+      y: own.map((p) => (p.flops > 0 && p.latency_s > 0 ? attained(p) : 10 ** ((span.y[0] + span.moves) / 2))),
+      customdata: own.map((p) => p.name),
+      text: own.map((p) => pointText(state, p)),
+      hovertemplate: "%{text}<extra></extra>",
+      marker: {
+        symbol: own.map((p) => (p.phase === "decode" ? `${symbol}-open` : symbol)),
+        size: own.map((p) => 9 + 36 * Math.sqrt(p.share)),
+        color,
+        opacity: own.map((p) => opacityOf(state, p)),
+        line: { width: own.map((p) => (p.name === state.chosen ? 4 : p.phase === "decode" ? 2 : 1)), color: own.map((p) => (p.name === state.chosen ? t.ink : p.phase === "decode" ? color : t.paper)) },
+      },
+    };
+  });
+  for (const [name, symbol] of [["prefill", "circle"], ["decode", "circle-open"]]) {
+    traces.push({ type: "scatter", mode: "markers", x: [null], y: [null], name, marker: { symbol, size: 9, color: t.ink, line: { width: 2 } } });
+  }
+  return traces;
+}
+
+function opacityOf(state, point) {
+  const base = point.chip === state.chip ? 0.9 : 0.4;
+  return state.chosen === null || point.name === state.chosen ? base : base * 0.25;
+}
+
+function pointText(state, p) {
+  const intensity = p.dram_bytes > 0 ? `${Number((p.flops / p.dram_bytes).toPrecision(4))} FLOP/B` : "no byte of DRAM";
+  const speed = p.flops > 0 && p.latency_s > 0 ? rate(attained(p), "FLOP/s") : "no FLOP";
+  return [
+    `<b>${plain(p.name)}</b>${p.count > 1 ? ` (${p.count} alike)` : ""}`,
+    `${p.kind}, ${p.phase}, ${plain(state.data.chips[p.chip].name)}`,
+    `${intensity}, ${speed}`,
+    `${seconds(p.latency_s)}, ${percent(p.share)} of the step, bound by ${plain(p.bound_by)}`,
+  ].join("<br>");
+}
