@@ -50,7 +50,7 @@ def test_pieces_make_the_same_tensors() -> None:
             found = OPS["Concat"].compute(*(made[use.tensor] for use in op.inputs))
             whole_op = capture[op.name]
             allowed = tolerance("Linear", [each.values for each in whole_op.inputs], whole_op.output.values, {})
-            assert torch.allclose(found, whole_op.output.values, atol=2 * allowed.absolute, rtol=0)  # both are sums in an order of their own
+            assert torch.allclose(found, whole_op.output.values, atol=2 * allowed.absolute, rtol=0)  # two orders of adding
             assert begun[op.name] == capture[op.name].inputs[1].values.shape[0]
     assert len(begun) == sum(op.kind == "Linear" for op in whole.ops)
 
