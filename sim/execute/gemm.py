@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from hwmodels.chip import Chip, MemoryLevel, Role
-from sim.execute.arithmetic import Arithmetic, block_elements, issued_macs
+from sim.execute.arithmetic import Arithmetic, Exchanged, block_elements, exchanged_elements, issued_macs
+from sim.execute.check import check_buffers, check_compute
 from sim.execute.tally import Cargo, Tally
 from sim.mapping import AXES, OPERAND_AXES, Block, ChipStage, GemmMapping, Span, blocks, chip_stages, core_blocks, whole
 
@@ -48,6 +49,7 @@ def execute_gemm(
     """
     stages = chip_stages(chip)
     _check(mapping, chip, stages, a, w)
+    check_compute(mapping.gemm.compute, arithmetic, chip.matrix, mapping.dataflow)
     run = _Run(mapping, chip, stages, a, w, arithmetic, a_resident)
     run.walk(0, whole(mapping.gemm), None, ())
     run.flush()
@@ -88,6 +90,7 @@ class _Run:
         self.roles_at = [[role for role in OPERAND_AXES if depth in self.holders[role]] for depth in range(len(stages))]
         self.bits: dict[Role, int] = {"activations": gemm.a_bits, "weights": gemm.w_bits, "psums": gemm.acc_bits}
         self.issued = lru_cache(maxsize=None)(self._issued)
+        self.exchanged = lru_cache(maxsize=None)(self._exchanged)
         self.outer = lru_cache(maxsize=None)(self._outer)
         self.level = lru_cache(maxsize=None)(self._level)
 
@@ -128,10 +131,20 @@ class _Run:
         m, n, k = block_elements(block)
         self.tally.useful_macs += m * n * k
         self.tally.issued_macs += self.issued(m, n, k)
+        counts = self.exchanged(m, n, k, block[2].start > 0)
+        names = {role: self.name(role, self.outer(role, len(self.stages))) for role in OPERAND_AXES}
+        self.tally.exchange(names["activations"], "activations", "read", counts.a_reads)
+        self.tally.exchange(names["weights"], "weights", "read", counts.b_reads)
+        self.tally.exchange(names["psums"], "psums", "read", counts.sums_reads)
+        self.tally.exchange(names["psums"], "psums", "write", counts.sums_writes)
 
     def _issued(self, m: int, n: int, k: int) -> int:
         mapping = self.mapping
         return issued_macs(self.chip.matrix, mapping.gemm.compute, mapping.dataflow, mapping.array_axis, m, n, k)
+
+    def _exchanged(self, m: int, n: int, k: int, continues: bool) -> Exchanged:
+        mapping = self.mapping
+        return exchanged_elements(self.chip.matrix, mapping.gemm.compute, mapping.dataflow, mapping.array_axis, (m, n, k), continues)
 
     # What a stage holds
 
@@ -274,7 +287,8 @@ def _check(mapping: GemmMapping, chip: Chip, stages: tuple[ChipStage, ...], a: T
     for role in OPERAND_AXES:
         if not any(role in stage.roles for stage in stages):
             raise ValueError(f"no on-chip level of {chip.name} holds {role}")
-    for tiling in mapping.stages:
+    for tiling, stage in zip(mapping.stages, stages, strict=True):
+        check_buffers(tiling.buffers, stage.levels)
         if min(tiling.tile) < 1 or tiling.buffers < 1 or sorted(tiling.order) != sorted(AXES):
             raise ValueError(f"not a tiling: {tiling}")
 

@@ -26,8 +26,8 @@ class Tally:
     """Counts of one execution, over all cores.
 
     `useful_macs`: unmasked products. `issued_macs`: what the matrix units carry out, padding of their granules and masked parts of
-    computed tiles included. `moves`: tiles by movement between levels and by their elements; what the matrix unit itself exchanges with the
-    innermost level is not among them. `turns`: how often, at the stage of that index, the next tile lies elsewhere along an axis than the
+    computed tiles included. `moves`: tiles by movement between levels and by their elements. `exchanged`: elements that the matrix units read
+    from and write to the levels next to them. `turns`: how often, at the stage of that index, the next tile lies elsewhere along an axis than the
     one before it, which tells two orders of loops apart even where they move the same. `held_bits`: the most that one instance of a level
     has to make room for, by level and cargo, all buffers of a tile counted.
     """
@@ -35,6 +35,7 @@ class Tally:
     useful_macs: int = 0
     issued_macs: int = 0
     moves: dict[tuple[Traffic, int], int] = field(default_factory=dict)
+    exchanged: Counter[Traffic] = field(default_factory=Counter)
     turns: Counter[tuple[int, str]] = field(default_factory=Counter)
     held_bits: dict[tuple[str, Cargo], int] = field(default_factory=dict)
 
@@ -42,6 +43,11 @@ class Tally:
         """One tile read from or written to a level."""
         key = Traffic(level, cargo, direction), elements
         self.moves[key] = self.moves.get(key, 0) + 1
+
+    def exchange(self, level: str, cargo: Cargo, direction: Literal["read", "write"], elements: int) -> None:
+        """Elements that matrix units read from or write to a level."""
+        if elements:
+            self.exchanged[Traffic(level, cargo, direction)] += elements
 
     @property
     def elements(self) -> Counter[Traffic]:
@@ -66,6 +72,11 @@ class Tally:
             if movement.level == level and movement.direction == direction and movement.cargo in bits:
                 total += tiles * -(-elements * bits[movement.cargo] // (8 * burst_bytes)) * burst_bytes
         return total
+
+    def exchanged_bits(self, level: str, direction: Literal["read", "write"], bits: Mapping[Cargo, int]) -> int:
+        """Bits that the matrix units exchange with a level in one direction; `bits` per element of the cargoes that are counted."""
+        counted = ((movement, elements) for movement, elements in self.exchanged.items() if movement.cargo in bits)
+        return sum(elements * bits[each.cargo] for each, elements in counted if (each.level, each.direction) == (level, direction))
 
     def hold(self, level: str, cargo: Cargo, bits: int) -> None:
         """A tile that a level has to make room for."""
