@@ -87,6 +87,7 @@ class _Run:
         self.stored = {"keys": k, "values": v}
         self.queries = q
         self.output = torch.empty(q.shape, dtype=numbers.products.output_dtype)
+        self.who: tuple[Span, Span] | None = None
         self.held: dict[str, tuple[int, Span]] = {}
         self.shared: set[tuple[str, int, Span]] = set()
         self.masks: dict[tuple[Span, Span], Tensor] = {}
@@ -97,6 +98,7 @@ class _Run:
     def core(self, pairs: Span, queries: Span) -> None:
         """One core's share."""
         self.held.clear()
+        self.who = pairs, queries
         for pair in range(*pairs):
             for tile in parts(queries, self.mapping.q_tile):
                 self.query_tile(pair, tile)
@@ -229,7 +231,7 @@ class _Run:
         seen = int((~self.hidden(queries, tile)).sum())
         self.tally.useful_macs += seen * self.attention.head_dim
         how = self.chip.matrix, self.attention.compute, mapping.dataflow, mapping.array_axis
-        self.tally.issued_macs += issued_macs(*how, m, n, k)
+        self.tally.issued_by_core[self.who] += issued_macs(*how, m, n, k)
         counts = exchanged_elements(*how, (m, n, k), continues=False)
         self.tally.exchange(self.operands.name, "activations", "read", counts.a_reads)
         self.tally.exchange(self.operands.name, "keys", "read", counts.b_reads)

@@ -130,7 +130,7 @@ class _Run:
         self.arithmetic.add_product(sums, a, w)
         m, n, k = block_elements(block)
         self.tally.useful_macs += m * n * k
-        self.tally.issued_macs += self.issued(m, n, k)
+        self.tally.issued_by_core[core] += self.issued(m, n, k)
         counts = self.exchanged(m, n, k, block[2].start > 0)
         names = {role: self.name(role, self.outer(role, len(self.stages))) for role in OPERAND_AXES}
         self.tally.exchange(names["activations"], "activations", "read", counts.a_reads)

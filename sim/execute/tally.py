@@ -26,18 +26,27 @@ class Tally:
     """Counts of one execution, over all cores.
 
     `useful_macs`: unmasked products. `issued_macs`: what the matrix units carry out, padding of their granules and masked parts of
-    computed tiles included. `moves`: tiles by movement between levels and by their elements. `exchanged`: elements that the matrix units read
+    computed tiles included. `issued_by_core`: those of each core that has any. `moves`: tiles by movement between levels and by their elements. `exchanged`: elements that the matrix units read
     from and write to the levels next to them. `turns`: how often, at the stage of that index, the next tile lies elsewhere along an axis than the
     one before it, which tells two orders of loops apart even where they move the same. `held_bits`: the most that one instance of a level
     has to make room for, by level and cargo, all buffers of a tile counted.
     """
 
     useful_macs: int = 0
-    issued_macs: int = 0
+    issued_by_core: Counter[object] = field(default_factory=Counter)
     moves: dict[tuple[Traffic, int], int] = field(default_factory=dict)
     exchanged: Counter[Traffic] = field(default_factory=Counter)
     turns: Counter[tuple[int, str]] = field(default_factory=Counter)
     held_bits: dict[tuple[str, Cargo], int] = field(default_factory=dict)
+
+    @property
+    def issued_macs(self) -> int:
+        return sum(self.issued_by_core.values())
+
+    @property
+    def busiest_macs(self) -> int:
+        """What the core with the most work issues."""
+        return max(self.issued_by_core.values(), default=0)
 
     def move(self, level: str, cargo: Cargo, direction: Literal["read", "write"], elements: int) -> None:
         """One tile read from or written to a level."""

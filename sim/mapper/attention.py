@@ -194,12 +194,14 @@ def moved_bytes(mapping: AttentionMapping, chip: Chip, cost: AttentionCost, part
 
 class InnermostUse(NamedTuple):
     """What an attention asks of the level next to the array that holds activations: bytes that the array reads of it and that tiles write to
-    it, over the whole chip; and bytes that one instance of it, and of the level that holds sums, has to hold."""
+    it, over the whole chip; bytes that one instance of it, and of the level that holds sums, has to hold; and the MACs that the busiest core
+    issues."""
 
     level: str
     read_bytes: float
     written_bytes: float
     room_bytes: dict[str, float]
+    busiest_macs: float
 
 
 def innermost_use(mapping: AttentionMapping, chip: Chip) -> InnermostUse:
@@ -218,7 +220,8 @@ def innermost_use(mapping: AttentionMapping, chip: Chip) -> InnermostUse:
     room[sums.name] += float(np.max(rows)) * attention.head_dim * attention.acc_bits
     if mapping.online:
         room[sums.name] += float(np.max(rows * widths)) * attention.acc_bits
-    return InnermostUse(operands.name, read, queries + keys, {name: bits / 8 for name, bits in room.items()})
+    busiest = int(ceil_div(attention.pairs, mapping.split[0])) * float(np.max(use.issued_macs))
+    return InnermostUse(operands.name, read, queries + keys, {name: bits / 8 for name, bits in room.items()}, busiest)
 
 
 def _rates(chip: Chip, level: MemoryLevel) -> tuple[Any, Any]:

@@ -210,6 +210,11 @@ def room_bits(setting: Setting, choice: Choice) -> dict[str, int]:
     return {place.level.name: int(tile_bits(setting, place.level, tiles[place.stage])) for place in setting.places[1:]}
 
 
+def busiest_macs(setting: Setting, choice: Choice) -> int:
+    """MACs that the first core issues; none issues more."""
+    return int(array.issued_macs(setting, choice.dataflow, choice.array_axis, _Case(setting, choice).first))
+
+
 def tile_turns(setting: Setting, choice: Choice) -> dict[tuple[int, str], int]:
     """How often the next tile of a stage lies elsewhere along an axis, over all cores: the order in which tiles are visited."""
     cuts, found = _AllCores(setting, choice).every, {}

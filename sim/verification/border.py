@@ -13,15 +13,18 @@ from sim.execute import Tally
 from sim.execute.tally import Cargo
 from sim.mapping import AXES, chip_stages
 from sim.verification.counts import Counts, LevelBytes
-from sim.verification.run import AttentionStep, Machine
+from sim.verification.run import AttentionStep, LinearStep, Machine
 from workloads.graph import OpGraph, OpNode
 
 _SIDES: tuple[Cargo, ...] = ("queries", "keys", "values", "outputs")
 _BETWEEN: tuple[Cargo, ...] = ("scores", "maxima", "exponentials", "probabilities")
 
 
-def linear_counts(golden: QCaptured, tally: Tally, machine: Machine, output_leaves: bool) -> Counts:
-    """What one executed GEMM took, every tile in DRAM on bursts of its own; sizes are those of the tensors themselves."""
+def linear_counts(step: LinearStep, golden: QCaptured, tally: Tally, machine: Machine, output_leaves: bool) -> Counts:
+    """What one executed GEMM took, every tile in DRAM on bursts of its own; sizes are those of the tensors themselves.
+
+    Raises ValueError where the mapping was made for others.
+    """
     chip, (x, weight) = machine.chip, golden.inputs
     sums = machine.product(x, weight, golden.output.scale).arithmetic.sum_dtype
     bits: dict[Cargo, int] = {
@@ -30,11 +33,15 @@ def linear_counts(golden: QCaptured, tally: Tally, machine: Machine, output_leav
         "psums": 8 * torch.empty(0, dtype=sums).element_size(),
         "outputs": bits_in_memory(golden.output) if output_leaves else 0,
     }
+    gemm = step.mapping.gemm
+    planned = (gemm.a_bits, gemm.w_bits, gemm.acc_bits, gemm.out_bits)
+    if planned != tuple(bits.values()):
+        raise ValueError(f"the mapping is one of {planned} bits per element of {', '.join(bits)}; they have {tuple(bits.values())}")
     name, burst = chip.dram.name, int(chip.dram.burst_bytes)
     dram = tally.moved_bytes(name, "read", bits, burst), tally.moved_bytes(name, "write", bits, burst)
     levels = {each.name: _level_bytes(each.name, tally, bits) for each in chip.memory[1:]}
     turns = {f"{stage} {axis}": tally.turns[stage, axis] for stage in range(len(chip_stages(chip))) for axis in AXES}
-    return Counts(tally.useful_macs, tally.issued_macs, *dram, levels, turns)
+    return Counts(tally.useful_macs, tally.issued_macs, tally.busiest_macs, *dram, levels, turns)
 
 
 def _level_bytes(level: str, tally: Tally, bits: Mapping[Cargo, int]) -> LevelBytes:
@@ -67,7 +74,7 @@ def attention_counts(
     between: dict[Cargo, int] = dict.fromkeys(_BETWEEN, queries)
     read = tally.moved_bytes(name, "read", bits, burst) + tally.moved_bytes(name, "read", between, 1)
     written = tally.moved_bytes(name, "write", bits, burst) + tally.moved_bytes(name, "write", between, 1)
-    return Counts(tally.useful_macs, tally.issued_macs, read, written, levels)
+    return Counts(tally.useful_macs, tally.issued_macs, tally.busiest_macs, read, written, levels)
 
 
 def _attention_levels(tally: Tally, chip: Chip, act_bits: int, kv_bits: int, burst: int) -> dict[str, LevelBytes]:

@@ -46,13 +46,16 @@ def resident_tensors(plan: Plan) -> frozenset[str]:
 
 def _charge(group_class: GroupClass, mapped: tiled.Mapped, chip: Chip) -> Counts:
     useful = sum(int(op.work.useful_macs) for op in group_class.ops if isinstance(op.work, Contraction))
-    counts = Counts(useful, int(mapped.issued_macs), int(mapped.dram_read_bytes), int(mapped.dram_written_bytes))
     if isinstance(mapped.choice, tiled.GemmChoice):
         use = chip_use(mapped.choice.mapping, chip, mapped.choice.a_resident)
-        return replace(counts, levels=_gemm_levels(use, chip), turns={f"{stage} {axis}": each for (stage, axis), each in use.turns.items()})
-    if isinstance(mapped.choice, tiled.AttentionChoice):
-        return replace(counts, levels=_attention_levels(innermost_use(mapped.choice.mapping, chip)))
-    return counts
+        turns = {f"{stage} {axis}": each for (stage, axis), each in use.turns.items()}
+        busiest, levels = use.busiest_macs, _gemm_levels(use, chip)
+    elif isinstance(mapped.choice, tiled.AttentionChoice):
+        innermost = innermost_use(mapped.choice.mapping, chip)
+        busiest, levels, turns = int(innermost.busiest_macs), _attention_levels(innermost), {}
+    else:
+        busiest, levels, turns = 0, {}, {}
+    return Counts(useful, int(mapped.issued_macs), busiest, int(mapped.dram_read_bytes), int(mapped.dram_written_bytes), levels, turns)
 
 
 def _gemm_levels(use: ChipUse, chip: Chip) -> dict[str, LevelBytes]:

@@ -114,7 +114,7 @@ class Checker:
         output_leaves = len(group.ops) == 1 and step.names[0] not in self.resident
         how = f"GEMM of {len(golden)}" if len(golden) > 1 else "GEMM"
         checks = [self._linear(each, output, how) for each, output in zip(golden, outputs, strict=True)]
-        return checks, linear_counts(golden[0], tally, self.machine, output_leaves)
+        return checks, linear_counts(step, golden[0], tally, self.machine, output_leaves)
 
     def _linear(self, golden: QCaptured, found: QTensor, how: str) -> OpCheck:
         product = self.machine.product(golden.inputs[0], golden.inputs[1], golden.output.scale)
