@@ -124,15 +124,18 @@ def exchanged_elements(
     k is streamed, so that sums stay in the array for all of the tile. Tensor cores read both operands once for the whole tile.
     """
     if unit.kind == "tensor_core":
-        m, n, k = lengths
-        return Exchanged(m * k, k * n, m * n * continues, m * n)
+        return Exchanged(*map(round, _operands(*lengths, continues)))
     named = dict(zip("mnk", lengths, strict=True))
     total = [0.0, 0.0, 0.0, 0.0]
     for part in parts(Span(0, named[array_axis]), -(-named[array_axis] // unit.count)):
         for m, n, k, is_first in _folds(unit, number_format, dataflow, named | {array_axis: part.stop - part.start}):
-            own = m * k, k * n, m * n * (continues or not is_first), m * n
+            own = _operands(m, n, k, continues or not is_first)
             total = [count + more for count, more in zip(total, own, strict=True)]
     return Exchanged(*map(round, total))
+
+
+def _operands(m: float, n: float, k: float, continues: bool) -> tuple[float, float, float, float]:
+    return m * k, k * n, m * n * continues, m * n
 
 
 def _folds(unit: MatrixUnit, number_format: str, dataflow: str, lengths: dict[str, int]) -> Iterator[tuple[float, float, float, bool]]:

@@ -217,7 +217,8 @@ def busiest_macs(setting: Setting, choice: Choice) -> int:
 
 def tile_turns(setting: Setting, choice: Choice) -> dict[tuple[int, str], int]:
     """How often the next tile of a stage lies elsewhere along an axis, over all cores: the order in which tiles are visited."""
-    cuts, found = _AllCores(setting, choice).every, {}
+    cuts = _AllCores(setting, choice).every
+    found: dict[tuple[int, str], int] = {}
     for stage in range(len(setting.stages)):
         for axis, name in enumerate(AXES):
             others = [other for other in range(3) if other != axis]
