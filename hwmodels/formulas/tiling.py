@@ -192,7 +192,7 @@ def visits(x: Blocks, y: Blocks, inside: Sequence[tuple[Flag, Flag]], z_position
 
 
 def turns(x: AxisCuts, others: Sequence[AxisCuts], stage: int, inside: Sequence[Sequence[Flag]]) -> Count:
-    """How often the next tile of a stage lies elsewhere along the axis x than the one before it, over all cores.
+    """How often the next tile of a stage lies elsewhere along the axis x than the one before it, for the cores that are counted.
 
     As a tile that x alone selects is driven away by loops over either of the other axes (see the head of this module), whose positions
     combine freely. `inside[j][i]`: whether the loop over x of stage i lies inside that over the j-th other axis. Each core begins once.

@@ -78,7 +78,7 @@ class _Run:
         self.spilled: Tensor | None = None
         self.held: dict[tuple[int, Core, Role], _Held] = {}
         self.depth_done: dict[tuple[int, Area], int] = {}
-        self.last_tile: dict[tuple[int, Core], Block] = {}
+        self.last_tile: dict[int, Block] = {}
         self.largest: dict[tuple[Role, int], int] = {}
         self.broadcast: set[tuple[object, ...]] = set()
         self.tally = Tally()
@@ -100,11 +100,13 @@ class _Run:
         """All tiles of a stage within an enclosing block, and of the stages within it. `path` is where the outer loops of the core are."""
         if depth == self.mapping.split_stage and core is None:
             self.broadcast.clear()
-            for position, part in _placed(core_blocks(block, self.mapping.split)):
+            placed = _placed(core_blocks(block, self.mapping.split))
+            self.give_up({position for position, _ in placed})
+            for position, part in placed:
                 self.walk(depth, part, position, ())
             return
         if depth == len(self.stages):
-            self.multiply(block, core)
+            self.multiply(block, core, path)
             return
         for tile in blocks(block, self.mapping.stages[depth]):
             self.note_turns(depth, core, tile)
@@ -116,15 +118,26 @@ class _Run:
                 sums = depth, _area("psums", tile)
                 self.depth_done[sums] = self.depth_done.get(sums, 0) + tile[2].stop - tile[2].start
 
+    def give_up(self, busy: set[tuple[int, int]]) -> None:
+        """Cores that have no part of a block give up what they hold."""
+        for depth, core, role in sorted((key for key in self.held if key[1] not in (None, *busy)), key=lambda key: -key[0]):
+            if role == "psums":
+                self.put_away(depth, core)
+            else:
+                del self.held[depth, core, role]
+
     def note_turns(self, depth: int, core: Core, tile: Block) -> None:
-        before = self.last_tile.get((depth, core))
-        self.last_tile[depth, core] = tile
+        """Of what all cores share and of the first core, which has a part of every block."""
+        if core not in (None, (0, 0)):
+            return
+        before = self.last_tile.get(depth)
+        self.last_tile[depth] = tile
         if before is not None:
             for axis, span, old in zip(AXES, tile, before, strict=True):
                 if span != old:
                     self.tally.turns[depth, axis] += 1
 
-    def multiply(self, block: Block, core: Core) -> None:
+    def multiply(self, block: Block, core: Core, path: tuple[object, ...]) -> None:
         """An innermost tile on the matrix units of one core."""
         a, w, sums = (self.nearest(role, len(self.stages), core, _area(role, block)) for role in ("activations", "weights", "psums"))
         self.arithmetic.add_product(sums, a, w)
@@ -132,11 +145,11 @@ class _Run:
         self.tally.useful_macs += m * n * k
         self.tally.issued_by_core[core] += self.issued(m, n, k)
         counts = self.exchanged(m, n, k, block[2].start > 0)
-        names = {role: self.name(role, self.outer(role, len(self.stages))) for role in OPERAND_AXES}
-        self.tally.exchange(names["activations"], "activations", "read", counts.a_reads)
-        self.tally.exchange(names["weights"], "weights", "read", counts.b_reads)
-        self.tally.exchange(names["psums"], "psums", "read", counts.sums_reads)
-        self.tally.exchange(names["psums"], "psums", "write", counts.sums_writes)
+        self.note_read("activations", block, path, counts.a_reads)
+        self.note_read("weights", block, path, counts.b_reads)
+        sums_level = self.name("psums", self.outer("psums", len(self.stages)))
+        self.tally.exchange(sums_level, "psums", "read", counts.sums_reads)
+        self.tally.exchange(sums_level, "psums", "write", counts.sums_writes)
 
     def _issued(self, m: int, n: int, k: int) -> int:
         mapping = self.mapping
@@ -173,13 +186,25 @@ class _Run:
     def note_fetch(self, role: Role, depth: int, area: Area, path: tuple[object, ...], elements: int) -> None:
         """Count a tile of an operand. Cores that need one tile at the same place of their loops cost one read of a level with multicast."""
         self.tally.move(self.name(role, depth), role, "write", elements)
+        if not self.is_broadcast(role, depth, area, path):
+            self.tally.move(self.name(role, self.outer(role, depth)), role, "read", elements)
+
+    def note_read(self, role: Role, block: Block, path: tuple[object, ...], elements: int) -> None:
+        """Count what the matrix units of a core read of an operand."""
+        depth = len(self.stages)
+        if not self.is_broadcast(role, depth, _area(role, block), path):
+            self.tally.exchange(self.name(role, self.outer(role, depth)), role, "read", elements)
+
+    def is_broadcast(self, role: Role, depth: int, area: Area, path: tuple[object, ...]) -> bool:
+        """Whether another core has a tile read at the same place of its loops, from a level that all cores share and that multicasts."""
         outer = self.outer(role, depth)
         is_shared = depth >= self.mapping.split_stage and (outer is None or outer < self.mapping.split_stage)
-        if is_shared and self.level(role, outer).multicast:
-            if (role, depth, area, path) in self.broadcast:
-                return
-            self.broadcast.add((role, depth, area, path))
-        self.tally.move(self.name(role, outer), role, "read", elements)
+        if not (is_shared and self.level(role, outer).multicast):
+            return False
+        if (role, depth, area, path) in self.broadcast:
+            return True
+        self.broadcast.add((role, depth, area, path))
+        return False
 
     def nearest(self, role: Role, depth: int, core: Core, area: Area) -> Tensor:
         """Elements of a role from the next place further out that holds it."""

@@ -15,7 +15,18 @@ from sim.mapper.search import search
 from sim.mapper.traffic import TrafficTile, map_gemm_traffic
 from sim.mapping import AXES, Gemm, GemmMapping, StageTiling, Tile
 
-__all__ = ["ChipUse", "GemmCost", "MappedGemm", "Objective", "TrafficTile", "chip_use", "cost_gemm", "map_gemm", "map_gemm_traffic", "moved_bytes"]
+__all__ = [
+    "ChipUse",
+    "GemmCost",
+    "MappedGemm",
+    "Objective",
+    "TrafficTile",
+    "chip_use",
+    "cost_gemm",
+    "map_gemm",
+    "map_gemm_traffic",
+    "moved_bytes",
+]
 
 Objective: TypeAlias = Literal["latency", "traffic"]
 

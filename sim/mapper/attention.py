@@ -193,9 +193,9 @@ def moved_bytes(mapping: AttentionMapping, chip: Chip, cost: AttentionCost, part
 
 
 class InnermostUse(NamedTuple):
-    """What an attention asks of the level next to the array that holds activations: bytes that the array reads of it and that tiles write to
-    it, over the whole chip; bytes that one instance of it, and of the level that holds sums, has to hold; and the MACs that the busiest core
-    issues."""
+    """What an attention asks of the level next to the array that holds activations: bytes that the array reads of it and that tiles write
+    to it, over the whole chip; bytes that one instance of it, and of the level that holds sums, has to hold; and the MACs that the busiest
+    core issues."""
 
     level: str
     read_bytes: float

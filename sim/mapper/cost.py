@@ -216,8 +216,8 @@ def busiest_macs(setting: Setting, choice: Choice) -> int:
 
 
 def tile_turns(setting: Setting, choice: Choice) -> dict[tuple[int, str], int]:
-    """How often the next tile of a stage lies elsewhere along an axis, over all cores: the order in which tiles are visited."""
-    cuts = _AllCores(setting, choice).every
+    """How often the next tile of a stage of the first core lies elsewhere along an axis: the order in which tiles are visited."""
+    cuts = _Case(setting, choice).first
     found: dict[tuple[int, str], int] = {}
     for stage in range(len(setting.stages)):
         for axis, name in enumerate(AXES):

@@ -39,12 +39,12 @@ def linear_counts(step: LinearStep, golden: QCaptured, tally: Tally, machine: Ma
         raise ValueError(f"the mapping is one of {planned} bits per element of {', '.join(bits)}; they have {tuple(bits.values())}")
     name, burst = chip.dram.name, int(chip.dram.burst_bytes)
     dram = tally.moved_bytes(name, "read", bits, burst), tally.moved_bytes(name, "write", bits, burst)
-    levels = {each.name: _level_bytes(each.name, tally, bits) for each in chip.memory[1:]}
+    levels = {each.name: level_bytes(each.name, tally, bits) for each in chip.memory[1:]}
     turns = {f"{stage} {axis}": tally.turns[stage, axis] for stage in range(len(chip_stages(chip))) for axis in AXES}
     return Counts(tally.useful_macs, tally.issued_macs, tally.busiest_macs, *dram, levels, turns)
 
 
-def _level_bytes(level: str, tally: Tally, bits: Mapping[Cargo, int]) -> LevelBytes:
+def level_bytes(level: str, tally: Tally, bits: Mapping[Cargo, int]) -> LevelBytes:
     """Tiles that pass an on-chip level, and what the matrix units exchange with it."""
     moved_bits = dict.fromkeys(("read", "write"), 0)
     for movement, elements in tally.elements.items():
