@@ -197,9 +197,9 @@ class _Run:
 
     def is_broadcast(self, role: Role, depth: int, area: Area, path: tuple[object, ...]) -> bool:
         """Whether another core has a tile read at the same place of its loops, from a level that all cores share and that multicasts."""
-        outer = self.outer(role, depth)
-        is_shared = depth >= self.mapping.split_stage and (outer is None or outer < self.mapping.split_stage)
-        if not (is_shared and self.level(role, outer).multicast):
+        level = self.level(role, self.outer(role, depth))
+        is_shared = depth >= self.mapping.split_stage and (level is self.chip.dram or level.per == "chip")
+        if not (is_shared and level.multicast):
             return False
         if (role, depth, area, path) in self.broadcast:
             return True
