@@ -280,6 +280,7 @@ KERNELS: dict[str, Kernel] = {
     "SiLU": _in_fp32,
     "Mul": _in_fp32,
     "Add": _in_fp32,
+    "Concat": _in_fp32,
 }
 """What each op of the table gives on integers, but those of sampling, which is in fp32; a test says that none is missing."""
 

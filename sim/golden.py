@@ -322,6 +322,7 @@ def tolerance(
         "SiLU": 8,
         "Mul": 1,
         "Add": 1,
+        "Concat": 0,
     }[kind]
     return Tolerance(underflow, twice + gamma(roundings, u), f"{roundings} roundings in fp32, one to the output")
 

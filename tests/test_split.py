@@ -17,6 +17,7 @@ from sim.cli import main
 from sim.engines import ENGINES
 from sim.engines.tiled import map_pieces
 from sim.execute import Arithmetic, execute_gemm
+from sim.golden import tolerance
 from sim.mapping import Gemm
 from sim.plan import plan
 from sim.verification.golden_run import golden_step
@@ -47,7 +48,9 @@ def test_pieces_make_the_same_tensors() -> None:
             assert tuple(made[op.name].shape[1:]) == tuple(op.output.shape[1:])
         elif op.kind == "Concat":
             found = OPS["Concat"].compute(*(made[use.tensor] for use in op.inputs))
-            assert torch.allclose(found, capture[op.name].output.values, atol=1e-6)
+            whole_op = capture[op.name]
+            allowed = tolerance("Linear", [each.values for each in whole_op.inputs], whole_op.output.values, {})
+            assert torch.allclose(found, whole_op.output.values, atol=2 * allowed.absolute, rtol=0)  # both are sums in an order of their own
             assert begun[op.name] == capture[op.name].inputs[1].values.shape[0]
     assert len(begun) == sum(op.kind == "Linear" for op in whole.ops)
 
