@@ -7,7 +7,8 @@ memory are two. Each stage holds, of every role that its levels hold, one tile a
 What is fetched when is defined by one rule, from which cost and execution both derive: the loops of all stages run as one nest, outermost
 stage first, and a stage fetches the tile of a role from the next outer place that holds the role exactly when the tile that it needs next
 is not the one that it holds. A tile of partial sums that must make room is written out and, when it is needed again, read back; one whose k
-is complete is written once, in the output format. Tiles at the edge are smaller. A load or a store of a tile never crosses DRAM twice.
+is complete is written once, in the output format. A core that has no part of a block gives up what it holds. Tiles at the edge are smaller.
+A load or a store of a tile never crosses DRAM twice.
 """
 
 from __future__ import annotations

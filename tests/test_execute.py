@@ -188,7 +188,9 @@ def test_room_is_counted_with_all_copies() -> None:
     tally = execute(one_stage(g, (2, 3, 4), "mnk", buffers=2), chip(*ONE_STAGE))
     assert tally.level_bits("sram") == 2 * (8 * 8 + 12 * 8 + 6 * 32)
     single = chip(replace(ONE_STAGE[0], double_buffered=False))
-    assert execute(one_stage(g, (2, 3, 4), "mnk", buffers=2), single).level_bits("sram") == 8 * 8 + 12 * 8 + 6 * 32
+    assert execute(one_stage(g, (2, 3, 4), "mnk"), single).level_bits("sram") == 8 * 8 + 12 * 8 + 6 * 32
+    with pytest.raises(ValueError, match="2 buffers of each tile, but sram is not double-buffered; set buffers to 1"):
+        execute(one_stage(g, (2, 3, 4), "mnk", buffers=2), single)
     small = chip(replace(ONE_STAGE[0], capacity_bytes=87))
     with pytest.raises(ValueError, match=r"the tiles take 88 bytes of sram; raise memory\.sram\.capacity"):
         execute(one_stage(g, (2, 3, 4), "mnk", buffers=2), small)
@@ -425,7 +427,7 @@ def test_no_cost_is_imported() -> None:
     """What is charged and what is tallied must be two derivations."""
     allowed = ("functional", "hwmodels.chip", "sim.mapping", "sim.attention_mapping", "sim.execute")
     files = [*sorted(Path(sim.execute.__file__).parent.glob("*.py")), Path(sim.execute.__file__).parents[1] / "attention_mapping.py"]
-    assert len(files) == 7
+    assert len(files) == 8
     for file in files:
         for node in ast.walk(ast.parse(file.read_text())):
             names = [each.name for each in node.names] if isinstance(node, ast.Import) else []

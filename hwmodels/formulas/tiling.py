@@ -191,6 +191,27 @@ def visits(x: Blocks, y: Blocks, inside: Sequence[tuple[Flag, Flag]], z_position
     return result
 
 
+def turns(x: AxisCuts, others: Sequence[AxisCuts], stage: int, inside: Sequence[Sequence[Flag]]) -> Count:
+    """How often the next tile of a stage lies elsewhere along the axis x than the one before it, for the cores that are counted.
+
+    As a tile that x alone selects is driven away by loops over either of the other axes (see the head of this module), whose positions
+    combine freely. `inside[j][i]`: whether the loop over x of stage i lies inside that over the j-th other axis. Each core begins once.
+    """
+    begun: Count = positions(x, stage)[0]
+    counts = [positions(other, stage) for other in others]
+    for each in counts:
+        begun = begun * each[0]
+    total: Count = 0
+    for block in x.around[stage]:
+        trips = (*block.trips, ceil_div(block.length, x.sizes[stage]))
+        still = Blocks(1, 1, tuple(1 for _ in trips))
+        often: Count = block.blocks * trips[-1]
+        for each, within in zip(counts, inside, strict=True):
+            often = often * visits(block._replace(trips=trips), still, [(flag, False) for flag in within], each)
+        total = total + often
+    return total - begun
+
+
 class Visited(NamedTuple):
     """Tiles of alike blocks of two axes, and how often each is fetched."""
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -102,6 +104,53 @@ def _padded(unit: MatrixUnit, number_format: str, dataflow: str, lengths: dict[s
     for axis, length in lengths.items():
         macs *= -(-length // granule[axis]) * granule[axis]
     return macs
+
+
+class Exchanged(NamedTuple):
+    """Elements of a tile a[m, k] b[k, n] that matrix units read from and write to memory."""
+
+    a_reads: int
+    b_reads: int
+    sums_reads: int
+    sums_writes: int
+
+
+def exchanged_elements(
+    unit: MatrixUnit, number_format: str, dataflow: str, array_axis: str, lengths: tuple[int, int, int], continues: bool
+) -> Exchanged:
+    """What the matrix units of one core exchange with memory for a tile of m x n x k, fold by fold; `continues`: its sums are begun.
+
+    Every fold of an array reads its part of both operands and writes its sums, which it reads before unless they begin with it. With "os"
+    k is streamed, so that sums stay in the array for all of the tile. Tensor cores read both operands once for the whole tile.
+    """
+    if unit.kind == "tensor_core":
+        return Exchanged(*map(round, _operands(*lengths, continues)))
+    named = dict(zip("mnk", lengths, strict=True))
+    total = [0.0, 0.0, 0.0, 0.0]
+    for part in parts(Span(0, named[array_axis]), -(-named[array_axis] // unit.count)):
+        for m, n, k, is_first in _folds(unit, number_format, dataflow, named | {array_axis: part.stop - part.start}):
+            own = _operands(m, n, k, continues or not is_first)
+            total = [count + more for count, more in zip(total, own, strict=True)]
+    return Exchanged(*map(round, total))
+
+
+def _operands(m: float, n: float, k: float, continues: bool) -> tuple[float, float, float, float]:
+    return m * k, k * n, m * n * continues, m * n
+
+
+def _folds(unit: MatrixUnit, number_format: str, dataflow: str, lengths: dict[str, int]) -> Iterator[tuple[float, float, float, bool]]:
+    """(m, n, k) of every fold of one array, and whether it is the first along k."""
+    group = max(float(unit.rates[number_format]), 1.0)
+    over_rows, over_cols = _OVER_THE_ARRAY[dataflow]
+    packed = lengths | {"k": -int(-lengths["k"] // group)}
+    for rows in parts(Span(0, packed[over_rows]), unit.rows):
+        for cols in parts(Span(0, packed[over_cols]), unit.cols):
+            taken: dict[str, Span] = {over_rows: rows, over_cols: cols}
+            extent: dict[str, float] = {axis: taken[axis].stop - taken[axis].start if axis in taken else lengths[axis] for axis in lengths}
+            begin = taken["k"].start if "k" in taken else 0
+            if "k" in taken:
+                extent["k"] = min(taken["k"].stop * group, lengths["k"]) - begin * group
+            yield extent["m"], extent["n"], extent["k"], begin == 0
 
 
 def block_elements(block: Block) -> tuple[int, int, int]:

@@ -14,7 +14,8 @@ from functional.qtensor import MASKED, QTensor, multiplier
 from functional.quantise import golden_int8
 from hwmodels.chip import Chip
 from sim.attention_mapping import Attention, AttentionMapping, core_parts, key_tiles, visible_keys
-from sim.execute.arithmetic import Arithmetic, issued_macs
+from sim.execute.arithmetic import Arithmetic, exchanged_elements, issued_macs
+from sim.execute.check import check_buffers, check_compute
 from sim.execute.judge import hidden_pairs
 from sim.execute.tally import Cargo, Tally
 from sim.mapping import Span, chip_stages, parts
@@ -86,6 +87,7 @@ class _Run:
         self.stored = {"keys": k, "values": v}
         self.queries = q
         self.output = torch.empty(q.shape, dtype=numbers.products.output_dtype)
+        self.who: tuple[Span, Span] | None = None
         self.held: dict[str, tuple[int, Span]] = {}
         self.shared: set[tuple[str, int, Span]] = set()
         self.masks: dict[tuple[Span, Span], Tensor] = {}
@@ -96,6 +98,7 @@ class _Run:
     def core(self, pairs: Span, queries: Span) -> None:
         """One core's share."""
         self.held.clear()
+        self.who = pairs, queries
         for pair in range(*pairs):
             for tile in parts(queries, self.mapping.q_tile):
                 self.query_tile(pair, tile)
@@ -227,7 +230,11 @@ class _Run:
         (m, k), n, mapping = a.shape, b.shape[1], self.mapping
         seen = int((~self.hidden(queries, tile)).sum())
         self.tally.useful_macs += seen * self.attention.head_dim
-        self.tally.issued_macs += issued_macs(self.chip.matrix, self.attention.compute, mapping.dataflow, mapping.array_axis, m, n, k)
+        how = self.chip.matrix, self.attention.compute, mapping.dataflow, mapping.array_axis
+        self.tally.issued_by_core[self.who] += issued_macs(*how, m, n, k)
+        counts = exchanged_elements(*how, (m, n, k), continues=False)
+        self.tally.exchange(self.operands.name, "activations", "read", counts.a_reads)
+        self.tally.exchange(self.operands.name, "keys", "read", counts.b_reads)
 
 
 def _check(mapping: AttentionMapping, chip: Chip, q: Tensor, k: Tensor, numbers: AttentionNumbers) -> None:
@@ -239,6 +246,10 @@ def _check(mapping: AttentionMapping, chip: Chip, q: Tensor, k: Tensor, numbers:
         raise ValueError("a query that sees no key has no output; the mask must leave it at least one")
     if mapping.split[0] * mapping.split[1] > chip.cores:
         raise ValueError(f"a split of {mapping.split} needs as many cores; {chip.name} has {chip.cores}")
+    if mapping.keys_shared and not any(level.per == "chip" and "activations" in level.holds for level in chip.memory[1:]):
+        raise ValueError(f"no on-chip level of {chip.name} that cores share keeps keys and values; set keys_shared to false")
+    check_compute(attention.compute, numbers.products, chip.matrix, mapping.dataflow)
+    check_buffers(mapping.buffers, [chip_stages(chip)[-1].level_of("activations")])
     if mapping.online and (not mapping.fused or numbers.scales is not None):
         raise ValueError("online rescaling is fused and in floating point; set online to false for integers and for unfused attention")
 

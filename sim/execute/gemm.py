@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from hwmodels.chip import Chip, MemoryLevel, Role
-from sim.execute.arithmetic import Arithmetic, block_elements, issued_macs
+from sim.execute.arithmetic import Arithmetic, Exchanged, block_elements, exchanged_elements, issued_macs
+from sim.execute.check import check_buffers, check_compute
 from sim.execute.tally import Cargo, Tally
 from sim.mapping import AXES, OPERAND_AXES, Block, ChipStage, GemmMapping, Span, blocks, chip_stages, core_blocks, whole
 
@@ -48,6 +49,7 @@ def execute_gemm(
     """
     stages = chip_stages(chip)
     _check(mapping, chip, stages, a, w)
+    check_compute(mapping.gemm.compute, arithmetic, chip.matrix, mapping.dataflow)
     run = _Run(mapping, chip, stages, a, w, arithmetic, a_resident)
     run.walk(0, whole(mapping.gemm), None, ())
     run.flush()
@@ -76,7 +78,7 @@ class _Run:
         self.spilled: Tensor | None = None
         self.held: dict[tuple[int, Core, Role], _Held] = {}
         self.depth_done: dict[tuple[int, Area], int] = {}
-        self.last_tile: dict[tuple[int, Core], Block] = {}
+        self.last_tile: dict[int, Block] = {}
         self.largest: dict[tuple[Role, int], int] = {}
         self.broadcast: set[tuple[object, ...]] = set()
         self.tally = Tally()
@@ -88,6 +90,7 @@ class _Run:
         self.roles_at = [[role for role in OPERAND_AXES if depth in self.holders[role]] for depth in range(len(stages))]
         self.bits: dict[Role, int] = {"activations": gemm.a_bits, "weights": gemm.w_bits, "psums": gemm.acc_bits}
         self.issued = lru_cache(maxsize=None)(self._issued)
+        self.exchanged = lru_cache(maxsize=None)(self._exchanged)
         self.outer = lru_cache(maxsize=None)(self._outer)
         self.level = lru_cache(maxsize=None)(self._level)
 
@@ -97,11 +100,13 @@ class _Run:
         """All tiles of a stage within an enclosing block, and of the stages within it. `path` is where the outer loops of the core are."""
         if depth == self.mapping.split_stage and core is None:
             self.broadcast.clear()
-            for position, part in _placed(core_blocks(block, self.mapping.split)):
+            placed = _placed(core_blocks(block, self.mapping.split))
+            self.give_up({position for position, _ in placed})
+            for position, part in placed:
                 self.walk(depth, part, position, ())
             return
         if depth == len(self.stages):
-            self.multiply(block, core)
+            self.multiply(block, core, path)
             return
         for tile in blocks(block, self.mapping.stages[depth]):
             self.note_turns(depth, core, tile)
@@ -113,25 +118,46 @@ class _Run:
                 sums = depth, _area("psums", tile)
                 self.depth_done[sums] = self.depth_done.get(sums, 0) + tile[2].stop - tile[2].start
 
+    def give_up(self, busy: set[tuple[int, int]]) -> None:
+        """Cores that have no part of a block give up what they hold."""
+        for depth, core, role in sorted((key for key in self.held if key[1] not in (None, *busy)), key=lambda key: -key[0]):
+            if role == "psums":
+                self.put_away(depth, core)
+            else:
+                del self.held[depth, core, role]
+
     def note_turns(self, depth: int, core: Core, tile: Block) -> None:
-        before = self.last_tile.get((depth, core))
-        self.last_tile[depth, core] = tile
+        """Of what all cores share and of the first core, which has a part of every block."""
+        if core not in (None, (0, 0)):
+            return
+        before = self.last_tile.get(depth)
+        self.last_tile[depth] = tile
         if before is not None:
             for axis, span, old in zip(AXES, tile, before, strict=True):
                 if span != old:
                     self.tally.turns[depth, axis] += 1
 
-    def multiply(self, block: Block, core: Core) -> None:
+    def multiply(self, block: Block, core: Core, path: tuple[object, ...]) -> None:
         """An innermost tile on the matrix units of one core."""
         a, w, sums = (self.nearest(role, len(self.stages), core, _area(role, block)) for role in ("activations", "weights", "psums"))
         self.arithmetic.add_product(sums, a, w)
         m, n, k = block_elements(block)
         self.tally.useful_macs += m * n * k
-        self.tally.issued_macs += self.issued(m, n, k)
+        self.tally.issued_by_core[core] += self.issued(m, n, k)
+        counts = self.exchanged(m, n, k, block[2].start > 0)
+        self.note_read("activations", block, path, counts.a_reads)
+        self.note_read("weights", block, path, counts.b_reads)
+        sums_level = self.name("psums", self.outer("psums", len(self.stages)))
+        self.tally.exchange(sums_level, "psums", "read", counts.sums_reads)
+        self.tally.exchange(sums_level, "psums", "write", counts.sums_writes)
 
     def _issued(self, m: int, n: int, k: int) -> int:
         mapping = self.mapping
         return issued_macs(self.chip.matrix, mapping.gemm.compute, mapping.dataflow, mapping.array_axis, m, n, k)
+
+    def _exchanged(self, m: int, n: int, k: int, continues: bool) -> Exchanged:
+        mapping = self.mapping
+        return exchanged_elements(self.chip.matrix, mapping.gemm.compute, mapping.dataflow, mapping.array_axis, (m, n, k), continues)
 
     # What a stage holds
 
@@ -160,13 +186,25 @@ class _Run:
     def note_fetch(self, role: Role, depth: int, area: Area, path: tuple[object, ...], elements: int) -> None:
         """Count a tile of an operand. Cores that need one tile at the same place of their loops cost one read of a level with multicast."""
         self.tally.move(self.name(role, depth), role, "write", elements)
-        outer = self.outer(role, depth)
-        is_shared = depth >= self.mapping.split_stage and (outer is None or outer < self.mapping.split_stage)
-        if is_shared and self.level(role, outer).multicast:
-            if (role, depth, area, path) in self.broadcast:
-                return
-            self.broadcast.add((role, depth, area, path))
-        self.tally.move(self.name(role, outer), role, "read", elements)
+        if not self.is_broadcast(role, depth, area, path):
+            self.tally.move(self.name(role, self.outer(role, depth)), role, "read", elements)
+
+    def note_read(self, role: Role, block: Block, path: tuple[object, ...], elements: int) -> None:
+        """Count what the matrix units of a core read of an operand."""
+        depth = len(self.stages)
+        if not self.is_broadcast(role, depth, _area(role, block), path):
+            self.tally.exchange(self.name(role, self.outer(role, depth)), role, "read", elements)
+
+    def is_broadcast(self, role: Role, depth: int, area: Area, path: tuple[object, ...]) -> bool:
+        """Whether another core has a tile read at the same place of its loops, from a level that all cores share and that multicasts."""
+        level = self.level(role, self.outer(role, depth))
+        is_shared = depth >= self.mapping.split_stage and (level is self.chip.dram or level.per == "chip")
+        if not (is_shared and level.multicast):
+            return False
+        if (role, depth, area, path) in self.broadcast:
+            return True
+        self.broadcast.add((role, depth, area, path))
+        return False
 
     def nearest(self, role: Role, depth: int, core: Core, area: Area) -> Tensor:
         """Elements of a role from the next place further out that holds it."""
@@ -274,7 +312,8 @@ def _check(mapping: GemmMapping, chip: Chip, stages: tuple[ChipStage, ...], a: T
     for role in OPERAND_AXES:
         if not any(role in stage.roles for stage in stages):
             raise ValueError(f"no on-chip level of {chip.name} holds {role}")
-    for tiling in mapping.stages:
+    for tiling, stage in zip(mapping.stages, stages, strict=True):
+        check_buffers(tiling.buffers, stage.levels)
         if min(tiling.tile) < 1 or tiling.buffers < 1 or sorted(tiling.order) != sorted(AXES):
             raise ValueError(f"not a tiling: {tiling}")
 

@@ -25,23 +25,39 @@ class Traffic(NamedTuple):
 class Tally:
     """Counts of one execution, over all cores.
 
-    `useful_macs`: unmasked products. `issued_macs`: what the matrix units carry out, padding of their granules and masked parts of
-    computed tiles included. `moves`: tiles by movement between levels and by their elements; what the matrix unit itself exchanges with the
-    innermost level is not among them. `turns`: how often, at the stage of that index, the next tile lies elsewhere along an axis than the
-    one before it, which tells two orders of loops apart even where they move the same. `held_bits`: the most that one instance of a level
-    has to make room for, by level and cargo, all buffers of a tile counted.
+    `useful_macs`: unmasked products. `issued_macs`: what the matrix units carry out, padding of their granules and masked parts of computed
+    tiles included. `issued_by_core`: those of each core that has any. `moves`: tiles by movement between levels and by their elements.
+    `exchanged`: elements that the matrix units read from and write to the levels next to them. `turns`: how often, at the stage of that
+    index (of the first core, where each has its own), the next tile lies elsewhere along an axis than the one before it, which tells two
+    orders of loops apart even where they move the same. `held_bits`: the most that one instance of a level has to make room for, by level
+    and cargo, all buffers of a tile counted.
     """
 
     useful_macs: int = 0
-    issued_macs: int = 0
+    issued_by_core: Counter[object] = field(default_factory=Counter)
     moves: dict[tuple[Traffic, int], int] = field(default_factory=dict)
+    exchanged: Counter[Traffic] = field(default_factory=Counter)
     turns: Counter[tuple[int, str]] = field(default_factory=Counter)
     held_bits: dict[tuple[str, Cargo], int] = field(default_factory=dict)
+
+    @property
+    def issued_macs(self) -> int:
+        return sum(self.issued_by_core.values())
+
+    @property
+    def busiest_macs(self) -> int:
+        """What the core with the most work issues."""
+        return max(self.issued_by_core.values(), default=0)
 
     def move(self, level: str, cargo: Cargo, direction: Literal["read", "write"], elements: int) -> None:
         """One tile read from or written to a level."""
         key = Traffic(level, cargo, direction), elements
         self.moves[key] = self.moves.get(key, 0) + 1
+
+    def exchange(self, level: str, cargo: Cargo, direction: Literal["read", "write"], elements: int) -> None:
+        """Elements that matrix units read from or write to a level."""
+        if elements:
+            self.exchanged[Traffic(level, cargo, direction)] += elements
 
     @property
     def elements(self) -> Counter[Traffic]:
@@ -66,6 +82,11 @@ class Tally:
             if movement.level == level and movement.direction == direction and movement.cargo in bits:
                 total += tiles * -(-elements * bits[movement.cargo] // (8 * burst_bytes)) * burst_bytes
         return total
+
+    def exchanged_bits(self, level: str, direction: Literal["read", "write"], bits: Mapping[Cargo, int]) -> int:
+        """Bits that the matrix units exchange with a level in one direction; `bits` per element of the cargoes that are counted."""
+        counted = ((movement, elements) for movement, elements in self.exchanged.items() if movement.cargo in bits)
+        return sum(elements * bits[each.cargo] for each, elements in counted if (each.level, each.direction) == (level, direction))
 
     def hold(self, level: str, cargo: Cargo, bits: int) -> None:
         """A tile that a level has to make room for."""

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from functional.errors import BadInput, Problem
 from hwmodels.chip import Chip
-from sim.mapper.cost import GemmCost, chip_bytes, cost_of
+from sim.mapper.cost import GemmCost, busiest_macs, chip_bytes, chip_traffic, cost_of, room_bits, tile_turns
 from sim.mapper.problem import Choice, Setting, capacity_bytes, setting_of, tile_bits
 from sim.mapper.search import search
 from sim.mapper.traffic import TrafficTile, map_gemm_traffic
 from sim.mapping import AXES, Gemm, GemmMapping, StageTiling, Tile
 
-__all__ = ["GemmCost", "MappedGemm", "Objective", "TrafficTile", "cost_gemm", "map_gemm", "map_gemm_traffic", "moved_bytes"]
+__all__ = [
+    "ChipUse",
+    "GemmCost",
+    "MappedGemm",
+    "Objective",
+    "TrafficTile",
+    "chip_use",
+    "cost_gemm",
+    "map_gemm",
+    "map_gemm_traffic",
+    "moved_bytes",
+]
 
 Objective: TypeAlias = Literal["latency", "traffic"]
 
@@ -72,6 +84,29 @@ def cost_gemm(mapping: GemmMapping, chip: Chip, a_resident: bool = False) -> Gem
 def moved_bytes(mapping: GemmMapping, chip: Chip, a_resident: bool = False) -> dict[str, float]:
     """Bytes that a mapping reads from and writes to each level, over the whole chip."""
     return chip_bytes(setting_of(mapping.gemm, chip, a_resident), _choice(mapping))
+
+
+class ChipUse(NamedTuple):
+    """What a mapping asks of a chip, all cores together: bytes read from and written to each level, bytes that one instance of each on-chip
+    level has to hold, how often the next tile of a stage lies elsewhere along an axis, and the MACs that the busiest core issues."""
+
+    read_bytes: dict[str, float]
+    written_bytes: dict[str, float]
+    room_bytes: dict[str, float]
+    turns: dict[tuple[int, str], int]
+    busiest_macs: int
+
+
+def chip_use(mapping: GemmMapping, chip: Chip, a_resident: bool = False) -> ChipUse:
+    """What a GEMM asks of a chip."""
+    setting, choice = setting_of(mapping.gemm, chip, a_resident), _choice(mapping)
+    traffic = chip_traffic(setting, choice)
+    room = {name: bits / 8 for name, bits in room_bits(setting, choice).items()}
+    return ChipUse(_floats(traffic.read), _floats(traffic.written), room, tile_turns(setting, choice), busiest_macs(setting, choice))
+
+
+def _floats(sizes: Mapping[str, Any]) -> dict[str, float]:
+    return {name: float(size) for name, size in sizes.items()}
 
 
 def _choice(mapping: GemmMapping) -> Choice:

@@ -192,6 +192,38 @@ def moved_bytes(mapping: AttentionMapping, chip: Chip, cost: AttentionCost, part
     return {chip.dram.name: float(cost.dram_read_bytes + cost.dram_written_bytes), **inner}
 
 
+class InnermostUse(NamedTuple):
+    """What an attention asks of the level next to the array that holds activations: bytes that the array reads of it and that tiles write
+    to it, over the whole chip; bytes that one instance of it, and of the level that holds sums, has to hold; and the MACs that the busiest
+    core issues."""
+
+    level: str
+    read_bytes: float
+    written_bytes: float
+    room_bytes: dict[str, float]
+    busiest_macs: float
+
+
+def innermost_use(mapping: AttentionMapping, chip: Chip) -> InnermostUse:
+    """Both products with the softmax between them; scores that softmax passes over, and sums, are left out of the traffic."""
+    attention, use = mapping.attention, _use(mapping, chip, "all", _moves(mapping, chip, "all"))
+    read, queries, keys = (attention.pairs * float(np.sum(each)) for each in (use.operand_bytes, use.query_bytes, use.key_bytes))
+    operands, sums = innermost(chip, "activations"), innermost(chip, "psums")
+    tiles = _query_tiles(mapping)
+    rows = tiles.queries * attention.rows_per_query
+    widths = np.where(tiles.full > 0, mapping.kv_tile, attention.kv_len % mapping.kv_tile)
+    kept_bits = float(np.max(rows * tiles.keys)) * attention.act_bits if mapping.fused and not mapping.online else 0.0
+    copies = 2 * (mapping.buffers if operands.double_buffered else 1)
+    room = dict.fromkeys((operands.name, sums.name), 0.0)
+    room[operands.name] += float(np.max(rows)) * attention.head_dim * attention.act_bits + kept_bits
+    room[operands.name] += copies * float(np.max(widths)) * attention.head_dim * attention.kv_bits
+    room[sums.name] += float(np.max(rows)) * attention.head_dim * attention.acc_bits
+    if mapping.online:
+        room[sums.name] += float(np.max(rows * widths)) * attention.acc_bits
+    busiest = int(ceil_div(attention.pairs, mapping.split[0])) * float(np.max(use.issued_macs))
+    return InnermostUse(operands.name, read, queries + keys, {name: bits / 8 for name, bits in room.items()}, busiest)
+
+
 def _rates(chip: Chip, level: MemoryLevel) -> tuple[Any, Any]:
     return chip.read_bytes_per_s(level), chip.write_bytes_per_s(level)
 

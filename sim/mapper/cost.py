@@ -46,9 +46,10 @@ from typing import Any, NamedTuple, TypeAlias
 from hwmodels.chip import Role
 from hwmodels.formulas.elementwise import chosen, larger, smaller
 from hwmodels.formulas.systolic import Count
-from hwmodels.formulas.tiling import AxisCuts, Visited, cut_axis, packed_bytes, visited
+from hwmodels.formulas.tiling import AxisCuts, Visited, cut_axis, packed_bytes, turns, visited
 from sim.mapper import array
-from sim.mapper.problem import ROLE_AXES, Choice, Extents, Place, Setting
+from sim.mapper.problem import ROLE_AXES, Choice, Extents, Place, Setting, tile_bits
+from sim.mapping import AXES
 
 Seconds: TypeAlias = Any
 """float or array of float."""
@@ -198,13 +199,42 @@ class _AllCores(_Case):
 
 
 def chip_bytes(setting: Setting, choice: Choice) -> dict[str, float]:
+    """Bytes that pass each level."""
+    traffic = chip_traffic(setting, choice)
+    return {name: float(read + traffic.written[name]) for name, read in traffic.read.items()}
+
+
+def room_bits(setting: Setting, choice: Choice) -> dict[str, int]:
+    """What one instance of each on-chip level has to hold: the largest tiles, which are the first."""
+    tiles = _Case(setting, choice).first_tiles
+    return {place.level.name: int(tile_bits(setting, place.level, tiles[place.stage])) for place in setting.places[1:]}
+
+
+def busiest_macs(setting: Setting, choice: Choice) -> int:
+    """MACs that the first core issues; none issues more."""
+    return int(array.issued_macs(setting, choice.dataflow, choice.array_axis, _Case(setting, choice).first))
+
+
+def tile_turns(setting: Setting, choice: Choice) -> dict[tuple[int, str], int]:
+    """How often the next tile of a stage of the first core lies elsewhere along an axis: the order in which tiles are visited."""
+    cuts = _Case(setting, choice).first
+    found: dict[tuple[int, str], int] = {}
+    for stage in range(len(setting.stages)):
+        for axis, name in enumerate(AXES):
+            others = [other for other in range(3) if other != axis]
+            inside = [[rank[axis] > rank[other] for rank in choice.ranks[: stage + 1]] for other in others]
+            found[stage, name] = int(turns(cuts[axis], [cuts[other] for other in others], stage, inside))
+    return found
+
+
+def chip_traffic(setting: Setting, choice: Choice) -> _Traffic:
     """Bytes read from and written to each level by all cores together: what takes energy, where `cost_of` asks what takes time."""
     case, traffic = _AllCores(setting, choice), _Traffic(setting)
     for role in OPERANDS:
         _loads(case, role, traffic)
     _stores(case, traffic)
     _array_traffic(case, traffic)
-    return {name: float(read + traffic.written[name]) for name, read in traffic.read.items()}
+    return traffic
 
 
 def _axis_ends(extent: int, sizes: list[Count], split_stage: int, parts: int) -> list[tuple[Count, Count]]:

@@ -75,7 +75,7 @@ def _conclusion(result: Verification) -> str:
     )
     groups = sum(check.tally is not None for check in result.ops)
     if result.passed:
-        lines.append(f"{len(result.ops)} ops give the golden output; MACs and DRAM bytes of {groups} groups equal those charged")
+        lines.append(f"{len(result.ops)} ops give the golden output; MACs, DRAM and on-chip bytes of {groups} groups equal those charged")
     else:
         lines.append(f"first difference: {result.first_difference}")
         lines += [f"  {check.name}: {told}" for check in result.ops for told in check.differences]

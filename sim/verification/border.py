@@ -1,4 +1,4 @@
-"""DRAM bytes that a group moves, counted on the tensors themselves while it is executed."""
+"""Bytes that a group moves, counted on the tensors themselves while it is executed."""
 
 from __future__ import annotations
 
@@ -11,15 +11,20 @@ from functional.quantise import QCaptured
 from hwmodels.chip import Chip
 from sim.execute import Tally
 from sim.execute.tally import Cargo
-from sim.verification.run import AttentionStep, Machine
+from sim.mapping import AXES, chip_stages
+from sim.verification.counts import Counts, LevelBytes
+from sim.verification.run import AttentionStep, LinearStep, Machine
 from workloads.graph import OpGraph, OpNode
 
 _SIDES: tuple[Cargo, ...] = ("queries", "keys", "values", "outputs")
 _BETWEEN: tuple[Cargo, ...] = ("scores", "maxima", "exponentials", "probabilities")
 
 
-def linear_bytes(golden: QCaptured, tally: Tally, machine: Machine, output_leaves: bool) -> tuple[int, int]:
-    """DRAM bytes (read, written) of one executed GEMM, every tile on bursts of its own; sizes are those of the tensors themselves."""
+def linear_counts(step: LinearStep, golden: QCaptured, tally: Tally, machine: Machine, output_leaves: bool) -> Counts:
+    """What one executed GEMM took, every tile in DRAM on bursts of its own; sizes are those of the tensors themselves.
+
+    Raises ValueError where the mapping was made for others.
+    """
     chip, (x, weight) = machine.chip, golden.inputs
     sums = machine.product(x, weight, golden.output.scale).arithmetic.sum_dtype
     bits: dict[Cargo, int] = {
@@ -28,18 +33,38 @@ def linear_bytes(golden: QCaptured, tally: Tally, machine: Machine, output_leave
         "psums": 8 * torch.empty(0, dtype=sums).element_size(),
         "outputs": bits_in_memory(golden.output) if output_leaves else 0,
     }
+    gemm = step.mapping.gemm
+    planned = (gemm.a_bits, gemm.w_bits, gemm.acc_bits, gemm.out_bits)
+    if planned != tuple(bits.values()):
+        raise ValueError(f"the mapping is one of {planned} bits per element of {', '.join(bits)}; they have {tuple(bits.values())}")
     name, burst = chip.dram.name, int(chip.dram.burst_bytes)
-    return tally.moved_bytes(name, "read", bits, burst), tally.moved_bytes(name, "write", bits, burst)
+    dram = tally.moved_bytes(name, "read", bits, burst), tally.moved_bytes(name, "write", bits, burst)
+    levels = {each.name: level_bytes(each.name, tally, bits) for each in chip.memory[1:]}
+    turns = {f"{stage} {axis}": tally.turns[stage, axis] for stage in range(len(chip_stages(chip))) for axis in AXES}
+    return Counts(tally.useful_macs, tally.issued_macs, tally.busiest_macs, *dram, levels, turns)
 
 
-def attention_bytes(
+def level_bytes(level: str, tally: Tally, bits: Mapping[Cargo, int]) -> LevelBytes:
+    """Tiles that pass an on-chip level, and what the matrix units exchange with it."""
+    moved_bits = dict.fromkeys(("read", "write"), 0)
+    for movement, elements in tally.elements.items():
+        if movement.level == level:
+            moved_bits[movement.direction] += elements * bits[movement.cargo]
+    read = moved_bits["read"] + tally.exchanged_bits(level, "read", bits)
+    written = moved_bits["write"] + tally.exchanged_bits(level, "write", bits)
+    return LevelBytes(-(-read // 8), -(-written // 8), -(-tally.level_bits(level) // 8))
+
+
+def attention_counts(
     step: AttentionStep, ops: tuple[OpNode, ...], golden: QCaptured, tally: Tally, chip: Chip, resident: Set[str]
-) -> tuple[int, int]:
-    """DRAM bytes (read, written) of one executed attention, without the sides that stay on the chip."""
+) -> Counts:
+    """What one executed attention took; DRAM bytes without the sides that stay on the chip."""
     attention = step.mapping.attention
     queries, keys = map(bits_in_memory, golden.inputs)
     bits: dict[Cargo, int] = dict.fromkeys(_SIDES, queries)
     bits["keys"] = bits["values"] = keys
+    name, burst = chip.dram.name, int(chip.dram.burst_bytes)
+    levels = _attention_levels(tally, chip, queries, keys, burst)
     if ops[0].inputs[0].tensor in resident:
         del bits["queries"]
     if ops[0].inputs[1].tensor in resident and attention.kv_len == attention.q_len:
@@ -47,9 +72,20 @@ def attention_bytes(
     if ops[-1].name in resident:
         del bits["outputs"]
     between: dict[Cargo, int] = dict.fromkeys(_BETWEEN, queries)
-    name, burst = chip.dram.name, int(chip.dram.burst_bytes)
     read = tally.moved_bytes(name, "read", bits, burst) + tally.moved_bytes(name, "read", between, 1)
-    return read, tally.moved_bytes(name, "write", bits, burst) + tally.moved_bytes(name, "write", between, 1)
+    written = tally.moved_bytes(name, "write", bits, burst) + tally.moved_bytes(name, "write", between, 1)
+    return Counts(tally.useful_macs, tally.issued_macs, tally.busiest_macs, read, written, levels)
+
+
+def _attention_levels(tally: Tally, chip: Chip, act_bits: int, kv_bits: int, burst: int) -> dict[str, LevelBytes]:
+    """The level next to the array that holds activations, where tiles lie on bursts as in DRAM; and the room that sums take."""
+    innermost = chip_stages(chip)[-1]
+    operands, sums = innermost.level_of("activations").name, innermost.level_of("psums").name
+    fetched: dict[Cargo, int] = {"queries": act_bits, "keys": kv_bits, "values": kv_bits}
+    written = tally.moved_bytes(operands, "write", fetched, burst)
+    read = tally.exchanged_bits(operands, "read", {"activations": act_bits, "keys": kv_bits})
+    levels = {sums: LevelBytes(None, None, -(-tally.level_bits(sums) // 8))}
+    return levels | {operands: LevelBytes(-(-read // 8), written, -(-tally.level_bits(operands) // 8))}
 
 
 def streamed_bytes(

@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from functional.work import Contraction
+from hwmodels.chip import Chip
 from sim.engines import roofline, tiled
+from sim.mapper import ChipUse, chip_use
+from sim.mapper.attention import InnermostUse, innermost_use
 from sim.plan import Plan, sustained
+from sim.verification.counts import Counts, LevelBytes
 from sim.verification.run import AttentionStep, LinearStep, Step
 from workloads.demand import GroupClass
 from workloads.graph import OpNode
-
-
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """MACs and DRAM bytes of one group: charged, or tallied while it runs."""
-
-    useful_macs: int = 0
-    issued_macs: int = 0
-    dram_read_bytes: int = 0
-    dram_written_bytes: int = 0
-
-    def differences(self, charged: Counts) -> list[str]:
-        """Where a tally is not what was charged."""
-        names = [name for name in self.__slots__ if getattr(self, name) != getattr(charged, name)]
-        return [f"{name}: {getattr(self, name):,} tallied, {getattr(charged, name):,} charged" for name in names]
-
-    def __add__(self, other: Counts) -> Counts:
-        return Counts(*(getattr(self, name) + getattr(other, name) for name in self.__slots__))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,7 +31,7 @@ def charged_groups(plan: Plan) -> list[ChargedGroup]:
     plan = sustained(plan)
     peaks = roofline.Peaks.of(plan.chip)
     mapped = [tiled.map_group(group_class, plan, peaks) for group_class in plan.classes]
-    charges = [_charge(group_class, each) for group_class, each in zip(plan.classes, mapped, strict=True)]
+    charges = [_charge(group_class, each, plan.chip) for group_class, each in zip(plan.classes, mapped, strict=True)]
     groups = []
     for group, index in zip(plan.demand.groups, plan.demand.class_of, strict=True):
         ops = tuple(plan.graph.ops[i] for i in group.ops)
@@ -57,9 +44,28 @@ def resident_tensors(plan: Plan) -> frozenset[str]:
     return frozenset(name for name in plan.demand.residency.thresholds_bytes if tiled.stays(plan, name))
 
 
-def _charge(group_class: GroupClass, mapped: tiled.Mapped) -> Counts:
+def _charge(group_class: GroupClass, mapped: tiled.Mapped, chip: Chip) -> Counts:
     useful = sum(int(op.work.useful_macs) for op in group_class.ops if isinstance(op.work, Contraction))
-    return Counts(useful, int(mapped.issued_macs), int(mapped.dram_read_bytes), int(mapped.dram_written_bytes))
+    if isinstance(mapped.choice, tiled.GemmChoice):
+        use = chip_use(mapped.choice.mapping, chip, mapped.choice.a_resident)
+        turns = {f"{stage} {axis}": each for (stage, axis), each in use.turns.items()}
+        busiest, levels = use.busiest_macs, _gemm_levels(use, chip)
+    elif isinstance(mapped.choice, tiled.AttentionChoice):
+        innermost = innermost_use(mapped.choice.mapping, chip)
+        busiest, levels, turns = int(innermost.busiest_macs), _attention_levels(innermost), {}
+    else:
+        busiest, levels, turns = 0, {}, {}
+    return Counts(useful, int(mapped.issued_macs), busiest, int(mapped.dram_read_bytes), int(mapped.dram_written_bytes), levels, turns)
+
+
+def _gemm_levels(use: ChipUse, chip: Chip) -> dict[str, LevelBytes]:
+    sizes = {level.name: (use.read_bytes, use.written_bytes, use.room_bytes) for level in chip.memory[1:]}
+    return {name: LevelBytes(*(math.ceil(each[name]) for each in columns)) for name, columns in sizes.items()}
+
+
+def _attention_levels(use: InnermostUse) -> dict[str, LevelBytes]:
+    levels = {name: LevelBytes(None, None, math.ceil(size)) for name, size in use.room_bytes.items()}
+    return levels | {use.level: LevelBytes(math.ceil(use.read_bytes), math.ceil(use.written_bytes), math.ceil(use.room_bytes[use.level]))}
 
 
 def _step(ops: tuple[OpNode, ...], choice: tiled.GemmChoice | tiled.AttentionChoice | None) -> Step | None:

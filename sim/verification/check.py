@@ -15,8 +15,9 @@ from functional.qtensor import QTensor, brought, common_format
 from functional.quantise import QCaptured
 from sim.execute import Judgement, gemm_bound, judge
 from sim.execute.judge import attention_bound
-from sim.verification.border import attention_bytes, linear_bytes, streamed_bytes
-from sim.verification.charge import ChargedGroup, Counts
+from sim.verification.border import attention_counts, linear_counts, streamed_bytes
+from sim.verification.charge import ChargedGroup
+from sim.verification.counts import Counts
 from sim.verification.golden_run import GoldenStep
 from sim.verification.run import AttentionStep, Known, LinearStep, Machine, Mapped
 from workloads.graph import OpGraph, OpNode
@@ -90,8 +91,7 @@ class Checker:
         done = {check.name for check in checks}
         checks += [self._alone(op, each) for op, each in zip(group.ops, captured, strict=True) if op.name not in done]
         if not isinstance(group.step, AttentionStep):
-            read, written = streamed_bytes(group.ops, self.golden.ops, self.graph, self.machine.chip, self.resident)
-            tally = tally + Counts(0, 0, read, written)
+            tally = tally.plus(*streamed_bytes(group.ops, self.golden.ops, self.graph, self.machine.chip, self.resident))
         owner = checks[0]
         checks[0] = replace(
             owner, tally=tally, charge=group.charge, differences=(*owner.differences, *tally.differences(group.charge))
@@ -114,7 +114,7 @@ class Checker:
         output_leaves = len(group.ops) == 1 and step.names[0] not in self.resident
         how = f"GEMM of {len(golden)}" if len(golden) > 1 else "GEMM"
         checks = [self._linear(each, output, how) for each, output in zip(golden, outputs, strict=True)]
-        return checks, Counts(tally.useful_macs, tally.issued_macs, *linear_bytes(golden[0], tally, self.machine, output_leaves))
+        return checks, linear_counts(step, golden[0], tally, self.machine, output_leaves)
 
     def _linear(self, golden: QCaptured, found: QTensor, how: str) -> OpCheck:
         product = self.machine.product(golden.inputs[0], golden.inputs[1], golden.output.scale)
@@ -139,8 +139,7 @@ class Checker:
             arithmetic = self.machine.arithmetic(compute)
             within = attention_bound(q.values, k.values, v.values, scores.attrs["mask"], softmax_scale, arithmetic)
         check = _compared(context, found.values, f"attention, {how}", within)
-        moved = attention_bytes(step, group.ops, scores, tally, self.machine.chip, self.resident)
-        return [check], Counts(tally.useful_macs, tally.issued_macs, *moved)
+        return [check], attention_counts(step, group.ops, scores, tally, self.machine.chip, self.resident)
 
     def _alone(self, node: OpNode, golden: QCaptured) -> OpCheck:
         # A cache is written in place; the kept one must stay as it was.
@@ -200,8 +199,11 @@ def compare_logits(found: QTensor, golden: QTensor, exact: bool) -> LogitsCheck:
 def as_json(check: OpCheck) -> Mapping[str, Any]:
     """One op as plain data."""
 
-    def counts(each: Counts | None) -> Mapping[str, int] | None:
-        return None if each is None else {name: getattr(each, name) for name in Counts.__slots__}
+    def counts(each: Counts | None) -> Mapping[str, Any] | None:
+        if each is None:
+            return None
+        numbers = {name: getattr(each, name) for name in Counts.__slots__}
+        return numbers | {"levels": {name: level._asdict() for name, level in each.levels.items()}, "turns": dict(each.turns)}
 
     return {
         "name": check.name,

@@ -1,0 +1,230 @@
+"""Truth defended: what verify compares pins a mapping down: whichever field of it is changed, execution refuses it, or what comes out, or
+what it takes, is no longer what was charged.
+
+Fields are found by introspection, down to the numbers of each tile: a new one without a mutation fails here.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, is_dataclass, replace
+from itertools import permutations
+from typing import Any
+
+import pytest
+
+from functional.config import ModelConfig
+from hwmodels import load_chip, with_values
+from hwmodels.chip import Chip
+from sim.api import trace_model
+from sim.attention_mapping import AttentionMapping, core_parts, key_tiles, visible_keys
+from sim.execute.tally import Cargo
+from sim.mapper import chip_use
+from sim.mapping import AXES, GemmMapping, Span
+from sim.plan import plan
+from sim.verification.border import level_bytes
+from sim.verification.charge import ChargedGroup, charged_groups, resident_tensors
+from sim.verification.check import Checker
+from sim.verification.golden_run import golden_step
+from sim.verification.run import AttentionStep, LinearStep, Machine
+from tests.test_execute import MEMORIES, execute, gemm, random_mapping
+from tests.test_execute import chip as small_chip
+from tests.walked_gemm import nest
+from workloads.scenario import PHASES, Phase
+
+MODEL = ModelConfig("tiny", 40, 56, 1, 6, 2, 8, 203, 256, 1e-5, 10000.0, sliding_window=11, tie_word_embeddings=False)
+
+
+def chip(name: str) -> Chip:
+    """A chip of the library, with so little memory that a tiny model has several tiles along every axis."""
+    changes: dict[str, dict[str, Any]] = {
+        "edge-npu": {"memory.sram.capacity": 2500, "matrix.rows": 4, "matrix.cols": 8, "cores": 3, "matrix.count": 2},
+        "gemmini-default": {"memory.scratchpad.capacity": 1200, "memory.accumulator.capacity": 900, "matrix.rows": 4, "matrix.cols": 4},
+        "tpu-v4i": {"memory.cmem.capacity": 20000, "memory.vmem.capacity": 5000, "matrix.rows": 4, "matrix.cols": 8},
+    }
+    return with_values(load_chip(name), changes.get(name, {}))
+
+
+@dataclass(frozen=True)
+class Case:
+    """One phase of the model on a chip, golden and charged."""
+
+    chip: Chip
+    checker: Checker
+    groups: tuple[ChargedGroup, ...]
+
+    def of(self, kind: type) -> list[ChargedGroup]:
+        """Groups whose step is of a kind."""
+        return [group for group in self.groups if isinstance(group.step, kind)]
+
+    def differences(self, group: ChargedGroup, mapping: Any) -> tuple[str, ...]:
+        """What verify says of a group that is charged for its own mapping and executed by another one."""
+        assert group.step is not None
+        checks = self.checker._group(replace(group, step=replace(group.step, mapping=mapping)))
+        return tuple(told for check in checks for told in check.differences)
+
+
+def case(name: str, phase: Phase) -> Case:
+    hardware = chip(name)
+    graph = trace_model(MODEL, hardware.default_format, phase=phase, batch=2, prompt=23)
+    planned = plan(graph, hardware)
+    golden = golden_step(MODEL, graph, 0)
+    groups = tuple(charged_groups(planned))
+    machine = Machine(hardware, hardware.default_format, golden.scales)
+    return Case(hardware, Checker(graph, golden, machine, groups, resident_tensors(planned)), groups)
+
+
+# Other values of a field -----------------------------------------------------------------------------------------------------------------
+
+Other = Callable[[Any], list[Any]]
+
+
+def near(number: int) -> list[int]:
+    return [each for each in (number - 1, number + 1, 2 * number) if each != number]
+
+
+def other_splits(split: tuple[int, int]) -> list[tuple[int, int]]:
+    return [each for each in [(1, 1), (1, 2), (2, 1), (1, 3), (3, 1), (2, 2), (0, 1), split[::-1]] if each != split]
+
+
+OTHER: dict[str, Other] = {
+    "int": near,
+    "int | None": lambda window: [None, 1, 5] if window is not None else [3],
+    "bool": lambda flag: [not flag],
+    "split": other_splits,
+    "order": lambda order: [each for each in permutations(AXES) if each != order],
+    "dataflow": lambda flow: [each for each in ("os", "ws", "is", "rs", "") if each != flow],
+    "array_axis": lambda axis: ["n" if axis == "m" else "m"],
+    "compute": lambda compute: [each for each in ("int8", "bf16", "fp32", "none") if each != compute],
+}
+"""Other values of a field: by its name, else by its type."""
+
+
+def mutants(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """(path, a copy with that one field changed) for every field below a dataclass."""
+    if is_dataclass(value) and not isinstance(value, type):
+        for field in fields(value):
+            for name, other in mutations_of(getattr(value, field.name), f"{path}.{field.name}", field.name, str(field.type)):
+                yield name, replace(value, **{field.name: other})
+
+
+def mutations_of(value: Any, path: str, name: str, kind: str) -> Iterator[tuple[str, Any]]:
+    other = OTHER.get(name) or OTHER.get(kind)
+    if other is not None:
+        yield from ((path, each) for each in other(value))
+    elif hasattr(value, "_fields"):
+        for each in value._fields:
+            for inner, changed in mutations_of(getattr(value, each), f"{path}.{each}", each, type(getattr(value, each)).__name__):
+                yield inner, value._replace(**{each: changed})
+    elif isinstance(value, tuple):
+        yield f"{path} shorter", value[:-1]
+        for i, each in enumerate(value):
+            yield from ((inner, (*value[:i], changed, *value[i + 1 :])) for inner, changed in mutants(each, f"{path}[{i}]"))
+    elif is_dataclass(value):
+        yield from mutants(value, path)
+    else:
+        raise AssertionError(f"{path} ({kind}) has no mutation; give it one in OTHER")
+
+
+def test_every_field_has_a_mutation() -> None:
+    """All the way down; and nothing that is not known by name or type is passed over."""
+    step = case("edge-npu", "prefill").of(LinearStep)[0].step
+    assert isinstance(step, LinearStep)
+    names = {path for path, _ in mutants(step.mapping)}
+    wanted = {"split", "split_stage", "dataflow", "array_axis", "stages shorter", "gemm.m", "gemm.compute"}
+    assert {f".{each}" for each in wanted} <= names
+    assert {f".stages[0].{each}" for each in ("tile.m", "tile.n", "tile.k", "order", "buffers")} <= names
+
+    @dataclass(frozen=True)
+    class Grown:
+        prefetch: float
+
+    with pytest.raises(AssertionError, match=r"\.prefetch \(float\) has no mutation"):
+        list(mutants(Grown(1.0)))
+
+
+# What may pass ---------------------------------------------------------------------------------------------------------------------------
+
+
+def written_otherwise(case: Case, group: ChargedGroup, path: str, mine: Any, other: Any) -> bool:
+    """Whether a changed mapping is the same one: the same tiles on the same cores one after another, or a field that says nothing here."""
+    if path == ".array_axis":
+        return case.chip.matrix.kind == "tensor_core" or case.chip.matrix.count == 1
+    if isinstance(mine, GemmMapping):
+        geometry = path.endswith(".order") or ".tile." in path
+        cores = [(i, j) for i in range(mine.split[0]) for j in range(mine.split[1])]
+        return geometry and all(nest(mine, core) == nest(other, core) for core in cores)
+    if path == ".keys_shared":  # keys that lie on the chip, or that no second tile of queries looks at
+        seen = [(pair, keys) for pairs, _, tiles, _ in attention_tiles(mine) for pair in range(*pairs) for keys in tiles]
+        return group.ops[0].inputs[1].tensor in case.checker.resident or len(seen) == len(set(seen))
+    geometry = path in (".split", ".q_tile", ".kv_tile", ".attention.window", ".attention.mask_offset")
+    return geometry and list(attention_tiles(mine)) == list(attention_tiles(other))
+
+
+def attention_tiles(mapping: AttentionMapping) -> Iterator[tuple[Span, Span, list[Span], list[Span]]]:
+    """Pairs of a core, query tile, its key tiles, and the keys that each query sees."""
+    for pairs, queries in core_parts(mapping):
+        for start in range(queries.start, queries.stop, mapping.q_tile):
+            tile = Span(start, min(start + mapping.q_tile, queries.stop))
+            yield pairs, tile, key_tiles(mapping, tile), [visible_keys(mapping.attention, Span(i, i + 1)) for i in range(*tile)]
+
+
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("name", ["edge-npu", "gemmini-default", "tpu-v4i", "h100-sxm5-80gb"])
+def test_a_change_of_any_field_is_found(name: str, phase: Phase) -> None:
+    each = case(name, phase)
+    linears = each.of(LinearStep)
+    for group in (linears[0], linears[-1], *each.of(AttentionStep)):
+        assert group.step is not None
+        mine = group.step.mapping
+        assert each.differences(group, mine) == ()
+        for path, other in mutants(mine):
+            found = each.differences(group, other)
+            assert found or written_otherwise(each, group, path, mine, other), f"{group.ops[0].name}{path}: {mine} passes as {other}"
+
+
+def test_no_field_is_without_effect() -> None:
+    """On a chip with several cores and units, each field has a change that is found, not only ones that say the same otherwise."""
+    each = case("edge-npu", "prefill")
+    for group in (each.of(LinearStep)[0], *each.of(AttentionStep)):
+        assert group.step is not None
+        paths, found = set(), set()
+        for path, other in mutants(group.step.mapping):
+            paths.add(path)
+            if path not in found and each.differences(group, other):
+                found.add(path)
+        assert found == paths
+
+
+# Any mapping -----------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("memory", MEMORIES)
+def test_any_mapping_takes_what_it_is_charged(memory: str) -> None:
+    """On each on-chip level, in order and by core: not only mappings that the mapper likes. Cores that sit out a block come back with
+    nothing, so that what they fetch is no longer multicast with the others: the charge, which is for the first core's fetches, is less."""
+    rng = random.Random(memory)
+    bits: dict[Cargo, int] = {"activations": 8, "weights": 8, "psums": 32, "outputs": 8}
+    exact = 0
+    for seed in range(60):
+        multicast = rng.random() < 0.5
+        levels = [replace(each, multicast=multicast) for each in MEMORIES[memory]]
+        hardware = small_chip(*levels, cores=rng.choice([1, 2, 3, 7]), count=rng.randint(1, 3), rates={"int8": rng.choice([1, 2, 4])})
+        mapping = random_mapping(rng, hardware, gemm(rng.randint(1, 14), rng.randint(1, 14), rng.randint(1, 14)))
+        mapping = replace(mapping, stages=tuple(replace(stage, buffers=2) for stage in mapping.stages))
+        tally, charged = execute(mapping, hardware, seed), chip_use(mapping, hardware)
+        cores = [(i, j) for i in range(mapping.split[0]) for j in range(mapping.split[1])]
+        sits_out = any([] in nest(mapping, core) and any(nest(mapping, core)) for core in cores)
+        for level in hardware.memory[1:]:
+            found = level_bytes(level.name, tally, bits)
+            assert found.written_bytes == charged.written_bytes[level.name], mapping
+            assert found.room_bytes == charged.room_bytes[level.name], mapping
+            assert found.read_bytes is not None
+            assert found.read_bytes == charged.read_bytes[level.name] or (
+                multicast and sits_out and found.read_bytes > charged.read_bytes[level.name]
+            ), mapping
+            exact += found.read_bytes == charged.read_bytes[level.name]
+        assert {key: tally.turns[key] for key in charged.turns} == charged.turns, mapping
+        assert tally.busiest_macs == charged.busiest_macs, mapping
+    assert exact >= 0.98 * 60 * (len(hardware.memory) - 1)
