@@ -88,8 +88,13 @@ def predict(
             speculation=speculation,
             fused=not no_fuse,
         )
+        if found.power_w is not None and built.tdp_w is not None and found.power_w > built.tdp_w:
+            what = f"{found.model.name} with {found.tokens} new tokens"
+            print(f"rooftile: warning: {text.above_tdp(what, found.power_w, found.chip, built.tdp_w)}", file=sys.stderr)
         emit_generation(found, form, out)
         return
+    if phase == "prefill":
+        _refuse({"--context": context is not None}, "nothing comes before a prefill")
     phases = [phase] if phase else PHASES
     rest = (weights, activations, kv, logits, not no_fuse, engine, sampling, not no_prefetch, split)
     steps = [Step(model, each, batch, prompt, context, *rest) for each in phases]
@@ -98,7 +103,8 @@ def predict(
         if not timeline.memory.fits:
             print(f"rooftile: warning: {text.does_not_fit(timeline)}", file=sys.stderr)
         if timeline.power_w is not None and built.tdp_w is not None and timeline.power_w > built.tdp_w:
-            print(f"rooftile: warning: {text.above_tdp(timeline, built.tdp_w)}", file=sys.stderr)
+            what = f"{timeline.graph.model} {timeline.phase}"
+            print(f"rooftile: warning: {text.above_tdp(what, timeline.power_w, timeline.chip, built.tdp_w)}", file=sys.stderr)
     responses: list[tuple[Sensitivity, ...]] = []
     if sensitivity:
         from sim.explore.sensitivity import sensitivity_of

@@ -31,6 +31,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from functional.errors import Problem, ScenarioError
 from hwmodels.chip import Chip, Role
 from hwmodels.formulas.tiling import AxisCuts, Blocks
 from sim.engines.ports import Port, Ports, Span, Tail, Unit, Wait, Window, later, move
@@ -45,6 +46,8 @@ Hashes = NDArray[np.uint64]
 State: TypeAlias = tuple[list[float], list[str], list[float], list[float]]
 """Times, causes, what only adds up, and when things happened last."""
 
+LARGEST_PLAY = 2**25
+"""Tiles of one GEMM that are played; more would take gigabytes."""
 MIX = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -720,8 +723,11 @@ def play_gemm(
     """Play a mapping; `cost` is its tiled cost, which says what all cores ask of the levels that they share.
 
     Given a `log`, every tile is written into it, in cycles, and nothing that repeats is left out. What `windows` before its start allow of
-    the first tiles of weights has come then.
+    the first tiles of weights has come then. Raises `ScenarioError` for more than `LARGEST_PLAY` tiles.
     """
+    if cost.tile_steps > LARGEST_PLAY:
+        message = f"the cycle engine would play {cost.tile_steps:,} tiles of one GEMM; it plays up to {LARGEST_PLAY:,}"
+        raise ScenarioError(Problem(message, "take another engine, or a smaller product"))
     setting = setting_of(mapping.gemm, chip, a_resident)
     player = Player(mapping, setting, Ports.of(chip), besides, log, ops)
     player.issued_share = cost.issued_macs / float(player.lengths[:, -1].prod(axis=1).sum())

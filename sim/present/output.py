@@ -47,8 +47,15 @@ def emit_tables(parts: list[RenderableType], out: Path | None, form: str = "tabl
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Replace a file in one step: a reader sees the old or the new content, never a part."""
+    """Replace a file in one step: a reader sees the old or the new content, never a part. A link stays one; what is no plain file, such as
+    a pipe or a device, is written to as it is. Raises `BadInput` if it cannot be written."""
+    path = path.resolve()
+    if path.is_dir():
+        raise BadInput(Problem("cannot write: it is a directory", "name a file", str(path)))
     try:
+        if path.exists() and not path.is_file():
+            path.write_text(text, encoding="utf-8")
+            return
         with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
             try:
                 file.write(text)

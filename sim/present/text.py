@@ -45,9 +45,9 @@ def memory_warning(what: str, chip: str, memory: Memory) -> str:
     )
 
 
-def above_tdp(timeline: Timeline, tdp_w: float) -> str:
-    """The warning for a step that takes more power than the chip is built for."""
+def above_tdp(what: str, power_w: float, chip: str, tdp_w: float) -> str:
+    """The warning for a step or a generation that takes more power than the chip is built for."""
     return (
-        f"{timeline.graph.model} {timeline.phase} takes {timeline.power_w:.4g} W on {timeline.chip}, more than its TDP of {tdp_w:g} W; "
+        f"{what} takes {power_w:.4g} W on {chip}, more than its TDP of {tdp_w:g} W; "
         "its clock would be lowered, which this prediction leaves out"
     )
