@@ -43,6 +43,7 @@ def test_a_directory_is_no_file(tmp_path: Path) -> None:
     ("command", "message"),
     [
         (["predict", "stories15m", "--chip", "edge-npu", "--prompt", "8", "--phase", "prefill", "--context", "4"], "--context: has no"),
+        (["trace", "stories15m", "--chip", "edge-npu", "--phase", "prefill", "--context", "4", "--out", "x.json"], "--context: has no"),
         (["gemm", "--m", "1000000", "--n", "1000000", "--k", "1000000", "--chip", "edge-npu"], "the cycle engine would play"),
     ],
 )
@@ -54,3 +55,17 @@ def test_what_cannot_be_is_said(
         main()
     assert exit_info.value.code == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("more", [["--phase", "decode"], ["--generate", "3"]])
+def test_power_above_tdp_is_warned_about(
+    more: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chip = tmp_path / "small.yaml"
+    for tdp_w, warned in ((0.001, True), (1000.0, False)):
+        chip.write_text(f"base: edge-npu\nname: small\ntdp: {tdp_w} W\n")
+        monkeypatch.setattr("sys.argv", ["rooftile", "predict", "stories15m", "--chip", str(chip), "--prompt", "8", *more])
+        with pytest.raises(SystemExit) as exit_info:
+            main()
+        assert exit_info.value.code == 0
+        assert ("more than its TDP of 0.001 W" in capsys.readouterr().err) is warned

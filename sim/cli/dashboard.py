@@ -8,7 +8,7 @@ from typing import Annotated, Optional
 import typer
 
 from sim.cli import flags
-from sim.engines import DEFAULT_ENGINE, ENGINES
+from sim.engines import DEFAULT_ENGINE
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -21,16 +21,14 @@ def dashboard(
     batch: flags.Batch = 1,
     prompt: flags.Prompt = 512,
     context: flags.Context = None,
-    engine: Annotated[str, typer.Option("--engine", metavar="|".join(ENGINES), help="Fidelity of the predictions.")] = DEFAULT_ENGINE,
+    engine: flags.Engine = DEFAULT_ENGINE,
     weights: flags.Weights = None,
     activations: flags.Activations = None,
     kv: flags.Kv = None,
     logits: flags.Logits = "last",
     split: flags.Split = 1,
-    no_fuse: Annotated[bool, typer.Option("--no-fuse", help="Run every op by itself, through memory.")] = False,
-    no_prefetch: Annotated[
-        bool, typer.Option("--no-prefetch", help="Cycle engine: fetch nothing before the group that uses it begins.")
-    ] = False,
+    no_fuse: flags.NoFuse = False,
+    no_prefetch: flags.NoPrefetch = False,
     sweep: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option("--sweep", metavar="RESULTS.parquet", help="Add the explorer of what `rooftile sweep` wrote."),

@@ -10,6 +10,8 @@ import typer
 from functional.errors import BadInput, Problem
 from functional.llama import Logits as LogitsChoice
 from functional.sampling import Sampling
+from sim.engines import ENGINES
+from workloads.scenario import PHASES
 from workloads.scenario import Phase as PhaseChoice
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A library model (`rooftile models list`), or a config.json or params.json.")]
@@ -29,6 +31,9 @@ Kv = Annotated[Optional[str], typer.Option("--kv", metavar="FMT", help="Number f
 Phase = Annotated[Optional[PhaseChoice], typer.Option("--phase", help="One phase only. [default: both]")]  # noqa: UP045
 Logits = Annotated[LogitsChoice, typer.Option("--logits", help="Tokens for which lm_head runs.")]
 Split = Annotated[int, typer.Option("--split", metavar="N", help="Cut every linear into N pieces, one per core.")]
+Engine = Annotated[str, typer.Option("--engine", metavar="|".join(ENGINES), help="Fidelity of the prediction.")]
+NoFuse = Annotated[bool, typer.Option("--no-fuse", help="Run every op by itself, through memory.")]
+NoPrefetch = Annotated[bool, typer.Option("--no-prefetch", help="Cycle engine: fetch nothing before the group that uses it begins.")]
 Out = Annotated[Optional[Path], typer.Option("--out", metavar="PATH", help="Write here instead of to the terminal.")]  # noqa: UP045
 Generate = Annotated[
     Optional[int],  # noqa: UP045
@@ -61,3 +66,10 @@ def sampling_of(temperature: float | None, top_k: int | None, top_p: float | Non
         found = "--top-k and --top-p choose what is drawn from"
         raise BadInput(Problem(found, "give --temperature above 0; 1 is the model's own distribution", path="--temperature"))
     return None if temperature is None else Sampling(temperature, top_k, 1.0 if top_p is None else top_p)
+
+
+def phases_of(phase: PhaseChoice | None, context: int | None) -> tuple[PhaseChoice, ...]:
+    """The phases that were asked for. Raises `BadInput` for a context that none of them has."""
+    if phase == "prefill" and context is not None:
+        raise BadInput(Problem("has no part in this: nothing comes before a prefill", "leave it out", path="--context"))
+    return (phase,) if phase else PHASES

@@ -38,6 +38,7 @@ def golden(
     """Write golden vectors for RTL verification: inputs, weights and outputs of ops, as .npz and $readmemh files with a manifest."""
     from sim.golden import MANIFEST, write_golden
 
+    flags.phases_of(phase, context)
     manifest = write_golden(
         model,
         out,

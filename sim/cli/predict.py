@@ -10,8 +10,7 @@ import typer
 
 from functional.errors import BadInput, Problem
 from sim.cli import flags
-from sim.engines import DEFAULT_ENGINE, ENGINES
-from workloads.scenario import PHASES
+from sim.engines import DEFAULT_ENGINE
 
 if TYPE_CHECKING:
     from sim.explore.generation import Speculation
@@ -28,7 +27,7 @@ def predict(
     batch: flags.Batch = 1,
     prompt: flags.Prompt = 512,
     context: flags.Context = None,
-    engine: Annotated[str, typer.Option("--engine", metavar="|".join(ENGINES), help="Fidelity of the prediction.")] = DEFAULT_ENGINE,
+    engine: flags.Engine = DEFAULT_ENGINE,
     weights: flags.Weights = None,
     activations: flags.Activations = None,
     kv: flags.Kv = None,
@@ -42,10 +41,8 @@ def predict(
     draft_tokens: flags.DraftTokens = None,
     acceptance: flags.Acceptance = None,
     split: flags.Split = 1,
-    no_fuse: Annotated[bool, typer.Option("--no-fuse", help="Run every op by itself, through memory.")] = False,
-    no_prefetch: Annotated[
-        bool, typer.Option("--no-prefetch", help="Cycle engine: fetch nothing before the group that uses it begins.")
-    ] = False,
+    no_fuse: flags.NoFuse = False,
+    no_prefetch: flags.NoPrefetch = False,
     sensitivity: Annotated[
         bool, typer.Option("--sensitivity", help="Add how latency answers to each number of the chip: what to buy, what is over-built.")
     ] = False,
@@ -93,9 +90,7 @@ def predict(
             print(f"rooftile: warning: {text.above_tdp(what, found.power_w, found.chip, built.tdp_w)}", file=sys.stderr)
         emit_generation(found, form, out)
         return
-    if phase == "prefill":
-        _refuse({"--context": context is not None}, "nothing comes before a prefill")
-    phases = [phase] if phase else PHASES
+    phases = flags.phases_of(phase, context)
     rest = (weights, activations, kv, logits, not no_fuse, engine, sampling, not no_prefetch, split)
     steps = [Step(model, each, batch, prompt, context, *rest) for each in phases]
     timelines = [step.timeline(built) for step in steps]

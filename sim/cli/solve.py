@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Optional
 import typer
 
 from sim.cli import flags
-from sim.engines import DEFAULT_ENGINE, ENGINES
+from sim.engines import DEFAULT_ENGINE
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -34,11 +34,11 @@ def solve(
     batch: flags.Batch = 1,
     prompt: flags.Prompt = 512,
     context: flags.Context = None,
-    engine: Annotated[str, typer.Option("--engine", metavar="|".join(ENGINES), help="Fidelity of the prediction.")] = DEFAULT_ENGINE,
+    engine: flags.Engine = DEFAULT_ENGINE,
     weights: flags.Weights = None,
     activations: flags.Activations = None,
     kv: flags.Kv = None,
-    no_fuse: Annotated[bool, typer.Option("--no-fuse", help="Run every op by itself, through memory.")] = False,
+    no_fuse: flags.NoFuse = False,
     form: Annotated[Literal["table", "json"], typer.Option("--format", help="How to print.")] = "table",
     out: flags.Out = None,
 ) -> None:

@@ -7,7 +7,6 @@ from typing import Annotated, Literal, Optional
 import typer
 
 from sim.cli import flags
-from workloads.scenario import PHASES
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -52,7 +51,7 @@ def verify(
             weights=weights,
             kv=kv,
         )
-        for each in ([phase] if phase else PHASES)
+        for each in flags.phases_of(phase, context)
     ]
     if form == "json":
         emit(verifications_json(results), out)
