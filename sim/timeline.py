@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from html import escape
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,6 +62,14 @@ class Spent:
     by_resource_j: Mapping[str, float]
 
 
+class Visits(NamedTuple):
+    """How many mappings of a group the cycle engine has played, and whether it is proved that no other plays faster by more than it
+    tolerates (`sim.engines.play`)."""
+
+    mappings: int
+    is_proved: bool
+
+
 @dataclass(frozen=True, eq=False)
 class Timeline:
     """A predicted step.
@@ -70,7 +78,7 @@ class Timeline:
     its busiest unit works for it; `group` numbers what ran as one; `lost_s[cause]` [s] explains the distance from the roofline.
     Per group: `resource_busy_s[resource]` [s]. `spent` and `area_mm2` are None where nothing is known of the chip's energy and area.
     Per group: `resource_busy_s[resource]` [s], `group_s`, its latency [s], and `schedule_of`, an index into `schedules`, from which
-    intervals are made when they are asked for.
+    intervals are made when they are asked for, and `visits`, of the mappings that the cycle engine played.
     """
 
     graph: OpGraph
@@ -90,6 +98,7 @@ class Timeline:
     group_s: Floats
     schedule_of: NDArray[np.int64]
     schedules: Sequence[Schedule]
+    visits: Sequence[Visits | None]
     spent: Spent | None = None
     area_mm2: float | None = None
 
@@ -121,6 +130,16 @@ class Timeline:
     def j_per_token(self) -> float | None:
         """Joules per new token of the batch; its inverse is tokens/s per watt."""
         return None if self.spent is None else self.spent.total_j / int(self.graph.scenario.tokens)
+
+    @property
+    def mappings(self) -> dict[str, int] | None:
+        """Of the groups that the cycle engine played: how many there are, for how many the best mapping is proved, and the most mappings
+        that were played of any. None for other engines."""
+        played = [self.visits[index] for index in self.schedule_of.tolist()]
+        known = [each for each in played if each is not None]
+        if not known:
+            return None
+        return {"groups": len(known), "proved": sum(each.is_proved for each in known), "most_played": max(each.mappings for each in known)}
 
     @cached_property
     def components(self) -> tuple[Component, ...]:
@@ -271,6 +290,7 @@ class Timeline:
             "j_per_token": self.j_per_token,
             "tokens_per_s_per_w": None if self.j_per_token is None else 1 / self.j_per_token,
             "area_mm2": self.area_mm2,
+            "mappings": self.mappings,
             "components": [
                 {"name": c.name, "latency_s": c.latency_s, "bound_by": c.bound_by, "energy_j": c.energy_j} for c in self.components
             ],

@@ -1,10 +1,11 @@
 """The cycle engine: the mappings of the tiled engine, played tile by tile on ports and units that do one thing at a time.
 
-A group of linears is played by `sim.engines.play_gemm`, attention by `sim.engines.play_attention`; what streams through the vector unit
-is one pass, for which the tiled bound is a schedule. Group by group no result is below the tiled one: what is played is one of the
-schedules that tiled bounds. `lost_s["stall"]` is the difference. Groups follow one another; `sim.engines.prefetch` lets weights come
-across them. On a GPU whose technology is calibrated, waves of tiles, ends of pipelines and rates are in the tiled figures already; nothing
-is played, and nothing stalls.
+A group of linears is played by `sim.engines.play_gemm`, attention by `sim.engines.play_attention`, under the mapping that plays best of
+those that `sim.engines.play` visits; what streams through the vector unit is one pass, for which the tiled bound is a schedule. Group by
+group no result is below the tiled one: what is played is one of the schedules that tiled bounds, of a mapping that tiled has not for better
+than its own. `lost_s["stall"]` is the difference to the tiled latency of what is played. Groups follow one another; `sim.engines.prefetch`
+lets weights come across them. On a GPU whose technology is calibrated, waves of tiles, ends of pipelines and rates are in the tiled figures
+already; nothing is played, and nothing stalls.
 
 A group is bound by what takes most of it: a unit or level that is busy, something that the array waits for, or the launch.
 """
@@ -19,8 +20,8 @@ from functional.errors import Problem, ScenarioError
 from hwmodels.chip import Chip
 from hwmodels.technology import technology_of
 from sim.engines import roofline, tiled
-from sim.engines.play_attention import AttentionOps, play_attention
-from sim.engines.play_gemm import Besides, GemmOps, Played, play_gemm
+from sim.engines.play import Visited, play, visit
+from sim.engines.play_gemm import Played
 from sim.engines.ports import Window
 from sim.engines.prices import UNITS
 from sim.engines.result import GroupTimes, resources_of
@@ -38,7 +39,7 @@ def time_classes(plan: Plan) -> list[GroupTimes]:
 
 
 def play_classes(plan: Plan) -> list[PlayedClass]:
-    """The schedules of all classes, each for itself; alike choices of different classes share one."""
+    """The schedules of all classes, each for itself and under the mapping that plays best; alike ones of different classes share one."""
     chip = plan.chip
     peaks = roofline.Peaks.of(chip)
     if peaks.is_many:
@@ -46,52 +47,40 @@ def play_classes(plan: Plan) -> list[PlayedClass]:
     plan = sustained(plan)
     lasting = peaks if plan.chip is chip else roofline.Peaks.of(plan.chip)
     calibrated = technology_of(plan.chip) is not None
-    known: dict[object, Played] = {}
+    known: dict[object, Visited] = {}
     found = []
     for group_class in plan.classes:
-        mapped = tiled.map_group(group_class, plan, lasting)
-        bound = tiled.timed(group_class, plan, peaks, lasting, mapped)
-        played = None
+        mapped, visited = tiled.map_group(group_class, plan, lasting), None
         if mapped.choice is not None and not calibrated:
-            key = repr((mapped.choice, sorted(mapped.busy_s.items())))
+            key = repr((mapped.choice, sorted(mapped.busy_s.items()), mapped.dram_bytes))
             if key not in known:
-                known[key] = _play(group_class, mapped, plan.chip)
-            played = known[key]
-        found.append(PlayedClass(plan.chip, calibrated, group_class, mapped, bound, played))
+                known[key] = visit(group_class, mapped, plan, lasting)
+            visited = known[key]
+            mapped = replace(visited.mapped, flows=mapped.flows)
+        bound = tiled.timed(group_class, plan, peaks, lasting, mapped)
+        found.append(PlayedClass(plan.chip, calibrated, group_class, mapped, bound, visited))
     return found
-
-
-def _play(group_class: GroupClass, mapped: tiled.Mapped, chip: Chip, windows: Sequence[Window] = (), log: Log | None = None) -> Played:
-    choice, clock_hz = mapped.choice, float(chip.clock_hz)
-    kinds = [op.kind for op in group_class.ops]
-    if isinstance(choice, tiled.GemmChoice):
-        levels = {level.name: choice.besides_s[level.name] * clock_hz for level in chip.memory}
-        moved = mapped.dram_bytes - choice.cost.dram_bytes
-        besides = Besides(choice.besides_s[roofline.VECTOR] * clock_hz, levels, moved)
-        linears = kinds.count("Linear")
-        ops = GemmOps(0 if linears == 1 else -1, linears if linears == len(kinds) - 1 else -1)
-        return play_gemm(choice.mapping, chip, choice.cost, besides, choice.a_resident, log, ops, windows)
-    assert choice is not None
-    products = [i for i, kind in enumerate(kinds) if kind == "MatMul"]
-    named = AttentionOps(products[0], products[-1])
-    return play_attention(choice.mapping, chip, choice.cost, mapped.busy_s, choice.in_dram, choice.part, log, named)
 
 
 @dataclass(frozen=True, slots=True)
 class PlayedClass:
-    """A class of groups: how it is mapped, its tiled bound, and its schedule (None where it streams, and the bound is one, and on a chip
-    that is calibrated)."""
+    """A class of groups: how it is mapped, the tiled bound of that, and what was played (nothing where it streams, and the bound is a
+    schedule, and on a chip that is calibrated)."""
 
     chip: Chip
     calibrated: bool
     group_class: GroupClass
     mapped: tiled.Mapped
     bound: GroupTimes
-    played: Played | None
+    visited: Visited | None
+
+    @property
+    def played(self) -> Played | None:
+        return None if self.visited is None else self.visited.played
 
     def play(self, windows: Sequence[Window]) -> Played:
         """The schedule of a GEMM if what those windows before it allow of its weights has come."""
-        return _play(self.group_class, self.mapped, self.chip, windows)
+        return play(self.group_class, self.mapped, self.chip, windows)
 
     def times(self, played: Played | None, windows: Sequence[Window] = ()) -> GroupTimes:
         """The bound's figures with the latency of a schedule, that of a play with those windows, and what binds it."""
@@ -110,12 +99,13 @@ class PlayedClass:
             bound_by=_bound_by(bound, {cause: cycles / clock_hz for cause, cycles in played.stalls.items()}, chip),
             lost_s={**bound.lost_s, "stall": played_s - mapped.latency_s},
             schedule=Schedule(partial(_whole, bound, played, chip), partial(self._tiles, tuple(windows))),
+            visits=self.visited and self.visited.visits,
         )
 
     def _tiles(self, windows: Sequence[Window]) -> Intervals:
         """The schedule, played again with every tile written down."""
         log = Log(resources_of(self.bound.busy_s))
-        _play(self.group_class, self.mapped, self.chip, windows, log)
+        play(self.group_class, self.mapped, self.chip, windows, log)
         return log.intervals(1 / float(self.chip.clock_hz), self.bound.lost_s[LAUNCH])
 
 

@@ -48,6 +48,12 @@ def rows_of(mapping: AttentionMapping) -> list[Row]:
     return max(candidates.values(), key=lambda rows: sum(row.rows * sum(row.keys) for row in rows))
 
 
+def attention_steps(mapping: AttentionMapping, part: Part) -> int:
+    """How many tiles of products a play of it takes."""
+    tiles = sum(len(row.keys) for row in rows_of(mapping)) * (2 if part == "all" else 1)
+    return tiles * -(-mapping.attention.pairs // mapping.split[0])
+
+
 class _Bytes(NamedTuple):
     """DRAM bytes that the played core asks of each transfer: per row of a query tile, per key, per score read and written."""
 

@@ -11,7 +11,8 @@ must drain first). With one buffer nothing comes early. Slices keep a long trans
 **Times.** A load waits for room (until the tile `buffers` before it was last used) and for its tile to be whole where it comes from, plus
 that level's latency. A step waits for its tiles, for room for its sums and for the ports that the array reads and writes. It takes the
 array for its tile cycles, or longer if a port needs longer, and its sums are complete when the array has drained. Element-wise work of the
-group takes each finished tile before it is stored; what it moves besides goes with it. Everything is in cycles of the clock, not rounded.
+group takes each slice of a finished tile before that is stored; what it moves besides goes with it. Everything is in cycles of the clock,
+not rounded.
 
 **Stalls** say what the array waited for: `dram` a tile from DRAM, or the last store to it; `sram_space` room; `array` its own drain at the
 end; `vector` element-wise work; `dependency` ports on the chip and tiles from levels on the chip, unless these waited in turn for
@@ -23,6 +24,7 @@ but added up: max and + commute with a common shift, so the result is the same. 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -45,6 +47,10 @@ Hashes = NDArray[np.uint64]
 
 State: TypeAlias = tuple[list[float], list[str], list[float], list[float]]
 """Times, causes, what only adds up, and when things happened last."""
+
+class Abandoned(Exception):
+    """A play that goes beyond what it was given."""
+
 
 LARGEST_PLAY = 2**25
 """Tiles of one GEMM that are played; more would take gigabytes."""
@@ -229,6 +235,8 @@ class Player:
         self.ahead: tuple[Ahead, ...] = ()
         self.pieces: dict[tuple[int, int, int, bool], Step] = {}
         self.drained = 0.0
+        self.latest, self.most_steps, self.array_cycles = math.inf, math.inf, 0  # see `played_within`
+        self.steps = 0
         whole = self.lengths[:, -1]
         self.issued_share = 1.0  # MACs that the chip issues per useful one of the played core
         self.own_sums = float(whole[self.starts[:, -1, 2] == 0][:, :2].prod(axis=1).sum())
@@ -311,9 +319,9 @@ class Player:
         if link.double and visit < len(link.steps) and not link.turns[visit]:
             self._load(link, visit, int(link.steps[link.at]), link.times[USED_BEFORE], link.above)
 
-    def _finish(self, link: Link, visit: int, sums: float) -> float:
-        """Element-wise work on a finished tile, and what it moves besides; when both are done."""
-        share = float(link.visits.elements[visit]) / self.own_sums
+    def _finish(self, link: Link, visit: int, slices: int, sums: float) -> float:
+        """Element-wise work on a slice of a finished tile, and what it moves besides; when both are done."""
+        share = float(link.visits.elements[visit]) / self.own_sums / slices
         return self._beside(sums, share)
 
     def _beside(self, ready: float, share: float) -> float:
@@ -328,21 +336,22 @@ class Player:
             if cycles:
                 port = self.ports.of_level[name]
                 # Both directions: the busier of the two is what is charged.
-                for unit in (port.reader,) if port.writer is port.reader else (port.reader, port.writer):
+                sides = (("move", port.reader),) if port.writer is port.reader else (("read", port.reader), ("write", port.writer))
+                for what, unit in sides:
                     start = unit.earliest(ready)
                     end = unit.issue(start, cycles * share)
                     done = max(done, end)
                     if self.log is not None:
                         size_bytes = self.besides.dram_bytes * share if name == self.setting.chip.dram.name else 0.0
-                        self.log.add(name, "move", start, end, size_bytes=size_bytes * (unit is port.reader), op=self.ops.elementwise)
+                        self.log.add(name, what, start, end, size_bytes=size_bytes * (unit is port.reader), op=self.ops.elementwise)
         return done
 
-    def _store(self, link: Link, visit: int, slices: int, first: bool) -> None:
+    def _store(self, link: Link, visit: int, slices: int) -> None:
         """A slice of the sums of a visit that is over, or all of them."""
         times, gemm = link.times, self.mapping.gemm
         finished = bool(link.visits.last[visit])
-        if first and finished and link is self.sums[-1]:
-            times[SUMS_BEFORE] = self._finish(link, visit, times[SUMS_BEFORE])
+        if finished and link is self.sums[-1]:
+            times[SUMS_BEFORE] = self._finish(link, visit, slices, times[SUMS_BEFORE])
         outside, inside = link.bytes_of(int(link.visits.elements[visit]), gemm.out_bits if finished else gemm.acc_bits, slices)
         ready = times[SUMS_BEFORE]
         if link.above is not None:
@@ -358,7 +367,7 @@ class Player:
         times[STORED_2], times[STORED_1] = times[STORED_1], times[STORED]
         times[SUMS_BEFORE], times[SUMS] = times[SUMS], 0.0
         if self._at_once(link, link.at + 1):
-            self._store(link, link.at, 1, True)
+            self._store(link, link.at, 1)
 
     def _at_once(self, link: Link, visit: int) -> bool:
         return not link.double or visit == len(link.steps) or bool(link.turns[visit])
@@ -488,7 +497,7 @@ class Player:
                 continue
             steps, place = int(link.steps[link.at]), at - int(link.visits.begin[link.at])
             if steps == 1 or place:
-                self._store(link, link.at - 1, max(steps - 1, 1), place <= 1)
+                self._store(link, link.at - 1, max(steps - 1, 1))
 
     # --- before the start ---
 
@@ -665,6 +674,10 @@ class Player:
         at = 0
         while at < self.total:
             state = None
+            # What the array has waited for so far, and all that it has to do.
+            if self.ports.matrix.free - self.ports.matrix.busy + self.array_cycles > self.latest or self.steps >= self.most_steps:
+                raise Abandoned
+            self.steps += 1
             for period, longer in zip(periods, [*periods, self.total][1:], strict=True):
                 if at % period:
                     continue
@@ -725,6 +738,32 @@ def play_gemm(
     Given a `log`, every tile is written into it, in cycles, and nothing that repeats is left out. What `windows` before its start allow of
     the first tiles of weights has come then. Raises `ScenarioError` for more than `LARGEST_PLAY` tiles.
     """
+    return _player(mapping, chip, cost, besides, a_resident, log, ops, windows).play()
+
+
+def played_within(
+    mapping: GemmMapping, chip: Chip, cost: GemmCost, besides: Besides, a_resident: bool, latest: float, most_steps: int
+) -> tuple[Played | None, int]:
+    """The same, unless it is clear that it ends after `latest` cycles, or more steps than that would have to be played; and how many
+    were."""
+    player = _player(mapping, chip, cost, besides, a_resident, None, GemmOps(), ())
+    player.latest, player.most_steps, player.array_cycles = latest, most_steps, cost.array_cycles
+    try:
+        return player.play(), player.steps
+    except Abandoned:
+        return None, player.steps
+
+
+def _player(
+    mapping: GemmMapping,
+    chip: Chip,
+    cost: GemmCost,
+    besides: Besides,
+    a_resident: bool,
+    log: Log | None,
+    ops: GemmOps,
+    windows: Sequence[Window],
+) -> Player:
     if cost.tile_steps > LARGEST_PLAY:
         message = f"the cycle engine would play {cost.tile_steps:,} tiles of one GEMM; it plays up to {LARGEST_PLAY:,}"
         raise ScenarioError(Problem(message, "take another engine, or a smaller product"))
@@ -738,4 +777,4 @@ def play_gemm(
             port.read_share = (cost.read_bytes[name] - once[name][0]) / read if read else 1.0
             port.write_share = (cost.written_bytes[name] - once[name][1]) / written if written else 1.0
     player.fetch_ahead(windows)
-    return player.play()
+    return player

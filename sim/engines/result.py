@@ -13,7 +13,7 @@ from hwmodels.formulas.roofline import total
 from sim.engines.prices import UNITS, Prices, prices_of
 from sim.intervals import LAUNCH, Floats, Intervals, Log, Schedule
 from sim.plan import Plan
-from sim.timeline import LOST, Memory, Spent, Timeline
+from sim.timeline import LOST, Memory, Spent, Timeline, Visits
 from workloads.demand import Demand
 
 
@@ -21,7 +21,8 @@ from workloads.demand import Demand
 class GroupTimes:
     """One class of groups, timed. `shares` [ops] part the latency among the ops and sum to 1; `lost_s` names only what is not 0. `macs`
     are issued by compute format, `counts` of vector primitives, `moved_bytes` read and written by level over the whole chip, and
-    `op_spent_j` joules by op without what leaks: nothing and zeros where the chip's energy is not known."""
+    `op_spent_j` joules by op without what leaks: nothing and zeros where the chip's energy is not known. `visits` says how the cycle engine
+    chose the mapping that it played, where it played one."""
 
     latency_s: float
     bound_by: str
@@ -36,6 +37,7 @@ class GroupTimes:
     moved_bytes: Mapping[str, Number]
     op_spent_j: Floats
     schedule: Schedule
+    visits: Visits | None = None
 
 
 def resources_of(busy_s: Mapping[str, float]) -> tuple[str, ...]:
@@ -132,6 +134,7 @@ def assemble(plan: Plan, engine: str, times: Sequence[GroupTimes], floor_s: floa
         group_s=np.array([each.latency_s for each in times])[class_of],
         schedule_of=class_of,
         schedules=[each.schedule for each in times],
+        visits=[each.visits for each in times],
     )
 
 

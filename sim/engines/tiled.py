@@ -243,12 +243,17 @@ def _gemm(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks) -> Mapped:
     gemm, a_resident = gemm_of(group_class, plan)
     mapping, cost = map_pieces(gemm, plan.chip, parts_of(plan.graph), a_resident)
     besides = _besides(group_class, plan, peaks, rest)
+    return mapped_gemm(GemmChoice(mapping, cost, besides, a_resident), plan, rest)
+
+
+def mapped_gemm(choice: GemmChoice, plan: Plan, rest: tuple[Flow, ...]) -> Mapped:
+    """The figures of a group of linears under a mapping; `rest` are the tensors that it does not move."""
+    cost, besides = choice.cost, choice.besides_s
     busy = {name: cost.busy_s.get(name, 0.0) + (0.0 if name == MATRIX else besides[name]) for name in besides}
     latencies = {name: cost.prefix_s.get(name, 0.0) + busy[name] + cost.suffix_s.get(name, 0.0) for name in busy if busy[name]}
     bound_by = max(latencies, key=latencies.__getitem__)
     read, written = dram_bytes(plan, rest)
     moved = cost.dram_read_bytes + read, cost.dram_written_bytes + written
-    choice = GemmChoice(mapping, cost, besides, a_resident)
     return Mapped(busy, max(latencies[bound_by], cost.latency_s), bound_by, *moved, cost.issued_macs, choice, rest)
 
 
@@ -324,19 +329,29 @@ def mapped_attention(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks)
     """Both products and the softmax between them; or, unfused, one product whose scores pass through DRAM."""
     chip = plan.chip
     attention, in_dram, part = attention_of(group_class, plan)
-    scores = [flow for flow in group_class.group.flows if part != "all" and flow.tensor and _is_score(part, flow)]
-    read, written = dram_bytes(plan, tuple(scores))
+    scores = score_flows(group_class, part)
+    read, written = dram_bytes(plan, scores)
     mapping, cost = map_attention(attention, chip, group_class.load.counts, in_dram, part, score_bytes=(float(read), float(written)))
+    return attention_mapped(AttentionChoice(mapping, cost, in_dram, part), group_class, plan, peaks)
+
+
+def attention_mapped(choice: AttentionChoice, group_class: GroupClass, plan: Plan, peaks: roofline.Peaks) -> Mapped:
+    """The figures of an attention under a mapping."""
+    cost, scores = choice.cost, score_flows(group_class, choice.part)
     moved = cost.dram_read_bytes, cost.dram_written_bytes
     # Scores that are not the whole group's own pass the levels on their way; DRAM's part of that is in the cost already.
-    besides = _besides(group_class, plan, peaks, tuple(scores))
-    on_chip = {level.name for level in chip.memory[1:]}
+    besides = _besides(group_class, plan, peaks, scores)
+    on_chip = {level.name for level in plan.chip.memory[1:]}
     busy = {name: seconds + (besides[name] if name in on_chip else 0.0) for name, seconds in cost.busy_s.items()}
     bound_by = max(busy, key=busy.__getitem__)
-    choice = AttentionChoice(mapping, cost, in_dram, part)
     if busy[bound_by] <= cost.latency_s:
-        return Mapped(busy, cost.latency_s, cost.bound_by, *moved, cost.issued_macs, choice, tuple(scores))
-    return Mapped(busy, busy[bound_by], bound_by, *moved, cost.issued_macs, choice, tuple(scores))
+        return Mapped(busy, cost.latency_s, cost.bound_by, *moved, cost.issued_macs, choice, scores)
+    return Mapped(busy, busy[bound_by], bound_by, *moved, cost.issued_macs, choice, scores)
+
+
+def score_flows(group_class: GroupClass, part: Part) -> tuple[Flow, ...]:
+    """The scores of an unfused product, which pass through DRAM."""
+    return tuple(flow for flow in group_class.group.flows if part != "all" and flow.tensor and _is_score(part, flow))
 
 
 def _is_score(part: Part, flow: Flow) -> bool:

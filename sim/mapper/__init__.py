@@ -22,9 +22,11 @@ __all__ = [
     "Objective",
     "TrafficTile",
     "chip_use",
+    "choice_of",
     "cost_gemm",
     "map_gemm",
     "map_gemm_traffic",
+    "mapping_of",
     "moved_bytes",
 ]
 
@@ -69,7 +71,7 @@ def best_mapping(question: _Question) -> MappedGemm:
     """The answer, remembered: layers ask alike."""
     found = search(question.setting, question.objective)
     assert found.choice is not None
-    return MappedGemm(_mapping(question.setting, found.choice), cost_of(question.setting, found.choice, found.costs))
+    return MappedGemm(mapping_of(question.setting, found.choice), cost_of(question.setting, found.choice, found.costs))
 
 
 def cost_gemm(mapping: GemmMapping, chip: Chip, a_resident: bool = False) -> GemmCost:
@@ -78,12 +80,12 @@ def cost_gemm(mapping: GemmMapping, chip: Chip, a_resident: bool = False) -> Gem
     problems = _unfit(setting, mapping)
     if problems:
         raise BadInput(problems)
-    return cost_of(setting, _choice(mapping))
+    return cost_of(setting, choice_of(mapping))
 
 
 def moved_bytes(mapping: GemmMapping, chip: Chip, a_resident: bool = False) -> dict[str, float]:
     """Bytes that a mapping reads from and writes to each level, over the whole chip."""
-    return chip_bytes(setting_of(mapping.gemm, chip, a_resident), _choice(mapping))
+    return chip_bytes(setting_of(mapping.gemm, chip, a_resident), choice_of(mapping))
 
 
 class ChipUse(NamedTuple):
@@ -99,7 +101,7 @@ class ChipUse(NamedTuple):
 
 def chip_use(mapping: GemmMapping, chip: Chip, a_resident: bool = False) -> ChipUse:
     """What a GEMM asks of a chip."""
-    setting, choice = setting_of(mapping.gemm, chip, a_resident), _choice(mapping)
+    setting, choice = setting_of(mapping.gemm, chip, a_resident), choice_of(mapping)
     traffic = chip_traffic(setting, choice)
     room = {name: bits / 8 for name, bits in room_bits(setting, choice).items()}
     return ChipUse(_floats(traffic.read), _floats(traffic.written), room, tile_turns(setting, choice), busiest_macs(setting, choice))
@@ -109,13 +111,15 @@ def _floats(sizes: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(size) for name, size in sizes.items()}
 
 
-def _choice(mapping: GemmMapping) -> Choice:
+def choice_of(mapping: GemmMapping) -> Choice:
+    """A mapping, as the search sees it."""
     ranks = tuple((order.index("m"), order.index("n"), order.index("k")) for order in (stage.order for stage in mapping.stages))
     tiles = tuple((stage.tile.m, stage.tile.n, stage.tile.k) for stage in mapping.stages)
     return Choice(tiles, ranks, mapping.split, mapping.dataflow, mapping.array_axis)
 
 
-def _mapping(setting: Setting, choice: Choice) -> GemmMapping:
+def mapping_of(setting: Setting, choice: Choice) -> GemmMapping:
+    """A choice of the search, as a mapping."""
     tilings = []
     for stage, tile, ranks in zip(setting.stages, choice.tiles, choice.ranks, strict=True):
         first, second, third = sorted(AXES, key=lambda axis, ranks=ranks: int(ranks[AXES.index(axis)]))  # type: ignore[misc]

@@ -370,12 +370,7 @@ def map_attention(
     online = [] if is_integer(attention.compute) else [(True, True)]
     for fused, is_online in [(True, False), *online, (False, False)]:
         best: tuple[Any, AttentionMapping, AttentionCost] | None = None
-        bounded = []
-        for first in _tilings(attention, chip, fused, is_online):
-            moves = _moves(first, chip, part)
-            least = _cost_of(first, chip, counts, in_dram, part, score_bytes, _least_use(first, chip, part, moves))
-            bounded.append((least.latency_s * (1 - 1e-12), first, moves))
-        for least_s, first, moves in sorted(bounded, key=lambda each: each[0]):
+        for least_s, first, moves in _least_first(attention, chip, counts, in_dram, part, score_bytes, fused, is_online):
             if best is not None and least_s > best[0][0]:
                 break
             for mapping in _flows(first, chip):
@@ -387,6 +382,46 @@ def map_attention(
             return best[1], best[2]
     level = innermost(chip, "activations")
     raise BadInput(Problem("not one query with one key fits", f"raise memory.{level.name}.capacity", path=f"memory.{level.name}.capacity"))
+
+
+def attention_candidates(
+    mapping: AttentionMapping,
+    chip: Chip,
+    counts: Mapping[str, Any],
+    in_dram: InDram,
+    part: Part,
+    score_bytes: tuple[float, float],
+    below_s: float,
+) -> list[tuple[AttentionMapping, AttentionCost]]:
+    """All mappings of the kind of a known one (fused or not, online or not) whose tiled latency is below a time, least first."""
+    found = []
+    kind = mapping.fused, mapping.online
+    for least_s, first, moves in _least_first(mapping.attention, chip, counts, in_dram, part, score_bytes, *kind):
+        if least_s >= below_s:
+            break
+        for each in _flows(first, chip):
+            found.append((each, _cost_of(each, chip, counts, in_dram, part, score_bytes, _use(each, chip, part, moves))))
+    best = sorted(found, key=lambda pair: (pair[1].latency_s, pair[1].dram_read_bytes + pair[1].dram_written_bytes, -pair[0].q_tile))
+    return [pair for pair in best if pair[1].latency_s < below_s]
+
+
+def _least_first(
+    attention: Attention,
+    chip: Chip,
+    counts: Mapping[str, Any],
+    in_dram: InDram,
+    part: Part,
+    score_bytes: tuple[float, float],
+    fused: bool,
+    online: bool,
+) -> list[tuple[float, AttentionMapping, _Moves]]:
+    """Tilings in the order of what no dataflow goes below, with that."""
+    bounded = []
+    for first in _tilings(attention, chip, fused, online):
+        moves = _moves(first, chip, part)
+        least = _cost_of(first, chip, counts, in_dram, part, score_bytes, _least_use(first, chip, part, moves))
+        bounded.append((least.latency_s * (1 - 1e-12), first, moves))
+    return sorted(bounded, key=lambda each: each[0])
 
 
 def _tilings(attention: Attention, chip: Chip, fused: bool, online: bool) -> Iterator[AttentionMapping]:

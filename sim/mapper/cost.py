@@ -382,6 +382,15 @@ def _times(case: _Case, loads: list[list[Link]], stores: list[Link], traffic: _T
     return terms, _alternation(loads, stores, ready_s, array_s, extra_s, own)
 
 
+def last_step_s(setting: Setting, choice: Choice) -> Seconds:
+    """What follows the last tile of an operand at least: the last step, and its sums on their way out; of several cores, of whom any may
+    come last, the least step that there can be."""
+    case = _Case(setting, choice)
+    last = (1, 1, 1) if case.several else case.last_tiles[-1]
+    step_s = array.step_cycles(setting, choice.dataflow, choice.array_axis, last) / float(setting.chip.clock_hz)
+    return step_s if case.several else step_s + _sum(link.one_s for link in _stores(case, _Traffic(setting)))
+
+
 def _sum(times: Iterable[Seconds]) -> Seconds:
     total: Seconds = 0.0
     for time in times:

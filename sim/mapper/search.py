@@ -331,7 +331,7 @@ _ALL_UP_TO_MACS = 24**3
 _BOXES_PER_PRICED = 20
 """Boxes of a budget for one mapping that may be priced."""
 
-_BUDGET_BOXES = 6000
+BUDGET_BOXES = 6000
 """Boxes after which the thinned search is content with what it has."""
 
 _BUDGET_BOXES_ALL = 100_000
@@ -370,4 +370,4 @@ def _search_all(setting: Setting, objective: str, budget_boxes: float, incumbent
 
 def _search_thin(setting: Setting, objective: str) -> Found:
     orders = list(product(ORDERS_ALIKE, repeat=len(setting.stages)))
-    return Search(setting, thin_variants(setting), orders, thin_tiles, objective, _BUDGET_BOXES).run()._replace(is_exact=False, least_s=0.0)
+    return Search(setting, thin_variants(setting), orders, thin_tiles, objective, BUDGET_BOXES).run()._replace(is_exact=False, least_s=0.0)

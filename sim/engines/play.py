@@ -1,0 +1,126 @@
+"""Plays a group under its mapping, and looks for the mapping that plays best.
+
+**Order.** The mapper's choice is played first. Then others are visited in the order of a bound that is at least their tiled latency
+(`sim.mapper.ranked`; of attention, in the order of that itself), until the bound says that none can be faster by more than `NEAR`. At most
+`MOST_VISITS` of them are played, each for as long as it may still be the fastest, `MOST_STEPS` tile steps in all. What was played, and
+whether the order was followed to its end, is in the result. Mappings that tiled would have taken for faster than its own choice (where its
+search is not exact, or does not see what element-wise ops ask of the levels) are left out, so that no group is below its tiled figure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from hwmodels.chip import Chip
+from sim.engines import roofline, tiled
+from sim.engines.play_attention import AttentionOps, attention_steps, play_attention
+from sim.engines.play_gemm import Besides, GemmOps, Played, play_gemm, played_within
+from sim.engines.ports import Window
+from sim.intervals import Log
+from sim.mapper.attention import attention_candidates
+from sim.mapper.ranked import candidates, sees_all
+from sim.plan import Plan
+from sim.timeline import Visits
+from workloads.demand import GroupClass
+from workloads.split import parts_of
+
+NEAR = 2e-3
+MOST_VISITS = 12
+MOST_STEPS = 2000
+FEW_TILES = 4096
+"""Tiles that a mapping may always have; else up to twice those of the mapper's choice."""
+
+
+class Visited(NamedTuple):
+    """The mapping that played best, its schedule, and what was played to find it."""
+
+    mapped: tiled.Mapped
+    played: Played
+    visits: Visits
+
+
+def play(group_class: GroupClass, mapped: tiled.Mapped, chip: Chip, windows: Sequence[Window] = (), log: Log | None = None) -> Played:
+    """The schedule of a group that is mapped: in `log` tile by tile, if that is asked for."""
+    choice = mapped.choice
+    kinds = [op.kind for op in group_class.ops]
+    if isinstance(choice, tiled.GemmChoice):
+        linears = kinds.count("Linear")
+        ops = GemmOps(0 if linears == 1 else -1, linears if linears == len(kinds) - 1 else -1)
+        return play_gemm(choice.mapping, chip, choice.cost, _besides(choice, mapped, chip), choice.a_resident, log, ops, windows)
+    assert choice is not None
+    products = [i for i, kind in enumerate(kinds) if kind == "MatMul"]
+    named = AttentionOps(products[0], products[-1])
+    return play_attention(choice.mapping, chip, choice.cost, mapped.busy_s, choice.in_dram, choice.part, log, named)
+
+
+def _besides(choice: tiled.GemmChoice, mapped: tiled.Mapped, chip: Chip) -> Besides:
+    clock_hz = float(chip.clock_hz)
+    levels = {level.name: choice.besides_s[level.name] * clock_hz for level in chip.memory}
+    return Besides(choice.besides_s[roofline.VECTOR] * clock_hz, levels, mapped.dram_bytes - choice.cost.dram_bytes)
+
+
+class _Others(NamedTuple):
+    """Mappings with a bound on each [s], least first, and a bound on all that are not among them: 0 if nothing is known of these."""
+
+    best: Sequence[tuple[float, tiled.Mapped]]
+    rest_s: float
+
+
+def visit(group_class: GroupClass, mapped: tiled.Mapped, plan: Plan, peaks: roofline.Peaks) -> Visited:
+    """The best of the mappings that are played; `mapped` is the mapper's choice."""
+    clock_hz = float(plan.chip.clock_hz)
+    best, chosen = play(group_class, mapped, plan.chip), mapped
+    others = _others(group_class, mapped, plan, peaks, best.end / clock_hz / (1 + NEAR))
+    mappings, steps_left, is_proved = 1, MOST_STEPS, True
+    for bound_s, each in others.best:
+        if bound_s * clock_hz * (1 + NEAR) >= best.end:
+            break
+        if mappings == MOST_VISITS or steps_left <= 0:
+            is_proved = False
+            continue
+        mappings += 1
+        played, steps = _within(group_class, each, plan.chip, best.end, steps_left)
+        steps_left -= steps
+        is_proved = is_proved and (played is not None or steps_left > 0)
+        if played is not None and played.end < best.end:
+            best, chosen = played, each
+    is_proved = is_proved and others.rest_s * clock_hz * (1 + NEAR) >= best.end
+    return Visited(chosen, best, Visits(mappings, is_proved))
+
+
+def _others(group_class: GroupClass, mapped: tiled.Mapped, plan: Plan, peaks: roofline.Peaks, below_s: float) -> _Others:
+    choice, chip = mapped.choice, plan.chip
+    if isinstance(choice, tiled.AttentionChoice):
+        read, written = tiled.dram_bytes(plan, mapped.flows)
+        counts, score_bytes = group_class.load.counts, (float(read), float(written))
+        found = attention_candidates(choice.mapping, chip, counts, choice.in_dram, choice.part, score_bytes, below_s)
+        made = [tiled.attention_mapped(replace(choice, mapping=each, cost=cost), group_class, plan, peaks) for each, cost in found]
+        return _Others([(each.latency_s, each) for each in made], below_s)
+    assert choice is not None
+    if parts_of(plan.graph) > 1:
+        return _Others([], 0.0)
+    if below_s <= mapped.latency_s:  # others are worse by themselves, with less or more besides
+        return _Others([], choice.cost.latency_s if sees_all(chip) else 0.0)
+    few = max(FEW_TILES, 2 * choice.cost.tile_steps)
+    range_s = mapped.latency_s, below_s
+    ranked = candidates(choice.mapping.gemm, chip, choice.a_resident, choice.besides_s, range_s, MOST_VISITS, few)
+    return _Others(
+        [
+            (each.bound_s, tiled.mapped_gemm(replace(choice, mapping=each.mapped.mapping, cost=each.mapped.cost), plan, mapped.flows))
+            for each in ranked.best
+            if each.mapped.mapping != choice.mapping
+        ],
+        ranked.others_s,
+    )
+
+
+def _within(group_class: GroupClass, mapped: tiled.Mapped, chip: Chip, latest: float, most_steps: int) -> tuple[Played | None, int]:
+    """The schedule of a mapping, unless it is clear that it ends later or takes more steps to play; and the steps that it took."""
+    choice = mapped.choice
+    if isinstance(choice, tiled.GemmChoice):
+        return played_within(choice.mapping, chip, choice.cost, _besides(choice, mapped, chip), choice.a_resident, latest, most_steps)
+    assert choice is not None
+    steps = attention_steps(choice.mapping, choice.part)
+    return (play(group_class, mapped, chip), steps) if steps <= most_steps else (None, most_steps)

@@ -1,0 +1,170 @@
+"""The mappings of a GEMM that may be faster than a known time, best first: what the cycle engine plays after the mapper's choice.
+
+They are ranked by a bound that is at least the tiled latency of their group: the tiled terms with what element-wise ops of the group ask of
+each level besides; and DRAM's reads, all of which come before the last step, followed by that step and the last tile's way out. Many
+mappings tie in tiled latency, and that last tile, which a few large ones make long, is what mostly parts them when they are played.
+
+The search is that of `sim.mapper.search`, whose boxes are dropped if their tiled bound is above the last of the best: what is dropped holds
+none of them. Where the mapper thins out its candidates, so does this.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from itertools import product
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from hwmodels.chip import Chip
+from sim.mapper import MappedGemm, array, mapping_of
+from sim.mapper.candidates import ORDERS, ORDERS_ALIKE, all_tiles, thin_tiles, thin_variants, variants
+from sim.mapper.cost import cost_of, evaluate, last_step_s
+from sim.mapper.problem import Choice, Setting, setting_of
+from sim.mapper.search import BUDGET_BOXES, Found, NoTile, Search
+from sim.mapping import Gemm, chip_stages
+
+_BATCH = 512
+_MOST_PRICED = 20_000
+"""Mappings that are priced before the search is content with what it has."""
+
+
+class Candidate(NamedTuple):
+    """A mapping and a bound on every schedule of it in its group [s], not below the tiled one."""
+
+    bound_s: float
+    mapped: MappedGemm
+
+
+class Candidates(NamedTuple):
+    """The best mappings in the order of their bounds, and a bound on all others [s]; 0 where the search did not see all of them."""
+
+    best: list[Candidate]
+    others_s: float
+
+
+def candidates(
+    gemm: Gemm, chip: Chip, a_resident: bool, besides_s: Mapping[str, float], range_s: tuple[float, float], count: int, most_tiles: int
+) -> Candidates:
+    """Up to `count` mappings of no more than `most_tiles` whose tiled latency is at least the first time and whose bound is below the
+    second; `besides_s`: what else each level and the vector unit do in the group."""
+    setting = setting_of(gemm, chip, a_resident)
+    search = _search(setting, besides_s, range_s, count, most_tiles)
+    if search is None:
+        return Candidates([], 0.0)
+    is_exact = search.run().is_exact and search.is_whole
+    best = [
+        Candidate(bound_s, MappedGemm(mapping_of(setting, choice), cost_of(setting, choice))) for bound_s, _, choice in search.best
+    ]
+    return Candidates(best, min(search.found.key[0], search.left_out_s) if is_exact else 0.0)
+
+
+def sees_all(chip: Chip) -> bool:
+    """Whether all candidates of the mapper are searched, as the mapper does itself then: one stage, and up to two cores."""
+    return len(chip_stages(chip)) == 1 and int(chip.cores) <= 2
+
+
+def _search(
+    setting: Setting, besides_s: Mapping[str, float], range_s: tuple[float, float], count: int, most_tiles: int
+) -> _Ranked | None:
+    stages = len(setting.stages)
+    whole = sees_all(setting.chip)
+    chosen = variants(setting) if whole else thin_variants(setting)
+    (m, n, _), splits = setting.extents, {variant.split for variant in chosen}
+    alike = not whole or all(m % pm == 0 and n % pn == 0 for pm, pn in splits)
+    orders = list(product(ORDERS_ALIKE if alike else ORDERS, repeat=stages))
+    try:
+        search = _Ranked(setting, chosen, orders, all_tiles if whole else thin_tiles, "latency", math.inf if whole else BUDGET_BOXES)
+    except NoTile:
+        return None
+    search.besides_s, search.count, search.most_tiles, search.is_whole = besides_s, count, most_tiles, whole
+    search.begin(*range_s)
+    return search
+
+
+class _Ranked(Search):
+    """A search that keeps the best few; `best` holds bound, place in the order of pricing, and choice."""
+
+    besides_s: Mapping[str, float]
+    count: int
+    most_tiles: int
+    is_whole: bool
+    left_out_s = math.inf
+    best: list[tuple[float, int, Choice]]
+
+    def begin(self, least_s: float, below_s: float) -> None:
+        """Only bounds in this range are wanted."""
+        self.best, self.least_s = [], least_s
+        dram, gemm = self.setting.places[0], self.setting.gemm
+        a_bits = gemm.m * gemm.k * gemm.a_bits * (self.setting.holders["activations"][0] is dram)
+        # All operands come before the last step.
+        self.operands_s = float(dram.level.latency_s) + (a_bits + gemm.k * gemm.n * gemm.w_bits) / 8 / dram.read_bytes_per_s
+        self._nothing_from(below_s)
+
+    def _bounded(self, level: int, where: Any) -> Any:
+        """Boxes with their bounds, of which the last step is no shorter than the least last tile's."""
+        boxes = super()._bounded(level, where)
+        if not len(boxes.score):
+            return boxes
+        table, begins, _ = self.levels[level]
+        columns = begins.take(boxes.where[0], axis=1) + boxes.where[2:]
+        lasts = table[self.bounder.at.lasts + len(self.setting.stages) - 1].take(columns, mode="clip")
+        for variant in np.unique(boxes.where[0]):
+            each = self.chosen[int(variant)]
+            if each.split == (1, 1):
+                those = np.flatnonzero(boxes.where[0] == variant)
+                step = array.step_cycles(self.setting, each.dataflow, each.array_axis, tuple(lasts[:, those].astype(np.int64)))
+                late_s = (self.operands_s + step / float(self.setting.chip.clock_hz)) * (1 - 1e-12)
+                boxes.bounds[0, those] = np.maximum(boxes.bounds[0, those], late_s)
+        boxes.score[:] = np.maximum(boxes.score, boxes.bounds[0])
+        return self._promising(boxes._replace(known=None))
+
+    def _nothing_from(self, bound_s: float) -> None:
+        # A new incumbent, so that boxes are looked at again; among equal bounds nothing is better.
+        self.found = Found((bound_s, -1.0, -1.0, -1.0), Choice((), (), (1, 1), "", "m"))
+
+    def _price(self, boxes: Any) -> Any:
+        """Price single mappings, best first."""
+        while len(boxes.score):
+            if self.priced >= _MOST_PRICED:
+                self.budget_boxes = self.opened
+                return boxes
+            first, rest = boxes.split(_BATCH)
+            for variant in np.unique(first.where[0]):
+                self._keep(first.take(np.flatnonzero(first.where[0] == variant)))
+            self.priced += len(first.score)
+            if rest is None:
+                return None
+            boxes = self._promising(rest)
+        return None
+
+    def _keep(self, boxes: Any) -> None:
+        tiles, ranks = self._tiles(boxes)
+        choice = Choice(tiles, ranks, *self.chosen[int(boxes.where[0, 0])])
+        found = bounds(self.setting, choice, self.besides_s)
+        bounds_s, tiled_s, steps = (np.broadcast_to(each, boxes.where.shape[1:]) for each in found)
+        unwanted = (steps > self.most_tiles) | (tiled_s < self.least_s * (1 - 1e-12))
+        if unwanted.any():
+            self.left_out_s = min(self.left_out_s, float(bounds_s[unwanted].min()))
+            bounds_s = np.where(unwanted, np.inf, bounds_s)
+        for i in np.argsort(bounds_s, kind="stable")[: self.count].tolist():
+            if bounds_s[i] >= self.found.key[0]:
+                break
+            self.best.append((float(bounds_s[i]), self.priced + i, self._chosen(boxes, i)))
+            self.best.sort(key=lambda each: each[:2])
+            del self.best[self.count :]
+            if len(self.best) == self.count:
+                self._nothing_from(self.best[-1][0])
+
+
+def bounds(setting: Setting, choice: Choice, besides_s: Mapping[str, float]) -> tuple[Any, Any, Any]:
+    """Of one mapping or many: seconds that no schedule of it and of what its group does besides goes below; its tiled latency; its
+    tiles."""
+    costs = evaluate(setting, choice)
+    tiled_s: Any = np.maximum(np.asarray(costs.alternation_s), max(besides_s.values(), default=0.0))
+    for name, term in costs.terms.items():
+        tiled_s = np.maximum(tiled_s, term.prefix_s + term.busy_s + besides_s.get(name, 0.0) + term.suffix_s)
+    dram = setting.places[0]
+    read_s = costs.read_bytes[dram.level.name] / dram.read_bytes_per_s
+    return np.maximum(tiled_s, float(dram.level.latency_s) + read_s + last_step_s(setting, choice)), tiled_s, costs.steps
