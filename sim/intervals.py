@@ -72,11 +72,19 @@ class Intervals:
         return len(self.resource)
 
 
-class Log:
-    """Intervals as they are played, in any unit of time; `resources` as those of `Intervals`."""
+_AT_A_TIME = 2**18
+"""Intervals that are repeated before short ones are merged."""
 
-    def __init__(self, resources: Sequence[str]) -> None:
-        self.resources = tuple(resources)
+
+class Log:
+    """Intervals as they are played, in any unit of time; `resources` as those of `Intervals`.
+
+    With a `resolution`, those shorter than it that begin within the same step of that length and agree in all that is not a time, bytes or
+    MACs become one: from the first start to the last end, with the sums of what they were busy, moved and issued.
+    """
+
+    def __init__(self, resources: Sequence[str], resolution: float = 0.0) -> None:
+        self.resources, self.resolution = tuple(resources), resolution
         self._index = {name: i for i, name in enumerate(self.resources)}
         self._whole = array("q")
         self._times = array("d")
@@ -102,10 +110,27 @@ class Log:
         self._whole.extend((self._index[resource], _KIND[what], _CAUSE[cause], _ROLE[role], op))
         self._times.extend((start, end, end - start if busy is None else busy, size_bytes, macs))
 
+    def __len__(self) -> int:
+        return len(self._whole) // 5
+
+    def repeat(self, begin: int, count: int, shift: float) -> None:
+        """All from interval `begin` on happens `count` times more, each time so much later."""
+        whole, times = (np.array(each).reshape(-1, 5)[begin:] for each in (self._whole, self._times))
+        if not len(whole):
+            return
+        at_a_time = max(1, _AT_A_TIME // len(whole))
+        for first in range(1, count + 1, at_a_time):
+            shifts = shift * np.arange(first, min(first + at_a_time, count + 1))
+            moved = np.tile(times, (len(shifts), 1))
+            moved[:, :2] += np.repeat(shifts, len(times))[:, None]
+            kinds, moved = _merged(np.tile(whole, (len(shifts), 1)), moved, self.resolution)
+            self._whole.frombytes(kinds.tobytes())
+            self._times.frombytes(moved.tobytes())
+
     def intervals(self, unit_s: float = 1.0, launch_s: float = 0.0) -> Intervals:
         """The columns of one group, in seconds from its start: a launch first, then all that was logged in units of `unit_s`."""
         times = np.array(self._times).reshape(-1, 5)
-        whole = np.array(self._whole, np.int64).reshape(-1, 5)
+        whole, times = _merged(np.array(self._whole, np.int64).reshape(-1, 5), times, self.resolution)
         if launch_s:
             times[:, :3] *= unit_s
             times[:, :2] += launch_s
@@ -118,11 +143,29 @@ class Log:
         return Intervals(self.resources, resource, start, end, busy, what, cause, role, np.zeros(len(op), np.int64), op, size_bytes, macs)
 
 
+def _merged(whole: Indices, times: Floats, resolution: float) -> tuple[Indices, Floats]:
+    """Short intervals made one; see `Log`. The others keep their order and come first."""
+    short = times[:, 1] - times[:, 0] < resolution
+    if not short.any():
+        return whole, times
+    steps = np.floor_divide(times[short, 0], resolution).astype(np.int64)
+    # Resource, kind, cause, role and op are few: one number, which sorts faster than rows.
+    codes = whole[short] + 1
+    code = np.ravel_multi_index(tuple(codes.T), tuple((codes.max(axis=0) + 1).tolist()))
+    order = np.lexsort((code, steps))
+    first = np.flatnonzero(np.concatenate([[True], (np.diff(steps[order]) != 0) | (np.diff(code[order]) != 0)]))
+    some = times[short][order]
+    merged = np.add.reduceat(some, first, axis=0)
+    merged[:, 0], merged[:, 1] = np.minimum.reduceat(some[:, 0], first), np.maximum.reduceat(some[:, 1], first)
+    return np.concatenate([whole[~short], whole[short][order[first]]]), np.concatenate([times[~short], merged])
+
+
 class Schedule(NamedTuple):
-    """How to make the intervals of one class of groups: of the group as a whole, and tile by tile where an engine plays tiles."""
+    """How to make the intervals of one class of groups: of the group as a whole, and tile by tile, to a resolution in seconds, where an
+    engine plays tiles."""
 
     whole: Callable[[], Intervals]
-    tiles: Callable[[], Intervals] | None = None
+    tiles: Callable[[float], Intervals] | None = None
 
 
 class Part(NamedTuple):

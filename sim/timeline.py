@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from html import escape
 from typing import Any, NamedTuple
 
@@ -170,10 +170,12 @@ class Timeline:
         the start of the step. Of roofline and tiled, which have no schedule, each begins with its group, after the launch."""
         return self._joined(range(len(self.group_s)), [schedule.whole for schedule in self.schedules])
 
-    def tile_intervals(self, component: str) -> Intervals:
+    def tile_intervals(self, component: str, resolution_s: float = 0.0) -> Intervals:
         """Every tile of one component (`layers.3`), in seconds from the start of the step, as the cycle engine played it.
 
-        Raises `BadInput` for an unknown component, and for an engine that plays no tiles.
+        There may be millions: with a resolution [s], those that are shorter, begin within the same step of that length and are alike in
+        resource, kind, cause, role and op are one interval, whose busy time, bytes and MACs are their sums. Raises `BadInput` for an
+        unknown component, and for an engine that plays no tiles.
         """
         names = list(dict.fromkeys(op.component for op in self.graph.ops))
         if component not in names:
@@ -184,7 +186,7 @@ class Timeline:
         if len(makers) < len(tiles):
             cure = "take cycle" if self.engine != "cycle" else f"take a chip that is not calibrated; {self.chip} is, and no tile is played"
             raise BadInput(Problem(f"engine {self.engine} keeps no tile intervals", cure, path="--engine"))
-        return self._joined(wanted, makers)
+        return self._joined(wanted, [partial(make, resolution_s) for make in makers])
 
     def _joined(self, groups: Iterable[int], makers: Sequence[Callable[[], Intervals]]) -> Intervals:
         """The intervals of some groups; those of alike groups are made once."""

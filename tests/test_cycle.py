@@ -17,7 +17,7 @@ from hwmodels.formulas import systolic
 from sim import predict_graph, trace_model
 from sim.engines import ENGINES, play, roofline, tiled
 from sim.engines.cycle import play_classes
-from sim.engines.play_gemm import Played, flatten, play_gemm, stays
+from sim.engines.play_gemm import Played, Player, flatten, play_gemm, stays
 from sim.engines.ports import Ports, Unit, Window, move
 from sim.intervals import CAUSES, Intervals, Log
 from sim.mapper import choice_of, cost_gemm, map_gemm, mapping_of
@@ -66,15 +66,32 @@ def test_random_mappings_on_random_chips(data: st.DataObject) -> None:
         times = [read_s, cost.written_bytes[level.name] / rates.write_bytes_per_s(clock_hz)]
         charged = sum(times) if rates.shared else max(times)
         assert math.isclose(played.busy[level.name] / clock_hz, charged, rel_tol=1e-9, abs_tol=1e-15)
-    log = Log([*(level.name for level in chip.memory), "matrix", "vector", "launch"])
-    in_full = play_gemm(mapping, chip, cost, log=log)
+    names = [*(level.name for level in chip.memory), "matrix", "vector", "launch"]
+    log, repeated = Log(names), Log(names)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Player, "_periods", lambda _: [])  # step by step to the end
+        in_full = play_gemm(mapping, chip, cost, log=log)
     assert math.isclose(in_full.end, played.end, rel_tol=1e-9)
+    play_gemm(mapping, chip, cost, log=repeated)
+    same_intervals(log.intervals(), repeated.intervals(), played.end)
     for name, (first, last) in played.spans.items():
         assert in_full.spans[name] == pytest.approx((first, last), rel=1e-9)
     for cause, wait in played.waits.items():
         assert in_full.waits[cause].cycles == pytest.approx(wait.cycles, rel=1e-9, abs=1e-9 * played.end)
         assert in_full.waits[cause].last == pytest.approx(wait.last, rel=1e-9, abs=1e-9 * played.end)
     tiles_are_what_was_played(log.intervals(), in_full, chip)
+
+
+def same_intervals(one: Intervals, other: Intervals, end: float) -> None:
+    """The same intervals, in any order; waits as short as rounding apart."""
+    names = ("resource", "what", "cause", "role", "start_s", "end_s", "bytes", "macs")
+    columns = []
+    for each in (one, other):
+        long = each.end_s - each.start_s > 1e-6 * end
+        order = np.lexsort((np.round(each.start_s[long] / end, 6), each.role[long], each.what[long], each.resource[long]))
+        columns.append([getattr(each, name)[long][order] for name in names])
+    for a, b in zip(*columns, strict=True):
+        assert a == pytest.approx(b, rel=1e-6, abs=1e-6 * end)
 
 
 def tiles_are_what_was_played(tiles: Intervals, played: Played, chip: Chip) -> None:

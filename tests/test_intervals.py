@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from time import process_time
 
 import numpy as np
 import pytest
@@ -111,6 +112,40 @@ def test_tiles_are_the_groups_in_detail(chip_name: str, phase: Phase) -> None:
                         assert tiles.macs[a].sum() == pytest.approx(whole.macs[b].sum())
                         assert tiles.busy_s[a].sum() == pytest.approx(whole.busy_s[b].sum())
         assert np.all((tiles.op == -1) | (timeline.group[tiles.op] == tiles.group))
+
+
+@pytest.mark.parametrize("resolution_s", [1e-7, 1e-6, 1e-3])
+@pytest.mark.parametrize("chip_name", CHIPS)
+def test_a_resolution_merges_what_is_short_and_keeps_the_sums(chip_name: str, resolution_s: float) -> None:
+    timeline = step(chip_name, "cycle", "prefill")
+    fine, coarse = timeline.tile_intervals("layers.1"), timeline.tile_intervals("layers.1", resolution_s)
+    assert len(coarse) < len(fine)
+    for name in ("busy_s", "bytes", "macs"):
+        for of in ("resource", "what", "cause", "group", "op"):
+            sums = [np.bincount(getattr(each, of) + 1, weights=getattr(each, name)) for each in (fine, coarse)]
+            assert sums[1] == pytest.approx(sums[0], rel=1e-9, abs=1e-18), (name, of)
+    for group in np.unique(fine.group):
+        ends = [(each.start_s[each.group == group].min(), each.end_s[each.group == group].max()) for each in (fine, coarse)]
+        assert ends[1] == pytest.approx(ends[0])
+    assert np.all(coarse.busy_s <= (coarse.end_s - coarse.start_s) * (1 + 1e-6) + 1e-15)
+    # No merged one is longer than two steps, and of one kind at most one begins in each.
+    long = fine.end_s - fine.start_s >= resolution_s
+    assert np.sum(coarse.end_s - coarse.start_s >= 2 * resolution_s * (1 + 1e-9)) <= np.sum(long)
+    kinds = len(np.unique(np.stack([fine.resource, fine.what, fine.cause, fine.role, fine.group, fine.op]), axis=1).T)
+    lasts_s = sum(timeline.group_s[group] for group in np.unique(fine.group))
+    assert len(coarse) <= np.sum(long) + kinds * (lasts_s / resolution_s + 2)
+
+
+@pytest.mark.slow
+def test_all_tiles_of_a_large_layer_take_seconds() -> None:
+    """Three million of them took 25 s when each was written down by itself; three seconds and memory in proportion is what is asked for."""
+    timeline = predict_graph(trace_model("llama-3.2-1b", "int8", phase="prefill", prompt=512), "edge-npu", "cycle")
+    begin_s = process_time()
+    assert len(timeline.tile_intervals("layers.3")) > 2_000_000
+    assert process_time() - begin_s < 6.0  # twice that, for a busy machine
+    begin_s = process_time()
+    assert len(timeline.tile_intervals("layers.3", 1e-5)) < 100_000
+    assert process_time() - begin_s < 3.0
 
 
 @pytest.mark.parametrize("phase", PHASES)

@@ -150,7 +150,7 @@ def test_windows_of_whole_steps_are_idle(chip_name: str, phase: Phase) -> None:
         assert tiles is not None
         clock_hz = float(chip.clock_hz)
         end_s, span_s = each.played.end / clock_hz, each.played.span / clock_hz
-        idle_s = idle_within(taken(tiles(), chip), end_s - span_s, end_s)
+        idle_s = idle_within(taken(tiles(0.0), chip), end_s - span_s, end_s)
         assert each.played.idle / clock_hz <= idle_s + 1e-9 * end_s
         found += each.played.idle > 0
     assert found

@@ -90,7 +90,7 @@ class PlayedClass:
         if played is None:
             make = partial(_one_pass, bound, mapped, chip)
             bound_by = _bound_by(bound, _waits_s(mapped, chip), chip)
-            return replace(bound, bound_by=bound_by, schedule=Schedule(make, make))
+            return replace(bound, bound_by=bound_by, schedule=Schedule(make, lambda _: make()))
         clock_hz = float(chip.clock_hz)
         played_s = played.end / clock_hz
         return replace(
@@ -102,11 +102,12 @@ class PlayedClass:
             visits=self.visited and self.visited.visits,
         )
 
-    def _tiles(self, windows: Sequence[Window]) -> Intervals:
+    def _tiles(self, windows: Sequence[Window], resolution_s: float) -> Intervals:
         """The schedule, played again with every tile written down."""
-        log = Log(resources_of(self.bound.busy_s))
+        clock_hz = float(self.chip.clock_hz)
+        log = Log(resources_of(self.bound.busy_s), resolution_s * clock_hz)
         play(self.group_class, self.mapped, self.chip, windows, log)
-        return log.intervals(1 / float(self.chip.clock_hz), self.bound.lost_s[LAUNCH])
+        return log.intervals(1 / clock_hz, self.bound.lost_s[LAUNCH])
 
 
 def _bound_by(bound: GroupTimes, waits_s: Mapping[str, float], chip: Chip) -> str:

@@ -667,10 +667,10 @@ class Player:
         if self.log is not None:
             for each in self.ahead:
                 each.write(self.log, self.ops.product)
-        periods = [] if self.log is not None or self.total < 8 else self._periods()
+        periods = [] if self.total < 8 else self._periods()
         hashes = self._hashes() if periods else np.zeros(0, np.uint64)
         differ = {period: np.flatnonzero(hashes[period:] != hashes[:-period]) + period for period in periods}
-        seen: dict[int, tuple[int, State]] = {}
+        seen: dict[int, tuple[int, State, int]] = {}
         at = 0
         while at < self.total:
             state = None
@@ -683,7 +683,7 @@ class Player:
                     continue
                 state = state or self._state()
                 known = seen.get(period)
-                seen[period] = at, state
+                seen[period] = at, state, 0 if self.log is None else len(self.log)
                 if known is None or known[0] != at - period:
                     continue
                 breaks = differ[period]
@@ -696,6 +696,8 @@ class Player:
                 shift = self._shift(known[1], state)
                 if shift is not None:
                     at += repeats * period
+                    if self.log is not None:
+                        self.log.repeat(known[2], repeats, shift[0])
                     self._jump(shift, known[1], repeats, at)
                     break
             else:
@@ -735,7 +737,7 @@ def play_gemm(
 ) -> Played:
     """Play a mapping; `cost` is its tiled cost, which says what all cores ask of the levels that they share.
 
-    Given a `log`, every tile is written into it, in cycles, and nothing that repeats is left out. What `windows` before its start allow of
+    Given a `log`, every tile is written into it, in cycles. What `windows` before its start allow of
     the first tiles of weights has come then. Raises `ScenarioError` for more than `LARGEST_PLAY` tiles.
     """
     return _player(mapping, chip, cost, besides, a_resident, log, ops, windows).play()
