@@ -184,8 +184,7 @@ class Timeline:
         wanted = sorted({group for op, group in zip(self.graph.ops, self.group.tolist(), strict=True) if op.component == component})
         makers = [make for make in tiles if make is not None]
         if len(makers) < len(tiles):
-            cure = "take cycle" if self.engine != "cycle" else f"take a chip that is not calibrated; {self.chip} is, and no tile is played"
-            raise BadInput(Problem(f"engine {self.engine} keeps no tile intervals", cure, path="--engine"))
+            raise BadInput(Problem(f"engine {self.engine} keeps no tile intervals", "take cycle", path="--engine"))
         return self._joined(wanted, [partial(make, resolution_s) for make in makers])
 
     def _joined(self, groups: Iterable[int], makers: Sequence[Callable[[], Intervals]]) -> Intervals:

@@ -179,11 +179,14 @@ def test_engines_without_tiles_say_so(engine: str) -> None:
         step("edge-npu", engine, "decode").tile_intervals("lm_head")
 
 
-def test_calibrated_chips_play_no_tiles() -> None:
-    timeline = step("a100-sxm4-80gb", "cycle", "decode")
-    assert len(timeline.intervals) > len(timeline.group_s)
-    with pytest.raises(BadInput, match="take a chip that is not calibrated"):
-        timeline.tile_intervals("lm_head")
+def test_calibrated_chips_play_waves() -> None:
+    timeline = step("a100-sxm4-80gb", "cycle", "prefill")
+    waves, whole = timeline.tile_intervals("lm_head"), timeline.intervals
+    matrix = waves.resource == waves.resources.index("matrix")
+    assert np.sum(matrix & of_kind(waves, "compute")) >= 2
+    for name in ("busy_s", "bytes", "macs"):
+        alike = np.isin(whole.group, waves.group)
+        assert getattr(waves, name).sum() == pytest.approx(getattr(whole, name)[alike].sum())
 
 
 def test_an_unknown_component_is_told() -> None:

@@ -4,8 +4,8 @@ A group of linears is played by `sim.engines.play_gemm`, attention by `sim.engin
 those that `sim.engines.play` visits; what streams through the vector unit is one pass, for which the tiled bound is a schedule. Group by
 group no result is below the tiled one: what is played is one of the schedules that tiled bounds, of a mapping that tiled has not for better
 than its own. `lost_s["stall"]` is the difference to the tiled latency of what is played. Groups follow one another; `sim.engines.prefetch`
-lets weights come across them. On a GPU whose technology is calibrated, waves of tiles, ends of pipelines and rates are in the tiled figures
-already; nothing is played, and nothing stalls.
+lets weights come across them. On a GPU whose technology is calibrated `sim.engines.play_waves` plays GEMMs; attention and what streams take
+their tiled figures, which waves, ends of pipelines and sustained rates are in already.
 
 A group is bound by what takes most of it: a unit or level that is busy, something that the array waits for, or the launch.
 """
@@ -51,7 +51,7 @@ def play_classes(plan: Plan) -> list[PlayedClass]:
     found = []
     for group_class in plan.classes:
         mapped, visited = tiled.map_group(group_class, plan, lasting), None
-        if mapped.choice is not None and not calibrated:
+        if mapped.choice is not None and (mapped.waves is not None or not calibrated):
             key = repr((mapped.choice, sorted(mapped.busy_s.items()), mapped.dram_bytes))
             if key not in known:
                 known[key] = visit(group_class, mapped, plan, lasting)
@@ -65,7 +65,7 @@ def play_classes(plan: Plan) -> list[PlayedClass]:
 @dataclass(frozen=True, slots=True)
 class PlayedClass:
     """A class of groups: how it is mapped, the tiled bound of that, and what was played (nothing where it streams, and the bound is a
-    schedule, and on a chip that is calibrated)."""
+    schedule, and of attention on a chip that is calibrated)."""
 
     chip: Chip
     calibrated: bool
@@ -85,18 +85,20 @@ class PlayedClass:
     def times(self, played: Played | None, windows: Sequence[Window] = ()) -> GroupTimes:
         """The bound's figures with the latency of a schedule, that of a play with those windows, and what binds it."""
         chip, bound, mapped = self.chip, self.bound, self.mapped
-        if self.calibrated:
-            return bound
+        if self.calibrated and played is None:
+            whole = bound.schedule.whole
+            return replace(bound, schedule=Schedule(whole, lambda _: whole()))
         if played is None:
             make = partial(_one_pass, bound, mapped, chip)
             bound_by = _bound_by(bound, _waits_s(mapped, chip), chip)
             return replace(bound, bound_by=bound_by, schedule=Schedule(make, lambda _: make()))
         clock_hz = float(chip.clock_hz)
         played_s = played.end / clock_hz
+        waits_s = {cause: cycles / clock_hz for cause, cycles in played.stalls.items()}
         return replace(
             bound,
             latency_s=played_s + bound.lost_s[LAUNCH],
-            bound_by=_bound_by(bound, {cause: cycles / clock_hz for cause, cycles in played.stalls.items()}, chip),
+            bound_by=bound.bound_by if self.calibrated else _bound_by(bound, waits_s, chip),
             lost_s={**bound.lost_s, "stall": played_s - mapped.latency_s},
             schedule=Schedule(partial(_whole, bound, played, chip), partial(self._tiles, tuple(windows))),
             visits=self.visited and self.visited.visits,

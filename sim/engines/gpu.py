@@ -96,7 +96,9 @@ class _Group:
         besides_s = {name: after_s if name == VECTOR else 0.0 for name in self.ideal_s}
         choice = GemmChoice(mapping, cost, besides_s, a_resident)
         busy = {MATRIX: own_s, VECTOR: after_s}
-        return self._mapped(busy, own_s + after_s, self.kernels.gemm.launch_s, moved, cost.issued_macs, choice, (*rest, *scales))
+        tiles = -(-gemm.m // tile[0]) * -(-gemm.n // tile[1]) * formulas.SPLITS[split]
+        figures = self._mapped(busy, own_s + after_s, self.kernels.gemm.launch_s, moved, cost.issued_macs, choice, (*rest, *scales))
+        return replace(figures, waves=(tiles, int(self.chip.cores)))
 
     def _after(self, rest: tuple[Flow, ...]) -> tuple[float, tuple[int, int]]:
         """Seconds that follow the products of a group, and bytes (read, written) that pass DRAM for it: element-wise ops, and before the

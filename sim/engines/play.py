@@ -17,6 +17,7 @@ from hwmodels.chip import Chip
 from sim.engines import roofline, tiled
 from sim.engines.play_attention import AttentionOps, attention_steps, play_attention
 from sim.engines.play_gemm import Besides, GemmOps, Played, play_gemm, played_within
+from sim.engines.play_waves import play_waves
 from sim.engines.ports import Window
 from sim.intervals import Log
 from sim.mapper.attention import attention_candidates
@@ -48,6 +49,8 @@ def play(group_class: GroupClass, mapped: tiled.Mapped, chip: Chip, windows: Seq
     if isinstance(choice, tiled.GemmChoice):
         linears = kinds.count("Linear")
         ops = GemmOps(0 if linears == 1 else -1, linears if linears == len(kinds) - 1 else -1)
+        if mapped.waves is not None:
+            return play_waves(mapped, chip.dram.name, float(chip.clock_hz), log, ops)
         return play_gemm(choice.mapping, chip, choice.cost, _besides(choice, mapped, chip), choice.a_resident, log, ops, windows)
     assert choice is not None
     products = [i for i, kind in enumerate(kinds) if kind == "MatMul"]
@@ -69,9 +72,11 @@ class _Others(NamedTuple):
 
 
 def visit(group_class: GroupClass, mapped: tiled.Mapped, plan: Plan, peaks: roofline.Peaks) -> Visited:
-    """The best of the mappings that are played; `mapped` is the mapper's choice."""
+    """The best of the mappings that are played; `mapped` is the mapper's choice, or on a chip that is calibrated what its kernels do."""
     clock_hz = float(plan.chip.clock_hz)
     best, chosen = play(group_class, mapped, plan.chip), mapped
+    if mapped.waves is not None:
+        return Visited(mapped, best, Visits(1, is_proved=False))
     others = _others(group_class, mapped, plan, peaks, best.end / clock_hz / (1 + NEAR))
     mappings, steps_left, is_proved = 1, MOST_STEPS, True
     for bound_s, each in others.best:

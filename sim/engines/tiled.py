@@ -63,7 +63,7 @@ class AttentionChoice:
 class Mapped:
     """A group as its mapping leaves it: busy seconds per resource, the bound on its latency, what it moves and issues, and how it is mapped
     (None where everything streams). `flows` are the tensors that stream past the mapping. A technology adds its own `launch_s`, which is
-    not in the latency, and says where the time beyond the roofline goes."""
+    not in the latency, says where the time beyond the roofline goes, and of a GEMM in how many tiles it runs on how many SMs (`waves`)."""
 
     busy_s: Mapping[str, float]
     latency_s: float
@@ -75,6 +75,7 @@ class Mapped:
     flows: tuple[Flow, ...] = ()
     launch_s: float = 0.0
     lost_s: Mapping[str, float] | None = None
+    waves: tuple[int, int] | None = None
 
     @property
     def dram_bytes(self) -> float:
