@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from hwmodels.formulas import tensor_core, vector
+from hwmodels.formulas import roofline, tensor_core, vector
 
 GRANULE = (16, 8, 16)  # 2048 MACs
 
@@ -79,3 +79,8 @@ def test_vector_broadcasts_over_lengths_lanes_and_costs() -> None:
 def test_a_primitive_without_a_cost_is_an_error() -> None:
     with pytest.raises(KeyError, match="tanh"):
         vector.lane_cycles(1, {"tanh": 1}, COSTS)
+
+
+def test_weights_are_packed_for_several_rows_only() -> None:
+    """1000 x 500 weights of 4 bytes at 1 MB/s: 2 s, however many rows, but for one."""
+    assert roofline.pack_s(np.array([1, 2, 99]), 1000, 500, 32, 1e6).tolist() == [0.0, 2.0, 2.0]

@@ -17,11 +17,13 @@ from sim import Timeline, predict, predict_graph, trace_model
 from sim.cli import main
 from sim.engines import ENGINES, timed
 from sim.engines.cycle import play_classes
-from sim.engines.play_gemm import Played, flatten, play_gemm
-from sim.engines.ports import Window, weights_level
+from sim.engines.play_gemm import NOTHING, GemmOps, Played, Player, flatten, play_gemm
+from sim.engines.ports import Ports, Window, weights_level
 from sim.engines.prefetch import _room_bytes
 from sim.intervals import Intervals, Log
 from sim.mapper import cost_gemm
+from sim.mapper.problem import setting_of
+from sim.mapping import Gemm, GemmMapping, StageTiling, Tile
 from sim.plan import plan
 from tests import test_mapper as some
 from tests.chips import chips, models
@@ -189,6 +191,21 @@ def test_what_comes_through_several_groups_needs_room_in_all_of_them() -> None:
     assert moved_bytes(each.play([wide, narrow]), "dram") == pytest.approx(500)
     assert moved_bytes(each.play([narrow, wide]), "dram") == pytest.approx(1024)
     assert moved_bytes(each.play([wide, narrow, wide]), "dram") == pytest.approx(1524)
+
+
+def test_a_step_whose_weights_came_early_is_no_repeat_of_one_whose_did_not() -> None:
+    """Eight alike tiles of weights; the first is there and half of the second. What follows each is not what follows the later ones."""
+    chip = load_chip("edge-npu")
+    gemm = Gemm(64, 256, 32, 8, 8, 8, 32, "int8")
+    mapping = GemmMapping(gemm, (StageTiling(Tile(8, 32, 32), ("n", "m", "k"), 2),), (1, 1), 0, "ws", "m")
+    player = Player(mapping, setting_of(gemm, chip), Ports.of(chip), NOTHING, None, GemmOps())
+    alone = player._hashes().reshape(8, 8)
+    assert np.array_equal(alone[3], alone[4])
+    player.loads[1][0].early = {0: 1.0, 1: 0.5}
+    early = player._hashes().reshape(8, 8)
+    assert np.array_equal(early[3], early[4])
+    assert np.all(early[0] != early[1])
+    assert np.all(early[1] != early[2])
 
 
 # Room -------------------------------------------------------------------------------------------------------------------------------------

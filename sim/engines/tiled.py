@@ -19,7 +19,7 @@ from functional.errors import Problem, ScenarioError
 from functional.formats import bits_of
 from functional.work import Contraction
 from hwmodels.chip import Chip, MemoryLevel
-from hwmodels.formulas.roofline import transfer_s
+from hwmodels.formulas.roofline import pack_s, transfer_s
 from hwmodels.formulas.systolic import whole_cycles
 from hwmodels.technology import technology_of
 from sim.attention_mapping import Attention, AttentionMapping
@@ -118,12 +118,12 @@ def timed(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks, lasting: r
 
 
 def _pack_s(group_class: GroupClass, chip: Chip) -> float:
-    """Seconds in which a library rearranges the weights of a product of several rows before it multiplies."""
-    linears = [op.work for op in group_class.ops if isinstance(op.work, Contraction) and op.work.mask is None and op.work.m > 1]
+    """Seconds in which a library rearranges the weights of a group's products of several rows before it multiplies."""
+    linears = [op.work for op in group_class.ops if isinstance(op.work, Contraction) and op.work.mask is None]
     if chip.pack is None or not linears:
         return 0.0
-    size_bytes = sum(int(work.n * work.k) * bits_of(work.b_format) / 8 for work in linears)
-    return size_bytes / float(chip.pack.read_bytes_per_s(chip.clock_hz))
+    pack_bytes_per_s = float(chip.pack.read_bytes_per_s(chip.clock_hz))
+    return sum(float(pack_s(int(work.m), int(work.n), int(work.k), bits_of(work.b_format), pack_bytes_per_s)) for work in linears)
 
 
 def _issued(group_class: GroupClass, mapped: Mapped) -> dict[str, float]:
