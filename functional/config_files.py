@@ -29,7 +29,7 @@ _HF_DEFAULTS: dict[str, dict[str, Any]] = {
 }
 """What transformers takes for a field that the file leaves out (LlamaConfig, MistralConfig)."""
 _LARGEST = 10**8
-"""Ten times the longest context and a hundred times the largest vocabulary that exist; products of two such numbers stay whole in 64 bits."""
+"""Ten times the longest context and a hundred times the largest vocabulary that exist; products of two stay whole in 64 bits."""
 
 _HF_RMS_NORM_EPS = 1e-6
 _HF_ROPE_THETA = 10000.0
