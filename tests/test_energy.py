@@ -340,7 +340,7 @@ def test_every_number_can_be_overridden() -> None:
         ("process: 90 nm", "process", "published tables cover 3 to 45 nm"),
         ("process: 7", "process", "a bare number"),
         ("memory: {dram: {technology: XDR}}", "energy.memory.dram.access", "no published number for 'XDR'"),
-        ("memory: {dram: {technology: null}}", "energy.memory.dram.access", "follows from the technology of the DRAM, and the file names none"),
+        ("memory: {dram: {technology: null}}", "energy.memory.dram.access", "the DRAM, and the file names none"),
         ("memory: {dram: {technology: null}}", "energy.memory.dram.access", "set memory.dram.technology to one of HBM2"),
         ("memory: {dram: {technology: null}}", "area.phy", "follows from the technology of the DRAM"),
         ("energy: {memory: {srma: {access: 1 pJ/B}}}", "energy.memory.srma", "the chip has no such level"),
