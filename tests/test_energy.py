@@ -24,6 +24,7 @@ from sim.explore.vectorised import latencies
 from sim.mapper import map_gemm, moved_bytes
 from sim.mapping import Gemm
 from sim.plan import plan
+from sim.present.folded import component_runs, run_name
 from tests.chips import chip_of, chips, graphs, round_chip, round_model
 from tests.published_chips import checks, table
 from tests.walked_gemm import walk
@@ -320,6 +321,14 @@ def test_a_chip_without_numbers_has_none() -> None:
     assert [said[name] for name in ("energy_j", "area_mm2", "power_w", "j_per_token", "energy_by_j")] == [None] * 5
     assert said["ops"][0]["energy_j"] is None
     assert said["components"][0]["energy_j"] is None
+
+
+@pytest.mark.parametrize("phase", ["prefill", "decode"])
+def test_layers_share_a_row_whatever_their_energies_round_to(phase: Any) -> None:
+    timeline = predict("llama-3.2-1b", "edge-npu", phase=phase, engine="tiled")
+    assert [run_name(run) for run in component_runs(timeline.components)][2] == "layers.0 ... layers.15"
+    rounded = [replace(part, energy_j=(part.energy_j or 0.0) * (1 + i * 1e-15)) for i, part in enumerate(timeline.components)]
+    assert [len(run) for run in component_runs(rounded)] == [1, 1, 16, 1, 1]
 
 
 def test_every_number_can_be_overridden() -> None:
