@@ -95,11 +95,8 @@ def predict(
     steps = [Step(model, each, batch, prompt, context, *rest) for each in phases]
     timelines = [step.timeline(built) for step in steps]
     for timeline in timelines:
-        if not timeline.memory.fits:
-            print(f"rooftile: warning: {text.does_not_fit(timeline)}", file=sys.stderr)
-        if timeline.power_w is not None and built.tdp_w is not None and timeline.power_w > built.tdp_w:
-            what = f"{timeline.graph.model} {timeline.phase}"
-            print(f"rooftile: warning: {text.above_tdp(what, timeline.power_w, timeline.chip, built.tdp_w)}", file=sys.stderr)
+        for warning in text.step_warnings(timeline, built.tdp_w):
+            print(f"rooftile: warning: {warning}", file=sys.stderr)
     responses: list[tuple[Sensitivity, ...]] = []
     if sensitivity:
         from sim.explore.sensitivity import sensitivity_of
