@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from hwmodels.formulas import systolic
 from hwmodels.formulas.systolic import ceil_div
-from sim.mapper.problem import Setting, capacity_bytes, tile_bits
+from sim.mapper.problem import Setting
 from sim.mapping import AXES, Axis
 
 Ints: TypeAlias = NDArray[np.int64]
@@ -116,15 +116,6 @@ def _chains(setting: Setting, axis: int, parts: int, tiles_of: Callable[[int, bo
             grown.append(np.vstack([np.repeat(chain[:, None], len(tiles), axis=1), tiles]))
         chains = np.hstack(grown)
     return chains
-
-
-def fit_alone(setting: Setting, axis: int, tiles: Ints) -> Any:
-    """Which chains of tiles fit where they are one element long along the other axes."""
-    fine: Any = True
-    for place in setting.places[1:]:
-        m, n, k = (tiles[place.stage] if each == axis else 1 for each in range(3))
-        fine = fine & (tile_bits(setting, place.level, (m, n, k)) <= 8 * capacity_bytes(setting, place.level))
-    return fine
 
 
 _TRIPS = np.array(sorted({1, *(base * 2**i for i in range(12) for base in (2, 3))}))
