@@ -111,8 +111,9 @@ def _cost_of(
     """Cost of what one pair asks for, part by part."""
     attention = mapping.attention
     pairs = int(ceil_div(attention.pairs, mapping.split[0]))
-    worst = _Use(*(pairs * float(np.max(column)) for column in use))
-    whole = _Use(*(attention.pairs * float(np.sum(column)) for column in use))
+    columns = np.array(use)
+    worst = _Use(*(pairs * most for most in columns.max(axis=1).tolist()))
+    whole = _Use(*(attention.pairs * total for total in columns.sum(axis=1).tolist()))
 
     key_bytes = _once_per_pair(mapping, chip, part) if mapping.keys_shared else whole.key_bytes
     read = whole.query_bytes * in_dram.queries + key_bytes * in_dram.keys + score_bytes[0]
