@@ -429,8 +429,8 @@ def _least_s(
     part: Part,
     score_bytes: tuple[float, float],
 ) -> NDArray[np.float64]:
-    """Below the latency with each of some key tiles, whatever the dataflow: products at the peak rate, key tiles without whole bursts, levels
-    on the chip left out."""
+    """Below the latency with each of some key tiles, whatever the dataflow: products at the peak rate, key tiles without whole bursts, and
+    levels on the chip left out."""
     attention, unit, clock_hz, dram = mapping.attention, chip.matrix, float(chip.clock_hz), chip.dram
     cuts, sizes = _query_cuts(attention, mapping.split[1], mapping.q_tile), kv_tiles[:, None]
     keys = np.minimum(-(-cuts.last // sizes) * sizes, attention.kv_len) - cuts.first // sizes * sizes

@@ -71,7 +71,8 @@ def selected(numbers: Floats, out: Floats) -> None:
 
 
 class Bounder:
-    """The bound of one GEMM on one chip, or on chips whose rates, clocks and latencies are arrays [chips, 1], for chosen orders and variants.
+    """The bound of one GEMM on one chip, or on chips whose rates, clocks and latencies are arrays [chips, 1], for chosen orders
+    and variants.
 
     `orders[i][stage][axis]` are ranks of loops; `drains[i]` the drain cycles of a variant. Demands of the three roles stand together; those
     that count for single mappings only come last.
@@ -285,7 +286,7 @@ def driven_by(orders: tuple[Any, ...], stages: int) -> tuple[NDArray[np.bool_], 
                 moved[role] = moved[role] | moves[i, x] | moves[i, y]
             below.append(flags)
         rows += [np.broadcast_to(flag, (len(orders), 2**bits)).ravel() for flags in reversed(below) for flag in flags]
-    return np.array(rows), 2.0 ** np.arange(bits)
+    return np.array(rows, dtype=bool), 2.0 ** np.arange(bits, dtype=np.float64)
 
 
 class _Rows:

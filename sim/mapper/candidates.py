@@ -108,7 +108,9 @@ def sits_out_nothing(extent: Ints, tiles: Ints, parts: int) -> NDArray[np.bool_]
 
 def all_tiles(setting: Setting, axis: int, parts: int) -> Ints:
     """[stages, candidates] of one axis: candidates within each candidate of the stage around."""
-    grains = array_grains(setting, axis)
+    grains, extent = array_grains(setting, axis), setting.extents[axis]
+    if len(setting.stages) == 1 and (parts == 1 or setting.split_stage == 0):
+        return candidate_tiles(-(-extent // parts), grains)[None]
 
     def tiles_of(extents: Ints, innermost: bool) -> Ints:
         each = [candidate_tiles(extent, grains) for extent in extents.tolist()]
@@ -147,16 +149,16 @@ _TRIPS = np.array(sorted({1, *(base * 2**i for i in range(12) for base in (2, 3)
 def thin_tiles(setting: Setting, axis: int, parts: int) -> Ints:
     """[stages, candidates] of one axis, fewer: outer stages make 1, 2, 3, 4, 6 ... trips, the innermost has 1, 2, 4 ... array extents, or
     all, or half."""
-    grains = np.array(array_grains(setting, axis) or (1,))[:, None, None]
-    doubled = grains.ravel() << np.arange(int(setting.extents[axis]).bit_length())[:, None]
+    grains = np.array(array_grains(setting, axis) or (1,))[:, None]
+    doubled = (grains << np.arange(int(setting.extents[axis]).bit_length())).reshape(-1, 1)
 
     def tiles_of(extents: Ints, innermost: bool) -> Ints:
         if innermost:
-            halves = ceil_div(ceil_div(extents, 2), grains[:, 0]) * grains[:, 0]
-            given = np.broadcast_to(doubled.reshape(-1, 1), (doubled.size, len(extents)))
+            halves = ceil_div(ceil_div(extents, 2), grains) * grains
+            given = np.broadcast_to(doubled, (len(doubled), len(extents)))
             return np.minimum(np.vstack([np.ones_like(extents), extents, halves, given]), extents)
-        smallest = ceil_div(extents, np.minimum(_TRIPS[_TRIPS <= extents.max()][:, None], extents))
-        coarse = int(grains[-1, 0, 0]) * parts
+        trips = _TRIPS[extents.max() >= _TRIPS][:, None]
+        smallest, coarse = ceil_div(extents, np.minimum(trips, extents)), int(grains[-1, 0]) * parts
         return np.vstack([extents, np.minimum(ceil_div(smallest, coarse) * coarse, extents)])
 
     return _chains(setting, axis, parts, tiles_of)

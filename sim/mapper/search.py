@@ -88,8 +88,8 @@ class _Axis(NamedTuple):
 
 
 class _Level(NamedTuple):
-    """All axes, cut into blocks of 2^level candidates: `table` [rows, blocks] of their minima; where each axis begins in it [axes, 1]; and the
-    columns of a block's parts a level below: `parted` times its own, plus `offsets` [axes, 1, parts]."""
+    """All axes, cut into blocks of 2^level candidates: `table` [rows, blocks] of their minima; where each axis begins in it [axes, 1]; and
+    the columns of a block's parts a level below: `parted` times its own, plus `offsets` [axes, 1, parts]."""
 
     table: Floats
     begins: Ints
@@ -152,17 +152,19 @@ def _levels(axes: Sequence[_Axis], table: Floats, boxes: int) -> list[_Level]:
     for level in range(1, 1 + max(axis.depth for axis in axes)):
         if boxes << sum(max(0, axis.depth - level + 1) for axis in axes) <= _BOXES_AT_FIRST:
             break
-        below, halved, at, outer = levels[-1].table, [], 0, []
-        for i, (axis, width) in enumerate(zip(axes, widths, strict=True)):
-            part, at = below[:, at : at + width], at + width
-            outer.append(1 + (axis.depth >= level))
-            if outer[-1] == 2:
-                part = np.minimum(part[:, ::2], part[:, 1::2])
-                widths[i] = width // 2
-            halved.append(part)
-        own_begins, parted = np.cumsum([0, *widths[:-1]]), np.array(outer)
-        offsets = (levels[-1].begins[:, 0] - own_begins * parted)[:, None, None] + _corners(*outer)
-        levels.append(_Level(np.hstack(halved), own_begins[:, None], parted, offsets))
+        outer = [1 + (axis.depth >= level) for axis in axes]
+        widths, parted = [width // part for width, part in zip(widths, outer, strict=True)], np.array(outer)
+        begins = np.cumsum([0, *widths[:-1]])
+        below, before = levels[-1].table, levels[-1].begins[:, 0]
+        if min(outer) == 2:
+            table = np.minimum(below[:, ::2], below[:, 1::2])
+        else:
+            table = np.empty((len(below), sum(widths)))
+            for part, old, new, width in zip(outer, before, begins, widths, strict=True):
+                end = old + width * part
+                np.minimum(below[:, old:end:part], below[:, old + part - 1 : end : part], out=table[:, new : new + width])
+        offsets = (before - begins * parted)[:, None, None] + _corners(*outer)
+        levels.append(_Level(table, begins[:, None], parted, offsets))
     return levels
 
 
@@ -299,7 +301,7 @@ class Search:
 
     def _promising(self, boxes: _Boxes) -> _Boxes:
         """Boxes that may hold something better than what was found."""
-        if self.found.choice is boxes.known:
+        if self.found.choice is boxes.known or len(boxes.score) == 0:
             return boxes
         kept = boxes.bounds[0] <= self.found.key[0]
         if not kept.all():
@@ -324,25 +326,35 @@ class Search:
         return np.asarray(place)
 
     def _price(self, boxes: _Boxes) -> _Boxes | None:
-        """Price single mappings, best first, as long as they may be better; what the budget does not allow is left.
-
-        Of mappings with the same bounds the first is priced first: mostly the bounds are the costs, and then no other is.
-        """
-        amounts = [on_grid(bound) for bound in boxes.bounds[:3]]
-        boxes = boxes.take(np.lexsort((self._place(0, boxes.where), boxes.bounds[3], *reversed(amounts))))
+        """Price single mappings, best first, as long as they may be better; what the budget does not allow is left."""
         while len(boxes.score):
             if self.priced >= self.budget_boxes / _BOXES_PER_PRICED and self.found.choice is not None:
                 return boxes
             if self.priced < _ONE_BY_ONE or len(boxes.score) <= _ONE_BY_ONE:
-                first, boxes = boxes.take(slice(1)), boxes.take(slice(1, None))
-                self._price_one(first)
-            else:
-                first, boxes = boxes.take(slice(_BATCH_PRICED)), boxes.take(slice(_BATCH_PRICED, None))
-                for variant in np.unique(first.where[0]):
-                    self._price_many(first.take(np.flatnonzero(first.where[0] == variant)))
+                best = self._first(boxes)
+                self._price_one(boxes.take(slice(best, best + 1)))
+                self.priced += 1
+                others = np.arange(len(boxes.score)) != best
+                boxes = self._promising(boxes.take(others))
+                continue
+            first, rest = boxes.split(_BATCH_PRICED)
+            for variant in np.unique(first.where[0]):
+                self._price_many(first.take(np.flatnonzero(first.where[0] == variant)))
             self.priced += len(first.score)
-            boxes = self._promising(boxes)
+            if rest is None:
+                return None
+            boxes = self._promising(rest)
         return None
+
+    def _first(self, boxes: _Boxes) -> int:
+        """The box of the least bounds, and of equal ones the first: mostly bounds of mappings are costs, and then it is the best."""
+        among = np.arange(len(boxes.score))
+        for bound in boxes.bounds:
+            own = on_grid(bound.take(among))
+            among = among.compress(own == own.min())
+            if len(among) == 1:
+                return int(among[0])
+        return int(among[np.argmin(self._place(0, boxes.where.take(among, axis=1)))])
 
     def _tiles(self, boxes: _Boxes) -> tuple[Any, Any]:
         """Tiles and ranks of single mappings of one variant."""
@@ -375,8 +387,9 @@ class Search:
     def _keys(self, costs: Costs, boxes: _Boxes) -> Floats:
         """[4, mappings]: all of the key but the place."""
         keys = np.empty((4, boxes.where.shape[1]))
+        amounts = costs.latency_s, costs.dram_bytes, costs.moved_bytes, costs.steps
         for row, key in enumerate(self.keys):
-            keys[row] = costs[key]
+            keys[row] = amounts[key]
         keys[self.keys.index(0)] = on_grid(keys[self.keys.index(0)])
         return keys
 

@@ -49,8 +49,8 @@ def layout(stages: int) -> Layout:
 
 
 class Cuts(NamedTuple):
-    """Axes as their candidate tiles cut them, as the first core and as all cores see them; extent of that core's first and last tile of each
-    stage, and of its first and last piece; and how many pieces of which lengths it has, and all cores have [kinds of pieces, candidates]."""
+    """Axes as their candidate tiles cut them, as the first core and as all cores see them; extents of that core's first and last tile of
+    each stage, and piece; and how many pieces of which lengths it has, and all cores have [kinds of pieces, candidates]."""
 
     own: AxisCuts
     every: AxisCuts
@@ -172,7 +172,7 @@ class Asked(NamedTuple):
 
 
 def axis_tables(setting: Setting, parts: int, asked: Sequence[Asked]) -> list[list[Floats]]:
-    """Tables [rows, candidates] of axes that are split into as many parts: of each axis one for each kind; alike kinds have the same one."""
+    """Tables [rows, candidates] of axes that are split into as many parts: of each axis one for each kind; alike kinds have the same."""
     widths = [each.tiles.shape[1] for each in asked]
     tiles = np.hstack([each.tiles for each in asked])
     extents = np.repeat([setting.extents[each.axis] for each in asked], widths)

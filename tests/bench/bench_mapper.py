@@ -15,7 +15,6 @@ from functional.formats import bits_of
 from hwmodels.load import load_chip
 from sim import predict
 from sim.mapper import best_mapping, map_gemm
-from sim.mapper.bound import driven_by
 from sim.mapper.candidates import candidate_tiles, smallest_tiles
 from sim.mapper.problem import setting_of
 from sim.mapper.search import search
@@ -45,7 +44,7 @@ def best_ms(run: Callable[[], object]) -> float:
     """CPU time of the fastest of a few runs, each from nothing: other programs of the machine are left out."""
     times = []
     for _ in range(RUNS):
-        for remembered in (best_mapping, candidate_tiles, smallest_tiles, driven_by):
+        for remembered in (best_mapping, candidate_tiles, smallest_tiles):
             remembered.cache_clear()
         begin_s = time.process_time()
         run()
