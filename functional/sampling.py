@@ -72,6 +72,7 @@ def distribution(f: Interpreter[T], logits: T, sampling: Sampling) -> T:
 def nucleus(f: Interpreter[T], scores: T, top_p: float) -> T:
     """Scores [..., V] with -inf for all but the most likely tokens that make up `top_p`."""
     with f.scope("top_p"):
-        order = f.arg_sort("sort", scores)
-        probabilities = f.softmax("softmax", f.gather("gather", scores, order))
-        return f.nucleus("keep", scores, order, f.cumulative_sum("cumulative", probabilities), top_p)
+        ordered = f.sort("sort", scores)
+        cumulative = f.cumulative_sum("cumulative", f.softmax("softmax", ordered))
+        outside = f.least_likely("outside", cumulative, top_p)  # [..., 1]
+        return f.nucleus("keep", scores, outside, f.gather("gather", ordered, outside))
