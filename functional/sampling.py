@@ -46,6 +46,12 @@ class Sampling:
         if not -(2**63) <= self.seed < 2**64:
             yield Problem(f"{self.seed} does not fit 64 bits", "give a smaller seed", path="seed")
 
+    def beyond(self, vocabulary: int) -> list[Problem]:
+        """What a vocabulary of this size has no room for."""
+        if self.top_k is None or self.top_k <= vocabulary:
+            return []
+        return [Problem(f"the vocabulary has only {vocabulary} tokens to draw from, not {self.top_k}", "give less", path="top_k")]
+
     @property
     def is_greedy(self) -> bool:
         return self.temperature == 0

@@ -67,7 +67,8 @@ def test_what_a_name_says() -> None:
         ("int4:g127", None, None, "--weights: unknown number format 'int4:g127'; did you mean 'int4:g128'?"),
         ("int4g32", None, None, "did you mean 'int4:g32'?"),
         ("int8:channel", None, None, "--weights: unknown number format 'int8:channel'; known: bf16, fp16"),
-        (None, "int4:g32", None, "--activations: 'int4:g32' is a format of weights; known here: bf16, fp16, fp32, fp8, int8, int4"),
+        (None, "int4:g32", None, "--activations: 'int4:g32' is no format between ops: the golden model does not compute in it"),
+        (None, "int4", None, "--activations: 'int4' is no format between ops: the golden model does not compute in it"),
         (None, None, "int8:g64", "--kv: 'int8:g64' is a format of weights"),
     ],
 )
