@@ -107,9 +107,8 @@ class _Ranked(Search):
         boxes = super()._bounded(level, where)
         if not len(boxes.score):
             return boxes
-        table, begins, _ = self.levels[level]
-        columns = begins.take(boxes.where[0], axis=1) + boxes.where[2:]
-        lasts = table[self.bounder.at.lasts + len(self.setting.stages) - 1].take(columns, mode="clip")
+        row = self.levels[level].table[self.bounder.at.lasts + len(self.setting.stages) - 1]
+        lasts = row.take(boxes.where[2:], mode="clip")
         for variant in np.unique(boxes.where[0]):
             each = self.chosen[int(variant)]
             if each.split == (1, 1):
@@ -122,7 +121,7 @@ class _Ranked(Search):
 
     def _nothing_from(self, bound_s: float) -> None:
         # A new incumbent, so that boxes are looked at again; among equal bounds nothing is better.
-        self.found = Found((bound_s, -1.0, -1.0, -1.0), Choice((), (), (1, 1), "", "m"))
+        self.found = Found((bound_s, -1.0, -1.0, -1.0, -1.0), Choice((), (), (1, 1), "", "m"))
 
     def _price(self, boxes: Any) -> Any:
         """Price single mappings, best first."""
