@@ -371,12 +371,12 @@ def test_mistakes_are_told_with_their_place(text: str, path: str, told: str) -> 
 def test_solve_for_the_smallest_chip() -> None:
     """The cheapest by area beats its neighbours on the border of the target."""
     paths = ["memory.dram.bandwidth", "matrix.rows"]
-    solution = solve("stories15m", "edge-npu", "TTFT 2 ms", paths, cost="area", prompt=256)
+    solution = solve("stories15m", "edge-npu", "TTFT 2 ms", paths, cost="area", prompt=256, engine="roofline")
     chip = load_chip("edge-npu")
     assert solution.cost == pytest.approx(float(area_mm2(with_values(chip, solution.values)) or 0.0))
     assert (solution.cost_name, solution.cost_unit) == ("area", "mm2")
     for rows in (solution.values["matrix.rows"] * 2, solution.values["matrix.rows"] + 8):
-        border = solve("stories15m", with_values(chip, {"matrix.rows": rows}), "TTFT 2 ms", [paths[0]], prompt=256)
+        border = solve("stories15m", with_values(chip, {"matrix.rows": rows}), "TTFT 2 ms", [paths[0]], prompt=256, engine="roofline")
         other = with_values(chip, {"matrix.rows": rows, **border.values})
         assert (solution.cost or 0.0) <= float(area_mm2(other) or 0.0) * (1 + 1e-4)
 
