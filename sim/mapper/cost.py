@@ -204,6 +204,12 @@ def chip_bytes(setting: Setting, choice: Choice) -> dict[str, float]:
     return {name: float(read + traffic.written[name]) for name, read in traffic.read.items()}
 
 
+def weights_fetched(setting: Setting, choice: Choice) -> int:
+    """Elements of weights that leave DRAM, as often as they do."""
+    outer, inner = setting.holders["weights"][:2]
+    return int(_elements(_Case(setting, choice).tiles_of("weights", inner, outer)))
+
+
 def room_bits(setting: Setting, choice: Choice) -> dict[str, int]:
     """What one instance of each on-chip level has to hold: the largest tiles, which are the first."""
     tiles = _Case(setting, choice).first_tiles
