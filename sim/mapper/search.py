@@ -50,7 +50,7 @@ _BATCH_BOXES = (48, 64, 512)
 """Boxes opened at a time: until there is an incumbent, after that with a budget, and without one."""
 
 _ONE_BY_ONE = 4
-_BATCH_PRICED = 256
+_BATCH_PRICED = 1024
 """Mappings priced one by one (mostly the best is among them), and then at a time."""
 
 Key: TypeAlias = tuple[float, float, float, float, float]
