@@ -39,8 +39,10 @@ def browser_path() -> str | None:
 
 
 @contextmanager
-def opened(page: Path, folder: Path, *, webgl: bool = True, dark: bool = False, size: tuple[int, int] = (1280, 720)) -> Iterator[Any]:
-    """A page in a fresh browser, drawn; `folder` takes its profile and downloads."""
+def opened(
+    page: Path, folder: Path, *, webgl: bool = True, dark: bool = False, size: tuple[int, int] = (1280, 720), before: str = ""
+) -> Iterator[Any]:
+    """A page in a fresh browser, drawn; `folder` takes its profile and downloads. The script `before` runs before those of the page."""
     from selenium.webdriver import Chrome, ChromeOptions
     from selenium.webdriver.chrome.service import Service
     from selenium.webdriver.support.ui import WebDriverWait
@@ -63,6 +65,8 @@ def opened(page: Path, folder: Path, *, webgl: bool = True, dark: bool = False, 
         driver.get("about:blank")
         for kind in ("browser", "performance"):
             driver.get_log(kind)
+        driver.execute_cdp_cmd("Performance.enable", {"timeDomain": "threadTicks"})
+        driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": before})
         driver.get(page.as_uri())
         WebDriverWait(driver, 120, 0.05).until(lambda it: it.execute_script("return document.body.dataset.ready || null"))
         yield driver
