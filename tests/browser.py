@@ -100,14 +100,16 @@ _TEXTS = """
       for (const [other, name] of boxes) {
         const across = Math.min(box.right, other.right) - Math.max(box.left, other.left);
         const down = Math.min(box.bottom, other.bottom) - Math.max(box.top, other.top);
-        if (across > 1.5 && down > 3) found.push([figure.id, `${text.textContent} on ${name} by ${across.toFixed(1)} x ${down.toFixed(1)}`]);
+        const by = `${across.toFixed(1)} x ${down.toFixed(1)}`;
+        if (across > 1.5 && down > 3) found.push([figure.id, `${text.textContent} on ${name} by ${by}`]);
       }
       boxes.push([box, text.textContent]);
     }
   }
   if (document.documentElement.scrollWidth > innerWidth) found.push(["page", `is ${document.documentElement.scrollWidth} wide`]);
   for (const part of document.querySelectorAll("aside, header, .pair, .choices, .scroll, .see, .note")) {
-    if (part.scrollWidth > part.clientWidth + 1) found.push([part.className || part.tagName, `${part.scrollWidth} wide in ${part.clientWidth}`]);
+    const where = part.className || part.tagName;
+    if (part.scrollWidth > part.clientWidth + 1) found.push([where, `${part.scrollWidth} wide in ${part.clientWidth}`]);
   }
   return found;
 """

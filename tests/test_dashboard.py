@@ -442,7 +442,8 @@ def test_the_front_is_the_pareto_front(browser: Any, written: Path) -> None:
 
 @needs_browser
 def test_views_without_plotly_are_there_before_it(browser: Any) -> None:
-    usable, interactive, ready = (float(browser.execute_script("return document.body.dataset[arguments[0]]", name)) for name in ("usable", "interactive", "ready"))
+    stamps = browser.execute_script("const d = document.body.dataset; return [d.usable, d.interactive, d.ready]")
+    usable, interactive, ready = (float(stamp) for stamp in stamps)
     assert usable < interactive < ready
     assert browser.execute_script("return document.getElementById('plotly')") is None
 
@@ -485,8 +486,9 @@ def drag(driver: Any, axis: str, begin: float, end: float) -> None:
       return [box.left + box.width / 2, box.top, box.bottom];
     """
     x, top, bottom = driver.execute_script(script, axis)
-    for kind, at, buttons in (("mousePressed", begin, 1), ("mouseMoved", (begin + end) / 2, 1), ("mouseMoved", end, 1), ("mouseReleased", end, 0)):
-        event = {"type": kind, "x": x, "y": bottom + (top - bottom) * at, "button": "left", "buttons": buttons, "clickCount": 1}
+    for kind, at in (("mousePressed", begin), ("mouseMoved", (begin + end) / 2), ("mouseMoved", end), ("mouseReleased", end)):
+        held = 0 if kind == "mouseReleased" else 1
+        event = {"type": kind, "x": x, "y": bottom + (top - bottom) * at, "button": "left", "buttons": held, "clickCount": 1}
         driver.execute_cdp_cmd("Input.dispatchMouseEvent", event)
     settle(driver)
 

@@ -4,7 +4,7 @@ Writing is measured in a fresh process, in processor seconds and in wall-clock s
 draws everything on the processor and has just been started. Prints medians.
 
 * usable: controls, sliders, totals, op table and op graph answer; figures are not drawn yet.
-* interactive: the first figure is drawn and shown. The longest task that begins after it is how long an input may have to wait from then on.
+* interactive: the first figure is drawn and shown. The longest task that begins after it is how long an input may wait from then on.
 * bare: a page with nothing but Plotly's file, as its own documentation embeds it, and one figure of three points, in the same run.
 * hover: from the pointer's move over a figure of the sweep until the chip under it stands in the page.
 """
@@ -60,13 +60,17 @@ def write(page: Path, *more: str) -> tuple[float, float]:
 
 
 BARE = """\
-<!DOCTYPE html><html><head><meta charset="utf-8"></head><body><div id="figure" style="width: 800px; height: 500px"></div><script>{plotly}</script>
+<!DOCTYPE html><html><head><meta charset="utf-8"></head><body><div id="figure" style="width: 800px; height: 500px"></div>
+<script>{plotly}</script>
 <script>Plotly.newPlot("figure", [{{ x: [1, 2, 3], y: [1, 3, 2], mode: "markers" }}], {{}}).then(() => {{
   document.body.dataset.interactive = document.body.dataset.ready = performance.now();
 }});</script></body></html>
 """
 
-WATCH = "window.tasks = []; new PerformanceObserver((list) => window.tasks.push(...list.getEntries())).observe({ type: 'longtask', buffered: true });"
+WATCH = """
+  window.tasks = [];
+  new PerformanceObserver((list) => window.tasks.push(...list.getEntries())).observe({ type: 'longtask', buffered: true });
+"""
 
 LONGEST = """
   const since = Number(document.body.dataset.interactive);
@@ -84,7 +88,7 @@ HOVER = """
 """
 
 PLACES = """
-  const figure = document.getElementById('front'), x = figure._fullLayout.xaxis, y = figure._fullLayout.yaxis, box = figure.getBoundingClientRect();
+  const figure = document.getElementById('front'), x = figure._fullLayout.xaxis, y = figure._fullLayout.yaxis;
   const cloud = figure.data[0], found = [];
   figure.scrollIntoView();
   const now = figure.getBoundingClientRect();
@@ -108,10 +112,11 @@ def look(page: Path, folder: Path) -> dict[str, float]:
             found.setdefault("task", []).append(float(driver.execute_script(LONGEST)))
             metrics = driver.execute_cdp_cmd("Performance.getMetrics", {})["metrics"]
             found.setdefault("cpu", []).append(1e3 * next(each["value"] for each in metrics if each["name"] == "TaskDuration"))
-            for position in range(6, 18) if driver.execute_script("return document.getElementById('slider-clock') !== null") else ():
-                driver.execute_script(SLIDE, position)
-                found.setdefault("step", []).append(float(driver.execute_script("return document.body.dataset.step_ms")))
-            if driver.execute_script("return document.getElementById('sweep-point') !== null && document.getElementById('front').data !== undefined"):
+            if driver.execute_script("return document.getElementById('slider-clock') !== null"):
+                for position in range(6, 18):
+                    driver.execute_script(SLIDE, position)
+                    found.setdefault("step", []).append(float(driver.execute_script("return document.body.dataset.step_ms")))
+            if driver.execute_script("return document.getElementById('front')?.data !== undefined"):
                 found.setdefault("hover", []).extend(hovers(driver))
     return {name: median(values) for name, values in found.items()}
 
@@ -132,8 +137,11 @@ def hovers(driver: Any) -> list[float]:
 
 
 def told(name: str, figures: dict[str, float], bare: dict[str, float]) -> None:
-    print(f"{name}: usable after {figures['usable'] / 1e3:.2f} s, interactive after {figures['interactive'] / 1e3:.2f} s, all drawn after {figures['ready'] / 1e3:.2f} s (wall clock)")
-    print(f"  {figures['interactive'] / bare['interactive']:.2f} x bare Plotly's {bare['interactive'] / 1e3:.2f} s; main thread {figures['cpu']:.0f} ms of processor against {bare['cpu']:.0f}")
+    usable, interactive, ready = (f"{figures[each] / 1e3:.2f} s" for each in ("usable", "interactive", "ready"))
+    print(f"{name}: usable after {usable}, interactive after {interactive}, all drawn after {ready} (wall clock)")
+    ratio, least = figures["interactive"] / bare["interactive"], bare["interactive"] / 1e3
+    print(f"  interactive {ratio:.2f} x bare Plotly's {least:.2f} s")
+    print(f"  main thread {figures['cpu']:.0f} ms of processor until all is drawn, bare Plotly's {bare['cpu']:.0f}")
     print(f"  longest task after it was interactive {figures['task']:.0f} ms; a slider step recomputes in {figures['step']:.1f} ms")
     if "hover" in figures:
         print(f"  a hover over the sweep is answered in {figures['hover']:.0f} ms")
