@@ -33,9 +33,10 @@ def validate(
     from sim.present import evidence_tables
     from sim.present.output import emit, emit_tables
 
-    validation = validate_tables([*(data or []), *(more or [])], engines=engine, chips=chip or [])
+    tables = [*(data or []), *(more or [])]
+    validation = validate_tables(tables, engines=engine, chips=chip or [])
     if form == "table":
-        emit_tables(evidence_tables.validation_tables(validation), out)
+        emit_tables(evidence_tables.validation_tables(validation) if tables else evidence_tables.published_tables(validation), out)
     elif form == "json":
         emit(evidence_tables.validation_json(validation), out)
     else:
