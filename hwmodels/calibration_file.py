@@ -67,10 +67,9 @@ class AttentionFields(Fields):
     exponentials_per_clock: Constant[Positive]
     softmax_ops: Positive
     overlap_p: Exponent
-    spread_p: Exponent
+    prefill_p: Exponent
     decode_p: Exponent
-    copy_bytes_per_clock: Positive
-    copy_p: Exponent
+    partial_wave: Positive
 
 
 class StreamFields(Fields):
@@ -118,10 +117,9 @@ class CalibrationFile(Fields):
                 a.exponentials_per_clock.value,
                 a.softmax_ops,
                 a.overlap_p,
-                a.spread_p,
+                a.prefill_p,
                 a.decode_p,
-                a.copy_bytes_per_clock,
-                a.copy_p,
+                a.partial_wave,
             ),
             StreamConstants(s.launch, s.element_clocks, s.operation_clocks, s.l2_share, s.dequantise_ops, s.p),
             WarmConstants(w.bytes_per_clock, w.l2_share),

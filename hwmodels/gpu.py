@@ -18,11 +18,13 @@ from hwmodels.technology import KernelConstants, Technology
 BLOCK_ROWS = tuple(sorted(base * 2**i for base in (1, 3) for i in range(8)))
 """Tiles along m of the blocks of C that are tried; the other SMs lie along n."""
 
-TILE_K_ATTENTION = 64
-TILE_Q = {False: 64, True: 128}
-"""Rows of a tile of attention, by whether the tensor cores are asynchronous (FlashAttention-2 and -3)."""
 
-LEAST_SPLIT_KEYS = 256
+def attention_tile(head_dim: int, asynchronous: bool) -> tuple[int, int]:
+    """Queries and keys of a tile of causal attention: FlashAttention-3's where tensor cores are asynchronous, else one that fits the data
+    of FlashAttention-2."""
+    if not asynchronous:
+        return 64, 64
+    return 192 if head_dim <= 64 else 128, 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,56 +161,47 @@ class Heads(NamedTuple):
 
 class ScoreBlocks(NamedTuple):
     """How prefill cuts its scores: units (heads, or KV heads whose query heads are packed into one tile) per sequence, rows of blocks of a
-    unit, its blocks, and those of the longest row; `tile_q` x `TILE_K_ATTENTION` scores each."""
+    unit, its blocks, and those of the longest row; `block` scores each."""
 
     units: Amount
     rows: Amount
     blocks: Amount
     longest: Amount
-    tile_q: Amount
+    block: Amount
 
 
 def score_blocks(
-    heads: int, kv_heads: int, queries: int, keys: int, offset: int, window: int | None, asynchronous: bool
+    heads: int, kv_heads: int, queries: int, keys: int, offset: int, window: int | None, head_dim: int, asynchronous: bool
 ) -> ScoreBlocks:
-    """Query heads that share a KV head are packed into one tile where that fills it better (FlashAttention-3's rule)."""
-    tile_q, group = TILE_Q[asynchronous], heads // kv_heads
-
-    def fill(rows: int) -> float:
-        return rows / (-(-rows // tile_q) * tile_q)
-
-    packed = asynchronous and fill(queries) < 0.9 * fill(queries * group)
-    positions = max(1, tile_q // group) if packed else tile_q
-    blocks, longest = gpu.visible_blocks(queries, keys, offset, window, positions, TILE_K_ATTENTION)
-    return ScoreBlocks(kv_heads if packed else heads, -(-queries // positions), blocks, longest, tile_q)
+    """FlashAttention-3 packs the query heads that share a KV head into one tile, as it does for sequences of any lengths."""
+    tile_q, tile_k = attention_tile(head_dim, asynchronous)
+    positions = max(1, tile_q // (heads // kv_heads)) if asynchronous else tile_q
+    blocks, longest = gpu.visible_blocks(queries, keys, offset, window, positions, tile_k)
+    return ScoreBlocks(kv_heads if asynchronous else heads, -(-queries // positions), blocks, longest, tile_q * tile_k)
 
 
 def prefill_attention_s(heads: Heads, cut: ScoreBlocks, board: Board, kernels: KernelConstants, dram_bytes: Amount) -> Amount:
-    """Seconds without the launch: blocks on the SMs, or memory; and putting the new keys and values into their cache."""
+    """Seconds without the launch: blocks on the SMs beside memory, which new keys and values pass twice more, on their way from the
+    projection into their cache."""
     c = kernels.attention
     flops_per_clock = board.sustained_flops_per_s / board.sms / board.clock_hz
     overlap_p = np.where(np.asarray(board.asynchronous), c.overlap_p, 1.0)
     clocks = gpu.score_clocks(heads.head_dim, flops_per_clock, board.lanes, c.exponentials, c.softmax_ops, overlap_p)
-    block_s = cut.tile_q * TILE_K_ATTENTION * clocks / board.clock_hz
-    ctas, blocks = heads.batch * cut.units * cut.rows, heads.batch * cut.units * cut.blocks
-    # The longest row begins after one work item's start.
-    work_s = gpu.prefill_s(ctas, blocks, cut.longest, block_s, board.sms, c.item_s, c.item_s, c.spread_p)
-    return np.maximum(work_s, dram_bytes / board.dram_bytes_per_s) + cache_write_s(heads, board, kernels)
-
-
-def cache_write_s(heads: Heads, board: Board, kernels: KernelConstants) -> Amount:
-    """New keys and values are read where the projection left them and written into their pages."""
-    c = kernels.attention
-    moved = 2 * heads.new_bytes
-    return gpu.soft_max(c.copy_p, moved / board.dram_bytes_per_s, moved / (c.copy_bytes * board.sms * board.clock_hz))
+    block_s = cut.block * clocks / board.clock_hz
+    rows, blocks = heads.batch * cut.units * cut.rows, heads.batch * cut.units * cut.blocks
+    memory_s = (dram_bytes + 2 * heads.new_bytes) / board.dram_bytes_per_s
+    return gpu.prefill_s(rows, blocks, cut.longest, block_s, memory_s, board.sms, c.item_s, c.prefill_p)
 
 
 def decode_attention_s(heads: Heads, board: Board, kernels: KernelConstants, dram_bytes: Amount, warm_bytes: Amount) -> Amount:
     """Seconds without the launch; the keys are split over SMs where there are fewer sequences and KV heads than SMs."""
     c = kernels.attention
     items = heads.batch * heads.kv_heads
-    parts = gpu.kv_splits(items, heads.keys, board.sms, LEAST_SPLIT_KEYS)
+    # The larger tiles of asynchronous tensor cores leave an SM room for one item.
+    slots = board.sms * np.where(board.asynchronous, 1, 2)
+    parts = gpu.kv_splits(items, heads.keys, slots)
     memory_s = dram_bytes / board.dram_bytes_per_s + warm_bytes / (kernels.warm.bytes * board.sms * board.clock_hz)
+    memory_s = memory_s * (1 + c.partial_wave * gpu.partial_wave(items * parts, slots))
     work_s = gpu.decode_attention_s(items, memory_s, board.sms, c.item_s, c.decode_p)
     return work_s + np.where(parts > 1, gpu.latency_s(c.split_s, board.clock_hz), 0.0)
 
@@ -219,5 +212,5 @@ def stream_s(
     """Seconds without the launch of element-wise and row-wise work; what the kernel before left in the L2 does not pass DRAM."""
     c = kernels.stream
     work_s = gpu.stream_s(elements, operations, board.sms, board.clock_hz, c.element_clocks, c.operation_clocks)
-    missed = gpu.missed_share(dram_bytes + warm_bytes, c.l2_share * board.l2_bytes)
-    return gpu.soft_max(c.p, work_s, (dram_bytes + warm_bytes) * missed / board.dram_bytes_per_s)
+    missed = gpu.missed_bytes(dram_bytes + warm_bytes, c.l2_share * board.l2_bytes)
+    return gpu.soft_max(c.p, work_s, missed / board.dram_bytes_per_s)

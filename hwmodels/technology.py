@@ -45,7 +45,8 @@ class GemmConstants:
 @dataclass(frozen=True, slots=True)
 class AttentionConstants:
     """`item_s`: what a work item costs an SM (a row of blocks, or a sequence and KV head) besides its blocks. `softmax_ops`: fp32
-    operations per score. `copy_bytes`: per clock and SM, of keys and values into their cache. Decode's times are stated at 1.41 GHz."""
+    operations per score. `prefill_p` joins the SMs, the longest row of blocks and memory; `decode_p` items and memory, which takes
+    `partial_wave` longer for each slot that idles in the last wave. Decode's times are stated at 1.41 GHz."""
 
     prefill_launch_s: float
     decode_launch_s: float
@@ -54,10 +55,9 @@ class AttentionConstants:
     exponentials: float
     softmax_ops: float
     overlap_p: float
-    spread_p: float
+    prefill_p: float
     decode_p: float
-    copy_bytes: float
-    copy_p: float
+    partial_wave: float
 
 
 @dataclass(frozen=True, slots=True)

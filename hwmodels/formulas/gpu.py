@@ -27,6 +27,9 @@ SPLITS = (1, 2, 4, 8)
 K_STEP = 32
 """k of a tile is padded to whole steps of this many elements."""
 
+SPLIT_KEYS, MOST_SPLITS, MOST_SLOTS, NEARLY_FULLEST = 128, 128, 0.8, 0.85
+"""FlashAttention's rule for parts of the keys: their granularity and number, and the shares of slots and of the best fill that suffice."""
+
 
 def soft_max(p: Amount, *times: Amount) -> Amount:
     """(sum of t^p)^(1/p): units that work at the same time, but not quite. p = 1 is the sum, p = infinity the maximum."""
@@ -117,15 +120,30 @@ def visible_blocks(queries: int, keys: int, offset: int, window: int | None, til
 
 
 def prefill_s(
-    ctas: Amount, blocks: Amount, longest: Amount, block_s: Amount, sms: Amount, cta_s: Amount, start_s: Amount, p: Amount
+    rows: Amount, blocks: Amount, longest: Amount, block_s: Amount, memory_s: Amount, sms: Amount, item_s: Amount, p: Amount
 ) -> Amount:
-    """All blocks spread over the SMs, `cta_s` more for each row of blocks, softly joined with the longest row by itself."""
-    return soft_max(p, (blocks * block_s + ctas * cta_s) / sms, longest * block_s + start_s)
+    """All blocks spread over the SMs, `item_s` more for each row of blocks, softly joined with the longest row by itself and with memory."""
+    return soft_max(p, (blocks * block_s + rows * item_s) / sms, longest * block_s + item_s, memory_s)
 
 
-def kv_splits(items: Amount, keys: Amount, sms: Amount, least_keys: int) -> Amount:
-    """Parts of the keys of a sequence that different SMs take: two items per SM, at least `least_keys` keys each."""
-    return np.clip(np.floor(2 * sms / items), 1, np.maximum(1, np.floor(keys / least_keys)))
+def kv_splits(items: Amount, keys: Amount, slots: Amount) -> Amount:
+    """Parts of the keys of a sequence that different SMs take, of whole `SPLIT_KEYS`; `slots` items run at once.
+
+    One where the items fill most slots; else the fewest parts whose waves are nearly as full as the fullest: the rule of FlashAttention-2
+    and -3 (`num_splits_heuristic`).
+    """
+    items, keys, slots = (np.asarray(each, float)[..., None] for each in (items, keys, slots))
+    parts = np.arange(1.0, MOST_SPLITS + 1)
+    filled = items * parts / slots
+    full = np.where(parts <= np.minimum(slots, np.ceil(keys / SPLIT_KEYS)), filled / np.ceil(filled), 0.0)
+    fewest = 1 + np.argmax(full >= NEARLY_FULLEST * full.max(-1, keepdims=True), axis=-1)
+    return np.where(items[..., 0] >= MOST_SLOTS * slots[..., 0], 1, fewest)
+
+
+def partial_wave(items: Amount, slots: Amount) -> Amount:
+    """Slots that idle while the last items run, per slot that is used; 0 where all items run at once."""
+    filled = np.asarray(items) / slots
+    return np.where(filled > 1, np.ceil(filled) / filled - 1, 0.0)
 
 
 def decode_attention_s(items: Amount, memory_s: Amount, sms: Amount, item_s: Amount, p: Amount) -> Amount:
@@ -140,6 +158,6 @@ def stream_s(
     return (elements * element_clocks + operations * operation_clocks) / (sms * clock_hz)
 
 
-def missed_share(working_bytes: Amount, l2_bytes: Amount) -> Amount:
-    """Share of what a kernel touches that the L2 no longer holds from the kernel before: 0 up to `l2_bytes`, 1 from twice as much."""
-    return 1 - np.clip(2 - working_bytes / l2_bytes, 0, 1)
+def missed_bytes(touched_bytes: Amount, kept_bytes: Amount) -> Amount:
+    """What passes DRAM of what a kernel touches, where the L2 keeps up to `kept_bytes` of it from one kernel to the next."""
+    return np.maximum(touched_bytes - kept_bytes, 0.0)

@@ -140,7 +140,7 @@ class _Group:
             options.append((split_s, float(formulas.latency_s(c.decode_launch_s, self.board.clock_hz))))
         if attention.q_len > 1:
             shape = attention.heads, attention.kv_heads, attention.q_len, attention.kv_len, attention.mask_offset, attention.window
-            cut = gpu.score_blocks(*shape, asynchronous=self.board.asynchronous)
+            cut = gpu.score_blocks(*shape, attention.head_dim, self.board.asynchronous)
             whole_s = float(gpu.prefill_attention_s(heads, cut, self.board, self.kernels, moved_bytes + missed_bytes))
             options.append((whole_s, c.prefill_launch_s))
         work_s, launch_s = min(options, key=sum)
@@ -240,23 +240,31 @@ def _gemm_mapping(
     k = gemm.k if row_bytes * gemm.k <= tile_l2_bytes else max(K_STEP, int(tile_l2_bytes / row_bytes) // K_STEP * K_STEP)
     # The parts of a block are equal, so that its last tiles may be smaller than the others.
     parts_m, parts_n = -(-block_m // tile[0]), -(-block_n // tile[1])
-    inner = StageTiling(Tile(tile_m, tile_n, min(2 * K_STEP, gemm.k)), ("m", "n", "k"), 2)
+    inner = StageTiling(Tile(tile_m, tile_n, min(_step_k(tile_m, tile_n, gemm, chip), gemm.k)), ("m", "n", "k"), 2)
     outer = StageTiling(Tile(block_m, block_n, min(k, gemm.k)), ("m", "n", "k") if m_outer else ("n", "m", "k"), 2)
     return GemmMapping(gemm, (outer, inner), (parts_m, parts_n), 1, "", "m")
 
 
+def _step_k(tile_m: int, tile_n: int, gemm: Gemm, chip: Chip) -> int:
+    """Elements of k that an SM holds of both operands, in two buffers: 64, or fewer where wide formats would not fit."""
+    room_bytes = min(float(level.capacity_bytes) for level in chip.memory if {"weights", "activations"} & level.holds)
+    step_bytes = 2 * (tile_m * gemm.a_bits + tile_n * gemm.w_bits) / 8
+    return max(1, min(2 * K_STEP, 2 ** int(np.log2(room_bytes / step_bytes))))
+
+
 def _attention_mapping(attention: Attention, chip: Chip, board: Board) -> AttentionMapping:
     """Tiles of queries and keys that fit an SM; keys and values pass DRAM once, the SMs share them in the L2."""
-    kv_tile, q_tile = gpu.TILE_K_ATTENTION, min(gpu.TILE_Q[bool(board.asynchronous)], attention.q_len)
+    q_tile, kv_tile = gpu.attention_tile(attention.head_dim, bool(board.asynchronous))
+    q_tile = min(q_tile, attention.q_len)
     head_bytes = attention.head_dim * attention.act_bits / 8
     operands, sums = (next(level for level in reversed(chip.memory) if role in level.holds) for role in ("activations", "psums"))
-    keys_bytes = 4 * kv_tile * attention.head_dim * attention.kv_bits / 8
-    while q_tile > 1:
+    while q_tile > 1 or kv_tile > 1:
         rows = q_tile * attention.rows_per_query
+        keys_bytes = 4 * kv_tile * attention.head_dim * attention.kv_bits / 8
         sums_bytes = rows * (attention.head_dim + kv_tile) * attention.acc_bits / 8
         if rows * head_bytes * 2 + keys_bytes <= float(operands.capacity_bytes) and sums_bytes <= float(sums.capacity_bytes):
             break
-        q_tile = -(-q_tile // 2)
+        q_tile, kv_tile = (q_tile, -(-kv_tile // 2)) if kv_tile > rows else (-(-q_tile // 2), kv_tile)
     pairs = min(attention.pairs, int(chip.cores))
     queries = max(1, min(int(chip.cores) // pairs, -(-attention.q_len // q_tile)))
     fresh = AttentionMapping(attention, q_tile, kv_tile, True, True, 2, (pairs, queries), "", "m")

@@ -120,9 +120,10 @@ def validate_rows(rows: Sequence[Row], engines: Sequence[str], chips: Iterable[s
     comparisons: list[Comparison] = []
     for case in found:
         try:
-            roofline_s = predictor.predicted_s(case, "roofline")
+            roofline_s = predictor.predicted_s(case.cold_tasks, case.chip, "roofline")
             regime: Regime = "l2" if case.is_l2 else "large" if roofline_s >= LARGE_S else "small"
-            comparisons += [Comparison(case, engine, regime, predictor.predicted_s(case, engine)) for engine in dict.fromkeys(engines)]
+            for engine in dict.fromkeys(engines):
+                comparisons.append(Comparison(case, engine, regime, predictor.predicted_s(case.tasks, case.chip, engine)))
         except BadInput as why:
             _leave(left, why.problems[0].message, case.row)
     return Validation(len(rows), tuple(comparisons), tuple(left.values()))
@@ -159,9 +160,9 @@ class _Predictor:
     def __init__(self) -> None:
         self._known: dict[tuple[str, float | None, str, Task], float | BadInput] = {}
 
-    def predicted_s(self, case: Case, engine: str) -> float:
-        """Seconds of all tasks of a case, one after the other; raises `BadInput` for what the chip cannot do."""
-        return sum(self._task_s(task, case.chip, engine) for task in case.tasks)
+    def predicted_s(self, tasks: Sequence[Task], chip: Chip, engine: str) -> float:
+        """Seconds of all tasks, one after the other; raises `BadInput` for what the chip cannot do."""
+        return sum(self._task_s(task, chip, engine) for task in tasks)
 
     def _task_s(self, task: Task, chip: Chip, engine: str) -> float:
         key = chip.name, chip.tdp_w, engine, task

@@ -60,9 +60,9 @@ START: Params = {
     "attention.item": 3.659,
     "attention.softmax_ops": 3.806,
     "attention.overlap_p": 1.713,
-    "attention.spread_p": 1.817,
+    "attention.prefill_p": 1.39,
     "attention.decode_p": 2.486,
-    "attention.copy_bytes": 9.483,
+    "attention.partial_wave": 0.24,
     "stream.launch": 2.231,
     "stream.element_clocks": 0.3714,
     "stream.operation_clocks": 0.0931,
@@ -74,7 +74,7 @@ START: Params = {
 LARGE_WEIGHT = {"gemm": 2.0, "prefill": 2.0, "decode": 8.0, "stream": 2.0}
 """Of rows of at least 20 us; those of decode are outnumbered by rows that find their cache in the L2, as no server does."""
 
-COPY_P, STREAM_P = 6.0, 4.0
+STREAM_P = 4.0
 UNLIMITED_PJ = 1e-9
 
 
@@ -90,10 +90,9 @@ def constants_of(p: Mapping[str, float]) -> KernelConstants:
             16.0,
             p["attention.softmax_ops"],
             p["attention.overlap_p"],
-            p["attention.spread_p"],
+            p["attention.prefill_p"],
             p["attention.decode_p"],
-            p["attention.copy_bytes"],
-            COPY_P,
+            p["attention.partial_wave"],
         ),
         StreamConstants(
             p["stream.launch"] * US, p["stream.element_clocks"], p["stream.operation_clocks"], p["stream.l2_share"], 0.8, STREAM_P
@@ -230,8 +229,8 @@ def attention_rows(kind: str, frame: pd.DataFrame, by_name: Mapping[str, Chip]) 
 
     def shape(board: Board) -> tuple[Heads, ScoreBlocks]:
         cuts = []
-        for h, g, q, s, wide in zip(heads.heads, heads.kv_heads, heads.queries, heads.keys, board.asynchronous, strict=True):
-            key = int(h), int(g), int(q), int(s), int(s - q), None, bool(wide)
+        for h, g, q, s, d, wide in zip(heads.heads, heads.kv_heads, heads.queries, heads.keys, heads.head_dim, board.asynchronous, strict=True):
+            key = int(h), int(g), int(q), int(s), int(s - q), None, int(d), bool(wide)
             if key not in known:
                 known[key] = score_blocks(*key)
             cuts.append(known[key])
@@ -271,7 +270,8 @@ def predicted_s(rows: Rows, p: Mapping[str, float]) -> np.ndarray:
         return np.asarray(times.reshape(len(times), -1).min(-1) + kernels.gemm.launch_s)
     if rows.kind == "stream":
         elements, operations, moved = rows.shape
-        return np.asarray(np.maximum(stream_s(elements, operations, board, kernels, moved) + kernels.stream.launch_s, rows.roofline_s))
+        floor_s = formulas.missed_bytes(moved, rows.board.l2_bytes) / rows.board.dram_bytes_per_s
+        return np.asarray(np.maximum(stream_s(elements, operations, board, kernels, moved) + kernels.stream.launch_s, floor_s))
     heads, cut = rows.shape
     if rows.kind == "prefill":
         return np.asarray(prefill_attention_s(heads, cut, board, kernels, attention_bytes(heads)) + kernels.attention.prefill_launch_s)
@@ -294,8 +294,8 @@ def loss(rows: Rows, p: Mapping[str, float]) -> float:
 
 
 STAGES = (
-    (("gemm", "decode"), ("energy.", "dram.", "gemm.", "warm.", "attention.decode", "attention.split", "attention.item")),
-    (("prefill",), ("attention.prefill", "attention.softmax", "attention.overlap", "attention.spread", "attention.copy")),
+    (("gemm", "decode"), ("energy.", "dram.", "gemm.", "warm.")),
+    (("prefill", "decode"), ("attention.",)),
     (("stream",), ("stream.",)),
 )
 """Kinds of rows, and the parameters that are fitted to them, in turn."""
