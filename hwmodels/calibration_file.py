@@ -50,11 +50,9 @@ class GemmFields(Fields):
     """See `GemmConstants`."""
 
     launch: Seconds
-    prologue_k: Positive
     l2_bytes_per_clock: Positive
     split: Seconds
-    unit_p: Exponent
-    memory_p: Exponent
+    p: Exponent
 
 
 class AttentionFields(Fields):
@@ -108,7 +106,7 @@ class CalibrationFile(Fields):
         """The constants as plain dataclasses."""
         g, a, s, w = self.gemm, self.attention, self.stream, self.warm
         kernels = KernelConstants(
-            GemmConstants(g.launch, g.prologue_k, g.l2_bytes_per_clock, g.split, g.unit_p, g.memory_p),
+            GemmConstants(g.launch, g.l2_bytes_per_clock, g.split, g.p),
             AttentionConstants(
                 a.prefill_launch,
                 a.decode_launch,

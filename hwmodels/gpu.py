@@ -31,24 +31,19 @@ def attention_tile(head_dim: int, asynchronous: bool) -> tuple[int, int]:
 class Board:
     """Numbers of a chip (or columns of many chips), and those of its technology that are not the same for all.
 
-    `flops_per_s` is the datasheet's peak of the compute format at `clock_hz`, `tensor_clock_hz` what the power limit leaves of the clock,
-    `dram_bytes_per_s` what memory sustains, `tile_l2_bytes` the part of the L2 that tiles may use for one of two buffers.
+    `flops_per_s` is the datasheet's peak of the compute format at `clock_hz`, `headroom` the power limit over what busy tensor cores would
+    draw, `dram_bytes_per_s` what memory sustains, `tile_l2_bytes` the part of the L2 that tiles may use for one of two buffers.
     """
 
     sms: Amount
     clock_hz: Amount
-    tensor_clock_hz: Amount
+    headroom: Amount
     flops_per_s: Amount
     lanes: Amount
     l2_bytes: Amount
     tile_l2_bytes: Amount
     dram_bytes_per_s: Amount
     asynchronous: Any
-
-    @property
-    def sustained_flops_per_s(self) -> Amount:
-        """Peak at the clock that the power limit leaves."""
-        return self.flops_per_s * self.tensor_clock_hz / self.clock_hz
 
 
 def board_of(chip: Chip, technology: Technology, compute: str) -> Board:
@@ -57,13 +52,13 @@ def board_of(chip: Chip, technology: Technology, compute: str) -> Board:
     clock_hz, l2 = float(chip.clock_hz), chip.memory[1]
     flops_per_s = {name: 2 * float(chip.peak_macs_per_s(name)) for name in chip.formats}
     wide = max((flops_per_s[name] for name in ("bf16", "fp16") if name in flops_per_s), default=0.0)
-    tensor_clock_hz = clock_hz
+    headroom = np.inf
     if chip.tdp_w is not None and wide and flops_per_s[compute] >= wide:
-        tensor_clock_hz = float(gpu.power_limited_clock(clock_hz, wide, chip.tdp_w, technology.generation.energy_j_per_flop))
+        headroom = float(gpu.power_headroom(clock_hz, wide, chip.tdp_w, technology.generation.energy_j_per_flop))
     return Board(
         sms=float(chip.cores),
         clock_hz=clock_hz,
-        tensor_clock_hz=tensor_clock_hz,
+        headroom=headroom,
         flops_per_s=flops_per_s[compute],
         lanes=float(chip.vector.lanes),
         l2_bytes=float(chip.capacity_bytes(l2)),
@@ -124,16 +119,21 @@ def gemm_candidates_s(product: Product, board: Board, kernels: KernelConstants, 
     m, n, k, batch, sms, clock_hz, warm = (
         np.asarray(each, float)[..., None, None] for each in (*product[:3], product.batch, board.sms, board.clock_hz, warm_bytes)
     )
-    flops_per_s, dram_bytes_per_s = (np.asarray(each)[..., None, None] for each in (board.sustained_flops_per_s, board.dram_bytes_per_s))
+    flops_per_s, dram_bytes_per_s, headroom = (
+        np.asarray(each)[..., None, None] for each in (board.flops_per_s, board.dram_bytes_per_s, board.headroom)
+    )
     element_bytes = product.element_bytes[0], product.element_bytes[1]
     tile_m, tile_n = (np.array(each, float)[:, None] for each in zip(*gpu.GEMM_TILES, strict=True))
     splits = np.array(gpu.SPLITS, float)
     rounds = gpu.waves(m * batch, n, tile_m, tile_n, splits, sms)
     # Multicast: from Hopper on, SMs that need the same operand share one load.
     l2_bytes_per_s = np.where(np.asarray(board.asynchronous)[..., None, None], np.inf, c.l2_bytes * clock_hz)
-    wave_s = gpu.gemm_wave_s(tile_m, tile_n, k / splits, element_bytes, flops_per_s / sms, l2_bytes_per_s, c.prologue_k, c.unit_p)
     memory_s = np.asarray(dram_bytes, float)[..., None] / dram_bytes_per_s + warm / (kernels.warm.bytes * sms * clock_hz)
-    return gpu.soft_max(c.memory_p, rounds * wave_s, memory_s) + gpu.split_k_s(m, n, splits, c.l2_bytes * clock_hz * sms, c.split_s)
+    multiply_s, load_s = gpu.tile_times_s(tile_m, tile_n, k / splits, element_bytes, flops_per_s / sms, l2_bytes_per_s)
+    tensor_s, other_s = rounds * multiply_s, gpu.soft_max(c.p, rounds * load_s, memory_s)
+    clock_share = gpu.powered_share(headroom, 2 * m * n * k * batch / flops_per_s, tensor_s, other_s, c.p)
+    work_s = gpu.soft_max(c.p, tensor_s / clock_share, other_s)
+    return work_s + gpu.split_k_s(m, n, splits, c.l2_bytes * clock_hz * sms, c.split_s)
 
 
 class Heads(NamedTuple):
@@ -184,10 +184,11 @@ def prefill_attention_s(heads: Heads, cut: ScoreBlocks, board: Board, kernels: K
     """Seconds without the launch: blocks on the SMs beside memory, which new keys and values pass twice more, on their way from the
     projection into their cache."""
     c = kernels.attention
-    flops_per_clock = board.sustained_flops_per_s / board.sms / board.clock_hz
+    flops_per_clock = board.flops_per_s / board.sms / board.clock_hz
     overlap_p = np.where(np.asarray(board.asynchronous), c.overlap_p, 1.0)
     clocks = gpu.score_clocks(heads.head_dim, flops_per_clock, board.lanes, c.exponentials, c.softmax_ops, overlap_p)
-    block_s = cut.block * clocks / board.clock_hz
+    clock_share = gpu.powered_share(board.headroom, 4 * heads.head_dim / flops_per_clock, clocks, 0.0, 1.0)
+    block_s = cut.block * clocks / (board.clock_hz * clock_share)
     rows, blocks = heads.batch * cut.units * cut.rows, heads.batch * cut.units * cut.blocks
     memory_s = (dram_bytes + 2 * heads.new_bytes) / board.dram_bytes_per_s
     return gpu.prefill_s(rows, blocks, cut.longest, block_s, memory_s, board.sms, c.item_s, c.prefill_p)

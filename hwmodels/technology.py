@@ -30,16 +30,13 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class GemmConstants:
-    """`launch_s`: a kernel that does next to nothing. `prologue_k`: elements of k that filling and draining the pipeline take.
-    `l2_bytes`: per clock and SM, for operands of tiles; `split_s`: for adding up parts of k. `unit_p` joins products and operands,
-    `memory_p` SMs and DRAM."""
+    """`launch_s`: a kernel that does next to nothing. `l2_bytes`: per clock and SM, for operands of tiles; `split_s`: for adding up parts
+    of k. `p` joins products, operands and DRAM."""
 
     launch_s: float
-    prologue_k: float
     l2_bytes: float
     split_s: float
-    unit_p: float
-    memory_p: float
+    p: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,14 +38,25 @@ def soft_max(p: Amount, *times: Amount) -> Amount:
     return largest * sum((np.asarray(t) / safe) ** p for t in times) ** (1 / p) if np.any(largest > 0) else largest
 
 
-def power_limited_clock(clock_hz: Amount, flops_per_s: Amount, tdp_w: Amount, energy_j_per_flop: Amount) -> Amount:
-    """The fastest clock [Hz] up to `clock_hz` at which tensor cores at their peak stay within the board's power.
+def power_headroom(clock_hz: Amount, flops_per_s: Amount, tdp_w: Amount, energy_j_per_flop: Amount) -> Amount:
+    """The board's power over what tensor cores that are always busy would draw at the full clock.
 
     Power is FLOP/s x energy per FLOP; the energy is that at 1.41 GHz and grows with the clock, as the voltage (squared) grows with about
-    its root. So power grows with clock^2. `flops_per_s` is the peak at `clock_hz`.
+    its root. `flops_per_s` is the peak at `clock_hz`.
     """
-    power_w = flops_per_s * energy_j_per_flop * clock_hz / REFERENCE_CLOCK_HZ
-    return clock_hz * np.minimum(1.0, np.sqrt(tdp_w / power_w))
+    return tdp_w / (flops_per_s * energy_j_per_flop * clock_hz / REFERENCE_CLOCK_HZ)
+
+
+def powered_share(headroom: Amount, ideal_s: Amount, tensor_s: Amount, other_s: Amount, p: Amount) -> Amount:
+    """The share x of the full clock that the board's power leaves a kernel. Its products take `ideal_s` at the peak and, as they are tiled,
+    `tensor_s` at the full clock, softly joined with `other_s`, which does not depend on the clock.
+
+    Energy per FLOP falls with the clock, so x is the largest for which ideal_s x / latency(x) <= `headroom`, with
+    latency(x)^p = (tensor_s / x)^p + other_s^p: a quadratic equation in x^p. What keeps tensor cores waiting leaves them a faster clock.
+    """
+    draw = np.maximum(ideal_s / tensor_s / headroom, 1e-9) ** p
+    waits = (other_s / tensor_s) ** p
+    return np.minimum(1.0, ((waits + np.sqrt(waits**2 + 4 * draw)) / (2 * draw)) ** (1 / p))
 
 
 def latency_s(reference_s: Amount, clock_hz: Amount) -> Amount:
@@ -59,22 +70,20 @@ def waves(m: Amount, n: Amount, tile_m: Amount, tile_n: Amount, splits: Amount, 
     return np.maximum(1.0, np.ceil(tiles / sms))
 
 
-def gemm_wave_s(
+def tile_times_s(
     tile_m: Amount,
     tile_n: Amount,
     tile_k: Amount,
     operand_bytes: tuple[Amount, Amount],
     flops_per_s_and_sm: Amount,
     l2_bytes_per_s_and_sm: Amount,
-    prologue_k: Amount,
-    p: Amount,
-) -> Amount:
-    """One tile on one SM: the products of k and of `prologue_k` more elements (filling and draining the pipeline), softly joined with the
-    tile's operands through the SM's share of the L2. `operand_bytes` are those of an element of A and of W."""
+) -> tuple[Amount, Amount]:
+    """One tile on one SM: its products, and its operands through the SM's share of the L2. `operand_bytes` are those of an element of A
+    and of W."""
     k = np.ceil(tile_k / K_STEP) * K_STEP
-    multiply_s = 2 * tile_m * tile_n * (k + prologue_k) / flops_per_s_and_sm
+    multiply_s = 2 * tile_m * tile_n * k / flops_per_s_and_sm
     load_s = (operand_bytes[0] * tile_m + operand_bytes[1] * tile_n) * k / l2_bytes_per_s_and_sm
-    return soft_max(p, multiply_s, load_s)
+    return multiply_s, load_s
 
 
 def split_k_s(m: Amount, n: Amount, splits: Amount, l2_bytes_per_s: Amount, split_s: Amount) -> Amount:

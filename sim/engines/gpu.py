@@ -184,7 +184,7 @@ class _Group:
         padded_s = max(peak_s.values())
         peak_s[dram.name] = max(peak_s[dram.name], moved_s)
         sustained_s = {
-            MATRIX: peak_s[MATRIX] * float(self.board.clock_hz / self.board.tensor_clock_hz),
+            MATRIX: max(peak_s[MATRIX], peak_s[MATRIX] ** 2 / (float(self.board.headroom) * latency_s)),
             dram.name: sum(moved) / float(self.board.dram_bytes_per_s),
         }
         busy = {name: min(max(seconds, sustained_s.get(name, 0.0)), latency_s) for name, seconds in peak_s.items()}

@@ -50,7 +50,6 @@ START: Params = {
     "dram.ecc": 0.7967,
     "dram.other": 0.9192,
     "gemm.launch": 4.101,
-    "gemm.prologue_k": 104.3,
     "gemm.l2_bytes": 42.53,
     "gemm.split": 1.759,
     "gemm.p": 3.607,
@@ -81,7 +80,7 @@ UNLIMITED_PJ = 1e-9
 def constants_of(p: Mapping[str, float]) -> KernelConstants:
     """The constants that a set of parameters stands for."""
     return KernelConstants(
-        GemmConstants(p["gemm.launch"] * US, p["gemm.prologue_k"], p["gemm.l2_bytes"], p["gemm.split"] * US, p["gemm.p"], p["gemm.p"]),
+        GemmConstants(p["gemm.launch"] * US, p["gemm.l2_bytes"], p["gemm.split"] * US, p["gemm.p"]),
         AttentionConstants(
             p["attention.prefill_launch"] * US,
             p["attention.decode_launch"] * US,
@@ -184,7 +183,7 @@ def _board(chips: Sequence[Chip]) -> Board:
     return Board(
         sms=np.array([float(chip.cores) for chip in chips]),
         clock_hz=np.array([float(chip.clock_hz) for chip in chips]),
-        tensor_clock_hz=np.array([float(chip.clock_hz) for chip in chips]),
+        headroom=np.full(len(chips), np.inf),
         flops_per_s=np.array([2 * float(chip.peak_macs_per_s("fp16")) for chip in chips]),
         lanes=np.array([float(chip.vector.lanes) for chip in chips]),
         l2_bytes=np.array([float(chip.memory[1].capacity_bytes) for chip in chips]),
@@ -201,8 +200,8 @@ def with_technology(rows: Rows, p: Mapping[str, float]) -> Board:
     names = ["dram.ecc" if chip.dram.ecc == "inline" else f"dram.{chip.dram.technology}" for chip in rows.chips]
     shares = np.array([p.get(name, p["dram.other"]) for name in names])
     board = rows.board
-    clock = formulas.power_limited_clock(board.clock_hz, board.flops_per_s, tdp_w, energies)
-    return replace(board, tensor_clock_hz=clock, dram_bytes_per_s=board.dram_bytes_per_s * shares)
+    headroom = formulas.power_headroom(board.clock_hz, board.flops_per_s, tdp_w, energies)
+    return replace(board, headroom=headroom, dram_bytes_per_s=board.dram_bytes_per_s * shares)
 
 
 def _rows(kind: str, frame: pd.DataFrame, by_name: Mapping[str, Chip], shape: Callable[[Board], Any], work: Any, moved: Any) -> Rows:
