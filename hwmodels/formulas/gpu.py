@@ -131,7 +131,7 @@ def visible_blocks(queries: int, keys: int, offset: int, window: int | None, til
 def prefill_s(
     rows: Amount, blocks: Amount, longest: Amount, block_s: Amount, memory_s: Amount, sms: Amount, item_s: Amount, p: Amount
 ) -> Amount:
-    """All blocks spread over the SMs, `item_s` more for each row of blocks, softly joined with the longest row by itself and with memory."""
+    """All blocks spread over the SMs, `item_s` more for each row of blocks, softly joined with the longest row alone and with memory."""
     return soft_max(p, (blocks * block_s + rows * item_s) / sms, longest * block_s + item_s, memory_s)
 
 

@@ -80,8 +80,9 @@ class Left:
 
 @dataclass(frozen=True, eq=False)
 class Validation:
-    """All rows of some tables: those compared, and those left with the reason."""
+    """All rows of some `tables` (their files): those compared, and those left with the reason."""
 
+    tables: tuple[str, ...]
     rows: int
     comparisons: tuple[Comparison, ...]
     left: tuple[Left, ...]
@@ -101,7 +102,7 @@ class Validation:
 
 
 def validate(data: Sequence[str | Path] = (), *, engines: Sequence[str] = (ENGINE,), chips: Iterable[str | Path | Chip] = ()) -> Validation:
-    """Predict every row of tidy CSV files (those of published figures, unless some are given) and compare.
+    """Predict every row of tidy CSV files (the few published figures of the package, unless some are given) and compare.
 
     `chips` are looked at before those of the library. Raises `BadInput`: an unknown engine, a chip or a table that cannot be read, a cell
     that cannot be right. Rows of unknown hardware, ops, models or formats are no error: `Validation.left` counts them.
@@ -126,7 +127,7 @@ def validate_rows(rows: Sequence[Row], engines: Sequence[str], chips: Iterable[s
                 comparisons.append(Comparison(case, engine, regime, predictor.predicted_s(case.tasks, case.chip, engine)))
         except BadInput as why:
             _leave(left, why.problems[0].message, case.row)
-    return Validation(len(rows), tuple(comparisons), tuple(left.values()))
+    return Validation(tuple(dict.fromkeys(row.file for row in rows)), len(rows), tuple(comparisons), tuple(left.values()))
 
 
 def _all_cases(rows: Sequence[Row], hardware: Hardware) -> tuple[list[Case], dict[str, Left]]:
