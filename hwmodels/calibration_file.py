@@ -76,6 +76,7 @@ class StreamFields(Fields):
     launch: Seconds
     element_clocks: Positive
     operation_clocks: Positive
+    row_clocks: Positive
     l2_share: Share
     dequantise_ops: Positive
     p: Exponent
@@ -119,7 +120,7 @@ class CalibrationFile(Fields):
                 a.decode_p,
                 a.partial_wave,
             ),
-            StreamConstants(s.launch, s.element_clocks, s.operation_clocks, s.l2_share, s.dequantise_ops, s.p),
+            StreamConstants(s.launch, s.element_clocks, s.operation_clocks, s.row_clocks, s.l2_share, s.dequantise_ops, s.p),
             WarmConstants(w.bytes_per_clock, w.l2_share),
         )
         generations = {name: Generation(each.energy.value, each.asynchronous) for name, each in self.generations.items()}

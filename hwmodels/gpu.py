@@ -208,10 +208,17 @@ def decode_attention_s(heads: Heads, board: Board, kernels: KernelConstants, dra
 
 
 def stream_s(
-    elements: Amount, operations: Amount, board: Board, kernels: KernelConstants, dram_bytes: Amount, warm_bytes: Amount = 0
+    elements: Amount,
+    operations: Amount,
+    board: Board,
+    kernels: KernelConstants,
+    dram_bytes: Amount,
+    warm_bytes: Amount = 0,
+    row_elements: Amount = 0,
 ) -> Amount:
     """Seconds without the launch of element-wise and row-wise work; what the kernel before left in the L2 does not pass DRAM."""
     c = kernels.stream
-    work_s = gpu.stream_s(elements, operations, board.sms, board.clock_hz, c.element_clocks, c.operation_clocks)
+    spread_s = gpu.stream_s(elements, operations, board.sms, board.clock_hz, c.element_clocks, c.operation_clocks)
+    work_s = np.maximum(spread_s, gpu.row_s(row_elements, board.clock_hz, c.row_clocks))
     missed = gpu.missed_bytes(dram_bytes + warm_bytes, c.l2_share * board.l2_bytes)
     return gpu.soft_max(c.p, work_s, missed / board.dram_bytes_per_s)

@@ -59,12 +59,14 @@ class AttentionConstants:
 
 @dataclass(frozen=True, slots=True)
 class StreamConstants:
-    """Element-wise and row-wise kernels: launch, clocks of an SM per element and per operation, the share of the L2 that holds what the
-    kernel before left, what dequantising costs in fp32 lane operations per counted one, and the exponent that joins SMs and DRAM."""
+    """Element-wise and row-wise kernels: launch, clocks of an SM per element and per operation, clocks of the block of threads that works
+    through a row per element of it, the share of the L2 that holds what the kernel before left, what dequantising costs in fp32 lane
+    operations per counted one, and the exponent that joins SMs and DRAM."""
 
     launch_s: float
     element_clocks: float
     operation_clocks: float
+    row_clocks: float
     l2_share: float
     dequantise_ops: float
     p: float

@@ -153,6 +153,7 @@ def test_memory_and_the_longest_row_hold_up_prefill() -> None:
 
 def test_streams_cost_elements_and_operations_and_reuse_the_l2() -> None:
     assert gpu.stream_s(1000, 3000, 10, 1e9, 0.2, 0.1) == pytest.approx(50e-9)
+    assert gpu.row_s(1000, 1e9, 0.5) == pytest.approx(500e-9)
     assert gpu.missed_bytes(np.array([5.0, 10.0, 15.0, 99.0]), 10).tolist() == [0, 0, 5, 89]
 
 

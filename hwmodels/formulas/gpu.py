@@ -167,6 +167,11 @@ def stream_s(
     return (elements * element_clocks + operations * operation_clocks) / (sms * clock_hz)
 
 
+def row_s(row_elements: Amount, clock_hz: Amount, row_clocks: Amount) -> Amount:
+    """One row, which one block of threads works through however many SMs there are."""
+    return row_elements * row_clocks / clock_hz
+
+
 def missed_bytes(touched_bytes: Amount, kept_bytes: Amount) -> Amount:
     """What passes DRAM of what a kernel touches, where the L2 keeps up to `kept_bytes` of it from one kernel to the next."""
     return np.maximum(touched_bytes - kept_bytes, 0.0)

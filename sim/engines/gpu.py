@@ -64,7 +64,8 @@ class _Group:
         flows = self.group_class.group.flows
         elements, operations = _vector_work(self.group_class.ops)
         read, written = tiled.dram_bytes(self.plan, flows)
-        work_s = float(gpu.stream_s(elements, operations, self.board, self.kernels, read + written, _warm_bytes(flows)))
+        row = _row_elements(self.group_class.ops, int(self.plan.graph.scenario.batch) * int(self.plan.graph.scenario.q_len))
+        work_s = float(gpu.stream_s(elements, operations, self.board, self.kernels, read + written, _warm_bytes(flows), row))
         return self._mapped({VECTOR: work_s}, work_s, self.kernels.stream.launch_s, (read, written), 0.0, None, flows)
 
     def gemm(self) -> Mapped:
@@ -224,6 +225,16 @@ def _vector_work(ops: tuple[OpNode, ...]) -> tuple[float, float]:
         elif isinstance(op.work, Move):
             elements = max(elements, float(op.work.size_bytes) / (bits_of(op.output.format) / 8))
     return elements, operations
+
+
+def _row_elements(ops: tuple[OpNode, ...], tokens: int) -> float:
+    """The longest row that one block of threads works through: the last axis, and of a rotation all heads of a token."""
+    rows = [0.0]
+    for op in ops:
+        if isinstance(op.work, Vector):
+            longest = max(spec.shape[-1] for spec in (op.output, *(use.spec for use in op.inputs)))
+            rows.append(float(op.work.elements) / tokens if op.kind == "RoPE" else float(longest))
+    return max(rows)
 
 
 def _warm_bytes(flows: tuple[Flow, ...]) -> float:

@@ -317,6 +317,7 @@ ABLATIONS: tuple[tuple[str, str, dict[str, float]], ...] = (
     ("last wave", "decode", {"attention.partial_wave": 1e-9}),
     ("soft maximum", "decode", {"attention.decode_p": 20.0}),
     ("operations", "stream", {"stream.operation_clocks": 1e-9}),
+    ("row by one block of threads", "stream", {"stream.row_clocks": 1e-9}),
     ("what the L2 keeps", "stream", {"stream.l2_share": 1e-9}),
 )
 """Term, kind of rows on which it shows, and the constants that take it away (-1: as all others)."""

@@ -4,7 +4,8 @@
 
 Rows: 16-bit GEMMs of aiconfigurator, vidur and llmservingsim_v0; attention of aiconfigurator's vLLM rows (other libraries of the same
 board differ from them by 20 % either way); element-wise and row-wise kernels of vidur and llmservingsim_v1. Loss: mean of |log error| and
-half its root mean square, errors beyond 50 % as 50 %, rows of at least 20 us of roofline with a larger weight.
+half its root mean square, errors beyond 50 % as 50 %, rows of at least 20 us of roofline with a larger weight; the two tables of
+element-wise kernels count alike.
 """
 
 from __future__ import annotations
@@ -62,10 +63,11 @@ START: Params = {
     "attention.prefill_p": 1.529,
     "attention.decode_p": 2.158,
     "attention.partial_wave": 0.3392,
-    "stream.launch": 2.216,
-    "stream.element_clocks": 0.3749,
-    "stream.operation_clocks": 0.0955,
-    "stream.l2_share": 0.2499,
+    "stream.launch": 1.884,
+    "stream.element_clocks": 0.4021,
+    "stream.operation_clocks": 0.09376,
+    "stream.row_clocks": 0.2444,
+    "stream.l2_share": 0.2784,
     "warm.bytes": 23.5,
 }
 """Times in us, energies in pJ per FLOP, bytes per clock and SM."""
@@ -94,7 +96,13 @@ def constants_of(p: Mapping[str, float]) -> KernelConstants:
             p["attention.partial_wave"],
         ),
         StreamConstants(
-            p["stream.launch"] * US, p["stream.element_clocks"], p["stream.operation_clocks"], p["stream.l2_share"], 0.8, STREAM_P
+            p["stream.launch"] * US,
+            p["stream.element_clocks"],
+            p["stream.operation_clocks"],
+            p["stream.row_clocks"],
+            p["stream.l2_share"],
+            0.8,
+            STREAM_P,
         ),
         WarmConstants(p["warm.bytes"], 0.5),
     )
@@ -260,7 +268,7 @@ def _stream_rows(frame: pd.DataFrame, by_name: Mapping[str, Chip]) -> Rows:
     heads = (frame.heads + frame.kv_heads).fillna(0).to_numpy()
     elements = frame.M.to_numpy(float) * np.where(rope, heads * frame.head_dim.fillna(0).to_numpy(), frame.N.to_numpy(float))
     per_element = np.array([STREAMS[op] for op in frame.op], float).T
-    columns = tuple(elements * each for each in per_element)
+    columns = (*(elements * each for each in per_element), elements / frame.M.to_numpy(float))
     return _rows("stream", frame, by_name, lambda _: columns, 0.0, columns[2])
 
 
@@ -274,9 +282,10 @@ def predicted_s(rows: Rows, p: Mapping[str, float]) -> np.ndarray:
         times = gemm_candidates_s(product, board, kernels, cold, hot)
         return np.asarray(times.reshape(len(times), -1).min(-1) + kernels.gemm.launch_s)
     if rows.kind == "stream":
-        elements, operations, moved = rows.shape
+        elements, operations, moved, row = rows.shape
         floor_s = formulas.missed_bytes(moved, rows.board.l2_bytes) / rows.board.dram_bytes_per_s
-        return np.asarray(np.maximum(stream_s(elements, operations, board, kernels, moved) + kernels.stream.launch_s, floor_s))
+        work_s = stream_s(elements, operations, board, kernels, moved, row_elements=row)
+        return np.asarray(np.maximum(work_s + kernels.stream.launch_s, floor_s))
     heads, cut = rows.shape
     if rows.kind == "prefill":
         return np.asarray(prefill_attention_s(heads, cut, board, kernels, attention_bytes(heads)) + kernels.attention.prefill_launch_s)
@@ -292,9 +301,12 @@ def errors(rows: Rows, p: Mapping[str, float]) -> np.ndarray:
 
 
 def loss(rows: Rows, p: Mapping[str, float]) -> float:
-    """Mean of |log error|, large rows double, and half the root of its mean square."""
+    """Mean of |log error|, large rows weighted, and half the root of its mean square; tables of element-wise kernels, of libraries of
+    different age, count alike."""
     error = np.minimum(np.abs(np.log(predicted_s(rows, p) / rows.measured_s)), 0.5)
     weight = np.where(rows.large, LARGE_WEIGHT[rows.kind], 1.0)
+    if rows.kind == "stream":
+        weight = weight / rows.frame.groupby("table").table.transform("size").to_numpy()
     return float(np.average(error, weights=weight) + 0.5 * np.sqrt(np.average(error**2, weights=weight)))
 
 
