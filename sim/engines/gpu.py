@@ -35,7 +35,7 @@ from workloads.graph import OpNode
 from workloads.quantise import compute_format
 
 K_STEP = 32
-
+LONGEST_ROW = 2**16
 
 def map_group(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks, technology: Technology) -> Mapped:
     """What a group is charged, and the mapping that it is charged for."""
@@ -117,7 +117,9 @@ class _Group:
         attention, in_dram, part = tiled.attention_of(self.group_class, self.plan)
         counts = self.group_class.load.counts
         if is_integer(attention.compute):  # scores are rounded to integers once per row, so whole rows of them stay on the chip
-            mapping, cost = map_attention(attention, self.chip, counts, in_dram, part)
+            mapping, _ = map_attention(attention, self.chip, counts, in_dram, part)
+            mapping = replace(mapping, keys_shared=True)  # in the L2
+            cost = attention_cost(mapping, self.chip, counts, in_dram, part)
         else:
             mapping = _attention_mapping(attention, self.chip, self.board)
             cost = attention_cost(mapping, self.chip, counts, in_dram, part)
@@ -228,13 +230,14 @@ def _vector_work(ops: tuple[OpNode, ...]) -> tuple[float, float]:
 
 
 def _row_elements(ops: tuple[OpNode, ...], tokens: int) -> float:
-    """The longest row that one block of threads works through: the last axis, and of a rotation all heads of a token."""
+    """The longest row that one block of threads works through: the last axis, and of a rotation all heads of a token. Blocks share
+    longer ones."""
     rows = [0.0]
     for op in ops:
         if isinstance(op.work, Vector):
             longest = max(spec.shape[-1] for spec in (op.output, *(use.spec for use in op.inputs)))
             rows.append(float(op.work.elements) / tokens if op.kind == "RoPE" else float(longest))
-    return max(rows)
+    return min(max(rows), LONGEST_ROW)
 
 
 def _warm_bytes(flows: tuple[Flow, ...]) -> float:
