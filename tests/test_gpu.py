@@ -339,6 +339,48 @@ def test_a_batched_product_is_either_product_of_attention(n: int, k: int) -> Non
     assert predict_graph(graph, A100, "tiled").total_s < 2 * predict_graph(graph, A100, "roofline").total_s
 
 
+def test_a_last_wave_that_is_not_full_holds_up_decode() -> None:
+    """27 sequences of 8 KV heads fill 216 slots of an A100 once, 32 nearly once and a fifth."""
+    full, more = (predict_graph(attention("attn_decode", batch, 32, 8, 1, 8192), A100, "tiled").total_s for batch in (27, 32))
+    assert more > 1.08 * 32 / 27 * full
+
+
+def test_one_row_is_the_work_of_one_block_of_threads() -> None:
+    """A row of 16,384 elements takes as long on any number of SMs, and a launch; four rows take no longer."""
+    constants = load_calibration().kernels.stream
+    one, four = (predict_graph(kernel_graph("rmsnorm", BF16, {"M": m, "N": 16384}), A100, "tiled").total_s for m in (1, 4))
+    assert one == pytest.approx(constants.launch_s + 16384 * constants.row_clocks / 1.41e9, rel=1e-3)
+    assert four == pytest.approx(one, rel=1e-3)
+
+
+def test_sms_share_keys_of_int8_attention_in_the_l2() -> None:
+    """Whole rows of scores, of few queries at a time: without the L2 every tile of queries would bring all keys from DRAM."""
+    dims = {"batch": 1, "heads": 32, "kv_heads": 8, "head_dim": 128, "q_len": 8192, "kv_len": 8192}
+    graph = kernel_graph("attn_prefill", Formats.of("int8"), dims)
+    assert predict_graph(graph, "a40", "tiled").total_s < 5 * predict_graph(graph, "a40", "roofline").total_s
+
+
+@pytest.mark.parametrize("name", BOARDS)
+def test_large_kernels_are_within_reach_of_the_roofline_on_every_board(name: str) -> None:
+    """Of any size and format, prompts and contexts up to 128 Ki: finite, not below the roofline, and no more than five times that."""
+    chip = load_chip(name)
+    formats = [Formats.of(each) for each in ("bf16", "fp16", "fp8", "int8") if each in chip.formats]
+    graphs = [kernel_graph("gemm", each, {"M": m, "N": 28672, "K": 8192}) for each in formats for m in (1, 64, 8192)]
+    wide = [each for each in formats if each.activations in ("bf16", "fp16")]
+    for batch, heads, kv_heads, q_len, kv_len, head_dim in (
+        (1, 64, 8, 8192, 8192, 128),
+        (32, 32, 8, 2048, 2048, 64),
+        (1, 24, 8, 1, 131072, 128),
+        (512, 32, 8, 1, 2048, 128),
+    ):
+        dims = {"batch": batch, "heads": heads, "kv_heads": kv_heads, "head_dim": head_dim, "q_len": q_len, "kv_len": kv_len}
+        graphs += [kernel_graph("attn_decode" if q_len == 1 else "attn_prefill", each, dims) for each in wide]
+    for graph in graphs:
+        tiled, roofline = (predict_graph(graph, chip, engine).total_s for engine in ("tiled", "roofline"))
+        assert roofline >= 20e-6
+        assert roofline * (1 - ROUNDING) <= tiled < 5 * roofline
+
+
 def test_groups_say_what_bounds_them() -> None:
     assert predict_graph(gemm(8192, 8192, 8192), A100, "tiled").bound_by[0] == "matrix"
     assert predict_graph(gemm(1, 8192, 8192), A100, "tiled").bound_by[0] == "dram"

@@ -18,14 +18,14 @@ def validate(
     more: Annotated[Optional[list[Path]], typer.Argument(metavar="CSV", help="More tables, so that a pattern of the shell works.")] = None,  # noqa: UP045
     data: Annotated[
         Optional[list[Path]],  # noqa: UP045
-        typer.Option("--data", metavar="CSV", help="A tidy table of measurements; may be repeated. [default: the few figures that come along]"),
+        typer.Option("--data", metavar="CSV", help="A tidy table of measurements; may be repeated. [default: three figures]"),
     ] = None,
     engine: Annotated[list[str], typer.Option("--engine", metavar="E", help="roofline, tiled or cycle; may be repeated.")] = ["tiled"],  # noqa: B006
     chip: Annotated[
         Optional[list[str]],  # noqa: UP045
         typer.Option("--chip", metavar="CHIP", help="A chip besides the library's: its name or aliases are in the tables."),
     ] = None,
-    form: Annotated[Literal["table", "json", "html"], typer.Option("--format", help="How to print; a page goes to --out or into a pipe.")] = "table",
+    form: Annotated[Literal["table", "json", "html"], typer.Option("--format", help="html goes to --out or into a pipe.")] = "table",
     out: flags.Out = None,
 ) -> None:
     """Predict every row of tables of measurements and tell the error per hardware, op, regime and engine."""

@@ -263,7 +263,7 @@ def _step_k(tile_m: int, tile_n: int, gemm: Gemm, chip: Chip) -> int:
     """Elements of k that an SM holds of both operands, in two buffers: 64, or fewer where wide formats would not fit."""
     room_bytes = min(float(level.capacity_bytes) for level in chip.memory if {"weights", "activations"} & level.holds)
     step_bytes = 2 * (tile_m * gemm.a_bits + tile_n * gemm.w_bits) / 8
-    return max(1, min(2 * K_STEP, 2 ** int(np.log2(room_bytes / step_bytes))))
+    return min(2 * K_STEP, 1 << max(0, int(np.log2(room_bytes / step_bytes))))
 
 
 def _attention_mapping(attention: Attention, chip: Chip, board: Board) -> AttentionMapping:

@@ -46,7 +46,7 @@ class NotPredicted(Exception):
 @dataclass(frozen=True, slots=True)
 class KernelTask:
     """One kernel alone; `warm`: repeated so often that what it touches lies in the outermost on-chip memory. `left_bytes`: of its inputs
-    and outputs, those that fit together into so many bytes of that memory lie there, since the kernel before has left them."""
+    and outputs, the smallest, up to so many bytes of that memory, lie there, since the kernel before has left them."""
 
     op: str
     formats: tuple[str, str, str]
@@ -59,10 +59,10 @@ class KernelTask:
         if self.warm:
             return replace(graph, warm=frozenset(tensor.name for tensor in graph.tensors.values() if tensor.role != "intermediate"))
         kept, room_bytes = set(), self.left_bytes
-        for tensor in sorted(graph.tensors.values(), key=lambda each: -each.spec.size_bytes):
-            if tensor.role in ("input", "output") and tensor.spec.size_bytes <= room_bytes:
-                kept.add(tensor.name)
-                room_bytes -= tensor.spec.size_bytes
+        for size_bytes, name in sorted((int(t.spec.size_bytes), t.name) for t in graph.tensors.values() if t.role in ("input", "output")):
+            if size_bytes <= room_bytes:
+                kept.add(name)
+                room_bytes -= size_bytes
         return replace(graph, warm=frozenset(kept)) if kept else graph
 
 
