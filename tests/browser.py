@@ -79,3 +79,36 @@ def requests(driver: Any) -> list[str]:
     """Addresses that were asked for."""
     messages = (json.loads(entry["message"])["message"] for entry in driver.get_log("performance"))
     return [message["params"]["request"]["url"] for message in messages if message["method"] == "Network.requestWillBeSent"]
+
+
+_TEXTS = """
+  const found = [];
+  for (const figure of document.querySelectorAll(".figure, #graph")) {
+    const frame = figure.getBoundingClientRect();
+    if (!frame.width) continue;
+    const boxes = [];
+    for (const text of figure.querySelectorAll("svg text")) {
+      const box = text.getBoundingClientRect(), turn = text.getScreenCTM();
+      if (!text.textContent.trim() || box.width < 1 || box.height < 1 || getComputedStyle(text).visibility === "hidden") continue;
+      if (Math.abs(turn.a * turn.b) > 1e-6 * (turn.a ** 2 + turn.b ** 2)) continue; // its box says nothing where it is slanted
+      const out = Math.max(frame.left - box.left, box.right - frame.right, frame.top - box.top, box.bottom - frame.bottom);
+      if (out > 1) found.push([figure.id, `${text.textContent} leaves it by ${out.toFixed(1)}`]);
+      for (const [other, name] of boxes) {
+        const across = Math.min(box.right, other.right) - Math.max(box.left, other.left);
+        const down = Math.min(box.bottom, other.bottom) - Math.max(box.top, other.top);
+        if (across > 1.5 && down > 3) found.push([figure.id, `${text.textContent} on ${name} by ${across.toFixed(1)} x ${down.toFixed(1)}`]);
+      }
+      boxes.push([box, text.textContent]);
+    }
+  }
+  if (document.documentElement.scrollWidth > innerWidth) found.push(["page", `is ${document.documentElement.scrollWidth} wide`]);
+  for (const part of document.querySelectorAll("aside, header, .pair, .choices, .scroll, .see, .note")) {
+    if (part.scrollWidth > part.clientWidth + 1) found.push([part.className || part.tagName, `${part.scrollWidth} wide in ${part.clientWidth}`]);
+  }
+  return found;
+"""
+
+
+def misplaced(driver: Any) -> list[tuple[str, str]]:
+    """Texts that cover each other, or that leave their figure or their part of the page: (where, what)."""
+    return [(figure, what) for figure, what in driver.execute_script(_TEXTS)]

@@ -20,7 +20,7 @@ from sim.mapper.bound import Bounder
 from sim.mapper.candidates import array_grains, variants
 from sim.mapper.cost import evaluate
 from sim.mapper.problem import Choice, setting_of
-from sim.mapper.tables import axis_table
+from sim.mapper.tables import Asked, axis_tables
 from sim.mapping import AXES, Gemm, GemmMapping, StageTiling, Tile, chip_stages
 from tests.chips import chips as valid_chips
 from tests.walked_gemm import latency_s, walk
@@ -184,7 +184,7 @@ def test_the_bound_of_a_box_is_below_the_cost_of_each_mapping_in_it(data: st.Dat
         for axis, extent in enumerate((gemm.m, gemm.n, gemm.k))
     ]
     kind = [(choice.dataflow, choice.array_axis)]
-    tables = [axis_table(setting, axis, tiles[axis], (*choice.split, 1)[axis], kind)[0] for axis in range(3)]
+    tables = [axis_tables(setting, (*choice.split, 1)[axis], [Asked(axis, tiles[axis], kind)])[0][0] for axis in range(3)]
     bounder, none = Bounder(setting, [choice.ranks], [array.drain_cycles(setting, choice.dataflow)]), np.zeros(1, dtype=int)
     cost = evaluate(setting, choice)
     box = np.stack([table.min(axis=1, keepdims=True) for table in tables], axis=1)

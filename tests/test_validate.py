@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -50,6 +51,7 @@ memory:
 
 HEAD = "source,hardware,op,model,phase,M,N,K,batch,q_len,kv_len,heads,kv_heads,head_dim,dtype,latency_us,notes"
 
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 Run = Callable[..., tuple[int, str, str]]
 
 
@@ -346,7 +348,71 @@ def test_published_figures_come_with_the_package(rooftile: Run) -> None:
     assert code == 0
     assert json.loads(out)
     rows = sum(len(read_tidy(path)) for path in tables)
-    assert f"{rows} rows of {tables[0].name}, {rows} predicted" in rooftile("validate", "--engine", "roofline")[1]
+    assert f"{rows} rows of {len(tables)} tables, " in rooftile("validate", "--engine", "roofline")[1]
+
+
+def test_the_published_systolic_chips_are_there_and_shown_one_by_one(rooftile: Run) -> None:
+    found = validate()
+    assert {each.case.chip.name for each in found.comparisons} >= {"gemmini-default", "tpu-v5e", "tpu-v6e", "apple-m3-pro"}
+    assert found.rows == len(found.comparisons)
+    _, out, _ = rooftile("validate")
+    for each in found.comparisons:
+        assert f"{each.error:+.1%}" in out
+        assert each.case.row.text("source") in out
+    assert "dispatch from Python" in out
+    lines = [re.split(r" {2,}", line.strip()) for line in out.splitlines() if "%  " not in line and line.rstrip().endswith("%")]
+    systolic = [cells for cells in lines if cells[0] in ("gemmini-default", "TPU-v5e", "TPU-v6e")]
+    assert len(systolic) == 6
+    for _, _, _, published, predicted, error in systolic:
+        assert f"| {published} | {predicted} | {error} |" in README
+
+
+UTILISED = "source,hardware,op,dtype,M,N,K,gemms,latency_us,utilisation_pct"
+
+
+def test_a_utilisation_is_the_time_of_the_macs_at_that_share_of_the_peak(tmp_path: Path) -> None:
+    """edge-npu: 1,024 int8 MACs per cycle of 1 ns. 1024 x 1024 x 512 at half of them take 2 x 524,288 ns."""
+    path = table(tmp_path / "a.csv", "x,edge-npu,gemm,int8,1024,512,1024,,,50", "x,edge-npu,gemm,int8,1024,512,1024,,,100", head=UTILISED)
+    half, whole = validate([path], engines=["roofline"]).comparisons
+    assert half.case.measured_s == pytest.approx(2 * 524_288e-9)
+    assert whole.case.measured_s == pytest.approx(524_288e-9)
+    assert half.predicted_s == whole.predicted_s == pytest.approx(524_288e-9)
+    assert half.error == pytest.approx(-0.5)
+
+
+def test_products_in_a_row_are_the_sum_of_each(tmp_path: Path) -> None:
+    """The time of 3 + 1 products is that of a row for each, and their utilisation is of all their MACs."""
+    rows = ["x,edge-npu,gemms,int8,,,,3 * 64x32x96 + 1024x512x1024,100,"]
+    rows += ["x,edge-npu,gemms,int8,,,,3*64x32x96+1024x512x1024,,50"]
+    rows += ["x,edge-npu,gemm,int8,64,32,96,,100,", "x,edge-npu,gemm,int8,1024,512,1024,,100,"]
+    timed, shared, small, large = validate([table(tmp_path / "a.csv", *rows, head=UTILISED)], engines=["tiled"]).comparisons
+    assert timed.predicted_s == shared.predicted_s == pytest.approx(3 * small.predicted_s + large.predicted_s)
+    assert timed.case.measured_s == pytest.approx(100e-6)
+    assert shared.case.measured_s == pytest.approx((3 * 64 * 32 * 96 + 1024 * 512 * 1024) / 1024 * 1e-9 / 0.5)
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ("x,edge-npu,gemms,int8,,,,64x32,100,", "found '64x32'"),
+        ("x,edge-npu,gemms,int8,,,,64x32x96 +,100,", "found ''"),
+        ("x,edge-npu,gemms,int8,,,,0 * 64x32x96,100,", "found '0 * 64x32x96'"),
+        ("x,edge-npu,gemm,int8,64,32,96,,,130", "more than all MACs, found '130'"),
+        ("x,edge-npu,gemm,int8,64,32,96,,,", "latency_us: the cell is empty"),
+    ],
+)
+def test_products_that_cannot_be_read_are_told(row: str, told: str, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=re.escape(told)):
+        validate([table(tmp_path / "a.csv", row, head=UTILISED)])
+
+
+def test_a_utilisation_without_a_peak_is_left_with_its_reason(tmp_path: Path) -> None:
+    rows = ["x,edge-npu,gemm,fp32,64,32,96,,,50", "x,edge-npu,rmsnorm,int8,64,32,,,,50"]
+    found = validate([table(tmp_path / "a.csv", *rows, head=UTILISED)], engines=["roofline"])
+    assert sorted(each.reason for each in found.left) == [
+        "a utilisation in 'fp32', of which edge-npu has no peak",
+        "a utilisation of something else than products",
+    ]
 
 
 def test_the_out_file_is_written_whole_and_the_rest_told(rooftile: Run, board: Path, tmp_path: Path) -> None:

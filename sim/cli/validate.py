@@ -18,7 +18,7 @@ def validate(
     more: Annotated[Optional[list[Path]], typer.Argument(metavar="CSV", help="More tables, so that a pattern of the shell works.")] = None,  # noqa: UP045
     data: Annotated[
         Optional[list[Path]],  # noqa: UP045
-        typer.Option("--data", metavar="CSV", help="A tidy table of measurements; may be repeated. [default: three figures]"),
+        typer.Option("--data", metavar="CSV", help="A tidy table of measurements; may be repeated. [default: published ones]"),
     ] = None,
     engine: Annotated[list[str], typer.Option("--engine", metavar="E", help="roofline, tiled or cycle; may be repeated.")] = ["tiled"],  # noqa: B006
     chip: Annotated[
@@ -36,9 +36,10 @@ def validate(
 
     if form == "html" and out is None and sys.stdout.isatty():
         raise BadInput(Problem("a page is nothing for a terminal", "name a file: --out page.html", path="--format"))
-    validation = validate_tables([*(data or []), *(more or [])], engines=engine, chips=chip or [])
+    tables = [*(data or []), *(more or [])]
+    validation = validate_tables(tables, engines=engine, chips=chip or [])
     if form == "table":
-        emit_tables(evidence_tables.validation_tables(validation), out)
+        emit_tables(evidence_tables.validation_tables(validation) if tables else evidence_tables.published_tables(validation), out)
     elif form == "json":
         emit(evidence_tables.validation_json(validation), out)
     else:
