@@ -20,7 +20,7 @@ from functional.errors import Problem, ScenarioError
 from hwmodels.chip import Chip
 from hwmodels.technology import technology_of
 from sim.engines import roofline, tiled
-from sim.engines.play import Visited, play, visit
+from sim.engines.play import Visited, play, under, visit
 from sim.engines.play_gemm import Played
 from sim.engines.ports import Window
 from sim.engines.prices import UNITS
@@ -56,7 +56,8 @@ def play_classes(plan: Plan) -> list[PlayedClass]:
             if key not in known:
                 known[key] = visit(group_class, mapped, plan, lasting)
             visited = known[key]
-            mapped = replace(visited.mapped, flows=mapped.flows)
+            if visited.mapped.choice != mapped.choice and visited.mapped.choice is not None:
+                mapped = under(visited.mapped.choice, group_class, plan, lasting)
         bound = tiled.timed(group_class, plan, peaks, lasting, mapped)
         found.append(PlayedClass(plan.chip, calibrated, group_class, mapped, bound, visited))
     return found

@@ -20,6 +20,7 @@ from sim.engines.play_gemm import Besides, GemmOps, Played, play_gemm, played_wi
 from sim.engines.play_waves import play_waves
 from sim.engines.ports import Window
 from sim.intervals import Log
+from sim.mapper import MappedGemm
 from sim.mapper.attention import attention_candidates
 from sim.mapper.ranked import candidates, sees_all
 from sim.plan import Plan
@@ -82,7 +83,7 @@ def visit(group_class: GroupClass, mapped: tiled.Mapped, plan: Plan, peaks: roof
     for bound_s, each in others.best:
         if bound_s * clock_hz * (1 + NEAR) >= best.end:
             break
-        if mappings == MOST_VISITS or steps_left <= 0:
+        if mappings == MOST_VISITS or steps_left <= 0 or each.latency_s < mapped.latency_s * (1 - 1e-12):
             is_proved = False
             continue
         mappings += 1
@@ -110,15 +111,21 @@ def _others(group_class: GroupClass, mapped: tiled.Mapped, plan: Plan, peaks: ro
         return _Others([], choice.cost.latency_s if sees_all(chip) else 0.0)
     few = max(FEW_TILES, 2 * choice.cost.tile_steps)
     range_s = mapped.latency_s, below_s
-    ranked = candidates(choice.mapping.gemm, chip, choice.a_resident, choice.besides_s, range_s, MOST_VISITS, few)
-    return _Others(
-        [
-            (each.bound_s, tiled.mapped_gemm(replace(choice, mapping=each.mapped.mapping, cost=each.mapped.cost), plan, mapped.flows))
-            for each in ranked.best
-            if each.mapped.mapping != choice.mapping
-        ],
-        ranked.others_s,
-    )
+    besides_s = tiled.least_besides_s(group_class, plan, peaks)
+    ranked = candidates(choice.mapping.gemm, chip, choice.a_resident, besides_s, range_s, MOST_VISITS, few)
+    others = [
+        (each.bound_s, tiled.mapped_gemm(group_class, plan, peaks, each.mapped, choice.a_resident))
+        for each in ranked.best
+        if each.mapped.mapping != choice.mapping
+    ]
+    return _Others(others, ranked.others_s)
+
+
+def under(choice: tiled.GemmChoice | tiled.AttentionChoice, group_class: GroupClass, plan: Plan, peaks: roofline.Peaks) -> tiled.Mapped:
+    """The figures of a group under the mapping of an alike one."""
+    if isinstance(choice, tiled.AttentionChoice):
+        return tiled.attention_mapped(choice, group_class, plan, peaks)
+    return tiled.mapped_gemm(group_class, plan, peaks, MappedGemm(choice.mapping, choice.cost), choice.a_resident)
 
 
 def _within(group_class: GroupClass, mapped: tiled.Mapped, chip: Chip, latest: float, most_steps: int) -> tuple[Played | None, int]:

@@ -238,26 +238,31 @@ def gemm_flows(group_class: GroupClass) -> tuple[tuple[Flow, ...], tuple[Flow, .
 
 def _gemm(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks) -> Mapped:
     """A group of linears and what follows them."""
-    own, other = gemm_flows(group_class)
+    own, _ = gemm_flows(group_class)
     if any(flow.warm and flow.kind == "weights" for flow in own):
         cure = "take the roofline, or a chip whose technology is calibrated"
         raise ScenarioError(Problem(f"{group_class.ops[0].name} has warm weights; a mapping brings weights from DRAM", cure))
     gemm, a_resident = gemm_of(group_class, plan)
-    mapping, cost = map_pieces(gemm, plan.chip, parts_of(plan.graph), a_resident)
-    rest = (*other, *scales(group_class, weight_passes(mapping, plan.chip, a_resident)))
+    return mapped_gemm(group_class, plan, peaks, map_pieces(gemm, plan.chip, parts_of(plan.graph), a_resident), a_resident)
+
+
+def mapped_gemm(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks, mapped: MappedGemm, a_resident: bool) -> Mapped:
+    """The figures of a group of linears under a mapping."""
+    mapping, cost = mapped
+    rest = (*gemm_flows(group_class)[1], *scales(group_class, weight_passes(mapping, plan.chip, a_resident)))
     besides = _besides(group_class, plan, peaks, rest)
-    return mapped_gemm(GemmChoice(mapping, cost, besides, a_resident), plan, rest)
-
-
-def mapped_gemm(choice: GemmChoice, plan: Plan, rest: tuple[Flow, ...]) -> Mapped:
-    """The figures of a group of linears under a mapping; `rest` are the tensors that it does not move."""
-    cost, besides = choice.cost, choice.besides_s
     busy = {name: cost.busy_s.get(name, 0.0) + (0.0 if name == MATRIX else besides[name]) for name in besides}
     latencies = {name: cost.prefix_s.get(name, 0.0) + busy[name] + cost.suffix_s.get(name, 0.0) for name in busy if busy[name]}
     bound_by = max(latencies, key=latencies.__getitem__)
     read, written = dram_bytes(plan, rest)
     moved = cost.dram_read_bytes + read, cost.dram_written_bytes + written
+    choice = GemmChoice(mapping, cost, besides, a_resident)
     return Mapped(busy, max(latencies[bound_by], cost.latency_s), bound_by, *moved, cost.issued_macs, choice, rest)
+
+
+def least_besides_s(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks) -> dict[str, float]:
+    """What a group of linears asks of the vector unit and of the levels besides any mapping of them [s]."""
+    return _besides(group_class, plan, peaks, (*gemm_flows(group_class)[1], *scales(group_class)))
 
 
 def map_pieces(gemm: Gemm, chip: Chip, pieces: int, a_resident: bool) -> MappedGemm:

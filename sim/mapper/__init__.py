@@ -92,7 +92,7 @@ def moved_bytes(mapping: GemmMapping, chip: Chip, a_resident: bool = False) -> d
 def weight_passes(mapping: GemmMapping, chip: Chip, a_resident: bool = False) -> Fraction:
     """How often a mapping reads the weights from DRAM."""
     gemm = mapping.gemm
-    return Fraction(weights_fetched(setting_of(gemm, chip, a_resident), _choice(mapping)), gemm.n * gemm.k)
+    return Fraction(weights_fetched(setting_of(gemm, chip, a_resident), choice_of(mapping)), gemm.n * gemm.k)
 
 
 class ChipUse(NamedTuple):

@@ -22,10 +22,12 @@ from sim.mapper import MappedGemm, array, mapping_of
 from sim.mapper.candidates import ORDERS, ORDERS_ALIKE, all_tiles, thin_tiles, thin_variants, variants
 from sim.mapper.cost import cost_of, evaluate, last_step_s
 from sim.mapper.problem import Choice, Setting, setting_of
-from sim.mapper.search import BUDGET_BOXES, Found, NoTile, Search
+from sim.mapper.search import Found, NoTile, Search
 from sim.mapping import Gemm, chip_stages
 
 _BATCH = 512
+_MOST_BOXES = 6000
+"""Boxes after which the search is content with what it has, but on one stage and up to two cores."""
 _MOST_PRICED = 20_000
 """Mappings that are priced before the search is content with what it has."""
 
@@ -61,8 +63,8 @@ def candidates(
 
 
 def sees_all(chip: Chip) -> bool:
-    """Whether all candidates of the mapper are searched, as the mapper does itself then: one stage, and up to two cores."""
-    return len(chip_stages(chip)) == 1 and int(chip.cores) <= 2
+    """Whether all candidates of the mapper are searched, as the mapper does itself then: one stage."""
+    return len(chip_stages(chip)) == 1
 
 
 def _search(
@@ -75,7 +77,8 @@ def _search(
     alike = not whole or all(m % pm == 0 and n % pn == 0 for pm, pn in splits)
     orders = list(product(ORDERS_ALIKE if alike else ORDERS, repeat=stages))
     try:
-        search = _Ranked(setting, chosen, orders, all_tiles if whole else thin_tiles, "latency", math.inf if whole else BUDGET_BOXES)
+        budget_boxes = math.inf if whole and setting.cores <= 2 else _MOST_BOXES
+        search = _Ranked(setting, chosen, orders, all_tiles if whole else thin_tiles, "latency", budget_boxes)
     except NoTile:
         return None
     search.besides_s, search.count, search.most_tiles, search.is_whole = besides_s, count, most_tiles, whole
