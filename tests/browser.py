@@ -39,8 +39,10 @@ def browser_path() -> str | None:
 
 
 @contextmanager
-def opened(page: Path, folder: Path, *, webgl: bool = True, dark: bool = False, size: tuple[int, int] = (1280, 720)) -> Iterator[Any]:
-    """A page in a fresh browser, drawn; `folder` takes its profile and downloads."""
+def opened(
+    page: Path, folder: Path, *, webgl: bool = True, dark: bool = False, size: tuple[int, int] = (1280, 720), before: str = ""
+) -> Iterator[Any]:
+    """A page in a fresh browser, drawn; `folder` takes its profile and downloads. The script `before` runs before those of the page."""
     from selenium.webdriver import Chrome, ChromeOptions
     from selenium.webdriver.chrome.service import Service
     from selenium.webdriver.support.ui import WebDriverWait
@@ -63,6 +65,8 @@ def opened(page: Path, folder: Path, *, webgl: bool = True, dark: bool = False, 
         driver.get("about:blank")
         for kind in ("browser", "performance"):
             driver.get_log(kind)
+        driver.execute_cdp_cmd("Performance.enable", {"timeDomain": "threadTicks"})
+        driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": before})
         driver.get(page.as_uri())
         WebDriverWait(driver, 120, 0.05).until(lambda it: it.execute_script("return document.body.dataset.ready || null"))
         yield driver
@@ -96,14 +100,16 @@ _TEXTS = """
       for (const [other, name] of boxes) {
         const across = Math.min(box.right, other.right) - Math.max(box.left, other.left);
         const down = Math.min(box.bottom, other.bottom) - Math.max(box.top, other.top);
-        if (across > 1.5 && down > 3) found.push([figure.id, `${text.textContent} on ${name} by ${across.toFixed(1)} x ${down.toFixed(1)}`]);
+        const by = `${across.toFixed(1)} x ${down.toFixed(1)}`;
+        if (across > 1.5 && down > 3) found.push([figure.id, `${text.textContent} on ${name} by ${by}`]);
       }
       boxes.push([box, text.textContent]);
     }
   }
   if (document.documentElement.scrollWidth > innerWidth) found.push(["page", `is ${document.documentElement.scrollWidth} wide`]);
   for (const part of document.querySelectorAll("aside, header, .pair, .choices, .scroll, .see, .note")) {
-    if (part.scrollWidth > part.clientWidth + 1) found.push([part.className || part.tagName, `${part.scrollWidth} wide in ${part.clientWidth}`]);
+    const where = part.className || part.tagName;
+    if (part.scrollWidth > part.clientWidth + 1) found.push([where, `${part.scrollWidth} wide in ${part.clientWidth}`]);
   }
   return found;
 """

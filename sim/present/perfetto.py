@@ -212,7 +212,8 @@ def _counters(pid: int, timeline: Timeline, step: Step, chip: Chip, begin_s: flo
     moved = np.bincount(timeline.group, weights=timeline.dram_bytes)
     planned = step.plan(chip)
     demand, level = planned.demand, resident_level(chip)
-    taken = {"intermediates": kept_bytes(demand.groups, demand.residency, float(resident_capacity_bytes(chip)))}
+    stays = kept_bytes(demand.groups, demand.residency, float(resident_capacity_bytes(chip)))
+    taken: dict[str, Sequence[float]] = {"intermediates": stays}
     if timeline.engine != "roofline":
         of_class = _tiles_bytes(planned)
         taken["tiles"] = [of_class[index] for index in demand.class_of]
@@ -228,8 +229,8 @@ def _counters(pid: int, timeline: Timeline, step: Step, chip: Chip, begin_s: flo
 
 
 def _tiles_bytes(planned: Plan) -> list[float]:
-    """What the tiles of each class of groups take of the level where intermediates stay, on all cores, by the mapping that tiled charges for
-    and cycle plays; nothing where everything streams, and on a calibrated chip, whose kernels hold their tiles elsewhere."""
+    """What the tiles of each class of groups take of the level where intermediates stay, on all cores, by the mapping that tiled charges
+    for; nothing where everything streams, and on a calibrated chip, whose kernels hold their tiles elsewhere."""
     lasting = sustained(planned)
     chip, level, peaks = lasting.chip, resident_level(lasting.chip), roofline.Peaks.of(lasting.chip)
     copies = int(chip.cores) if level.per == "core" else 1
