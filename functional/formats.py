@@ -30,6 +30,9 @@ BITS = {"fp32": 32, "bf16": 16, "fp16": 16, "fp8": 8, "int8": 8, "int4": 4, "int
 TENSOR_FORMATS = ("bf16", "fp16", "fp32", "fp8", "int8", "int4")
 """What weights, activations and the KV cache may be stored in."""
 
+ACTIVATION_FORMATS = ("bf16", "fp16", "fp32", "fp8", "int8")
+"""What tensors between ops may be in: no golden model computes in int4."""
+
 WEIGHT_FORMATS = (*TENSOR_FORMATS, *(f"{element}:g{size}" for element in ("int8", "int4") for size in (32, 64, 128)))
 """What weights may be stored in: group-wise formats too."""
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from functional.config import ModelConfig
 from functional.errors import Problem, ScenarioError
-from functional.formats import WEIGHT_FORMATS, check_format
+from functional.formats import ACTIVATION_FORMATS, WEIGHT_FORMATS, check_format
 from functional.llama import Head, Logits
 from functional.sampling import Sampling
 from functional.spec import Dim
@@ -36,7 +36,7 @@ class Formats:
         """One default for all; what is given overrides it."""
         return cls(
             check_format(weights or default, "--weights", WEIGHT_FORMATS),
-            check_format(activations or default, "--activations"),
+            check_format(activations or default, "--activations", ACTIVATION_FORMATS),
             check_format(kv or default, "--kv"),
         )
 
