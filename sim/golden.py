@@ -156,7 +156,8 @@ def _check(config: ModelConfig, folder: Path, number_format: str, phase: str, la
     """All mistakes at once, before anything is computed."""
     problems = []
     if number_format not in TENSOR_FORMATS:
-        problems.append(Problem(f"unknown number format '{number_format}'", did_you_mean(number_format, ACTIVATION_FORMATS), path="--format"))
+        cure = did_you_mean(number_format, ACTIVATION_FORMATS)
+        problems.append(Problem(f"unknown number format '{number_format}'", cure, path="--format"))
     if phase not in get_args(Phase):
         problems.append(Problem(f"unknown phase '{phase}'", did_you_mean(phase, get_args(Phase)), path="--phase"))
     if not 1 <= layers <= config.num_hidden_layers:

@@ -24,7 +24,7 @@ def golden(
         ),
     ] = None,
     number_format: Annotated[
-        str, typer.Option("--format", metavar="FMT", help="Format of weights, between ops and of the KV cache, unless said: bf16, fp16, fp32, fp8 or int8.")
+        str, typer.Option("--format", metavar="FMT", help="Format of weights, between ops and of the KV cache, unless said.")
     ] = "bf16",
     weights: flags.Weights = None,
     activations: flags.Activations = None,

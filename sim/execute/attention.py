@@ -175,7 +175,7 @@ class _Run:
 
     def weighted_values(self, pair: int, queries: Span, probabilities: Tensor, tiles: list[Span]) -> Tensor:
         arithmetic, scales = self.numbers.for_values, self.numbers.scales
-        probabilities = self.numbers.weights(probabilities, scales and scales.probabilities)
+        probabilities = self.numbers.weights(probabilities, None if scales is None else scales.probabilities)
         sums = torch.zeros((probabilities.shape[0], self.attention.head_dim), dtype=arithmetic.sum_dtype)
         first = 0
         for tile in tiles:

@@ -103,10 +103,10 @@ def attention_bound(
     sum of S terms, and is rounded once. Online rescaling rounds no more often than this: it keeps scores and sums in fp32, and each of the
     at most S rescalings is one more rounding, which `gamma` below counts.
 
-    With `scales` the three sides, the scores and what follows are codes, and so is the result. Rounding to a code is off by an absolute part
-    too, half a step where codes are integers: an exponential by a, its row's sum Z by S a, a probability p by (a + factor^2 S a p) / Z more.
-    The largest exponential of a row is 1, whose code is exact, so that no Z is below that. Values beyond the largest code end there, which
-    is off by their excess. What is brought to another format for a product is rounded once more.
+    With `scales` the three sides, the scores and what follows are codes, and so is the result. Rounding to a code is off by an absolute
+    part too, half a step where codes are integers: an exponential by a, its row's sum Z by S a, a probability p by (a + factor^2 S a p) / Z
+    more. The largest exponential of a row is 1, whose code is exact, so that no Z is below that. Values beyond the largest code end there,
+    which is off by their excess. What is brought to another format for a product is rounded once more.
     """
     groups, output, u = q.shape[1] // k.shape[1], arithmetic.output, UNIT_ROUNDOFF["fp32"]
     of_q, of_k, of_v, of_scores, of_exponentials, of_probabilities, of_output = _steps(scales)

@@ -194,8 +194,8 @@ def moved_bytes(mapping: AttentionMapping, chip: Chip, cost: AttentionCost, part
 
 class InnermostUse(NamedTuple):
     """What an attention asks of the level next to the array that holds activations: bytes read of it, by the array and by output tiles that
-    leave, and written to it by tiles that arrive and by finished outputs, over the whole chip; bytes that one instance of it, and of the level that holds sums, has to hold; and the MACs that the busiest
-    core issues."""
+    leave, and written to it by tiles that arrive and by finished outputs, over the whole chip; bytes that one instance of it, and of the
+    level that holds sums, has to hold; and the MACs that the busiest core issues."""
 
     level: str
     read_bytes: float

@@ -120,8 +120,18 @@ def verify(
     name = number_format or built.default_format
     _check(config, name, layers)
     config = replace(config, num_hidden_layers=layers)
-    formats = {"weights": weights, "activations": activations, "kv": kv}
-    graph = trace_model(config, name, phase=phase, batch=batch, prompt=prompt, context=context, split=split, **formats)
+    graph = trace_model(
+        config,
+        name,
+        phase=phase,
+        batch=batch,
+        prompt=prompt,
+        context=context,
+        weights=weights,
+        activations=activations,
+        kv=kv,
+        split=split,
+    )
     planned = plan(graph, built)
     groups = charged_groups(planned, engine)
     return checked(planned, groups, golden_step(config, graph, seed), engine=engine, layers=layers, seed=seed)

@@ -120,7 +120,9 @@ def _columns_of_cores(step: LinearStep, widths: Sequence[int]) -> Tensor:
     have.
     """
     starts = [0, *accumulate(widths)]
-    own = [[column for at in range(i, len(widths), step.pieces) for column in range(starts[at], starts[at + 1])] for i in range(step.pieces)]
+    own: list[list[int]] = [[] for _ in range(step.pieces)]
+    for i, width in enumerate(widths):
+        own[i % step.pieces] += range(starts[i], starts[i] + width)
     ranges = [Span(0, step.mapping.gemm.n)]
     for stage in step.mapping.stages[: step.mapping.split_stage]:
         ranges = [part for each in ranges for part in parts(each, stage.tile.n)]
