@@ -28,10 +28,10 @@ BITS = {"fp32": 32, "bf16": 16, "fp16": 16, "fp8": 8, "int8": 8, "int4": 4, "int
 """Bits per element. fp8 is e4m3 of the OCP 8-bit floating point specification (2023); int32 holds token ids and integer sums."""
 
 TENSOR_FORMATS = ("bf16", "fp16", "fp32", "fp8", "int8", "int4")
-"""What weights, activations and the KV cache may be stored in."""
+"""What weights and the KV cache may be stored in."""
 
-ACTIVATION_FORMATS = ("bf16", "fp16", "fp32", "fp8", "int8")
-"""What tensors between ops may be in: no golden model computes in int4."""
+ACTIVATION_FORMATS = tuple(name for name in TENSOR_FORMATS if name != "int4")
+"""What tensors between ops may be stored in: what the golden model computes in. Sixteen codes are too few for sums and exponentials."""
 
 WEIGHT_FORMATS = (*TENSOR_FORMATS, *(f"{element}:g{size}" for element in ("int8", "int4") for size in (32, 64, 128)))
 """What weights may be stored in: group-wise formats too."""
@@ -96,7 +96,10 @@ def scales_bytes(number_format: str, rows: Any, columns: Any) -> Any:
 def check_format(number_format: str, path: str = "format", known: tuple[str, ...] = TENSOR_FORMATS) -> str:
     """Return the name, or raise `UnknownName` with the cure; `known` is what may be said in this place."""
     if number_format not in known:
-        if number_format in WEIGHT_FORMATS:
+        if number_format in WEIGHT_FORMATS and path == "--activations":
+            cure = f"known here: {', '.join(known)}"
+            problem = Problem(f"'{number_format}' is no format between ops: the golden model does not compute in it", cure, path=path)
+        elif number_format in WEIGHT_FORMATS:
             problem = Problem(f"'{number_format}' is a format of weights", f"known here: {', '.join(known)}", path=path)
         else:
             problem = Problem(f"unknown number format '{number_format}'", did_you_mean(number_format, known), path=path)

@@ -96,6 +96,8 @@ def generate(
     watch them; it takes prompts of one length. All is checked before this returns; raises `ScenarioError`.
     """
     _check(config, prompts, max_new_tokens, copies)
+    if beyond := sampling.beyond(config.vocab_size):
+        raise ScenarioError(beyond)
     batch, longest = copies * len(prompts), max(map(len, prompts))
     chunk = chunk or _chunk(config, batch, longest)
     tokens = longest + max_new_tokens - 1

@@ -101,11 +101,11 @@ class Interpreter(ABC, Generic[T]):
     def top_k(self, name: str, x: T, k: int) -> T:
         return self._op("TopK", name, x, k=k)
 
-    def arg_sort(self, name: str, x: T) -> T:
-        return self._op("ArgSort", name, x)
+    def sort(self, name: str, x: T) -> T:
+        return self._op("Sort", name, x)
 
-    def gather(self, name: str, x: T, order: T) -> T:
-        return self._op("Gather", name, x, order)
+    def gather(self, name: str, x: T, places: T) -> T:
+        return self._op("Gather", name, x, places)
 
     def softmax(self, name: str, x: T) -> T:
         return self._op("Softmax", name, x)
@@ -113,8 +113,11 @@ class Interpreter(ABC, Generic[T]):
     def cumulative_sum(self, name: str, x: T) -> T:
         return self._op("CumulativeSum", name, x)
 
-    def nucleus(self, name: str, x: T, order: T, cumulative: T, top_p: float) -> T:
-        return self._op("Nucleus", name, x, order, cumulative, top_p=top_p)
+    def least_likely(self, name: str, cumulative: T, top_p: float) -> T:
+        return self._op("LeastLikely", name, cumulative, top_p=top_p)
+
+    def nucleus(self, name: str, x: T, outside: T, border: T) -> T:
+        return self._op("Nucleus", name, x, outside, border)
 
     def draw(self, name: str, probabilities: T, generator: Generator | None) -> T:
         return self._op("Draw", name, probabilities, generator=generator)

@@ -46,6 +46,12 @@ class Sampling:
         if not -(2**63) <= self.seed < 2**64:
             yield Problem(f"{self.seed} does not fit 64 bits", "give a smaller seed", path="seed")
 
+    def beyond(self, vocabulary: int) -> list[Problem]:
+        """What a vocabulary of this size has no room for."""
+        if self.top_k is None or self.top_k <= vocabulary:
+            return []
+        return [Problem(f"the vocabulary has only {vocabulary} tokens to draw from, not {self.top_k}", "give less", path="top_k")]
+
     @property
     def is_greedy(self) -> bool:
         return self.temperature == 0
@@ -72,6 +78,7 @@ def distribution(f: Interpreter[T], logits: T, sampling: Sampling) -> T:
 def nucleus(f: Interpreter[T], scores: T, top_p: float) -> T:
     """Scores [..., V] with -inf for all but the most likely tokens that make up `top_p`."""
     with f.scope("top_p"):
-        order = f.arg_sort("sort", scores)
-        probabilities = f.softmax("softmax", f.gather("gather", scores, order))
-        return f.nucleus("keep", scores, order, f.cumulative_sum("cumulative", probabilities), top_p)
+        ordered = f.sort("sort", scores)
+        cumulative = f.cumulative_sum("cumulative", f.softmax("softmax", ordered))
+        outside = f.least_likely("outside", cumulative, top_p)  # [..., 1]
+        return f.nucleus("keep", scores, outside, f.gather("gather", ordered, outside))

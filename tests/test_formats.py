@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from functional.qtensor import QTensor, brought, integer_product, packed, quanti
 from functional.quantise import Quantised, calibrate, golden, quantise_cache, quantise_weights
 from functional.spec import TensorSpec
 from functional.weights import new_cache, random_weights
+from hwmodels import with_values
 from sim import Timeline, load_chip, predict, predict_graph, roofline_grid, trace_model, verify
 from sim.cli.verify import app as verify_app
 from sim.engines import tiled
@@ -67,7 +69,8 @@ def test_what_a_name_says() -> None:
         ("int4:g127", None, None, "--weights: unknown number format 'int4:g127'; did you mean 'int4:g128'?"),
         ("int4g32", None, None, "did you mean 'int4:g32'?"),
         ("int8:channel", None, None, "--weights: unknown number format 'int8:channel'; known: bf16, fp16"),
-        (None, "int4:g32", None, "--activations: 'int4:g32' is a format of weights; known here: bf16, fp16, fp32, fp8, int8, int4"),
+        (None, "int4:g32", None, "--activations: 'int4:g32' is no format between ops: the golden model does not compute in it"),
+        (None, "int4", None, "--activations: 'int4' is no format between ops: the golden model does not compute in it"),
         (None, None, "int8:g64", "--kv: 'int8:g64' is a format of weights"),
     ],
 )
@@ -433,12 +436,25 @@ def test_what_is_charged_in_mixed_formats_is_executed(chip: str, number_format: 
 
 
 def test_scales_that_are_not_charged_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiled, "scales", lambda group_class: [])
+    monkeypatch.setattr(tiled, "scales", lambda group_class, passes: [])
     result = verify(TINY, "edge-npu", prompt=5, number_format="bf16", weights="int4:g32")
     assert result.first_difference == "layers.0.self_attn.q_proj"
     # q, k, v of 48, 16 and 16 rows of 40 = 32 + 8 columns: two groups a row, 2.5 B each, on bursts of 64 B.
     read = result.ops[3].tally.dram_read_bytes - result.ops[3].charge.dram_read_bytes  # type: ignore[union-attr]
     assert read == 256 + 128 + 128
+
+
+def test_scales_come_as_often_as_their_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An SRAM in which neither operand fits: weights are read again for other rows, and their scales with them."""
+    chip = with_values(load_chip("edge-npu"), {"memory.sram.capacity": 6000})
+    asked: dict[str, Any] = {"phase": "prefill", "prompt": 100, "layers": 1, "number_format": "bf16", "weights": "int4:g32"}
+    result = verify(TINY, chip, **asked)
+    assert result.passed, [(each.name, each.differences) for each in result.ops if not each.passed]
+    charged = sum(each.charge.dram_read_bytes for each in result.ops if each.charge is not None)
+    monkeypatch.setattr(tiled, "weight_passes", lambda *mapped: Fraction(1))
+    once = verify(TINY, chip, **asked)
+    assert not once.passed
+    assert sum(each.charge.dram_read_bytes for each in once.ops if each.charge is not None) < charged
 
 
 @pytest.mark.parametrize(

@@ -219,6 +219,19 @@ def test_distribution_equals_that_of_transformers(temperature: float, top_k: int
     assert (found.sum(-1) - 1).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("top_p", [0.3, 0.9, 0.97])
+def test_equally_likely_tokens_at_the_border_are_parted_as_transformers_does(top_p: float) -> None:
+    """Logits in bf16 have many equals; which of those at the border stay is a matter of PyTorch's sort, whose order is not that of ids."""
+    from transformers import TopPLogitsWarper
+
+    logits = (3 * torch.randn(40, 5000, generator=torch.Generator().manual_seed(2))).bfloat16().float()
+    found = distribution(Torch(), logits, Sampling(1.0, top_p=top_p))
+    kept = TopPLogitsWarper(top_p)(None, logits)  # type: ignore[arg-type]
+    assert torch.equal(found, kept.softmax(-1))
+    border = logits.masked_fill(kept.isinf(), float("inf")).amin(-1, keepdim=True)
+    assert int(((logits == border) & kept.isinf()).any(-1).sum()) >= 3
+
+
 def test_distribution_by_hand() -> None:
     """Probabilities 1/2, 1/4, 1/8, 1/8. Temperature 1/2 squares them: 32/43.. of 16, 4, 1, 1. top-p keeps the fewest that reach p."""
     logits = torch.tensor([[0.5, 0.25, 0.125, 0.125]]).log()

@@ -8,6 +8,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -264,6 +265,33 @@ def test_memory_is_that_of_both_models() -> None:
     assert found.kv_cache_bytes == 512 * per_token + (9 + 4) * alone[0].kv_cache_bytes // 512 + (9 + 3) * alone[1].kv_cache_bytes // 512
 
 
+def test_a_draft_has_weights_of_its_own() -> None:
+    """Its bytes are those of its format, the model's stay, and the cache of both is the model's."""
+    asked: dict[str, Any] = {"tokens": 10, "prompt": 20, "weights": "bf16", "activations": "bf16"}
+    like, own = (
+        predict_generation("stories15m", "edge-npu", speculation=Speculation("stories15m", 2, 0.5, weights), **asked)
+        for weights in (None, "int4:g32")
+    )
+    alone = predict("stories15m", "edge-npu", phase="decode", context=20, weights="int4:g32", activations="bf16").memory.weights_bytes
+    assert like.memory.weights_bytes - own.memory.weights_bytes == like.memory.weights_bytes // 2 - alone
+    assert own.memory.kv_cache_bytes == like.memory.kv_cache_bytes
+    assert own.plain_latency_s.tolist() == like.plain_latency_s.tolist()
+    with pytest.raises(BadInput, match="--draft-weights: unknown number format 'int5'"):
+        predict_generation("stories15m", "edge-npu", speculation=Speculation("stories15m", weights="int5"), **asked)
+
+
+@pytest.mark.parametrize("engine", ["roofline", "tiled"])
+def test_a_split_generation_is_its_split_steps(engine: str) -> None:
+    asked: dict[str, Any] = {"engine": engine, "split": 2}
+    chip = replace(load_chip("edge-npu"), cores=2)
+    found = predict_generation("stories15m", chip, tokens=3, prompt=9, **asked).token_latency_s
+    steps = [predict("stories15m", chip, prompt=9, **asked)]
+    steps += [predict("stories15m", chip, phase="decode", context=context, **asked) for context in (9, 10)]
+    assert found.tolist() == [step.total_s for step in steps]
+    whole = predict_generation("stories15m", chip, tokens=3, prompt=9, engine=engine)
+    assert len(predict_generation("stories15m", chip, tokens=3, prompt=9, **asked).ops) > len(whole.ops)
+
+
 def test_components_of_the_draft_are_named() -> None:
     found = predict_generation("stories15m", "edge-npu", tokens=3, prompt=9, speculation=Speculation("stories15m", 2, 0.5))
     names = [component.name for component in found.components]
@@ -353,13 +381,26 @@ def test_json_and_csv_say_the_same(rooftile: Run) -> None:
 def test_the_table_gives_the_curve(rooftile: Run) -> None:
     code, out, err = rooftile(*GENERATE, "--temperature", 1, "--top-p", 0.9)
     assert (code, err) == (0, "")
-    assert out.startswith("stories15m on edge-npu: 20 tokens after a prompt of 16, batch 1, int8, roofline engine\nTTFT ")
+    assert out.startswith("stories15m on edge-npu: 20 tokens after a prompt of 16, batch 1, int8, tiled engine\nTTFT ")
     assert "TPOT first " in out
     assert "\n sampling " in out
     assert re.search(r"^ 20 +34 ", out, re.MULTILINE)
     one = rooftile("stories15m", "--chip", "edge-npu", "--prompt", 16, "--chunk", 10)[1]
     assert "1 token after a prompt of 16" in one
     assert "TPOT" not in one
+
+
+@pytest.mark.parametrize(
+    ("flags", "warning"),
+    [
+        (("--chunk", 16), "--chunk 16 changes nothing: it takes the prompt of 16 tokens at once"),
+        (("--engine", "cycle"), "the steps of a generation are timed without prefetch, as with --no-prefetch"),
+        (("--engine", "cycle", "--no-prefetch"), ""),
+    ],
+)
+def test_what_changes_nothing_is_told(rooftile: Run, flags: tuple[object, ...], warning: str) -> None:
+    code, _, err = rooftile("stories15m", "--chip", "edge-npu", "--prompt", 16, "--generate", 2, *flags)
+    assert (code, err) == (0, f"rooftile: warning: {warning}\n" if warning else "")
 
 
 def test_what_does_not_fit_is_warned_about(rooftile: Run) -> None:
@@ -380,6 +421,10 @@ def test_what_does_not_fit_is_warned_about(rooftile: Run) -> None:
         ((*GENERATE, "--draft", "stories15m", "--acceptance", 2), "--acceptance: 2.0 is no probability; give 0 to 1"),
         ((*GENERATE, "--top-p", 0.9), "--temperature: --top-k and --top-p choose what is drawn from; give --temperature above 0"),
         ((*GENERATE, "--temperature", 0, "--top-k", 3), "--temperature: --top-k and --top-p choose what is drawn from"),
+        ((*GENERATE, "--draft-weights", "int4"), "--draft-weights: has no part in this: no draft model is given"),
+        ((*GENERATE, "--no-prefetch"), "--no-prefetch: engine roofline never prefetches"),
+        ((*GENERATE, "--temperature", 1, "--top-k", 32001), "top_k: the vocabulary has only 32000 tokens to draw from, not 32001"),
+        ((*GENERATE[:3], "--phase", "decode", "--logits", "all"), "--logits: has no part in this: a decode step has one token, the last"),
         ((*GENERATE, "--temperature", -1), "temperature: -1.0 is no temperature"),
     ],
 )

@@ -60,8 +60,8 @@ def test_a_clock_that_ticks_when_read_counts_the_ops(ticked: dict[str, Row]) -> 
     assert ticked["mask"].total_s == 5 * LAYERS
     assert ticked["feed-forward"].total_s == 5 * LAYERS * (5 * 2 + 1)
     assert ticked["attention"].total_s == 5 * LAYERS * (13 * 2 + 2 + 1)
-    assert ticked["top-p"].total_s == 5 * (5 * 2 + 1)
-    assert ticked["sampling"].total_s == 5 * (3 * 2 + 5 * 2 + 2 + 1)
+    assert ticked["top-p"].total_s == 5 * (6 * 2 + 1)
+    assert ticked["sampling"].total_s == 5 * (3 * 2 + 6 * 2 + 2 + 1)
 
 
 def test_prefill_is_apart() -> None:

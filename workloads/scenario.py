@@ -32,10 +32,17 @@ class Formats:
     kv: str
 
     @classmethod
-    def of(cls, default: str, weights: str | None = None, activations: str | None = None, kv: str | None = None) -> Formats:
-        """One default for all; what is given overrides it."""
+    def of(
+        cls,
+        default: str,
+        weights: str | None = None,
+        activations: str | None = None,
+        kv: str | None = None,
+        flag: str = "--weights",
+    ) -> Formats:
+        """One default for all; what is given overrides it. `flag` names the weights' format in messages."""
         return cls(
-            check_format(weights or default, "--weights", WEIGHT_FORMATS),
+            check_format(weights or default, flag, WEIGHT_FORMATS),
             check_format(activations or default, "--activations", ACTIVATION_FORMATS),
             check_format(kv or default, "--kv"),
         )
@@ -103,5 +110,7 @@ class Scenario:
             room = limit - int(np.max(self.kv_len - length))
             cure = f"at most {room} for this model (max_position_embeddings {limit})"
             problems.append(Problem(f"{config.name} cannot hold {longest} positions", cure, path=length_flag))
+        if self.sampling is not None:
+            problems += self.sampling.beyond(config.vocab_size)
         if problems:
             raise ScenarioError(problems)

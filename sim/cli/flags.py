@@ -52,6 +52,10 @@ Acceptance = Annotated[
     Optional[float],  # noqa: UP045
     typer.Option("--acceptance", metavar="A", help="Probability with which a proposed token is taken. [default: 0.8]"),
 ]
+DraftWeights = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option("--draft-weights", metavar="FMT", help="Number format of the draft's weights. [default: that of the model's]"),
+]
 Temperature = Annotated[
     Optional[float],  # noqa: UP045
     typer.Option("--temperature", metavar="T", help="End each step with the choice of the next token; 0 is greedy. [default: logits]"),
@@ -68,8 +72,10 @@ def sampling_of(temperature: float | None, top_k: int | None, top_p: float | Non
     return None if temperature is None else Sampling(temperature, top_k, 1.0 if top_p is None else top_p)
 
 
-def phases_of(phase: PhaseChoice | None, context: int | None) -> tuple[PhaseChoice, ...]:
-    """The phases that were asked for. Raises `BadInput` for a context that none of them has."""
+def phases_of(phase: PhaseChoice | None, context: int | None, logits: LogitsChoice = "last") -> tuple[PhaseChoice, ...]:
+    """The phases that were asked for. Raises `BadInput` for a context, or logits of all tokens, that none of them has."""
+    if phase == "decode" and logits == "all":
+        raise BadInput(Problem("has no part in this: a decode step has one token, the last", "leave it out", path="--logits"))
     if phase == "prefill" and context is not None:
         raise BadInput(Problem("has no part in this: nothing comes before a prefill", "leave it out", path="--context"))
     return (phase,) if phase else PHASES

@@ -31,7 +31,7 @@ def graph(
     from sim.api import trace_model
     from sim.present.output import emit, emit_tables
 
-    flags.phases_of(phase, context)
+    flags.phases_of(phase, context, logits)
     traced = trace_model(
         model,
         phase=phase,

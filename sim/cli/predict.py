@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from functional.errors import BadInput, Problem
 from sim.cli import flags
-from sim.engines import DEFAULT_ENGINE
+from sim.engines import DEFAULT_ENGINE, check_engine
 
 if TYPE_CHECKING:
+    from hwmodels.chip import Chip
     from sim.explore.generation import Speculation
     from sim.explore.sensitivity import Sensitivity
+    from sim.explore.step import Step
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -40,6 +43,7 @@ def predict(
     draft: flags.Draft = None,
     draft_tokens: flags.DraftTokens = None,
     acceptance: flags.Acceptance = None,
+    draft_weights: flags.DraftWeights = None,
     split: flags.Split = 1,
     no_fuse: flags.NoFuse = False,
     no_prefetch: flags.NoPrefetch = False,
@@ -52,19 +56,18 @@ def predict(
     """Predict how long prefill and decode take on a chip: per op, per layer and for lm_head, and what bounds each."""
     from hwmodels import load_chip
     from sim.explore.step import Step
-    from sim.present import text
-    from sim.present.output import emit, emit_tables
 
     if sensitivity and form == "csv":
         raise BadInput(Problem("a CSV file has one row per op", "use --format table, md or json", path="--sensitivity"))
     built = load_chip(chip)
     sampling = flags.sampling_of(temperature, top_k, top_p)
-    speculation = _speculation(draft, draft_tokens, acceptance)
+    speculation = _speculation(draft, draft_tokens, acceptance, draft_weights)
     if tokens is not None or chunk is not None or speculation is not None:
         others = {"--phase": phase, "--context": context, "--logits": logits != "last", "--sensitivity": sensitivity}
         _refuse(others, "a generation is the prompt and all that follows")
-        why = "the steps of a generation are timed group by group, with whole linears and without prefetch"
-        _refuse({"--no-prefetch": no_prefetch, "--split": split != 1}, why)
+        check_engine(engine, not no_prefetch)
+        for note in _notes(prompt, chunk, engine, no_prefetch):
+            print(f"rooftile: warning: {note}", file=sys.stderr)
         from sim.explore.generation import predict_generation
         from sim.present.generation_tables import emit_generation
 
@@ -84,27 +87,35 @@ def predict(
             chunk=chunk,
             speculation=speculation,
             fused=not no_fuse,
+            split=split,
         )
         if found.power_w is not None and built.tdp_w is not None and found.power_w > built.tdp_w:
+            from sim.present import text
+
             what = f"{found.model.name} with {found.tokens} new tokens"
             print(f"rooftile: warning: {text.above_tdp(what, found.power_w, found.chip, built.tdp_w)}", file=sys.stderr)
         emit_generation(found, form, out)
         return
-    phases = flags.phases_of(phase, context)
+    phases = flags.phases_of(phase, context, logits)
     rest = (weights, activations, kv, logits, not no_fuse, engine, sampling, not no_prefetch, split)
     steps = [Step(model, each, batch, prompt, context, *rest) for each in phases]
-    timelines = [step.timeline(built) for step in steps]
+    _emit_steps(steps, built, sensitivity, form, out)
+
+
+def _emit_steps(steps: Sequence[Step], chip: Chip, sensitivity: bool, form: str, out: Path | None) -> None:
+    """Print what was predicted of each step, with its warnings on stderr."""
+    from sim.present import text
+    from sim.present.output import emit, emit_tables
+
+    timelines = [step.timeline(chip) for step in steps]
     for timeline in timelines:
-        if not timeline.memory.fits:
-            print(f"rooftile: warning: {text.does_not_fit(timeline)}", file=sys.stderr)
-        if timeline.power_w is not None and built.tdp_w is not None and timeline.power_w > built.tdp_w:
-            what = f"{timeline.graph.model} {timeline.phase}"
-            print(f"rooftile: warning: {text.above_tdp(what, timeline.power_w, timeline.chip, built.tdp_w)}", file=sys.stderr)
+        for warning in text.step_warnings(timeline, chip.tdp_w):
+            print(f"rooftile: warning: {warning}", file=sys.stderr)
     responses: list[tuple[Sensitivity, ...]] = []
     if sensitivity:
         from sim.explore.sensitivity import sensitivity_of
 
-        responses = [sensitivity_of(step, built) for step in steps]
+        responses = [sensitivity_of(step, chip) for step in steps]
     if form == "json":
         emit(text.predictions_json(timelines, [{"sensitivity": [row.to_dict() for row in rows]} for rows in responses]), out)
     elif form == "csv":
@@ -120,13 +131,22 @@ def predict(
         emit_tables([each for part in parts for each in part], out, form)
 
 
-def _speculation(draft: str | None, draft_tokens: int | None, acceptance: float | None) -> Speculation | None:
+def _notes(prompt: int, chunk: int | None, engine: str, no_prefetch: bool) -> Iterator[str]:
+    """What a generation does not do, though one might think so."""
+    if chunk is not None and chunk >= prompt:
+        yield f"--chunk {chunk} changes nothing: it takes the prompt of {prompt} tokens at once"
+    if engine == "cycle" and not no_prefetch:
+        yield "the steps of a generation are timed without prefetch, as with --no-prefetch"
+
+
+def _speculation(draft: str | None, draft_tokens: int | None, acceptance: float | None, weights: str | None) -> Speculation | None:
+    given = {"draft_tokens": draft_tokens, "acceptance": acceptance, "weights": weights}
     if draft is None:
-        _refuse({"--draft-tokens": draft_tokens is not None, "--acceptance": acceptance is not None}, "no draft model is given")
+        named = {"--draft-tokens": draft_tokens, "--acceptance": acceptance, "--draft-weights": weights}
+        _refuse({flag: value is not None for flag, value in named.items()}, "no draft model is given")
         return None
     from sim.explore.generation import Speculation
 
-    given = {"draft_tokens": draft_tokens, "acceptance": acceptance}
     return Speculation(draft, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
 
 

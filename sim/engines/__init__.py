@@ -56,7 +56,7 @@ def mapped_by(plan: Plan, engine: str) -> list[tiled.Mapped]:
 
 
 ENGINES: Mapping[str, Callable[[Plan], list[GroupTimes]]] = {"roofline": roofline.time_classes, "tiled": _tiled, "cycle": _cycle}
-DEFAULT_ENGINE = "roofline"
+DEFAULT_ENGINE = "tiled"
 
 
 def check_engine(engine: str, prefetch: bool = True) -> None:

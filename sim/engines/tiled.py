@@ -7,8 +7,10 @@ chip: they add to the vector unit's time and to the bytes of what else they read
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import partial
 from typing import Any
 
@@ -26,7 +28,7 @@ from sim.attention_mapping import Attention, AttentionMapping
 from sim.engines import roofline
 from sim.engines.result import GroupTimes, side_by_side
 from sim.intervals import Schedule
-from sim.mapper import GemmCost, MappedGemm, cost_gemm, map_gemm, moved_bytes
+from sim.mapper import GemmCost, MappedGemm, cost_gemm, map_gemm, moved_bytes, weight_passes
 from sim.mapper.attention import AttentionCost, InDram, Part, map_attention
 from sim.mapper.attention import moved_bytes as attention_bytes
 from sim.mapping import Gemm, GemmMapping
@@ -37,6 +39,7 @@ from workloads.quantise import compute_format
 from workloads.split import parts_of
 
 MATRIX, VECTOR = roofline.MATRIX, roofline.VECTOR
+_ONCE = Fraction(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,10 +248,9 @@ def _gemm(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks) -> Mapped:
     if any(flow.warm and flow.kind == "weights" for flow in own):
         cure = "take the roofline, or a chip whose technology is calibrated"
         raise ScenarioError(Problem(f"{group_class.ops[0].name} has warm weights; a mapping brings weights from DRAM", cure))
-    # Scales of weights pass once, beside the tiles.
-    rest = (*other, *scales(group_class))
     gemm, a_resident = gemm_of(group_class, plan)
     mapping, cost = map_pieces(gemm, plan.chip, parts_of(plan.graph), a_resident)
+    rest = (*other, *scales(group_class, weight_passes(mapping, plan.chip, a_resident)))
     besides = _besides(group_class, plan, peaks, rest)
     busy = {name: cost.busy_s.get(name, 0.0) + (0.0 if name == MATRIX else besides[name]) for name in besides}
     latencies = {name: cost.prefix_s.get(name, 0.0) + busy[name] + cost.suffix_s.get(name, 0.0) for name in busy if busy[name]}
@@ -283,10 +285,10 @@ def _share(level: MemoryLevel, cores: int) -> MemoryLevel:
     return replace(level, capacity_bytes=level.capacity_bytes / cores, bandwidth=bandwidth)
 
 
-def scales(group_class: GroupClass) -> list[Flow]:
-    """Scales and zero points of the weights of a group's linears."""
+def scales(group_class: GroupClass, passes: Fraction = _ONCE) -> list[Flow]:
+    """Scales and zero points of the weights of a group's linears: they come with their weights, as often as these do."""
     weights = [op.inputs[1].spec for op in group_class.ops if op.kind == "Linear"]
-    return [Flow(i, "", "weights", weight.scales_bytes, False) for i, weight in enumerate(weights)]
+    return [Flow(i, "", "weights", math.ceil(weight.scales_bytes * passes), False) for i, weight in enumerate(weights)]
 
 
 def attention_of(group_class: GroupClass, plan: Plan) -> tuple[Attention, InDram, Part]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any, TypeAlias
 
 from functional.errors import Problem, did_you_mean
-from functional.formats import TENSOR_FORMATS
+from functional.formats import ACTIVATION_FORMATS
 from hwmodels.chip import Chip, MemoryLevel
 
 Choice: TypeAlias = str | bool
@@ -30,7 +30,7 @@ def choice_paths(chip: Chip) -> list[str]:
 def read_choice(path: str, given: object) -> Choice | Problem:
     """One value of an axis: a word, true or false, or a list of words, kept as `ws, os`; a `Problem` if the field cannot hold it."""
     field = path.split(".")[-1]
-    known: tuple[Choice, ...] = TENSOR_FORMATS if path == "default_format" else (_MATRIX.get(field) or _LEVEL[field])
+    known: tuple[Choice, ...] = ACTIVATION_FORMATS if path == "default_format" else (_MATRIX.get(field) or _LEVEL[field])
     words: list[Any] = given if isinstance(given, list) and field in _LISTS else [given]
     for word in words:
         if not isinstance(word, (str, bool)) or word not in known:

@@ -34,13 +34,15 @@ DRAFT = "draft."
 class Speculation:
     """Speculative decoding: a draft model proposes `draft_tokens` tokens one by one, the model checks them all in one step.
 
-    `acceptance` is the probability with which one proposal is taken, independent of the others. Source: Leviathan, Kalman, Matias, Fast
+    `acceptance` is the probability with which one proposal is taken, independent of the others; `weights` the format of the draft's
+    weights, None that of the model's: activations and KV cache have the model's formats always. Source: Leviathan, Kalman, Matias, Fast
     Inference from Transformers via Speculative Decoding, ICML 2023 (arXiv 2211.17192).
     """
 
     draft: str | Path | ModelConfig
     draft_tokens: int = 4
     acceptance: float = 0.8
+    weights: str | None = None
 
     def __post_init__(self) -> None:
         problems = []
@@ -244,6 +246,7 @@ class Generation:
         if self.speculation is not None:
             found["speculation"] = {
                 "draft": _loaded(self.speculation.draft).name,
+                "draft_weights": self.speculation.weights or self.formats.weights,
                 "draft_tokens": self.speculation.draft_tokens,
                 "acceptance": self.speculation.acceptance,
                 "tokens_per_round": self.speculation.tokens_per_round,
@@ -291,11 +294,12 @@ def predict_generation(
     chunk: int | None = None,
     speculation: Speculation | None = None,
     fused: bool = True,
+    split: int = 1,
 ) -> Generation:
     """Predict the generation of `tokens` tokens after a prompt, taken in `chunk` tokens at a time (None: in one pass).
 
-    Every latency is that of `predict` at its context, to the last bit; of more than `EXACT_CONTEXTS` contexts tiled and cycle interpolate
-    some, see `sim.explore.stretch`. Of a chunked prompt only the last chunk runs lm_head. With
+    Every latency is that of `predict` at its context (with cycle: without prefetch), to the last bit; of more than `EXACT_CONTEXTS`
+    contexts tiled and cycle interpolate some, see `sim.explore.stretch`. Of a chunked prompt only the last chunk runs lm_head. With
     speculation a round is `draft_tokens` decode steps of the draft model and one step of the model over those and the token before them.
     Raises `BadInput` for all that `predict` refuses, and for lengths, chunks and drafts that cannot be.
     """
@@ -306,14 +310,15 @@ def predict_generation(
     if speculation is not None:
         speculation = replace(speculation, draft=_loaded(speculation.draft))
     _check(config, prompt, tokens, chunk, speculation)
-    run = _Run(built, Formats.of(built.default_format, weights, activations, kv), batch, prompt, tokens, chunk, sampling, engine, fused)
+    formats = Formats.of(built.default_format, weights, activations, kv)
+    run = _Run(built, formats, batch, prompt, tokens, chunk, sampling, engine, fused, split)
     prefill = run.prefill(config)
     decode = run.decode(config, run.contexts)
     first = prefill
     parts = [*prefill, *decode]
     token_latency_s = plain_latency_s = np.concatenate([[_total_s(prefill)], *(part.steps.latency_s for part in decode)])
     if speculation is not None:
-        first = [*prefill, *run.prefill(_loaded(speculation.draft), DRAFT)]
+        first = [*prefill, *run.drafting(speculation).prefill(_loaded(speculation.draft), DRAFT)]
         rounds, round_s = run.rounds(config, speculation)
         parts = [*first, *rounds]
         token_latency_s = np.concatenate([[_total_s(first)], round_s / speculation.tokens_per_round])
@@ -411,6 +416,14 @@ class _Run:
     sampling: Sampling | None
     engine: str
     fused: bool
+    split: int
+
+    def drafting(self, speculation: Speculation) -> _Run:
+        """The same of the draft model, in its own formats."""
+        weights = speculation.weights
+        if weights is None:
+            return self
+        return replace(self, formats=Formats.of(weights, weights, self.formats.activations, self.formats.kv, "--draft-weights"))
 
     @property
     def contexts(self) -> Any:
@@ -418,7 +431,7 @@ class _Run:
         return np.arange(self.prompt, self.prompt + self.tokens - 1)
 
     def time(self, config: ModelConfig, scenario: Scenario) -> Stretch:
-        return stretch(config, scenario, self.chip, self.engine, self.fused)
+        return stretch(config, scenario, self.chip, self.engine, self.fused, self.split)
 
     def prefill(self, config: ModelConfig, prefix: str = "") -> list[Part]:
         """The prompt; only its last token goes through lm_head, and through sampling."""
@@ -449,7 +462,8 @@ class _Run:
             return [], np.zeros(0)
         share = 1 / speculation.tokens_per_round
         ahead = np.arange(self.prompt, self.prompt + len(starts) + proposals - 1)
-        proposing = self.time(_loaded(speculation.draft), Scenario.decode(self.formats, self.batch, ahead, sampling=self.sampling))
+        draft = self.drafting(speculation)
+        proposing = draft.time(_loaded(speculation.draft), Scenario.decode(draft.formats, self.batch, ahead, sampling=self.sampling))
         checking = self.time(config, Scenario.extend(self.formats, self.batch, proposals + 1, starts, "all", self.sampling))
         proposals_s = np.convolve(proposing.latency_s, np.ones(proposals), "valid")
         often = np.convolve(np.ones(len(starts)), np.ones(proposals))

@@ -31,6 +31,7 @@ from sim.timeline import Memory
 from workloads.demand import GroupClass
 from workloads.graph import OpGraph
 from workloads.scenario import Scenario
+from workloads.split import split as in_pieces
 from workloads.trace import trace
 
 EXACT_CONTEXTS = 128
@@ -206,9 +207,12 @@ def _sums(times: ClassTimes, weights: Floats) -> tuple[dict[str, float], Floats,
     return bound_s, np.array([(column * weights).sum(-1) for column in columns]), lost_s
 
 
-def stretch(config: ModelConfig, scenario: Scenario, chip: Chip, engine: str, fused: bool) -> Stretch:
-    """Time a scenario whose context is a number, or an array of them [n]. Raises `BadInput` for what tracing and planning refuse."""
-    graph = trace(config, scenario)
+def stretch(config: ModelConfig, scenario: Scenario, chip: Chip, engine: str, fused: bool, split: int = 1) -> Stretch:
+    """Time a scenario whose context is a number, or an array of them [n]; every linear in `split` pieces, one per core.
+
+    Raises `BadInput` for what tracing, splitting and planning refuse.
+    """
+    graph = in_pieces(trace(config, scenario), split)
     planned = plan(graph, chip, fused)
     many = np.size(scenario.context)
     if engine == "roofline":

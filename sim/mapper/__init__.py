@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from functional.errors import BadInput, Problem
 from hwmodels.chip import Chip
-from sim.mapper.cost import GemmCost, busiest_macs, chip_bytes, chip_traffic, cost_of, room_bits, tile_turns
+from sim.mapper.cost import GemmCost, busiest_macs, chip_bytes, chip_traffic, cost_of, room_bits, tile_turns, weights_fetched
 from sim.mapper.problem import Choice, Setting, capacity_bytes, setting_of, tile_bits
 from sim.mapper.search import search
 from sim.mapper.traffic import TrafficTile, map_gemm_traffic
@@ -84,6 +85,12 @@ def cost_gemm(mapping: GemmMapping, chip: Chip, a_resident: bool = False) -> Gem
 def moved_bytes(mapping: GemmMapping, chip: Chip, a_resident: bool = False) -> dict[str, float]:
     """Bytes that a mapping reads from and writes to each level, over the whole chip."""
     return chip_bytes(setting_of(mapping.gemm, chip, a_resident), _choice(mapping))
+
+
+def weight_passes(mapping: GemmMapping, chip: Chip, a_resident: bool = False) -> Fraction:
+    """How often a mapping reads the weights from DRAM."""
+    gemm = mapping.gemm
+    return Fraction(weights_fetched(setting_of(gemm, chip, a_resident), _choice(mapping)), gemm.n * gemm.k)
 
 
 class ChipUse(NamedTuple):

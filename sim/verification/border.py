@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 
 import torch
 
@@ -10,7 +10,7 @@ from functional.qtensor import QTensor, bits_in_memory, weight_bytes
 from functional.quantise import QCaptured
 from hwmodels.chip import Chip
 from sim.execute import Tally
-from sim.execute.tally import Cargo
+from sim.execute.tally import Cargo, Traffic
 from sim.mapping import AXES, chip_stages
 from sim.verification.counts import Counts, LevelBytes
 from sim.verification.run import AttentionStep, LinearStep, Machine
@@ -42,6 +42,15 @@ def linear_counts(step: LinearStep, golden: QCaptured, tally: Tally, machine: Ma
     levels = {each.name: level_bytes(each.name, tally, bits) for each in chip.memory[1:]}
     turns = {f"{stage} {axis}": tally.turns[stage, axis] for stage in range(len(chip_stages(chip))) for axis in AXES}
     return Counts(tally.useful_macs, tally.issued_macs, tally.busiest_macs, *dram, levels, turns)
+
+
+def scale_bytes(weights: Sequence[QTensor], tally: Tally, chip: Chip) -> int:
+    """DRAM bytes of scales and zero points that came with the tiles of weights, on bursts of their own."""
+    burst = int(chip.dram.burst_bytes)
+    fetched = tally.elements[Traffic(chip.dram.name, "weights", "read")]
+    elements = sum(weight.values.numel() for weight in weights)
+    sizes = (-(-weight_bytes(weight)[1] * fetched // elements) for weight in weights)
+    return sum(-(-size // burst) * burst for size in sizes)
 
 
 def level_bytes(level: str, tally: Tally, bits: Mapping[Cargo, int]) -> LevelBytes:
@@ -117,8 +126,6 @@ def _read(ops: tuple[OpNode, ...], golden: Mapping[str, QCaptured], graph: OpGra
             tensor = golden[op.name].inputs[index]
             if op.kind == "Embedding" and role == "weight":
                 yield sum(weight_bytes(tensor.gathered(golden[op.name].inputs[0].values)))
-            elif op.kind == "Linear" and role == "weight":  # a GEMM tallies its own operands, but not their scales
-                yield weight_bytes(tensor)[1]
             elif op.kind != "Linear" and role not in ("constant", "kv_cache"):  # a unit holds constants; a cache is only written into
                 yield _size(tensor)
 

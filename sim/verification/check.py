@@ -15,7 +15,7 @@ from functional.qtensor import QTensor
 from functional.quantise import QCaptured
 from sim.execute import Judgement, gemm_bound, judge
 from sim.execute.judge import attention_bound
-from sim.verification.border import attention_counts, linear_counts, streamed_bytes
+from sim.verification.border import attention_counts, linear_counts, scale_bytes, streamed_bytes
 from sim.verification.charge import ChargedGroup
 from sim.verification.counts import Counts
 from sim.verification.golden_run import GoldenStep
@@ -114,7 +114,8 @@ class Checker:
         output_leaves = len(group.ops) == 1 and step.names[0] not in self.resident
         how = f"GEMM of {len(golden)}" if len(golden) > 1 else "GEMM"
         checks = [self._linear(each, output, how) for each, output in zip(golden, outputs, strict=True)]
-        return checks, linear_counts(step, golden[0], tally, self.machine, output_leaves)
+        counts = linear_counts(step, golden[0], tally, self.machine, output_leaves)
+        return checks, counts.plus(scale_bytes(weights, tally, self.machine.chip), 0)
 
     def _linear(self, golden: QCaptured, found: QTensor, how: str) -> OpCheck:
         product = self.machine.product(golden.inputs[0], golden.inputs[1], golden.output.scale)
