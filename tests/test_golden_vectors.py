@@ -218,7 +218,7 @@ def test_a_float64_implementation_is_within_tolerance_and_a_wrong_one_is_not(kin
         ({"ops": ["q_proj"]}, r"no op is named 'q_proj'; did you mean '\*\.q_proj'\?"),
         ({"ops": ["norm", "layers.7.*"]}, r"no op is named 'layers\.7\.\*'"),
         ({"ops": ["layers.0.mlp.gate_prj"]}, r"did you mean 'layers\.0\.mlp\.gate_proj'\?"),
-        ({"number_format": "int4"}, r"--activations: 'int4' is a format of weights; known here: bf16, fp16, fp32, fp8, int8"),
+        ({"number_format": "int4"}, r"--activations: 'int4' is no format between ops"),
         ({"split": 3}, r"--split: the 32 outputs of layers.0.self_attn.q_proj do not part into 3 equal pieces; take a divisor"),
         ({"split": 0}, r"--split: must be at least 1, found 0"),
         ({"weights": "int4:g100"}, r"--weights: unknown number format 'int4:g100'; did you mean 'int4:g128'\?"),

@@ -318,8 +318,8 @@ def test_the_command_exits_1_and_names_the_first_op(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"number_format": "int4"}, "--activations: 'int4' is a format of weights; known here: bf16"),
-        ({"activations": "int4"}, "--activations: 'int4' is a format of weights; known here: bf16"),
+        ({"number_format": "int4"}, "--activations: 'int4' is no format between ops"),
+        ({"activations": "int4"}, "--activations: 'int4' is no format between ops"),
         ({"number_format": "int9"}, "--dtype: unknown number format 'int9'; did you mean 'int8'"),
         ({"kv": "fp16"}, "edge-npu has no rate for fp16"),
         ({"split": 2}, "--split: the 203 outputs of lm_head do not part into 2 equal pieces; take a divisor"),
