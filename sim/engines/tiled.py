@@ -94,6 +94,13 @@ def time_classes(plan: Plan) -> list[GroupTimes]:
     return [timed(each, lasting, peaks, lasting_peaks, map_group(each, lasting, lasting_peaks)) for each in plan.classes]
 
 
+def map_classes(plan: Plan) -> list[Mapped]:
+    """Each class of groups as it is mapped, and what its mapping is charged. Raises `BadInput` for what cannot be mapped."""
+    plan = sustained(plan)
+    peaks = roofline.Peaks.of(plan.chip)
+    return [map_group(each, plan, peaks) for each in plan.classes]
+
+
 def timed(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks, lasting: roofline.Peaks, mapped: Mapped) -> GroupTimes:
     """The figures of a class that is mapped, by the `lasting` peaks of a sustained plan; `peaks` are those of the datasheet."""
     ideal = roofline.time_class(group_class, peaks)
