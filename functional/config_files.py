@@ -28,6 +28,9 @@ _HF_DEFAULTS: dict[str, dict[str, Any]] = {
     "mistral": {"max_position_embeddings": 131072, "sliding_window": 4096, "num_key_value_heads": 8},
 }
 """What transformers takes for a field that the file leaves out (LlamaConfig, MistralConfig)."""
+_LARGEST = 10**8
+"""Ten times the longest context and a hundred times the largest vocabulary that exist; products of two stay whole in 64 bits."""
+
 _HF_RMS_NORM_EPS = 1e-6
 _HF_ROPE_THETA = 10000.0
 
@@ -260,8 +263,11 @@ class _Fields:
         return group
 
     def whole(self, key: str, default: int | None = None, null: int | None = None) -> int:
-        """A positive whole number."""
-        return self._take(key, default, null, lambda value: type(value) is int and value > 0, "a positive whole number", 1)
+        """A positive whole number, of a size that a model may have."""
+        expected = "a positive whole number"
+        if type(self.values.get(key)) is int and self.values[key] > _LARGEST:
+            expected += f" of at most {_LARGEST:,}"
+        return self._take(key, default, null, lambda value: type(value) is int and 0 < value <= _LARGEST, expected, 1)
 
     def number(self, key: str, default: float | None = None) -> float:
         """A positive finite number."""

@@ -223,5 +223,8 @@ def integer_product(a: Tensor, b: Tensor) -> Tensor:
 
 
 def widened(tensor: Tensor) -> Tensor:
-    """fp32 values, packed row by row: several times faster than keeping the strides of a transposed slice."""
+    """fp32 values, packed row by row, or column by column if they lie so: several times faster than keeping the strides of a slice of a
+    transposed matrix, or than transposing it."""
+    if tensor.stride(-1) != 1 and tensor.stride(-2) == 1:
+        return tensor.mT.to(torch.float32, memory_format=torch.contiguous_format).mT
     return tensor.to(torch.float32, memory_format=torch.contiguous_format)

@@ -17,7 +17,7 @@ from hwmodels.formulas.area import die_mm2, parts_mm2
 from hwmodels.formulas.energy import sram_byte_j
 
 _ARITHMETIC = "Horowitz, ISSCC 2014, and Jouppi et al., ISCA 2021, table 2"
-_SRAM = f"{_ARITHMETIC}, through the 8 KB and the 1 MB of it"
+_SRAM = f"{_ARITHMETIC}, through its 8 KB and the 1 MB of 7 nm; wires by their length (Dally et al., CACM 63(7), 2020)"
 _OPERATORS = "Dally, NIPS 2015 tutorial, scaled by Stillmaker and Baas, Integration 58, 2017"
 _CELLS = "published bit cells (IEDM, ISSCC) at an array efficiency of 0.35"
 _IDLE = "idle power of a TPU v1, a K80 and a Haswell, Jouppi et al., ISCA 2017, table 2"
@@ -141,9 +141,10 @@ def _missing(chip: Chip, section: str, values: Mapping[str, float], has_process:
         if path in values:
             continue
         if has_process and path in of_dram:
-            found = f"'{chip.dram.technology}'" if chip.dram.technology else "a DRAM that names no technology"
-            known = f"state it, or set memory.{chip.dram.name}.technology to one of {', '.join(technology.DRAM)}"
-            yield Problem(f"no published number for {found}", known, path=path)
+            named = chip.dram.technology
+            what = f"no published number for '{named}'" if named else "follows from the technology of the DRAM, and the file names none"
+            known = f"set memory.{chip.dram.name}.technology to one of {', '.join(technology.DRAM)}, or state the number"
+            yield Problem(what, known, path=path)
         else:
             yield Problem("is missing", cure, path=path)
     if section == "area" and not any(path.startswith("area.mac.") for path in values):

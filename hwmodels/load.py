@@ -50,6 +50,8 @@ def _find(name_or_path: str | Path) -> Path:
     for known in names:
         if name in read_document(LIBRARY / f"{known}.yaml")[0].data.get("aliases", []):
             return LIBRARY / f"{known}.yaml"
+    if Path(name).is_dir():
+        raise ChipFileError(Problem("is a folder", "name the YAML file in it", name))
     raise UnknownName(Problem(f"unknown chip '{name}'", did_you_mean(name, names)))
 
 

@@ -19,7 +19,7 @@ _PER_CYCLE = "/cycle"
 UNITS: dict[str, dict[str, float]] = {
     "size": _BYTES,
     "bandwidth": {f"{unit}{per}": scale for per in ("/s", _PER_CYCLE) for unit, scale in _BYTES.items()},
-    "frequency": {f"{prefix}Hz": _DECIMAL[prefix] for prefix in ("", "k", "M", "G")},
+    "frequency": {f"{prefix}Hz": _DECIMAL[prefix] for prefix in _DECIMAL},
     "time": {f"{prefix}s": _SMALL[prefix] for prefix in ("", "m", "u", "µ", "n", "p")},
     "power": {"W": 1.0, "mW": 1e-3, "kW": 1e3},
     "energy": {f"{prefix}J": scale for prefix, scale in _SMALL.items()},

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from functional.errors import BadInput, Problem, did_you_mean
 from functional.work import Contraction, flops
-from hwmodels.units import format_seconds
+from hwmodels.units import format_energy, format_seconds
 from sim.intervals import Floats, Intervals, Part, Schedule, joined
 from workloads.graph import OpGraph, OpNode
 
@@ -241,12 +241,14 @@ class Timeline:
     def _repr_html_(self) -> str:
         """Total and components, for notebooks; names are escaped."""
         what = f"{self.graph.model} on {self.chip}: {self.phase}, {self.engine} engine, {format_seconds(self.total_s)}"
+        titles = ["component", "latency", "share", "bound by", *(["energy"] if self.spent is not None else [])]
         lines = [
             f"<tr><td>{escape(each.name)}</td><td>{format_seconds(each.latency_s)}</td>"
-            f"<td>{each.latency_s / self.total_s:.1%}</td><td>{escape(each.bound_by)}</td></tr>"
+            f"<td>{each.latency_s / self.total_s:.1%}</td><td>{escape(each.bound_by)}</td>"
+            + ("</tr>" if each.energy_j is None else f"<td>{format_energy(each.energy_j)}</td></tr>")
             for each in self.components
         ]
-        head = "".join(f"<th>{title}</th>" for title in ("component", "latency", "share", "bound by"))
+        head = "".join(f"<th>{title}</th>" for title in titles)
         return f"<table><caption>{escape(what)}</caption><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
 
     def to_dict(self) -> dict[str, Any]:

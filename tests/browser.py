@@ -39,8 +39,10 @@ def browser_path() -> str | None:
 
 
 @contextmanager
-def opened(page: Path, folder: Path, *, webgl: bool = True, dark: bool = False, size: tuple[int, int] = (1280, 720)) -> Iterator[Any]:
-    """A page in a fresh browser, drawn; `folder` takes its profile and downloads."""
+def opened(
+    page: Path, folder: Path, *, webgl: bool = True, dark: bool = False, size: tuple[int, int] = (1280, 720), before: str = ""
+) -> Iterator[Any]:
+    """A page in a fresh browser, drawn; `folder` takes its profile and downloads. The script `before` runs before those of the page."""
     from selenium.webdriver import Chrome, ChromeOptions
     from selenium.webdriver.chrome.service import Service
     from selenium.webdriver.support.ui import WebDriverWait
@@ -63,6 +65,8 @@ def opened(page: Path, folder: Path, *, webgl: bool = True, dark: bool = False, 
         driver.get("about:blank")
         for kind in ("browser", "performance"):
             driver.get_log(kind)
+        driver.execute_cdp_cmd("Performance.enable", {"timeDomain": "threadTicks"})
+        driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": before})
         driver.get(page.as_uri())
         WebDriverWait(driver, 120, 0.05).until(lambda it: it.execute_script("return document.body.dataset.ready || null"))
         yield driver
@@ -79,3 +83,38 @@ def requests(driver: Any) -> list[str]:
     """Addresses that were asked for."""
     messages = (json.loads(entry["message"])["message"] for entry in driver.get_log("performance"))
     return [message["params"]["request"]["url"] for message in messages if message["method"] == "Network.requestWillBeSent"]
+
+
+_TEXTS = """
+  const found = [];
+  for (const figure of document.querySelectorAll(".figure, #graph")) {
+    const frame = figure.getBoundingClientRect();
+    if (!frame.width) continue;
+    const boxes = [];
+    for (const text of figure.querySelectorAll("svg text")) {
+      const box = text.getBoundingClientRect(), turn = text.getScreenCTM();
+      if (!text.textContent.trim() || box.width < 1 || box.height < 1 || getComputedStyle(text).visibility === "hidden") continue;
+      if (Math.abs(turn.a * turn.b) > 1e-6 * (turn.a ** 2 + turn.b ** 2)) continue; // its box says nothing where it is slanted
+      const out = Math.max(frame.left - box.left, box.right - frame.right, frame.top - box.top, box.bottom - frame.bottom);
+      if (out > 1) found.push([figure.id, `${text.textContent} leaves it by ${out.toFixed(1)}`]);
+      for (const [other, name] of boxes) {
+        const across = Math.min(box.right, other.right) - Math.max(box.left, other.left);
+        const down = Math.min(box.bottom, other.bottom) - Math.max(box.top, other.top);
+        const by = `${across.toFixed(1)} x ${down.toFixed(1)}`;
+        if (across > 1.5 && down > 3) found.push([figure.id, `${text.textContent} on ${name} by ${by}`]);
+      }
+      boxes.push([box, text.textContent]);
+    }
+  }
+  if (document.documentElement.scrollWidth > innerWidth) found.push(["page", `is ${document.documentElement.scrollWidth} wide`]);
+  for (const part of document.querySelectorAll("aside, header, .pair, .choices, .scroll, .see, .note")) {
+    const where = part.className || part.tagName;
+    if (part.scrollWidth > part.clientWidth + 1) found.push([where, `${part.scrollWidth} wide in ${part.clientWidth}`]);
+  }
+  return found;
+"""
+
+
+def misplaced(driver: Any) -> list[tuple[str, str]]:
+    """Texts that cover each other, or that leave their figure or their part of the page: (where, what)."""
+    return [(figure, what) for figure, what in driver.execute_script(_TEXTS)]

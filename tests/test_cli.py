@@ -145,6 +145,36 @@ def test_out_into_a_folder_without_leave_to_write(rooftile: Run, tmp_path: Path)
     assert list(tmp_path.iterdir()) == []
 
 
+def test_out_spares_what_the_command_reads(rooftile: Run, tmp_path: Path) -> None:
+    chip = tmp_path / "mine.yaml"
+    chip.write_text("name: mine\nbase: edge-npu\n")
+    link = tmp_path / "link.yaml"
+    link.symlink_to(chip)
+    for out in (chip, link):
+        said = rooftile("predict", "stories15m", "--chip", chip, "--prompt", 16, "--out", out)
+        assert said.code == 2
+        assert "is what this command reads" in said.err
+    assert chip.read_text() == "name: mine\nbase: edge-npu\n"
+
+
+def test_a_folder_is_no_chip(rooftile: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "drafts").mkdir()
+    monkeypatch.chdir(tmp_path)
+    said = rooftile("predict", "stories15m", "--chip", "drafts")
+    assert said.code == 2
+    assert "drafts: is a folder; name the YAML file in it" in said.err
+
+
+@pytest.mark.parametrize("command", [SMALL, [*SMALL, "--format", "json"], ["chips", "list"]])
+def test_a_reader_that_leaves_is_no_error(command: list[str]) -> None:
+    code = "import sys; sys.stdout.reconfigure(line_buffering=True); from sim.cli import main; sys.argv[0] = 'rooftile'; main()"
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run([sys.executable, "-c", code, *command], stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_step_that_does_not_fit_is_predicted_with_a_warning(rooftile: Run) -> None:
     said = rooftile("predict", "llama-3.1-70b", "--chip", "edge-npu", "--phase", "decode", "--engine", "roofline", "--format", "json")
     assert said.code == 0

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from functional.errors import BadInput
 from hwmodels import load_chip, with_values
 from sim import predict
+from sim.cli.compare import compare as run_compare
+from sim.cli.predict import predict as run_predict
 from sim.engines import ENGINES
 from sim.explore.compare import compare
 
@@ -89,3 +92,15 @@ def test_command() -> None:
     assert (prefill["phase"], decode["phase"]) == ("prefill", "decode")
     assert prefill["chips"] == ["edge-npu", "cloud-npu"]
     assert all(row["reason"] for row in prefill["components"])
+
+
+def test_what_predict_warns_about_is_warned_about_here_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = tmp_path / "small.yaml"
+    small.write_text("base: edge-npu\nname: small\ntdp: 0.1 W\nmemory: {dram: {capacity: 1 GiB}}\n")
+    asked = {"phase": "decode", "engine": "roofline"}
+    run_predict("llama-3.2-1b", str(small), **asked)
+    alone = capsys.readouterr().err
+    run_compare("edge-npu", str(small), "llama-3.2-1b", **asked)
+    assert capsys.readouterr().err == alone
+    assert "more than its TDP of 0.1 W" in alone
+    assert "does not fit" in alone

@@ -268,6 +268,10 @@ UNSUPPORTED = "is not supported; supported: LlamaForCausalLM, MistralForCausalLM
         ({"hidden_size": 64.0}, "config.json:6: hidden_size: expected a positive whole number, found 64.0"),
         ({"num_hidden_layers": True}, "config.json:8: num_hidden_layers: expected a positive whole number, found True"),
         ({"num_hidden_layers": 0}, "config.json:8: num_hidden_layers: expected a positive whole number, found 0"),
+        (
+            {"hidden_size": 64 * 10**12},
+            "config.json:6: hidden_size: expected a positive whole number of at most 100,000,000, found 64000000000000",
+        ),
         ({"vocab_size": -1}, "config.json:11: vocab_size: expected a positive whole number, found -1"),
         ({"rms_norm_eps": 0}, "config.json:12: rms_norm_eps: expected a positive number, found 0"),
         ({"tie_word_embeddings": 1}, "config.json:13: tie_word_embeddings: expected true or false, found 1"),

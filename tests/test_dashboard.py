@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ from functional.errors import BadInput
 from hwmodels import load_chip, with_values
 from sim import dashboard, load_model, predict, sweep
 from sim.explore.sweep_show import pareto_front
+from sim.intervals import Intervals, Schedule
 from sim.present.dashboard import page as page_module
+from sim.present.dashboard.intervals import timeline_data
 from sim.present.dashboard.layout import layer_drawing
 from sim.present.dashboard.recipe import positions, recipe
 from sim.present.folded import op_rows
-from tests.browser import WHY_NOT, browser_path, complaints, opened, requests
+from tests.browser import WHY_NOT, browser_path, complaints, misplaced, opened, requests
 from tests.chips import round_model
 from tests.test_cli import Run, rooftile  # noqa: F401
 from workloads.demand import Load, demand
@@ -169,6 +172,50 @@ def test_the_command_writes_a_whole_file_or_none(rooftile: Run, command: str, tm
     said = rooftile(command, "lama", *asked[2:], tmp_path / "none")
     assert (said.code, said.err.count("\n")) == (2, 1)
     assert [path.name for path in tmp_path.iterdir()] == ["made"]
+
+
+def test_a_chip_or_a_model_given_twice_is_told(rooftile: Run, tmp_path: Path) -> None:  # noqa: F811
+    said = rooftile("dashboard", MODEL, "--chip", "edge-npu", "--chip", "edge-npu", "--out", tmp_path / "page.html")
+    assert said.code == 2
+    assert "--chip: 'edge-npu' is given twice" in said.err
+    with pytest.raises(BadInput, match="MODEL: 'stories15m' is given twice"):
+        dashboard([MODEL, MODEL], "edge-npu", prompt=8)
+    same = tmp_path / "same.yaml"
+    same.write_text("base: edge-npu\nname: edge-npu\nclock: 2 GHz\n")
+    with pytest.raises(BadInput, match="chips that differ different names"):
+        dashboard(MODEL, ["edge-npu", same], prompt=8)
+    said = rooftile("dashboard", MODEL, "--chip", "edge-npu", "--phase", "prefill", "--context", "9", "--out", tmp_path / "page.html")
+    assert said.code == 2
+    assert "--context" in said.err
+    assert [path.name for path in tmp_path.iterdir()] == ["same.yaml"]
+
+
+def test_an_engine_that_plays_no_tiles_shows_groups() -> None:
+    """On a calibrated chip cycle has no tiles; an engine without intervals has no page."""
+    data = data_of(dashboard(MODEL, "a100-sxm4-80gb", prompt=8, engine="cycle"))
+    for phase in data["cases"][0]["phases"]:
+        assert phase["timeline"]["tiles"] == {}
+        assert phase["timeline"]["groups"]["start_s"]["deflate"]
+    timeline = predict(MODEL, "edge-npu", prompt=8)
+    silent = replace(timeline, schedules=[Schedule(lambda whole=each.whole: some(whole(), 0)) for each in timeline.schedules])
+    with pytest.raises(BadInput, match="leaves no timeline"):
+        timeline_data(silent, "layers.1")
+
+
+def some(found: Intervals, most: int) -> Intervals:
+    """The first intervals only."""
+    columns = {name: getattr(found, name)[:most] for name in (each.name for each in fields(found)) if name != "resources"}
+    return Intervals(resources=found.resources, **columns)
+
+
+def test_energy_and_one_phase_are_those_of_the_prediction() -> None:
+    data = data_of(dashboard(MODEL, "edge-npu", phase="decode", context=40, engine="tiled"))
+    (phase,) = data["cases"][0]["phases"]
+    expected = predict(MODEL, "edge-npu", phase="decode", context=40, engine="tiled")
+    assert (phase["phase"], phase["total_s"], phase["energy_j"]) == ("decode", expected.total_s, expected.energy_j)
+    assert sum(phase["rows"]["energy_j"]) == pytest.approx(expected.energy_j, rel=1e-9)
+    assert sum(run["energy_j"] for run in phase["runs"]) == pytest.approx(expected.energy_j, rel=1e-9)
+    assert sum(phase["energy_by_j"].values()) == pytest.approx(expected.energy_j, rel=1e-9)
 
 
 def test_without_plotly_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -394,6 +441,116 @@ def test_the_front_is_the_pareto_front(browser: Any, written: Path) -> None:
 
 
 @needs_browser
+def test_views_without_plotly_are_there_before_it(browser: Any) -> None:
+    stamps = browser.execute_script("const d = document.body.dataset; return [d.usable, d.interactive, d.ready]")
+    usable, interactive, ready = (float(stamp) for stamp in stamps)
+    assert usable < interactive < ready
+    assert browser.execute_script("return document.getElementById('plotly')") is None
+
+
+@needs_browser
+@pytest.mark.parametrize("size", [(1280, 720), (1920, 1080)])
+def test_no_text_covers_another_or_is_cut(browser: Any, size: tuple[int, int]) -> None:
+    screen = {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+    try:
+        for chip in range(len(CHIPS)):
+            script = "const s = document.getElementById('chip'); s.value = arguments[0]; s.dispatchEvent(new Event('change'))"
+            browser.execute_script(script, chip)
+            settle(browser)
+            assert misplaced(browser) == []
+    finally:
+        browser.execute_script("const s = document.getElementById('chip'); s.value = 0; s.dispatchEvent(new Event('change'))")
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen | {"width": 1280, "height": 720})
+        settle(browser)
+
+
+def settle(driver: Any) -> None:
+    """Wait until the figures have been still for a while."""
+    script = """
+      const done = arguments[0];
+      let last = performance.now();
+      const watch = new MutationObserver(() => { last = performance.now(); });
+      watch.observe(document.body, { childList: true, subtree: true, attributes: true });
+      const end = setInterval(() => { if (performance.now() - last > 700) { clearInterval(end); watch.disconnect(); done(); } }, 100);
+    """
+    driver.execute_async_script(script)
+
+
+def drag(driver: Any, axis: str, begin: float, end: float) -> None:
+    """A pointer's drag along an axis of the parallel coordinates, from one share of its height to another, from the bottom."""
+    script = """
+      const axis = document.querySelector(`#parallel [data-axis="${arguments[0]}"]`), line = axis.querySelector("path");
+      axis.scrollIntoView({ block: "center" });
+      const box = line.getBoundingClientRect();
+      return [box.left + box.width / 2, box.top, box.bottom];
+    """
+    x, top, bottom = driver.execute_script(script, axis)
+    for kind, at in (("mousePressed", begin), ("mouseMoved", (begin + end) / 2), ("mouseMoved", end), ("mouseReleased", end)):
+        held = 0 if kind == "mouseReleased" else 1
+        event = {"type": kind, "x": x, "y": bottom + (top - bottom) * at, "button": "left", "buttons": held, "clickCount": 1}
+        driver.execute_cdp_cmd("Input.dispatchMouseEvent", event)
+    settle(driver)
+
+
+@needs_browser
+def test_ranges_on_the_axes_hold_in_both_figures(browser: Any, written: Path) -> None:
+    import pyarrow.parquet as pq
+    from selenium.webdriver.common.keys import Keys
+
+    table = pq.read_table(written.parent / "sweep.parquet")
+    rows, clock = table["matrix.rows"].to_numpy(), table["clock"].to_numpy()
+    costs = np.stack([table["latency_s"].to_numpy(), table["memory.dram.bandwidth"].to_numpy()], axis=1)
+
+    def check(kept: Any) -> None:
+        note = browser.execute_script("return document.getElementById('parallel-note').textContent")
+        assert note.startswith(f"{kept.sum():,} of {len(kept):,} chips")
+        (front,) = [trace for trace in traces(browser, "front") if trace["name"] == "Pareto front"]
+        expected = [tuple(costs[kept][i]) for i in pareto_front(costs[kept])]
+        assert list(zip(front["x"], front["y"], strict=True)) == expected
+        (cloud,) = [trace for trace in traces(browser, "front") if trace["name"] == "meets the constraints"]
+        assert sorted(cloud["customdata"]) == np.flatnonzero(kept).tolist()
+        assert browser.execute_script("return document.querySelectorAll('#parallel path[data-row]').length") == len(expected)
+
+    drag(browser, "matrix.rows", -0.01, 0.7)  # 16 to 48, linear: 16 and 32
+    check(rows < 40)
+    axis = browser.execute_script("const a = document.querySelector('#parallel [data-axis=clock]'); a.focus(); return a")
+    axis.send_keys(Keys.ARROW_UP)
+    settle(browser)
+    check((rows < 40) & (clock >= 0.5e9 + 0.05 * 1.5e9))
+    assert browser.execute_script("return document.activeElement.dataset.axis") == "clock"
+    browser.switch_to.active_element.send_keys(Keys.ESCAPE)
+    settle(browser)
+    check(rows < 40)
+    drag(browser, "matrix.rows", 0.5, 0.5)
+    assert browser.execute_script("return document.getElementById('parallel-note').textContent") == ""
+    hover = browser.execute_script(
+        "const path = document.querySelector('#parallel path[data-row]'), at = path.getPointAtLength(30), m = path.getScreenCTM();"
+        "document.getElementById('sweep-point').replaceChildren();"
+        "return [at.x * m.a + m.e, at.y * m.d + m.f]"
+    )
+    browser.execute_cdp_cmd("Input.dispatchMouseEvent", {"type": "mouseMoved", "x": hover[0], "y": hover[1]})
+    assert "matrix.rows" in browser.execute_script("return document.getElementById('sweep-point').textContent")
+    assert complaints(browser) == []
+
+
+@needs_browser
+@pytest.mark.slow
+@pytest.mark.parametrize("phase", ["prefill", "decode"])
+def test_a_page_of_one_phase_has_all_views(tmp_path: Path, phase: str) -> None:
+    page = tmp_path / "page.html"
+    page.write_text(dashboard(MODEL, "cloud-npu", prompt=64, phase=phase, engine="tiled"))
+    with opened(page, tmp_path) as driver:
+        assert complaints(driver) == []
+        assert misplaced(driver) == []
+        assert [name for name in VIEWS if name != "front" and not traces(driver, name)] == []
+        assert list(move(driver, clock=12)) == [phase]
+        sliders = driver.execute_script("return [...document.querySelectorAll('.slider input')].map((input) => input.id)")
+        assert sliders[-1] == {"prefill": "slider-prompt", "decode": "slider-context"}[phase]
+        assert len(sliders) == 5
+
+
+@needs_browser
 def test_figures_are_saved_as_png_and_svg(browser: Any) -> None:
     """Each view's buttons hand out a file; what is handed out is caught here instead of being written."""
     script = """
@@ -411,7 +568,7 @@ def test_figures_are_saved_as_png_and_svg(browser: Any) -> None:
     """
     saved = browser.execute_async_script(script)
     names = [name for name, *_ in saved]
-    views = ("roofline", "breakdown", "timeline", "curves", "sensitivity", "sweep", "op-graph")
+    views = ("roofline", "breakdown", "timeline", "curves", "sensitivity", "memory", "parallel", "front", "op-graph")
     assert names == [f"{view}.{kind}" for view in views for kind in ("png", "svg")] + ["ops-prefill.md", "ops-prefill.csv"]
     for name, begin, length in saved:
         assert begin.startswith({"png": "data:image/png", "svg": "data:image/svg+xml"}.get(name[-3:], "data:text/plain")), name

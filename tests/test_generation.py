@@ -381,7 +381,7 @@ def test_json_and_csv_say_the_same(rooftile: Run) -> None:
 def test_the_table_gives_the_curve(rooftile: Run) -> None:
     code, out, err = rooftile(*GENERATE, "--temperature", 1, "--top-p", 0.9)
     assert (code, err) == (0, "")
-    assert out.startswith("stories15m on edge-npu: 20 tokens after a prompt of 16, batch 1, int8, roofline engine\nTTFT ")
+    assert out.startswith("stories15m on edge-npu: 20 tokens after a prompt of 16, batch 1, int8, tiled engine\nTTFT ")
     assert "TPOT first " in out
     assert "\n sampling " in out
     assert re.search(r"^ 20 +34 ", out, re.MULTILINE)

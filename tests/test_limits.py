@@ -58,9 +58,8 @@ def test_decode_turns_where_half_of_it_is_bound_by_the_units() -> None:
             continue
         assert units_share(row, row.compute_bound_batch) >= 0.5
         assert row.compute_bound_fits == (row.compute_bound_batch <= row.max_batch)
-        step = predict(
-            "llama-3.2-1b", "edge-npu", phase="decode", batch=row.compute_bound_batch, context=64, weights=row.weights, kv=row.kv
-        )
+        asked = {"batch": row.compute_bound_batch, "context": 64, "weights": row.weights, "kv": row.kv}
+        step = predict("llama-3.2-1b", "edge-npu", phase="decode", engine="roofline", **asked)
         shares = {name: step.bound_shares.get(name, 0.0) for name in ("matrix", "vector")}
         assert row.compute_bound_by == max(shares, key=shares.__getitem__)
         units.add(row.compute_bound_by)

@@ -138,20 +138,76 @@ def test_pieces_of_a_split_run_side_by_side_each_on_its_core() -> None:
     assert sum(each["dur"] for each in leaves) == pytest.approx(1e6 * timeline.total_s, rel=1e-9, abs=1e-4)
 
 
+def counters(events: list[dict[str, Any]], pid: int = 1) -> dict[tuple[str, str], list[tuple[float, float]]]:
+    """Samples by counter and series."""
+    found = defaultdict(list)
+    for event in events:
+        if event["ph"] == "C" and event["pid"] == pid:
+            for series, value in event["args"].items():
+                found[event["name"], series].append((event["ts"], value))
+    return found
+
+
 def test_counters_carry_all_bytes_and_end_at_nothing() -> None:
     chip = load_chip("edge-npu")
-    events = [event for event in traced(chip) if event["ph"] == "C" and event["pid"] == 1]
-    by_name = defaultdict(list)
-    for event in events:
-        by_name[event["name"]].append((event["ts"], next(iter(event["args"].values()))))
-    assert len(by_name) == 2
+    by_name = counters(traced(chip))
+    assert set(by_name) == {("DRAM bandwidth [GB/s]", "GB/s"), ("sram occupancy [B]", "intermediates")}
     timeline = steps()[0].timeline(chip)
-    samples = by_name["DRAM bandwidth [GB/s]"]
+    samples = by_name["DRAM bandwidth [GB/s]", "GB/s"]
     moved = sum(rate * 1e9 * (end - at) * 1e-6 for (at, rate), (end, _) in itertools.pairwise(samples))
     assert moved == pytest.approx(float(timeline.dram_bytes.sum()), rel=1e-6)
     assert all(values[-1][1] == 0 for values in by_name.values())
-    occupancy = by_name["sram occupancy: intermediates [B]"]
-    assert 0 < max(value for _, value in occupancy) <= chip.resident_share * 2 * 2**20
+    assert 0 < max(value for _, value in by_name["sram occupancy [B]", "intermediates"]) <= chip.resident_share * 2 * 2**20
+
+
+@pytest.mark.parametrize("engine", ["tiled", "cycle"])
+@pytest.mark.parametrize("number", [1, 4])
+def test_tiles_and_what_stays_fit_the_chip_and_every_product_has_tiles(engine: str, number: int) -> None:
+    chip = cores(number)
+    step = steps(engine)[0]
+    by_name = counters(traced(chip, engine))
+    tiles = [value for _, value in by_name["sram occupancy [B]", "tiles"]]
+    stays = [value for _, value in by_name["sram occupancy [B]", "intermediates"]]
+    assert max(a + b for a, b in zip(tiles, stays, strict=True)) <= number * 2 * 2**20
+    for group, size in zip(step.plan(chip).demand.groups, tiles, strict=False):
+        products = [op for op in group.ops if step.graph("int8").ops[op].kind in ("Linear", "MatMul")]
+        assert (size > 0) == bool(products)
+    timeline = step.timeline(chip)
+    linear = next(op for op in timeline.graph.ops if op.name == "layers.2.mlp.down_proj")
+    own = tiles[int(timeline.group[timeline.graph.ops.index(linear)])]
+    assert own >= 2 * 3 * 32  # two buffers of a weight, an activation and a sum of each row of the array, and more
+
+
+_NEEDS = {"B": {"name", "cat", "args"}, "E": set(), "C": {"name", "args"}, "M": {"name", "args"}}
+
+
+@pytest.mark.parametrize("engine", ["roofline", "tiled", "cycle"])
+def test_events_keep_the_rules_of_the_format(engine: str) -> None:
+    """Chrome's Trace Event Format: what each type of event must have, names of processes and tracks, finite numbers that never go back
+    within a track or a counter."""
+    document = json.loads(perfetto(steps(engine), cores(2)), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert set(document) == {"displayTimeUnit", "traceEvents"}
+    assert document["displayTimeUnit"] in ("ms", "ns")
+    named, last, seen = set(), defaultdict(float), set()
+    for event in document["traceEvents"]:
+        assert _NEEDS[event["ph"]] <= set(event), event
+        assert isinstance(event["pid"], int)
+        if event["ph"] == "M":
+            assert event["name"] in ("process_name", "process_sort_index", "thread_name", "thread_sort_index")
+            (value,) = event["args"].values()
+            assert isinstance(value, int if event["name"].endswith("index") else str)
+            named.add((event["name"], event["pid"], event["tid"]))
+            continue
+        track = (event["pid"], event["name"]) if event["ph"] == "C" else (event["pid"], event["tid"])
+        assert event["ts"] >= last[track] >= 0
+        last[track] = event["ts"]
+        seen.add(track)
+        if event["ph"] == "C":
+            assert all(isinstance(value, int | float) and value >= 0 for value in event["args"].values())
+        else:
+            assert ("thread_name", *track) in named
+            assert ("process_name", event["pid"], 0) in named
+    assert len(seen) > 10
 
 
 def test_what_stays_on_the_chip_is_at_most_its_capacity_and_all_of_it_on_a_large_one() -> None:

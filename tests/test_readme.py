@@ -18,6 +18,12 @@ FILES = {"my-npu.yaml": "name: my-npu\nclock", "my-sweep.yaml": "axes:"}
 NOT_HERE = ("path/to", "pip install", "pytest")
 """Commands that need a checkpoint of the user's own, or that CI itself runs."""
 
+ELSEWHERE = {
+    "rooftile chips list": " chip   ",
+    "rooftile compare edge-npu a100-sxm4-80gb --model llama-3.2-1b --phase decode": "llama-3.2-1b, decode, ",
+}
+"""Commands whose output is shown apart from them, and how it begins."""
+
 pytestmark = pytest.mark.slow
 
 
@@ -33,13 +39,17 @@ def commands() -> list[tuple[str, str]]:
     return [pair for pair in ours if not any(word in pair[0] for word in NOT_HERE)]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    where = tmp_path_factory.mktemp("readme")
+def files_in(where: Path) -> Path:
+    """The folder, with the files that the commands read."""
     for name, sign in FILES.items():
         (block,) = [text for language, text in BLOCKS if language == "yaml" and sign in text]
         (where / name).write_text(block)
     return where
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return files_in(tmp_path_factory.mktemp("readme"))
 
 
 def run(command: str, folder: Path) -> str:
@@ -66,9 +76,9 @@ def test_all_commands_in_order(folder: Path) -> None:
     assert shown_outputs >= 2
 
 
-@pytest.mark.parametrize("command", ["chips list", "compare edge-npu a100-sxm4-80gb --model llama-3.2-1b --phase decode --engine roofline"])
+@pytest.mark.parametrize("command", ELSEWHERE)
 def test_outputs_shown_apart_from_their_command(command: str, folder: Path) -> None:
-    printed = stripped(run(f"rooftile {command}", folder))
+    printed = stripped(run(command, folder))
     assert any(stripped(text) == printed for language, text in BLOCKS if language == "text")
 
 

@@ -218,3 +218,10 @@ def test_it_takes_less_than_a_second() -> None:
     begin = time.process_time()
     solve("llama-3.2-3b", "edge-npu", "30 tok/s", "memory.dram.bandwidth", context=4096, engine="roofline")
     assert time.process_time() - begin < 1
+
+
+@pytest.mark.parametrize("path", ["memory.dram.bandwidth", "clock", "vector.cycles.exp", "memory.dram.latency"])
+def test_a_smooth_number_takes_few_predictions(path: str) -> None:
+    """Bisection alone takes some 40."""
+    for target in ("TTFT 540 ms", "TTFT 600 ms", "TTFT 1500 ms"):
+        assert solve("llama-3.2-1b", "edge-npu", target, path, engine="roofline").evaluations <= 22

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -50,6 +51,7 @@ memory:
 
 HEAD = "source,hardware,op,model,phase,M,N,K,batch,q_len,kv_len,heads,kv_heads,head_dim,dtype,latency_us,notes"
 
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 Run = Callable[..., tuple[int, str, str]]
 
 
@@ -127,6 +129,18 @@ def test_warm_rows_are_served_from_the_chip(board: Path, tmp_path: Path) -> None
     assert warm.predicted_s == pytest.approx(50_000 / 1e11)
 
 
+def test_a_kernel_after_another_finds_in_the_l2_what_that_wrote(tmp_path: Path) -> None:
+    """2 x 4 MB of an addition on an A100 lie in 40 MiB of L2, those of 160 MB do not; the regime is that of DRAM: 12 MB at 2039 GB/s take
+    5.9 us, 48 MB 23.5. A GEMM finds nothing, nor does any kernel on a chip whose L2 is not calibrated."""
+    add = "me,{0},add,,,{1},2000,,,,,,,,bf16,9,"
+    rows = [add.format("A100-SXM4-80GB", m) for m in (1000, 4000, 40000)] + ["me,A100-SXM4-80GB,gemm,,,1000,2000,50,,,,,,,bf16,9,"]
+    found = validate([table(tmp_path / "a.csv", *rows, add.format("V100-PCIE-32GB", 1000))], engines=["roofline"]).comparisons
+    cold_s = [3 * 4e6 / 2039e9, 3 * 16e6 / 2039e9, 3 * 160e6 / 2039e9, 2 * (1000 * 50 + 2000 * 50 + 1000 * 2000) / 2039e9, 3 * 4e6 / 900e9]
+    assert [each.regime for each in found] == ["small", "large", "large", "small", "small"]
+    assert [each.predicted_s >= 0.999 * cold for each, cold in zip(found, cold_s, strict=True)] == [False, False, True, True, True]
+    assert found[1].predicted_s >= (48e6 - 40 * 2**20) / 2039e9
+
+
 def test_names_of_hardware_are_matched_as_laboratories_write_them(board: Path) -> None:
     hardware = Hardware([board])
     for name in ("round-board", "Round_Board", "NVIDIA round board", "nvidia Round-Board 9000", "ROUNDBOARD9000"):
@@ -160,7 +174,7 @@ def test_rows_that_cannot_be_predicted_are_named_and_counted(rooftile: Run, boar
     assert f"{data}:4" in err
     code, out, err = rooftile(*arguments)
     assert (code, err) == (0, "")
-    assert "6 rows, 1 predicted" in out
+    assert "6 rows of a.csv, 1 predicted" in out
     assert "2 rows: unknown hardware 'Nobody 1'" in out
 
 
@@ -333,6 +347,72 @@ def test_published_figures_come_with_the_package(rooftile: Run) -> None:
     code, out, _ = rooftile("validate", "--engine", "roofline", "--format", "json")
     assert code == 0
     assert json.loads(out)
+    rows = sum(len(read_tidy(path)) for path in tables)
+    assert f"{rows} rows of {len(tables)} tables, " in rooftile("validate", "--engine", "roofline")[1]
+
+
+def test_the_published_systolic_chips_are_there_and_shown_one_by_one(rooftile: Run) -> None:
+    found = validate()
+    assert {each.case.chip.name for each in found.comparisons} >= {"gemmini-default", "tpu-v5e", "tpu-v6e", "apple-m3-pro"}
+    assert found.rows == len(found.comparisons)
+    _, out, _ = rooftile("validate")
+    for each in found.comparisons:
+        assert f"{each.error:+.1%}" in out
+        assert each.case.row.text("source") in out
+    assert "dispatch from Python" in out
+    lines = [re.split(r" {2,}", line.strip()) for line in out.splitlines() if "%  " not in line and line.rstrip().endswith("%")]
+    systolic = [cells for cells in lines if cells[0] in ("gemmini-default", "TPU-v5e", "TPU-v6e")]
+    assert len(systolic) == 6
+    for _, _, _, published, predicted, error in systolic:
+        assert f"| {published} | {predicted} | {error} |" in README
+
+
+UTILISED = "source,hardware,op,dtype,M,N,K,gemms,latency_us,utilisation_pct"
+
+
+def test_a_utilisation_is_the_time_of_the_macs_at_that_share_of_the_peak(tmp_path: Path) -> None:
+    """edge-npu: 1,024 int8 MACs per cycle of 1 ns. 1024 x 1024 x 512 at half of them take 2 x 524,288 ns."""
+    path = table(tmp_path / "a.csv", "x,edge-npu,gemm,int8,1024,512,1024,,,50", "x,edge-npu,gemm,int8,1024,512,1024,,,100", head=UTILISED)
+    half, whole = validate([path], engines=["roofline"]).comparisons
+    assert half.case.measured_s == pytest.approx(2 * 524_288e-9)
+    assert whole.case.measured_s == pytest.approx(524_288e-9)
+    assert half.predicted_s == whole.predicted_s == pytest.approx(524_288e-9)
+    assert half.error == pytest.approx(-0.5)
+
+
+def test_products_in_a_row_are_the_sum_of_each(tmp_path: Path) -> None:
+    """The time of 3 + 1 products is that of a row for each, and their utilisation is of all their MACs."""
+    rows = ["x,edge-npu,gemms,int8,,,,3 * 64x32x96 + 1024x512x1024,100,"]
+    rows += ["x,edge-npu,gemms,int8,,,,3*64x32x96+1024x512x1024,,50"]
+    rows += ["x,edge-npu,gemm,int8,64,32,96,,100,", "x,edge-npu,gemm,int8,1024,512,1024,,100,"]
+    timed, shared, small, large = validate([table(tmp_path / "a.csv", *rows, head=UTILISED)], engines=["tiled"]).comparisons
+    assert timed.predicted_s == shared.predicted_s == pytest.approx(3 * small.predicted_s + large.predicted_s)
+    assert timed.case.measured_s == pytest.approx(100e-6)
+    assert shared.case.measured_s == pytest.approx((3 * 64 * 32 * 96 + 1024 * 512 * 1024) / 1024 * 1e-9 / 0.5)
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ("x,edge-npu,gemms,int8,,,,64x32,100,", "found '64x32'"),
+        ("x,edge-npu,gemms,int8,,,,64x32x96 +,100,", "found ''"),
+        ("x,edge-npu,gemms,int8,,,,0 * 64x32x96,100,", "found '0 * 64x32x96'"),
+        ("x,edge-npu,gemm,int8,64,32,96,,,130", "more than all MACs, found '130'"),
+        ("x,edge-npu,gemm,int8,64,32,96,,,", "latency_us: the cell is empty"),
+    ],
+)
+def test_products_that_cannot_be_read_are_told(row: str, told: str, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=re.escape(told)):
+        validate([table(tmp_path / "a.csv", row, head=UTILISED)])
+
+
+def test_a_utilisation_without_a_peak_is_left_with_its_reason(tmp_path: Path) -> None:
+    rows = ["x,edge-npu,gemm,fp32,64,32,96,,,50", "x,edge-npu,rmsnorm,int8,64,32,,,,50"]
+    found = validate([table(tmp_path / "a.csv", *rows, head=UTILISED)], engines=["roofline"])
+    assert sorted(each.reason for each in found.left) == [
+        "a utilisation in 'fp32', of which edge-npu has no peak",
+        "a utilisation of something else than products",
+    ]
 
 
 def test_the_out_file_is_written_whole_and_the_rest_told(rooftile: Run, board: Path, tmp_path: Path) -> None:
@@ -342,6 +422,17 @@ def test_the_out_file_is_written_whole_and_the_rest_told(rooftile: Run, board: P
     assert (code, out) == (0, "")
     assert "Nobody 1" in err
     assert out_file.read_text().startswith("<!doctype html>")
+
+
+def test_a_page_goes_to_a_file_or_a_pipe_but_not_to_a_terminal(rooftile: Run, board: Path, tmp_path: Path) -> None:
+    arguments = ("validate", "--data", table(tmp_path / "a.csv", gemm(9000)), "--chip", board, "--engine", "roofline", "--format", "html")
+    code, out, _ = rooftile(*arguments)
+    assert (code, out[:15]) == (0, "<!doctype html>")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys.stdout, "isatty", lambda: True)
+        code, out, err = rooftile(*arguments)
+    assert (code, out) == (2, "")
+    assert "--out page.html" in err
 
 
 @pytest.mark.slow

@@ -72,7 +72,7 @@ def ceil_div(dividend: Count, divisor: Count) -> Count:
 
 def whole_cycles(cycles: Any) -> Count:
     """Cycles rounded up to a whole number: int for a scalar, int64 array for an array; rounding errors of a quotient are forgiven."""
-    if isinstance(cycles, int):
+    if isinstance(cycles, int) or (isinstance(cycles, np.ndarray) and cycles.dtype.kind == "i"):
         return cycles
     guarded = cycles * _ROUNDING_GUARD
     return np.ceil(guarded).astype(np.int64) if isinstance(guarded, np.ndarray) else math.ceil(guarded)
@@ -87,6 +87,8 @@ def folds(dataflow: str, rows: Count, cols: Count, m: Count, n: Count, k: Count,
 def stream_cycles(dataflow: str, m: Count, n: Count, k: Count, rate: Number = 1) -> Count:
     """T, the cycles in which one fold's operands enter the array."""
     streamed = _extents(dataflow, m, n, _packed_depth(k, rate))[2]
+    if isinstance(rate, int | float) and rate >= 1:
+        return streamed
     return whole_cycles(streamed / smaller(rate, 1))
 
 
@@ -181,6 +183,8 @@ def _extents(dataflow: str, m: Count, n: Count, k: Count) -> tuple[Count, Count,
 
 def _packed_depth(k: Count, rate: Number) -> Count:
     """Operands along k after `rate` neighbours were packed into one."""
+    if isinstance(rate, int | float) and rate <= 1:
+        return k
     return whole_cycles(k / larger(rate, 1))
 
 

@@ -73,7 +73,7 @@ def share_out(block: Blocks, parts: int, every: bool) -> tuple[Blocks, ...]:
     return tuple(piece._replace(trips=block.trips) for piece in divide(block, size))
 
 
-def cut_axis(extent: int, sizes: Sequence[Count], split_stage: int, parts: int, every: bool) -> AxisCuts:
+def cut_axis(extent: Count, sizes: Sequence[Count], split_stage: int, parts: int, every: bool) -> AxisCuts:
     """An axis of `extent` elements, cut by stage after stage."""
     level: tuple[Blocks, ...] = (Blocks(1, extent, ()),)
     around = []

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
-from functional.errors import RooftileError
+from functional.errors import BadInput, Problem, RooftileError
 
 COMMANDS = (
     *("predict", "gemm", "graph", "chips", "models", "sweep", "solve", "limits", "compare", "dashboard", "trace"),
@@ -32,7 +34,36 @@ class _LazyGroup(TyperGroup):
             return None
         command = typer.main.get_command(import_module(f"sim.cli.{cmd_name}").app)
         command.name = cmd_name
+        run = command.invoke
+
+        def invoke(ctx: Any) -> Any:
+            _keep_inputs(ctx.params)
+            return run(ctx)
+
+        command.invoke = invoke  # type: ignore[method-assign]
         return command
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; a reader of a pipe that has left (`| head`) is not an error."""
+        try:
+            found = super().invoke(ctx)
+            sys.stdout.flush()
+            return found
+        except BrokenPipeError:
+            # Keeps the interpreter from flushing into the closed pipe at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(0)
+
+
+def _keep_inputs(given: Mapping[str, Any]) -> None:
+    """Raise `BadInput` if `--out` names a file that the command reads."""
+    out = given.get("out")
+    if out is None or not os.path.isfile(out):
+        return
+    for name, value in given.items():
+        for each in value if isinstance(value, (list, tuple)) else (value,):
+            if name != "out" and isinstance(each, (str, Path)) and os.path.isfile(each) and os.path.samefile(each, out):
+                raise BadInput(Problem(f"{out} is what this command reads", "write to another file", path="--out"))
 
 
 app = typer.Typer(cls=_LazyGroup, no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -60,7 +91,3 @@ def main() -> None:
     except RooftileError as error:
         print(f"rooftile: {error}", file=sys.stderr)
         sys.exit(2)
-    except BrokenPipeError:
-        # The reader of a pipe has left (`| head`): not an error. Keep the interpreter from flushing into the closed pipe at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Annotated, Literal
 
 import typer
@@ -32,15 +33,17 @@ def compare(
     out: flags.Out = None,
 ) -> None:
     """Put two chips side by side, per phase and component, with the reason of each difference."""
+    from hwmodels import load_chip
     from sim.explore.compare import compare as compare_chips
+    from sim.present import text
     from sim.present.explore_tables import comparison_tables
     from sim.present.output import emit, emit_tables
 
     flags.phases_of(phase, context)
+    chips = load_chip(chip_a), load_chip(chip_b)
     comparisons = compare_chips(
         model,
-        chip_a,
-        chip_b,
+        *chips,
         phase=phase,
         batch=batch,
         prompt=prompt,
@@ -52,6 +55,10 @@ def compare(
         logits=logits,
         fused=not no_fuse,
     )
+    for comparison in comparisons:
+        for timeline, chip in zip((comparison.a, comparison.b), chips, strict=True):
+            for warning in text.step_warnings(timeline, chip.tdp_w):
+                print(f"rooftile: warning: {warning}", file=sys.stderr)
     if form == "json":
         emit(json.dumps([comparison.to_dict() for comparison in comparisons], indent=1), out)
     elif form == "csv":

@@ -18,6 +18,7 @@ def dashboard(
     models: Annotated[list[str], typer.Argument(metavar="MODEL ...", help="Library models, or config.json or params.json files.")],
     chips: Annotated[list[str], typer.Option("--chip", metavar="CHIP", help="A library chip, or a YAML file; repeat it to compare.")],
     out: Annotated[Path, typer.Option("--out", metavar="PAGE.html", help="The page to write.")],
+    phase: flags.Phase = None,
     batch: flags.Batch = 1,
     prompt: flags.Prompt = 512,
     context: flags.Context = None,
@@ -38,9 +39,11 @@ def dashboard(
     from sim.present.dashboard import dashboard as page_of
     from sim.present.output import write_whole
 
+    flags.phases_of(phase, context)
     page = page_of(
         models,
         chips,
+        phase=phase,
         batch=batch,
         prompt=prompt,
         context=context,

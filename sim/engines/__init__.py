@@ -37,7 +37,7 @@ def timed(plan: Plan, engine: str, prefetch: bool = True) -> tuple[Plan, list[Gr
 
 
 ENGINES: Mapping[str, Callable[[Plan], list[GroupTimes]]] = {"roofline": roofline.time_classes, "tiled": _tiled, "cycle": _cycle}
-DEFAULT_ENGINE = "roofline"
+DEFAULT_ENGINE = "tiled"
 
 
 def check_engine(engine: str, prefetch: bool = True) -> None:

@@ -5,8 +5,9 @@ A case is a measured time and the tasks whose predicted times add up to it. Rows
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -14,6 +15,7 @@ from functional.config import ModelConfig
 from functional.errors import UnknownName
 from functional.llama import Logits
 from hwmodels.chip import Chip
+from hwmodels.technology import technology_of
 from sim.evidence.tidy import CellError, Row
 from workloads.graph import OpGraph
 from workloads.kernels import KERNELS, kernel_graph
@@ -24,9 +26,16 @@ from workloads.trace import trace
 SAME_SHAPES = {"llama-3-8b": "llama-3.1-8b", "llama-7b": "llama-2-7b"}
 """Models that have the shapes of one of the library; they differ in how far their positions go."""
 
+FOLLOWING = frozenset({"rmsnorm", "rope", "silu", "silu_mul", "mul", "add", "elem_mul", "elem_add", "softmax"})
+"""Element-wise and row-wise kernels: wherever they are timed, in a model or in a loop, a kernel has just written what they read."""
+
 WEIGHTS_NOTE, CACHE_NOTE = "wt_copies_fit_L2", "kv_fits_L2"
 """Notes of rows whose weights, or whose keys and values, are read from the L2 cache that earlier runs have warmed."""
 
+GEMMS = "gemms"
+"""Products one after the other, under `gemms`: `12544x64x147 + 3 * 3136x64x576`, each M x N x K and how often."""
+
+_PRODUCT = re.compile(r"(?:(?P<count>[1-9][0-9]*) ?\* ?)?(?P<M>[1-9][0-9]*)x(?P<N>[1-9][0-9]*)x(?P<K>[1-9][0-9]*)")
 _ABBREVIATED = re.compile(r"(?P<weights>[a-z0-9]+)-weight(-g(?P<group>[0-9]+))?")
 OURS = "rooftile"
 """The framework of `rooftile measure`: the functional model, which runs op by op."""
@@ -41,17 +50,25 @@ class NotPredicted(Exception):
 
 @dataclass(frozen=True, slots=True)
 class KernelTask:
-    """One kernel alone; `warm`: repeated so often that what it touches lies in the outermost on-chip memory."""
+    """One kernel alone; `warm`: repeated so often that what it touches lies in the outermost on-chip memory. `left_bytes`: of its inputs
+    and outputs, the smallest, up to so many bytes of that memory, lie there, since the kernel before has left them."""
 
     op: str
     formats: tuple[str, str, str]
     dims: tuple[tuple[str, int], ...]
     warm: bool = False
+    left_bytes: int = 0
 
     def graph(self) -> OpGraph:
         graph = kernel_graph(self.op, Formats(*self.formats), dict(self.dims))
-        kept = frozenset(tensor.name for tensor in graph.tensors.values() if tensor.role != "intermediate")
-        return replace(graph, warm=kept) if self.warm else graph
+        if self.warm:
+            return replace(graph, warm=frozenset(tensor.name for tensor in graph.tensors.values() if tensor.role != "intermediate"))
+        kept, room_bytes = set(), self.left_bytes
+        for size_bytes, name in sorted((int(t.spec.size_bytes), t.name) for t in graph.tensors.values() if t.role in ("input", "output")):
+            if size_bytes <= room_bytes:
+                kept.add(name)
+                room_bytes -= size_bytes
+        return replace(graph, warm=frozenset(kept)) if kept else graph
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +106,24 @@ class Case:
     tasks: tuple[Task, ...]
     is_l2: bool = False
 
+    @property
+    def cold_tasks(self) -> tuple[Task, ...]:
+        """The tasks as if no kernel before had left anything on the chip: by them a row is large or small."""
+        return tuple(replace(task, left_bytes=0) if isinstance(task, KernelTask) else task for task in self.tasks)
+
+
+def titled(case: Case) -> str:
+    """What a row is of, in words: `gemm 8192 x 8192 x 8192 bf16`, `Llama-2-7B decode, batch 1, int8-weight`."""
+    row = case.row
+    if case.op == "gemm":
+        return f"gemm {' x '.join(row.text(name) for name in 'MNK')} {row.text('dtype')}"
+    model, phase, batch = row.text("model") or case.op, row.text("phase"), row.text("batch")
+    if phase == "ubatch":
+        words = [f"{model} passes of {row.text('tokens_per_forward')} tokens"]
+    else:
+        words = [f"{model} {phase}".strip(), *([f"batch {batch}"] if batch else [])]
+    return ", ".join([*words, row.text("dtype")])
+
 
 def cases(row: Row, chip: Chip) -> Iterator[Case]:
     """What one row measures on its chip. Raises `NotPredicted`, and `CellError` for cells that cannot be right."""
@@ -96,6 +131,8 @@ def cases(row: Row, chip: Chip) -> Iterator[Case]:
         yield from _composed(row, chip)
     elif row.text("tokens_per_s"):
         yield _whole_model(row, chip)
+    elif row.text("op") == GEMMS:
+        yield _gemms(row, chip)
     elif row.text("op") in KERNELS:
         yield _kernel(row, chip)
     elif row.text("op") in ("e2e_prefill", "e2e_decode"):
@@ -115,8 +152,37 @@ def _kernel(row: Row, chip: Chip) -> Case:
     dims = tuple((name, row.whole(name, defaults.get(name), least.get(name, 1))) for name in KERNELS[op].dims)
     notes = row.text("notes")
     is_l2 = WEIGHTS_NOTE in notes or CACHE_NOTE in notes
-    task = KernelTask(op, _formats(row, chip), dims, is_l2)
-    return Case(row, op, chip, row.positive("latency_us") * 1e-6, (task,), is_l2)
+    left_bytes = int(chip.capacity_bytes(chip.memory[1])) if op in FOLLOWING and technology_of(chip) is not None else 0
+    task = KernelTask(op, _formats(row, chip), dims, is_l2, left_bytes)
+    return Case(row, op, chip, _measured_s(row, chip, [task]), (task,), is_l2)
+
+
+def _gemms(row: Row, chip: Chip) -> Case:
+    """A network as the products that its makers say it is, all of which count."""
+    formats, text = _formats(row, chip), row.text("gemms")
+    tasks: list[KernelTask] = []
+    for part in text.split("+"):
+        product = _PRODUCT.fullmatch(part.strip())
+        if product is None:
+            raise CellError("gemms", f"expected products like '3 * 3136x64x576' with + between them, found '{part.strip()}'", "M x N x K")
+        tasks += [_gemm(formats, *(int(product[name]) for name in "MNK"))] * int(product["count"] or 1)
+    return Case(row, GEMMS, chip, _measured_s(row, chip, tasks), tuple(tasks))
+
+
+def _measured_s(row: Row, chip: Chip, tasks: Sequence[KernelTask]) -> float:
+    """Seconds of all tasks: as measured, or those of their MACs at the share of the peak that the row has."""
+    if row.text("latency_us") or not row.text("utilisation_pct"):
+        return row.positive("latency_us") * 1e-6
+    share = row.positive("utilisation_pct") / 100
+    if share > 1:
+        raise CellError("utilisation_pct", f"more than all MACs, found '{row.text('utilisation_pct')}'", "of the peak, in percent")
+    if any(task.op != "gemm" for task in tasks):
+        raise NotPredicted("a utilisation of something else than products")
+    number_format = tasks[0].formats[1]
+    if number_format not in chip.formats:
+        raise NotPredicted(f"a utilisation in '{number_format}', of which {chip.name} has no peak")
+    macs = sum(math.prod(size for _, size in task.dims) for task in tasks)
+    return macs / float(chip.peak_macs_per_s(number_format)) / share
 
 
 def _composed(row: Row, chip: Chip) -> Iterator[Case]:

@@ -1,7 +1,8 @@
 """Tidy tables of measurements: CSV files with one measurement per row and `#` lines that say where they come from.
 
-Three kinds of rows: one op (`op`, `latency_us`), a composed layer (`layer_sum_us`, `lm_head_est_us`), and a whole model (`tokens_per_s`).
-One file may mix the first and the last: what a row is follows from the cells that it fills.
+Three kinds of rows: one op (`op`, `latency_us`, or of products `utilisation_pct`, the share of the chip's peak MAC rate), a composed layer
+(`layer_sum_us`, `lm_head_est_us`), and a whole model (`tokens_per_s`). One file may mix the first and the last: what a row is follows from
+the cells that it fills.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from functional.errors import BadInput, Problem
 
-MEASURED = ("latency_us", "layer_sum_us", "tokens_per_s")
+MEASURED = ("latency_us", "utilisation_pct", "layer_sum_us", "tokens_per_s")
 """Columns of which a table has at least one."""
 
 _SHOWN = 10
@@ -116,8 +117,9 @@ def _check_columns(columns: Sequence[str], file: str, line: int) -> None:
     if not set(MEASURED) & set(columns):
         message = f"no column of measurements ({', '.join(MEASURED)})"
         problems.append(Problem(message, "latency_us for rows of one op, tokens_per_s for rows of a whole model", file, line))
-    elif "latency_us" in columns and "op" not in columns:
-        problems.append(Problem("no column 'op'", "it says what latency_us measures, e.g. gemm", file, line))
+    for measured in ("latency_us", "utilisation_pct"):
+        if measured in columns and "op" not in columns:
+            problems.append(Problem("no column 'op'", f"it says what {measured} measures, e.g. gemm", file, line))
     doubled = sorted({name for name in columns if name and columns.count(name) > 1})
     problems += [Problem(f"two columns are called '{name}'", "rename one", file, line) for name in doubled]
     raise_all(problems)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -45,20 +45,29 @@ class Arithmetic:
         return {"int8": torch.int8, "int32": torch.int32}.get(self.output) or torch_dtype(self.output)
 
     def add_product(self, sums: Tensor, a: Tensor, b: Tensor) -> None:
-        """sums[m, n] += a[m, k] b[k, n], in place; a and b in any type that holds their values, best in fp32, which needs no conversion.
+        """sums[m, n] += a[m, k] b[k, n], in place; a and b in any type that holds their values."""
+        self.add_products(sums, a, b, (Span(0, a.shape[1]),))
 
-        int8 is multiplied in fp32 too, in pieces of k that are so short that every sum is an exact integer.
+    def add_products(self, sums: Tensor, a: Tensor, b: Tensor, steps: Sequence[Span]) -> None:
+        """The same for ranges of k, one step after another.
+
+        Values are multiplied in fp32, which holds those of every format. int8 goes in pieces of k that are so short that every sum is an
+        exact integer; since those may be added in any order, they need not be the steps.
         """
-        a, b = a.float(), b.float()
-        if not is_integer(self.compute):
-            product = a @ b
-            sums.add_(product) if self.accumulate == "fp32" else sums.copy_(sums.float() + product)
-        elif a.shape[1] <= EXACT_IN_FP32:
-            sums.add_((a @ b).int())
-        else:
-            for start in range(0, a.shape[1], EXACT_IN_FP32):
-                piece = slice(start, start + EXACT_IN_FP32)
-                sums.add_((a[:, piece] @ b[piece]).int())
+        if is_integer(self.compute):
+            steps = parts(Span(0, a.shape[1]), EXACT_IN_FP32)
+        a = a.float()
+        width = max(_ELEMENTS_AT_ONCE // b.shape[0], 1)
+        for columns in parts(Span(0, b.shape[1]), width):
+            wide, into = b[:, slice(*columns)].float(), sums[:, slice(*columns)]
+            for step in steps:
+                rows = slice(*step)
+                if is_integer(self.compute):
+                    into.add_((a[:, rows] @ wide[rows]).int())
+                elif self.accumulate == "fp32":
+                    into.addmm_(a[:, rows], wide[rows])
+                else:
+                    into.copy_(into.float() + a[:, rows] @ wide[rows])
 
     def finish(self, sums: Tensor, columns: Span) -> Tensor:
         """Complete sums of some columns in the output format."""
@@ -69,6 +78,9 @@ class Arithmetic:
             return requantise_sums(sums, factor)
         return requantise(sums.float() * factor, torch.ones(()), self.output)
 
+
+_ELEMENTS_AT_ONCE = 2**23
+"""So that the fp32 copy of a vocabulary's weights stays small."""
 
 _OVER_THE_ARRAY = {"os": ("m", "n"), "ws": ("k", "n"), "is": ("k", "m")}
 """Axes that lie over the rows and over the columns of a systolic array; the third is streamed and never padded."""

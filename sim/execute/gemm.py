@@ -1,24 +1,49 @@
-"""A GEMM mapping, executed tile by tile on tensors."""
+"""A GEMM mapping, executed on tensors as its loops say.
+
+The loops of the outer stages are walked tile by tile. The tiles of the innermost stage within one enclosing tile, of which there may be
+hundreds of thousands, are walked as arrays: the fetch rule compares each with the one before it, all at once, and each counts for itself.
+They are multiplied one step of k after another, all tiles of a step together, which changes no sum's order.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from hwmodels.chip import Chip, MemoryLevel, Role
 from sim.execute.arithmetic import Arithmetic, Exchanged, block_elements, exchanged_elements, issued_macs
 from sim.execute.check import check_buffers, check_compute
 from sim.execute.tally import Cargo, Tally
-from sim.mapping import AXES, OPERAND_AXES, Block, ChipStage, GemmMapping, Span, blocks, chip_stages, core_blocks, whole
+from sim.mapping import (
+    AXES,
+    OPERAND_AXES,
+    Axis,
+    Block,
+    ChipStage,
+    GemmMapping,
+    Span,
+    StageTiling,
+    Tile,
+    blocks,
+    chip_stages,
+    core_blocks,
+    parts,
+    whole,
+)
 
 Core = tuple[int, int] | None
 """Position of a core in the split; None is what all cores share."""
 
 Area = tuple[Span, Span]
 """What a tile of one role covers: ranges along its two axes."""
+
+Indices = NDArray[np.int64]
 
 
 @dataclass(slots=True)
@@ -36,6 +61,50 @@ class _Held:
         if first.start < rows.start or first.stop > rows.stop or second.start < cols.start or second.stop > cols.stop:
             raise AssertionError(f"{area} was never fetched; {self.area} is held")
         return self.data[first.start - rows.start : first.stop - rows.start, second.start - cols.start : second.stop - cols.start]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Tiles:
+    """The tiles of one stage within an enclosing block, in the order of its loops: where each begins within the block and how long it is,
+    by axis; `steps` are the ranges into which the block is cut along k."""
+
+    block: Block
+    starts: dict[Axis, Indices]
+    lengths: dict[Axis, Indices]
+    steps: tuple[Span, ...]
+
+    @classmethod
+    def of(cls, block: Block, tiling: StageTiling) -> _Tiles:
+        extents = [span.stop - span.start for span in block]
+        cuts = {axis: parts(Span(0, extent), size) for axis, extent, size in zip(AXES, extents, tiling.tile, strict=True)}
+        loops = np.indices([len(cuts[axis]) for axis in tiling.order]).reshape(3, -1)
+        index = dict(zip(tiling.order, loops, strict=True))
+        starts = {axis: np.array([cut.start for cut in cuts[axis]])[index[axis]] for axis in AXES}
+        lengths = {axis: np.array([cut.stop - cut.start for cut in cuts[axis]])[index[axis]] for axis in AXES}
+        return cls(block, starts, lengths, tuple(cuts["k"]))
+
+    def __getitem__(self, index: int) -> Block:
+        """One of them."""
+        m, n, k = (
+            Span(outer.start + int(self.starts[axis][index]), outer.start + int(self.starts[axis][index] + self.lengths[axis][index]))
+            for axis, outer in zip(AXES, self.block, strict=True)
+        )
+        return m, n, k
+
+    def moves(self, *axes: Axis) -> NDArray[np.bool_]:
+        """Whether a tile lies elsewhere along some axes than the one before it, from the second on."""
+        elsewhere: NDArray[np.bool_] = np.any([np.diff(self.starts[axis]) != 0 for axis in axes], axis=0)
+        return elsewhere
+
+    def places(self, extents: tuple[int, int, int]) -> Indices:
+        """A number for where each lies in the block, the same in every block of a product of those extents."""
+        return _index([self.starts[axis] for axis in AXES], extents)
+
+
+def _index(numbers: Sequence[Indices], extents: tuple[int, int, int]) -> Indices:
+    """Three numbers as one, each below its extent."""
+    first, second, third = numbers
+    return (first * extents[1] + second) * extents[2] + third
 
 
 def execute_gemm(
@@ -72,15 +141,15 @@ class _Run:
     ) -> None:
         self.mapping, self.chip, self.stages, self.arithmetic = mapping, chip, stages, arithmetic
         gemm = mapping.gemm
-        # fp32 holds the values of every format that is multiplied here; converted once, not once per tile.
-        self.operands: dict[Role, Tensor] = {"activations": a.float(), "weights": w.float()}
+        self.extents = gemm.m, gemm.n, gemm.k
+        self.operands: dict[Role, Tensor] = {"activations": a, "weights": w}
         self.outputs = torch.empty((gemm.m, gemm.n), dtype=arithmetic.output_dtype)
         self.spilled: Tensor | None = None
         self.held: dict[tuple[int, Core, Role], _Held] = {}
         self.depth_done: dict[tuple[int, Area], int] = {}
         self.last_tile: dict[int, Block] = {}
         self.largest: dict[tuple[Role, int], int] = {}
-        self.broadcast: set[tuple[object, ...]] = set()
+        self.broadcast: dict[tuple[object, ...], set[int]] = {}
         self.tally = Tally()
         self.holders = {role: [depth for depth, stage in enumerate(stages) if role in stage.roles] for role in OPERAND_AXES}
         home = self.holders["activations"].pop(0) if a_resident else None
@@ -105,11 +174,14 @@ class _Run:
             for position, part in placed:
                 self.walk(depth, part, position, ())
             return
-        if depth == len(self.stages):
-            self.multiply(block, core, path)
+        if depth == len(self.stages):  # all stages are shared; a core works on its part of a tile
+            self.multiply(_Tiles.of(block, StageTiling(Tile(*block_elements(block)), AXES, 1)), depth, core, path)
+            return
+        if depth == len(self.stages) - 1 and (core is not None or depth + 1 != self.mapping.split_stage):
+            self.innermost(_Tiles.of(block, self.mapping.stages[depth]), depth, core, path)
             return
         for tile in blocks(block, self.mapping.stages[depth]):
-            self.note_turns(depth, core, tile)
+            self.note_turns(depth, core, tile, tile)
             here = (*path, *(span.start - outer.start for span, outer in zip(tile, block, strict=True)))
             for role in self.roles_at[depth]:
                 self.need(role, depth, core, _area(role, tile), here)
@@ -126,30 +198,127 @@ class _Run:
             else:
                 del self.held[depth, core, role]
 
-    def note_turns(self, depth: int, core: Core, tile: Block) -> None:
-        """Of what all cores share and of the first core, which has a part of every block."""
+    def note_turns(self, depth: int, core: Core, first: Block, last: Block) -> None:
+        """How a tile differs from the one before it, of what all cores share and of the first core, which has a part of every block; the
+        next one comes after `last`."""
         if core not in (None, (0, 0)):
             return
         before = self.last_tile.get(depth)
-        self.last_tile[depth] = tile
+        self.last_tile[depth] = last
         if before is not None:
-            for axis, span, old in zip(AXES, tile, before, strict=True):
+            for axis, span, old in zip(AXES, first, before, strict=True):
                 if span != old:
                     self.tally.turns[depth, axis] += 1
 
-    def multiply(self, block: Block, core: Core, path: tuple[object, ...]) -> None:
-        """An innermost tile on the matrix units of one core."""
-        a, w, sums = (self.nearest(role, len(self.stages), core, _area(role, block)) for role in ("activations", "weights", "psums"))
-        self.arithmetic.add_product(sums, a, w)
+    # The innermost stage
+
+    def innermost(self, tiles: _Tiles, depth: int, core: Core, path: tuple[object, ...]) -> None:
+        """All tiles of the innermost stage within an enclosing block, and their products."""
+        self.note_turns(depth, core, tiles[0], tiles[-1])
+        if core in (None, (0, 0)):
+            for axis in AXES:
+                self.tally.turns[depth, axis] += int(tiles.moves(axis).sum())
+        for role in self.roles_at[depth]:
+            if role != "psums":
+                self.need_all(role, tiles, depth, core, path)
+        if "psums" not in self.roles_at[depth]:
+            self.multiply(tiles, depth, core, path)
+            return
+        begun = self.begin_sums(tiles, depth, core)
+        self.multiply(tiles, depth, core, path, begun)
+        self.end_sums(tiles, depth, core, begun)
+
+    def need_all(self, role: Role, tiles: _Tiles, depth: int, core: Core, path: tuple[object, ...]) -> None:
+        """The fetch rule for an operand."""
+        first, second = OPERAND_AXES[role]
+        held, sizes = self.held.get((depth, core, role)), tiles.lengths[first] * tiles.lengths[second]
+        is_held = held is not None and held.area == _area(role, tiles[0])
+        fetched = np.concatenate(([not is_held], tiles.moves(first, second)))
+        for elements, number in _counted(sizes[fetched]):
+            self.tally.move(self.name(role, depth), role, "write", elements, number)
+        places = tiles.places(self.extents)[fetched].tolist()
+        for elements, number in _counted(sizes[fetched][self.is_read(role, depth, _area(role, tiles.block), path, places)]):
+            self.tally.move(self.name(role, self.outer(role, depth)), role, "read", elements, number)
+        area = _area(role, tiles[-1])
+        self.held[depth, core, role] = _Held(area, self.nearest(role, depth, core, area))
+        self.note_room(role, depth, int(sizes.max()))
+
+    def is_read(self, role: Role, depth: int, area: Area, path: tuple[object, ...], places: list[int]) -> NDArray[np.bool_]:
+        """Whether an operand's tiles cost a read each: those in an area, at some places of the loops that cut it and of the loops around
+        (`path`). Cores that need one tile at the same place cost one read of a level that all share and that multicasts."""
+        level = self.level(role, self.outer(role, depth))
+        is_shared = depth >= self.mapping.split_stage and (level is self.chip.dram or level.per == "chip")
+        if not (is_shared and level.multicast):
+            return np.ones(len(places), dtype=bool)
+        seen = self.broadcast.setdefault((role, depth, area, path), set())
+        fresh = np.array([place not in seen for place in places], dtype=bool)
+        seen.update(places)
+        return fresh
+
+    def multiply(self, tiles: _Tiles, depth: int, core: Core, path: tuple[object, ...], sums: Tensor | None = None) -> None:
+        """Tiles on the matrix units of one core; `sums` are those of the whole block, unless they lie further out."""
+        block = tiles.block
+        a, w = (self.nearest(role, depth, core, _area(role, block)) for role in ("activations", "weights"))
+        sums = self.nearest("psums", depth, core, _area("psums", block)) if sums is None else sums
+        self.arithmetic.add_products(sums, a, w, tiles.steps)
         m, n, k = block_elements(block)
         self.tally.useful_macs += m * n * k
-        self.tally.issued_by_core[core] += self.issued(m, n, k)
-        counts = self.exchanged(m, n, k, block[2].start > 0)
-        self.note_read("activations", block, path, counts.a_reads)
-        self.note_read("weights", block, path, counts.b_reads)
-        sums_level = self.name("psums", self.outer("psums", len(self.stages)))
-        self.tally.exchange(sums_level, "psums", "read", counts.sums_reads)
-        self.tally.exchange(sums_level, "psums", "write", counts.sums_writes)
+        continues = tiles.starts["k"] + block[2].start > 0
+        shapes = 2 * _index([tiles.lengths[axis] for axis in AXES], (m + 1, n + 1, k + 1)) + continues
+        _, examples, kind_of, numbers = np.unique(shapes, return_index=True, return_inverse=True, return_counts=True)
+        inside, places = len(self.stages), tiles.places(self.extents).tolist()
+        read = {
+            role: np.bincount(kind_of[self.is_read(role, inside, _area(role, block), path, places)], minlength=len(examples))
+            for role in _OPERANDS
+        }
+        levels = {role: self.name(role, self.outer(role, inside)) for role in OPERAND_AXES}
+        for i, example in enumerate(examples.tolist()):
+            number, shape = int(numbers[i]), [int(tiles.lengths[axis][example]) for axis in AXES]
+            self.tally.issued_by_core[core] += number * self.issued(*shape)
+            counts = self.exchanged(*shape, bool(continues[example]))
+            self.tally.exchange(levels["activations"], "activations", "read", int(read["activations"][i]) * counts.a_reads)
+            self.tally.exchange(levels["weights"], "weights", "read", int(read["weights"][i]) * counts.b_reads)
+            self.tally.exchange(levels["psums"], "psums", "read", number * counts.sums_reads)
+            self.tally.exchange(levels["psums"], "psums", "write", number * counts.sums_writes)
+
+    def begin_sums(self, tiles: _Tiles, depth: int, core: Core) -> Tensor:
+        """Sums of a whole block before its first step: zeros, or what an earlier block left, in the tile that is held and further out."""
+        first, block = _area("psums", tiles[0]), tiles.block
+        held = self.held.get((depth, core, "psums"))
+        if held is not None and held.area != first:
+            self.put_away(depth, core)
+            held = None
+        sizes, outer = tiles.lengths["m"] * tiles.lengths["n"], self.outer("psums", depth)
+        moves = tiles.moves("m", "n")
+        arrives = np.concatenate(([held is None], moves)) & (tiles.starts["k"] + block[2].start > 0)
+        for elements, number in _counted(sizes[arrives]):
+            self.tally.move(self.name("psums", outer), "psums", "read", elements, number)
+            self.tally.move(self.name("psums", depth), "psums", "write", elements, number)
+        complete = tiles.starts["k"] + tiles.lengths["k"] + block[2].start == self.mapping.gemm.k
+        leaving: dict[Cargo, NDArray[np.bool_]] = {"outputs": moves & complete[:-1], "psums": moves & ~complete[:-1]}
+        for cargo, leaves in leaving.items():
+            for elements, number in _counted(sizes[:-1][leaves]):
+                self.tally.move(self.name("psums", depth), cargo, "read", elements, number)
+                self.tally.move(self.name("psums", outer), cargo, "write", elements, number)
+        self.note_room("psums", depth, int(sizes.max()))
+        area = _area("psums", block)
+        rows, cols = (span.stop - span.start for span in area)
+        if block[2].start == 0:
+            return torch.zeros((rows, cols), dtype=self.arithmetic.sum_dtype)
+        if held is not None and held.area == area:
+            return held.data
+        sums = self.sums_further_out(outer, core, area).clone()
+        if held is not None:
+            _Held(area, sums).part(first).copy_(held.data)
+        return sums
+
+    def end_sums(self, tiles: _Tiles, depth: int, core: Core, sums: Tensor) -> None:
+        """The last tile of sums stays; all others are where they have to be."""
+        area, last = _area("psums", tiles.block), _area("psums", tiles[-1])
+        if last != area:
+            self.write_sums(depth, core, _Held(area, sums), complete=tiles.block[2].stop == self.mapping.gemm.k)
+        self.held[depth, core, "psums"] = _Held(last, _Held(area, sums).part(last))
+        self.depth_done[depth, last] = tiles.block[2].stop
 
     def _issued(self, m: int, n: int, k: int) -> int:
         mapping = self.mapping
@@ -171,7 +340,9 @@ class _Run:
             data = self.sums_of(depth, core, area)
         else:
             data = self.nearest(role, depth, core, area)
-            self.note_fetch(role, depth, area, path, data.numel())
+            self.tally.move(self.name(role, depth), role, "write", data.numel())
+            if self.is_read(role, depth, area, path, [0])[0]:
+                self.tally.move(self.name(role, self.outer(role, depth)), role, "read", data.numel())
         self.held[depth, core, role] = _Held(area, data)
         self.note_room(role, depth, data.numel())
 
@@ -182,29 +353,6 @@ class _Run:
             level = self.level(role, depth)
             copies = self.mapping.stages[depth].buffers if level.double_buffered else 1
             self.tally.hold(level.name, role, elements * self.bits[role] * copies)
-
-    def note_fetch(self, role: Role, depth: int, area: Area, path: tuple[object, ...], elements: int) -> None:
-        """Count a tile of an operand. Cores that need one tile at the same place of their loops cost one read of a level with multicast."""
-        self.tally.move(self.name(role, depth), role, "write", elements)
-        if not self.is_broadcast(role, depth, area, path):
-            self.tally.move(self.name(role, self.outer(role, depth)), role, "read", elements)
-
-    def note_read(self, role: Role, block: Block, path: tuple[object, ...], elements: int) -> None:
-        """Count what the matrix units of a core read of an operand."""
-        depth = len(self.stages)
-        if not self.is_broadcast(role, depth, _area(role, block), path):
-            self.tally.exchange(self.name(role, self.outer(role, depth)), role, "read", elements)
-
-    def is_broadcast(self, role: Role, depth: int, area: Area, path: tuple[object, ...]) -> bool:
-        """Whether another core has a tile read at the same place of its loops, from a level that all cores share and that multicasts."""
-        level = self.level(role, self.outer(role, depth))
-        is_shared = depth >= self.mapping.split_stage and (level is self.chip.dram or level.per == "chip")
-        if not (is_shared and level.multicast):
-            return False
-        if (role, depth, area, path) in self.broadcast:
-            return True
-        self.broadcast.add((role, depth, area, path))
-        return False
 
     def nearest(self, role: Role, depth: int, core: Core, area: Area) -> Tensor:
         """Elements of a role from the next place further out that holds it."""
@@ -254,7 +402,11 @@ class _Run:
         outer = self.outer("psums", depth)
         self.tally.move(self.name("psums", depth), cargo, "read", held.data.numel())
         self.tally.move(self.name("psums", outer), cargo, "write", held.data.numel())
-        rows, cols = held.area
+        self.write_sums(depth, core, held, complete)
+
+    def write_sums(self, depth: int, core: Core, held: _Held, complete: bool) -> None:
+        """Put sums where they lie outside of their stage; complete ones get their format in the innermost stage that holds sums."""
+        (rows, cols), outer = held.area, self.outer("psums", depth)
         data = self.arithmetic.finish(held.data, cols) if complete and depth == self.holders["psums"][-1] else held.data
         if complete and outer is None:
             self.outputs[rows.start : rows.stop, cols.start : cols.stop] = data
@@ -281,6 +433,14 @@ class _Run:
 
     def name(self, role: Role, depth: int | None) -> str:
         return self.level(role, depth).name
+
+
+_OPERANDS: tuple[Role, Role] = ("activations", "weights")
+
+
+def _counted(sizes: Indices) -> Iterator[tuple[int, int]]:
+    """Sizes and how many there are of each."""
+    return zip(*(each.tolist() for each in np.unique(sizes, return_counts=True)), strict=True)
 
 
 _PLACES = {role: (AXES.index(first), AXES.index(second)) for role, (first, second) in OPERAND_AXES.items()}

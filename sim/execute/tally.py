@@ -49,10 +49,10 @@ class Tally:
         """What the core with the most work issues."""
         return max(self.issued_by_core.values(), default=0)
 
-    def move(self, level: str, cargo: Cargo, direction: Literal["read", "write"], elements: int) -> None:
-        """One tile read from or written to a level."""
+    def move(self, level: str, cargo: Cargo, direction: Literal["read", "write"], elements: int, tiles: int = 1) -> None:
+        """Tiles of so many elements each, read from or written to a level."""
         key = Traffic(level, cargo, direction), elements
-        self.moves[key] = self.moves.get(key, 0) + 1
+        self.moves[key] = self.moves.get(key, 0) + tiles
 
     def exchange(self, level: str, cargo: Cargo, direction: Literal["read", "write"], elements: int) -> None:
         """Elements that matrix units read from or write to a level."""

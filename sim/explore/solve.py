@@ -1,7 +1,7 @@
 """Solving for a target: the smallest value of a chip's number that meets it, or the cheapest combination of several.
 
 A step is never slower on a chip with more of anything that it offers, so the values that meet a target are a half line. Its border is found
-by bisection between a value that misses and one that meets; both are evaluated, and the result shows them.
+by narrowing between a value that misses and one that meets; both are evaluated, and the result shows them.
 """
 
 from __future__ import annotations
@@ -33,6 +33,9 @@ TOLERANCE = 1e-9
 
 _ZERO_STARTS_AT = 1e-12
 """What a number that is 0 in the chip file is first raised to (seconds: only times may be 0)."""
+
+_PATIENCE = 3
+"""Steps after which a bracket must be half as wide, or the next one bisects it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,16 +242,17 @@ class _Search:
     def border(self, path: str, others: Mapping[str, float], own: float | None = None) -> Border:
         """Where the number starts to meet the target, the others fixed."""
         start = float(value_of(self.chip, path)) if own is None else own
-        line = _Line(path, start, lambda value: self.probe(others, path, value))
+        line = _Line(path, start, self.limit_s, lambda value: self.probe(others, path, value))
         at, beyond = line.border()
         return Border(path, unit_of(self.chip, path), float(value_of(self.chip, path)), at, beyond)
 
 
 class _Line:
-    """Bisection along one number. `faster` steps are those that can only shorten the latency."""
+    """Brackets a target along one number. `faster` steps are those that can only shorten the latency."""
 
-    def __init__(self, path: str, start: float, probe: Callable[[float], Probe]) -> None:
+    def __init__(self, path: str, start: float, limit_s: float, probe: Callable[[float], Probe]) -> None:
         self.start = start
+        self.limit_s = limit_s
         self.probe = probe
         self.whole = is_whole(path)
         self.less_is_faster = less_is_faster(path)
@@ -263,7 +267,7 @@ class _Line:
             if met is None:
                 return None, missed
         assert met is not None
-        return self._bisect(met, missed) if missed is not None else (met, None)
+        return self._narrow(met, missed) if missed is not None else (met, None)
 
     def _walk(self, begin: Probe, faster: bool) -> tuple[Probe | None, Probe | None]:
         """From `begin` in ever larger steps until the verdict changes: (the last like `begin`, the first that differs or None)."""
@@ -303,11 +307,31 @@ class _Line:
             valid, invalid = (valid, found) if found.reason else (found, invalid)
         return valid
 
-    def _bisect(self, met: Probe, missed: Probe) -> tuple[Probe, Probe]:
+    def _narrow(self, met: Probe, missed: Probe) -> tuple[Probe, Probe]:
+        """The border between two values by the Illinois method (Dowell and Jarratt 1971) on logarithms, by bisection where that is slow."""
+        weight = {True: 1.0, False: 1.0}
+        widths = [math.inf] * _PATIENCE
+        before = None
         while (middle := self._middle(met.value, missed.value)) is not None:
-            found = self.probe(middle)
+            widths.append(abs(met.value - missed.value))
+            is_slow = widths[-1] > widths[-1 - _PATIENCE] / 2
+            found = self.probe(middle if is_slow else self._crossing(met, missed, weight, middle))
+            weight[found.meets] = 1.0
+            weight[not found.meets] = 1.0 if is_slow or found.meets != before else weight[not found.meets] / 2
+            before = found.meets
             met, missed = (found, missed) if found.meets else (met, found)
         return met, missed
+
+    def _crossing(self, met: Probe, missed: Probe, weight: Mapping[bool, float], middle: float) -> float:
+        """Where the line between two values crosses the limit, off both ends by what still tells values apart; else their middle."""
+        low, high = min(met.value, missed.value), max(met.value, missed.value)
+        if low <= 0 or not math.isfinite(missed.latency_s):
+            return middle
+        above = math.log(missed.latency_s / self.limit_s) * weight[False]
+        below = math.log(self.limit_s / met.latency_s) * weight[True]
+        value = missed.value * (met.value / missed.value) ** (above / (above + below))
+        least = 1.0 if self.whole else TOLERANCE * high / 2
+        return min(max(float(round(value)) if self.whole else value, low + least), high - least)
 
     def _middle(self, a: float, b: float) -> float | None:
         """Between two values, or None if nothing is left between them."""
@@ -333,7 +357,7 @@ def _cheapest(search: _Search, paths: Sequence[str], cost: Cost | ChipCost) -> t
             border = search.border(path, {other: values[other] for other in paths if other != path}, values[path])
             values = {**values, path: border.at.value if border.at else values[path]}
     borders = [search.border(path, {other: values[other] for other in paths if other != path}, values[path]) for path in paths]
-    # Bisection of the others has left each of them at its border already; a last digit must not undo that.
+    # The search along the others has left each of them at its border already; a last digit must not undo that.
     return tuple(replace(border, at=Probe(values[border.path], border.at.latency_s, True) if border.at else None) for border in borders)
 
 

@@ -22,6 +22,7 @@ from functional.errors import BadInput, Problem
 from functional.formats import is_integer
 from hwmodels.chip import Chip, MemoryLevel, Role
 from hwmodels.formulas import systolic, tensor_core
+from hwmodels.formulas.elementwise import larger, smaller
 from hwmodels.formulas.roofline import transfer_s
 from hwmodels.formulas.systolic import ceil_div, whole_cycles
 from sim.attention_mapping import Attention, AttentionMapping
@@ -110,8 +111,9 @@ def _cost_of(
     """Cost of what one pair asks for, part by part."""
     attention = mapping.attention
     pairs = int(ceil_div(attention.pairs, mapping.split[0]))
-    worst = _Use(*(pairs * float(np.max(column)) for column in use))
-    whole = _Use(*(attention.pairs * float(np.sum(column)) for column in use))
+    columns = np.array(use)
+    worst = _Use(*(pairs * most for most in columns.max(axis=1).tolist()))
+    whole = _Use(*(attention.pairs * total for total in columns.sum(axis=1).tolist()))
 
     key_bytes = _once_per_pair(mapping, chip, part) if mapping.keys_shared else whole.key_bytes
     read = whole.query_bytes * in_dram.queries + key_bytes * in_dram.keys + score_bytes[0]
@@ -128,19 +130,25 @@ def _cost_of(
 def _bounded(
     mapping: AttentionMapping, chip: Chip, busy: dict[str, float], in_dram: InDram, whole: _Use, read: float, written: float
 ) -> AttentionCost:
-    attention, dram = mapping.attention, chip.dram
+    dram = chip.dram
     latency_s = float(dram.latency_s) if read > 0 else 0.0
-    tile_bytes = mapping.q_tile * attention.rows_per_query * attention.head_dim * attention.act_bits / 8
-    key_bytes = min(mapping.kv_tile, attention.kv_len) * attention.head_dim * attention.kv_bits / 8
-    first_s = (tile_bytes * in_dram.queries + key_bytes * in_dram.keys) / float(chip.read_bytes_per_s(dram))
-    last_rows = (attention.q_len - 1) % mapping.q_tile + 1
-    last_bytes = last_rows * attention.rows_per_query * attention.head_dim * attention.act_bits / 8
-    suffix_s = last_bytes * in_dram.output / float(chip.write_bytes_per_s(dram)) if mapping.split == (1, 1) else 0.0
+    first_s, suffix_s = _ends_s(mapping, min(mapping.kv_tile, mapping.attention.kv_len), chip, in_dram)
     ends = {name: (latency_s, 0.0) if name == dram.name else (latency_s + first_s, suffix_s) for name in busy}
     latencies = {name: ends[name][0] + busy[name] + ends[name][1] if busy[name] else 0.0 for name in busy}
     bound_by = max(latencies, key=latencies.__getitem__)
     prefix, suffix = ends[bound_by]
     return AttentionCost(latencies[bound_by], bound_by, busy, prefix, suffix, read, written, whole.computed_scores, whole.issued_macs)
+
+
+def _ends_s(mapping: AttentionMapping, keys: Any, chip: Chip, in_dram: InDram) -> tuple[Any, float]:
+    """Seconds in which the first query tile and the first key tile, of `keys`, pass DRAM's port, and the last output tile does."""
+    attention = mapping.attention
+    tile_bytes = mapping.q_tile * attention.rows_per_query * attention.head_dim * attention.act_bits / 8
+    key_bytes = keys * attention.head_dim * attention.kv_bits / 8
+    first_s = (tile_bytes * in_dram.queries + key_bytes * in_dram.keys) / float(chip.read_bytes_per_s(chip.dram))
+    last_rows = (attention.q_len - 1) % mapping.q_tile + 1
+    last_bytes = last_rows * attention.rows_per_query * attention.head_dim * attention.act_bits / 8
+    return first_s, last_bytes * in_dram.output / float(chip.write_bytes_per_s(chip.dram)) if mapping.split == (1, 1) else 0.0
 
 
 def _busy(
@@ -233,19 +241,33 @@ def innermost(chip: Chip, role: Role) -> MemoryLevel:
     return next(level for level in reversed(chip.memory) if role in level.holds)
 
 
-def _query_tiles(mapping: AttentionMapping) -> _Tiles:
-    attention, kv_tile = mapping.attention, mapping.kv_tile
-    size = int(ceil_div(attention.q_len, mapping.split[1]))
-    cuts = [np.arange(first, min(first + size, attention.q_len), mapping.q_tile) for first in range(0, attention.q_len, size)]
+class _QueryCuts(NamedTuple):
+    """Query tiles of a pair, whatever the key tiles: as in `_Tiles`."""
+
+    part: Counts
+    queries: Counts
+    first: Counts
+    last: Counts
+
+
+def _query_cuts(attention: Attention, parts: int, q_tile: int) -> _QueryCuts:
+    size = int(ceil_div(attention.q_len, parts))
+    cuts = [np.arange(first, min(first + size, attention.q_len), q_tile) for first in range(0, attention.q_len, size)]
     part = np.repeat(np.arange(len(cuts)), [len(cut) for cut in cuts])
     starts = np.concatenate(cuts)
-    stops = np.minimum(starts + mapping.q_tile, np.minimum((part + 1) * size, attention.q_len))
+    stops = np.minimum(starts + q_tile, np.minimum((part + 1) * size, attention.q_len))
     oldest = 0 * starts if attention.window is None else np.maximum(starts + attention.mask_offset - attention.window + 1, 0)
-    newest = np.clip(stops + attention.mask_offset, oldest, attention.kv_len)
+    newest = np.minimum(np.maximum(stops + attention.mask_offset, oldest), attention.kv_len)
+    return _QueryCuts(part, stops - starts, oldest, newest)
+
+
+def _query_tiles(mapping: AttentionMapping) -> _Tiles:
+    attention, kv_tile = mapping.attention, mapping.kv_tile
+    part, queries, oldest, newest = _query_cuts(attention, mapping.split[1], mapping.q_tile)
     begin, end = oldest // kv_tile, -(-newest // kv_tile)
     edge = (end * kv_tile > attention.kv_len).astype(np.int64)
     keys = np.minimum(end * kv_tile, attention.kv_len) - begin * kv_tile
-    return _Tiles(part, stops - starts, end - begin - edge, edge, keys, oldest, newest)
+    return _Tiles(part, queries, end - begin - edge, edge, keys, oldest, newest)
 
 
 class _Moves(NamedTuple):
@@ -286,14 +308,6 @@ def _use(mapping: AttentionMapping, chip: Chip, part: Part, moves: _Moves) -> _U
                 products += often * _product(mapping, chip, rows, attention.head_dim, keys)
     cycles, issued, operands, psum_reads, psum_writes = products
     return _Use(cycles, issued, operands, psum_reads, psum_writes, *moves[1:])
-
-
-def _least_use(mapping: AttentionMapping, chip: Chip, part: Part, moves: _Moves) -> _Use:
-    """Below what any dataflow asks: products at the peak rate, operands for nothing."""
-    unit, nothing = chip.matrix, np.zeros_like(moves.computed_scores)
-    peak_macs = unit.count * float(unit.rates[mapping.attention.compute]) * (unit.rows * unit.cols if unit.kind == "systolic" else 1)
-    cycles = moves.computed_scores * ((2 if part == "all" else 1) * mapping.attention.head_dim / peak_macs)
-    return _Use(cycles, nothing, nothing, nothing, nothing, *moves[1:])
 
 
 def _key_bytes(mapping: AttentionMapping, chip: Chip, tiles: _Tiles) -> NDArray[np.float64]:
@@ -363,7 +377,7 @@ def map_attention(
     part: Part = "all",
     score_bytes: tuple[float, float] = (0, 0),
 ) -> tuple[AttentionMapping, AttentionCost]:
-    """The mapping of least latency (then DRAM traffic) among tiles of whole array passes, equal cuts and the whole length.
+    """The mapping of least latency (then DRAM traffic, then larger tiles) among tiles of whole array passes, equal cuts, the whole length.
 
     Three passes over whole rows where they fit; else online, for floats; else unfused. Raises `BadInput` if not one query tile fits.
     """
@@ -371,16 +385,17 @@ def map_attention(
     for fused, is_online in [(True, False), *online, (False, False)]:
         best: tuple[Any, AttentionMapping, AttentionCost] | None = None
         bounded = []
-        for first in _tilings(attention, chip, fused, is_online):
-            moves = _moves(first, chip, part)
-            least = _cost_of(first, chip, counts, in_dram, part, score_bytes, _least_use(first, chip, part, moves))
-            bounded.append((least.latency_s * (1 - 1e-12), first, moves))
-        for least_s, first, moves in sorted(bounded, key=lambda each: each[0]):
-            if best is not None and least_s > best[0][0]:
+        for first, kv_tiles in _tilings(attention, chip, fused, is_online):
+            least_s = _least_s(first, kv_tiles, chip, counts, in_dram, part, score_bytes) * (1 - 1e-12)
+            bounded += [(each_s, first, kv_tile) for each_s, kv_tile in zip(least_s.tolist(), kv_tiles.tolist(), strict=True)]
+        for each_s, first, kv_tile in sorted(bounded, key=lambda each: each[0]):
+            if best is not None and each_s > best[0][0]:
                 break
-            for mapping in _flows(first, chip):
+            tiling = replace(first, kv_tile=kv_tile)
+            moves = _moves(tiling, chip, part)
+            for mapping in _flows(tiling, chip):
                 cost = _cost_of(mapping, chip, counts, in_dram, part, score_bytes, _use(mapping, chip, part, moves))
-                rank = (cost.latency_s, cost.dram_read_bytes + cost.dram_written_bytes, -mapping.q_tile)
+                rank = (cost.latency_s, cost.dram_read_bytes + cost.dram_written_bytes, -mapping.q_tile, -kv_tile)
                 if best is None or rank < best[0]:
                     best = rank, mapping, cost
         if best is not None:
@@ -389,19 +404,59 @@ def map_attention(
     raise BadInput(Problem("not one query with one key fits", f"raise memory.{level.name}.capacity", path=f"memory.{level.name}.capacity"))
 
 
-def _tilings(attention: Attention, chip: Chip, fused: bool, online: bool) -> Iterator[AttentionMapping]:
-    """Splits and tiles that fit, with the first dataflow."""
+def _tilings(attention: Attention, chip: Chip, fused: bool, online: bool) -> Iterator[tuple[AttentionMapping, Counts]]:
+    """Splits and query tiles with the first dataflow, each with the key tiles that fit beside; only those for which there are some."""
     unit = chip.matrix
     rows, keys = (unit.rows, unit.cols) if unit.kind == "systolic" else (unit.tile[0], unit.tile[1])
     dataflow = unit.dataflows[0] if unit.kind == "systolic" else ""
     buffers = 2 if innermost(chip, "activations").double_buffered else 1
+    kv_tiles = np.array(_sizes(attention.kv_len, keys))
     for split in _splits(attention, int(chip.cores)):
         positions = int(ceil_div(attention.q_len, split[1]))
         for q_tile in _sizes(positions, max(1, rows // attention.rows_per_query)):
-            for kv_tile in _sizes(attention.kv_len, keys):
-                mapping = AttentionMapping(attention, q_tile, kv_tile, fused, online, buffers, split, dataflow, "m")
-                if fits(mapping, chip):
-                    yield mapping
+            mapping = AttentionMapping(attention, q_tile, attention.kv_len, fused, online, buffers, split, dataflow, "m")
+            fine = kv_tiles[_fit(mapping, kv_tiles, chip)]
+            if len(fine):
+                yield mapping, fine
+
+
+def _least_s(
+    mapping: AttentionMapping,
+    kv_tiles: Counts,
+    chip: Chip,
+    counts: Mapping[str, Any],
+    in_dram: InDram,
+    part: Part,
+    score_bytes: tuple[float, float],
+) -> NDArray[np.float64]:
+    """Below the latency with each of some key tiles, whatever the dataflow: products at the peak rate, key tiles without whole bursts, and
+    levels on the chip left out."""
+    attention, unit, clock_hz, dram = mapping.attention, chip.matrix, float(chip.clock_hz), chip.dram
+    cuts, sizes = _query_cuts(attention, mapping.split[1], mapping.q_tile), kv_tiles[:, None]
+    keys = np.minimum(-(-cuts.last // sizes) * sizes, attention.kv_len) - cuts.first // sizes * sizes
+    rows = cuts.queries * attention.rows_per_query
+    begins = np.flatnonzero(np.diff(cuts.part, prepend=-1))
+    computed = np.add.reduceat(keys * rows, begins, axis=1)
+    key_elements = np.where(kv_tiles < attention.kv_len, keys.sum(axis=1), len(begins) * attention.kv_len) * attention.head_dim
+    side_bytes = attention.pairs * float(_packed(chip, rows * attention.head_dim * attention.act_bits / 8).sum())
+    products = 2 if part == "all" else 1
+    read = attention.pairs * products * key_elements * (attention.kv_bits / 8) * in_dram.keys + score_bytes[0]
+    read = read + side_bytes * (part != "context") * in_dram.queries
+    written = side_bytes * (part != "scores") * in_dram.output + score_bytes[1]
+    if part == "all" and not mapping.fused:
+        passes = attention.pairs * computed.sum(axis=1) * attention.act_bits / 8
+        maxima = attention.batch * attention.heads * attention.q_len * attention.act_bits / 8
+        read, written = read + 4 * passes + maxima, written + 3 * passes + maxima
+    worst = int(ceil_div(attention.pairs, mapping.split[0])) * computed.max(axis=1)
+    peak_macs = unit.count * float(unit.rates[attention.compute]) * (unit.rows * unit.cols if unit.kind == "systolic" else 1)
+    visible = attention.batch * attention.heads * float(attention.mask.visible_pairs(attention.q_len, attention.kv_len))
+    lane_cycles = sum(float(count) / visible * float(chip.vector.cycles[name]) for name, count in counts.items())
+    cycles = np.maximum(worst * (products * attention.head_dim / peak_macs), worst * (lane_cycles / float(chip.vector.lanes)))
+    latency_s = np.where(read > 0, float(dram.latency_s), 0.0)
+    first_s, suffix_s = _ends_s(mapping, np.minimum(kv_tiles, attention.kv_len), chip, in_dram)
+    busy_s = transfer_s(read, written, *_rates(chip, dram), dram.bandwidth.shared)
+    least: NDArray[np.float64] = latency_s + np.maximum(busy_s, first_s + cycles / clock_hz + suffix_s)
+    return least
 
 
 def _flows(mapping: AttentionMapping, chip: Chip) -> Iterator[AttentionMapping]:
@@ -433,23 +488,32 @@ def _sizes(length: int, granule: int) -> list[int]:
 
 def fits(mapping: AttentionMapping, chip: Chip) -> bool:
     """Whether all that the mapping holds at a time fits the levels that hold it."""
+    return bool(_fit(mapping, mapping.kv_tile, chip))
+
+
+def _fit(mapping: AttentionMapping, kv_tiles: Any, chip: Chip) -> Any:
+    """The same with key tiles of other sizes."""
     levels = {level.name: level for level in chip.memory}
-    for name, held in held_bytes(mapping, chip).items():
+    fine: Any = True
+    for name, held in _held_bytes(mapping, kv_tiles, chip).items():
         share = 1 - float(chip.resident_share) if levels[name] is resident_level(chip) else 1.0
-        if held > share * float(levels[name].capacity_bytes):
-            return False
-    return True
+        fine = fine & (held <= share * float(levels[name].capacity_bytes))
+    return fine
 
 
 def held_bytes(mapping: AttentionMapping, chip: Chip) -> dict[str, float]:
     """What a core holds at a time of each level that it holds anything in."""
+    return _held_bytes(mapping, mapping.kv_tile, chip)
+
+
+def _held_bytes(mapping: AttentionMapping, kv_tiles: Any, chip: Chip) -> dict[str, Any]:
     attention = mapping.attention
     rows = mapping.q_tile * attention.rows_per_query
-    kv_tile = min(mapping.kv_tile, attention.kv_len)
+    kv_tile = smaller(kv_tiles, attention.kv_len)
     kept_keys = attention.kv_len if mapping.fused and not mapping.online else kv_tile
     operands, sums = innermost(chip, "activations"), innermost(chip, "psums")
-    held_bits: dict[str, float] = {operands.name: 0.0, sums.name: 0.0}
-    held_bits[operands.name] += rows * (attention.head_dim + kept_keys) * attention.act_bits
-    held_bits[operands.name] += 2 * mapping.buffers * kv_tile * attention.head_dim * attention.kv_bits
-    held_bits[sums.name] += rows * max(attention.head_dim, kv_tile) * attention.acc_bits
+    held_bits: dict[str, Any] = {operands.name: 0.0, sums.name: 0.0}
+    held_bits[operands.name] = rows * (attention.head_dim + kept_keys) * attention.act_bits
+    held_bits[operands.name] = held_bits[operands.name] + 2 * mapping.buffers * kv_tile * attention.head_dim * attention.kv_bits
+    held_bits[sums.name] = held_bits[sums.name] + rows * larger(attention.head_dim, kv_tile) * attention.acc_bits
     return {name: bits / 8 for name, bits in held_bits.items()}

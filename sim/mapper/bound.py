@@ -11,13 +11,15 @@ elements may take less than twice 33); single buffers count in innermost stages 
 taken as a drain. For one stage, one core and bursts that divide every tile nothing of this makes a difference, and the bound is the cost up
 to rounding.
 
-**All at once.** As everything but the choice of a prefix is linear, one product of matrices [resources, demands] x [demands, mappings]
-bounds a batch. The coefficients may be arrays over chips that differ in their rates: then so are the bounds.
+**All at once.** As everything but the choice of a prefix is linear, one product of matrices [sums, demands] x [demands, mappings] bounds a
+batch: the latency is the largest of some sums and of the smaller ones of some pairs. The coefficients may be arrays over chips that differ
+in their rates, clocks and latencies: then so are the bounds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -27,9 +29,13 @@ from numpy.typing import NDArray
 from hwmodels.chip import Role
 from hwmodels.formulas.elementwise import chosen, smaller
 from sim.mapper.problem import ROLE_AXES, Place, Setting, capacity_bytes
-from sim.mapper.tables import Floats, layout
+from sim.mapper.tables import Floats, Ints, layout
 
 OPERANDS: tuple[Role, Role] = ("activations", "weights")
+
+ROLES: tuple[Role, Role, Role] = ("weights", "activations", "psums")
+"""By the axis that does not select them: m, n and k."""
+
 
 class Bound(NamedTuple):
     """Lower bounds of what mappings are ranked by, in this order."""
@@ -38,11 +44,6 @@ class Bound(NamedTuple):
     dram_bytes: Floats
     moved_bytes: Floats
     steps: Floats
-
-
-ROLES: tuple[Role, Role, Role] = ("activations", "weights", "psums")
-X, Y, Z = ([ROLE_AXES[role][i] for role in ROLES] for i in range(3))
-"""The axes of each role."""
 
 
 class Link(NamedTuple):
@@ -63,37 +64,51 @@ class Link(NamedTuple):
     waste_written: int
 
 
-class Bounder:
-    """The bound of one GEMM on one chip, or on chips whose rates and clocks are arrays [chips, 1], for chosen orders and variants.
+def selected(numbers: Floats, out: Floats) -> None:
+    """For each role the product of the numbers [axes, ...] of the two axes that select it."""
+    np.multiply(numbers[2], numbers[1::-1], out=out[:2])
+    np.multiply(numbers[0], numbers[1], out=out[2])
 
-    `orders[i][stage][axis]` are ranks of loops; `drains[i]` the drain cycles of a variant. Demands of the three roles stand together.
+
+class Bounder:
+    """The bound of one GEMM on one chip, or on chips whose rates, clocks and latencies are arrays [chips, 1], for chosen orders
+    and variants.
+
+    `orders[i][stage][axis]` are ranks of loops; `drains[i]` the drain cycles of a variant. Demands of the three roles stand together; those
+    that count for single mappings only come last.
     """
 
     def __init__(self, setting: Setting, orders: Sequence[Any], drains: Sequence[int]) -> None:
         self.setting = setting
         stages = len(setting.stages)
         self.at = layout(stages)
-        self.inside = _inside(orders, stages)
+        self.driven, self.code = driven_by(tuple(orders), stages)
+        self.codes_per_order = 8**stages
         self.drains = np.array(drains, dtype=float)
-        self.less = np.array([[0.0], [0.0], [1.0]])
+        self.whole = np.array([[float(setting.extents[x] * setting.extents[y])] for x, y, _ in (ROLE_AXES[role] for role in ROLES)])
+        self.one_core = setting.cores == 1
         self.demands = 0
-        self.one, self.cycles, self.extra, self.drain = (self._next(1) for _ in range(4))
-        self.accesses, self.own, self.bursts, self.waste_read, self.waste_written = (self._next() for _ in range(5))
+        self.one, self.drain, self.cycles, self.extra = (self._next(1) for _ in range(4))
+        self.accesses = self._next()
+        self.own = self.one if self.one_core else self._next()
         self.enter = [self._next() for _ in range(stages)]
         self.ends = [self._next() for _ in range(stages)]
         pairs = [(role, *pair) for role in ROLES for pair in pairwise(setting.holders[role])]
-        self.leave = {key: self._next() for key in sorted({(outer.stage, inner.stage) for _, outer, inner in pairs})}
+        between = sorted({(outer.stage, inner.stage) for _, outer, inner in pairs})
+        self.leave = {key: self.enter[key[1]] if self.one_core else self._next() for key in between}
+        self.of_boxes = self.demands
+        self.bursts, self.waste_read, self.waste_written = self._next(), self._next(), self._next(1)
         self.links: dict[Role, list[Link]] = {role: [] for role in ROLES}
         for role, outer, inner in pairs:
             self.links[role].append(self._link(role, outer, inner))
         self.from_dram = [link for links in self.links.values() for link in links if link.outer.stage < 0]
-        self.whole = np.array([[float(setting.extents[x] * setting.extents[y])] for x, y in zip(X, Y, strict=True)])
         self.rooms = self._rooms()
         homes = [setting.holders[role][-1] for role in ROLES]
         own = [not setting.shared(home) for home in homes]
         self.seen_by_first = None if all(own) else np.array(own)[:, None]
         for_all = [setting.shared(home) and not (home.level.multicast and role != "psums") for role, home in zip(ROLES, homes, strict=True)]
-        self.access_rows = [self.at.accesses_of_all if each else self.at.accesses for each in for_all]
+        self.access_rows = None if self.one_core or not any(for_all) else [self.at.accesses + each for each in for_all]
+        self.bursts_per_element, self.burst_parts = self._burst_rates()
         self.rows = _Rows(self)
 
     def _next(self, count: int = 3) -> int:
@@ -105,27 +120,49 @@ class Bounder:
         one = self.ends[stage] + number
         leave = self.leave[outer.stage, stage] + number
         bursts = self.bursts + number if outer.stage < 0 else one
-        wastes = self.waste_read + number, self.waste_written + number
-        return Link(role, outer, inner, leave, self.enter[stage] + number, one, bursts, *wastes)
+        return Link(role, outer, inner, leave, self.enter[stage] + number, one, bursts, self.waste_read + number, self.waste_written)
 
-    def _rooms(self) -> list[tuple[int, Floats, float]]:
-        """Of each level its stage, the bits that a tile of each role takes per element, and the bits that there are."""
-        setting, rooms = self.setting, []
+    def _rooms(self) -> list[tuple[int, Floats, Any]]:
+        """Of each stage with levels the bits that a tile of each role takes per element [levels, roles], and those that there are."""
+        setting = self.setting
+        bits: dict[int, list[list[int]]] = {}
+        rooms: dict[int, list[Any]] = {}
         for place in setting.places[1:]:
             level = place.level
             alone = [setting.bits(role) * (2 if level.double_buffered else 1) * (role in setting.roles[level.name]) for role in ROLES]
-            rooms.append((place.stage, np.array(alone, dtype=float), 8 * capacity_bytes(setting, level)))
-        return rooms
+            bits.setdefault(place.stage, []).append(alone)
+            rooms.setdefault(place.stage, []).append(8 * capacity_bytes(setting, level))
+        return [(stage, np.array(bits[stage], dtype=float), np.array(rooms[stage])[:, None]) for stage in bits]
 
-    def fits(self, numbers: Floats) -> NDArray[np.bool_]:
-        """Whether the tiles fit every level."""
+    def _burst_rates(self) -> tuple[Floats, Floats]:
+        """Bursts per element: of the first load or last store of each role that comes from DRAM; and of tiles that the outermost stage
+        fetches from there, of the roles and of finished sums."""
+        setting, burst_bits = self.setting, 8 * self.setting.chip.dram.burst_bytes
+        ends, parts = np.zeros((3, 1)), np.zeros((4, 1))
+        for link in self.from_dram:
+            number, is_sum = ROLES.index(link.role), link.role == "psums"
+            ends[number] = (setting.gemm.out_bits if is_sum else setting.bits(link.role)) / burst_bits
+            if link.inner.stage == 0:
+                parts[number] = setting.bits(link.role) / burst_bits
+                parts[3] = setting.gemm.out_bits / burst_bits if is_sum else parts[3]
+        return ends, parts
+
+    def fits(self, sizes: Floats) -> NDArray[np.bool_]:
+        """Whether tiles [stages, axes, mappings] fit every level."""
+        products = np.empty(sizes.shape[1:])
         fine: Any = True
-        products: dict[int, Any] = {}
         for stage, bits, room in self.rooms:
-            if stage not in products:
-                sizes = numbers[self.at.sizes + stage]
-                products[stage] = sizes[X] * sizes[Y]
-            fine = fine & (bits @ products[stage] <= room)
+            selected(sizes[stage], products)
+            fine = fine & (bits @ products <= room).all(axis=0)
+        return np.asarray(fine)
+
+    def fits_alone(self, axis: int, tiles: Ints) -> NDArray[np.bool_]:
+        """Whether tiles [stages, candidates] of one axis fit where they are one element long along the others."""
+        fine: Any = True
+        for stage, bits, room in self.rooms:
+            # The role that stands at the place of the axis is the one that the axis does not select.
+            unselected = bits[:, axis : axis + 1]
+            fine = fine & ((bits.sum(axis=1, keepdims=True) - unselected) * tiles[stage] + unselected <= room).all(axis=0)
         return np.asarray(fine)
 
     def __call__(self, numbers: Floats, order: Any, variant: Any, single: bool) -> Bound:
@@ -134,102 +171,122 @@ class Bounder:
         `numbers` [rows, axes, mappings] are columns of tables, one per mapping or box; `order` and `variant` as many indices. `single`:
         columns are mappings.
         """
-        latency_s, dram_bytes, moved_bytes = self.rows.bound(self._demands(numbers, order, variant, single))
+        latency_s, dram_bytes, moved_bytes = self.rows.bound(self._demands(numbers, order, variant, single), single)
         return Bound(latency_s, dram_bytes, moved_bytes, np.multiply.reduce(numbers[self.at.every - 1]))
 
     def _demands(self, numbers: Floats, order: Any, variant: Any, single: bool) -> Floats:
         """[demands, mappings]."""
-        at, setting = self.at, self.setting
-        found = np.zeros((self.demands, numbers.shape[2]))
-        found[self.one], found[self.drain] = 1, self.drains[variant]
+        at = self.at
+        found = np.empty((self.demands if single else self.of_boxes, numbers.shape[2]))
+        found[self.one] = 1
+        found[self.drain] = self.drains.take(variant)
         np.multiply.reduce(numbers[at.cycles], out=found[self.cycles])
         np.add.reduce(numbers[at.extra], out=found[self.extra])
-        own = found[self.own : self.own + 3]
-        np.multiply(numbers[at.extent][X], numbers[at.extent][Y], out=own)
+        own = self.whole
+        if not self.one_core:
+            own = found[self.own : self.own + 3]
+            selected(numbers[at.extent], own)
         seen = own if self.seen_by_first is None else np.where(self.seen_by_first, own, self.whole)
-        np.multiply(seen, numbers[self.access_rows, Z], out=found[self.accesses : self.accesses + 3])
-        inside, moves = self.inside[..., order], numbers[at.moves : at.sizes] > 0
-        for stage in range(len(setting.stages)):
-            self._stage(found, numbers, stage, inside, moves)
-        for link in self.from_dram:
-            found[link.one_in_bursts] = found[link.one]
+        accesses = numbers[at.accesses] if self.access_rows is None else numbers[self.access_rows, [0, 1, 2]]
+        np.multiply(seen, accesses, out=found[self.accesses : self.accesses + 3])
+        code = self.code @ numbers[at.moves : at.sizes].reshape(len(self.code), -1) + order * self.codes_per_order
+        driven, flag = self.driven.take(code.astype(np.intp), axis=1), 0
+        for stage in range(len(self.enter)):
+            self._stage(found, numbers, stage, driven[flag : flag + 3 * stage + 3])
+            flag += 3 * stage + 3
         if single:
             self._round_up(found, numbers)
         return found
 
-    def _stage(self, found: Floats, numbers: Floats, stage: int, inside: NDArray[np.bool_], moves: NDArray[np.bool_]) -> None:
+    def _stage(self, found: Floats, numbers: Floats, stage: int, driven: NDArray[np.bool_]) -> None:
         """Visits of the tiles of a stage, as elements that leave outer holders and enter those of the stage; first and last tiles."""
-        at, setting = self.at, self.setting
-        own, whole = found[self.own : self.own + 3], self.whole
-        below: list[Any] = []
-        moved: Any = None
-        for i in reversed(range(stage + 1)):
-            x_moves, y_moves = moves[i, X], moves[i, Y]
-            driven = (inside[i, 0] & x_moves) | (inside[i, 1] & y_moves)
-            below.append(driven if moved is None else moved | driven)
-            if i:
-                moved = x_moves | y_moves if moved is None else moved | x_moves | y_moves
-        below.reverse()
-        once = self._often(numbers, at.own, below)
-        np.multiply(once - self.less, whole if stage < setting.split_stage else own, out=found[self.enter[stage] : self.enter[stage] + 3])
-        often = once
-        if setting.cores > 1:
-            often = self._often(numbers, at.every + stage * (len(setting.stages) + 1), below)
-        for (outer, inner), index in self.leave.items():
-            if inner == stage:
-                seen = once
-                if outer < setting.split_stage and often is not once:
-                    seen = np.where(self._multicast(outer), once, often)
-                np.multiply(seen - self.less, whole if outer < setting.split_stage else own, out=found[index : index + 3])
+        at, setting, whole = self.at, self.setting, self.whole
+        own = whole if self.one_core else found[self.own : self.own + 3]
+        once = self._often(numbers, at.own, driven)
+        np.multiply(once, whole if stage < setting.split_stage else own, out=found[self.enter[stage] : self.enter[stage] + 3])
+        if not self.one_core:
+            often = self._often(numbers, at.every + stage * (len(setting.stages) + 1), driven)
+            for (outer, inner), index in self.leave.items():
+                if inner == stage:
+                    seen = np.where(self._multicast(outer), once, often) if outer < setting.split_stage else once
+                    np.multiply(seen, whole if outer < setting.split_stage else own, out=found[index : index + 3])
         ends = self.ends[stage]
         firsts, lasts = numbers[at.firsts + stage], numbers[at.lasts + stage]
-        np.multiply(firsts[X[:2]], firsts[Y[:2]], out=found[ends : ends + 2])
+        np.multiply(firsts[2], firsts[1::-1], out=found[ends : ends + 2])
         np.multiply(lasts[0], lasts[1], out=found[ends + 2])
 
-    def _often(self, numbers: Floats, row: int, below: list[Any]) -> Any:
-        often = numbers[row][Z]
-        for i, driven in enumerate(below):
-            often = np.where(driven, numbers[row + i + 1][Z], often)
+    def _often(self, numbers: Floats, row: int, driven: NDArray[np.bool_]) -> Any:
+        """Visits of the tiles of each role; sums come back once less."""
+        often: Any = numbers[row]
+        for i in range(0, len(driven), 3):
+            row += 1
+            often = np.where(driven[i : i + 3], numbers[row], often)
+        often[2] -= 1
         return often
 
     def _multicast(self, stage: int) -> NDArray[np.bool_]:
         """[roles, 1]: whether the holder of a role in this stage serves all cores with one read; of sums no holder does."""
         served = {role: place.level.multicast for role in OPERANDS for place in self.setting.holders[role] if place.stage == stage}
-        return np.array([[served.get("activations", False)], [served.get("weights", False)], [False]])
+        return np.array([[role != "psums" and served.get(role, False)] for role in ROLES])
 
     def _round_up(self, found: Floats, numbers: Floats) -> None:
         """Whole bursts: for the first or last tile, and for each tile that the outermost stage fetches, in parts as large as the first."""
-        at, setting, burst_bytes = self.at, self.setting, self.setting.chip.dram.burst_bytes
-        gemm = setting.gemm
+        at, burst_bytes, per_element = self.at, self.setting.chip.dram.burst_bytes, self.bursts_per_element
         for link in self.from_dram:
-            bits = gemm.out_bits if link.role == "psums" else setting.bits(link.role)
-            if bits:
-                found[link.one_in_bursts] = np.ceil(found[link.one] * (bits / (8 * burst_bytes))) * (burst_bytes * 8 / bits)
-        loads = [link for link in self.from_dram if link.inner.stage == 0]
-        if not loads:
+            number = ROLES.index(link.role)
+            found[link.one_in_bursts] = found[link.one]
+            if per_element[number, 0]:
+                found[link.one_in_bursts] = np.ceil(found[link.one] * per_element[number]) / per_element[number]
+        found[self.waste_read : self.waste_written + 1] = 0
+        if not self.burst_parts.any():
             return
-        sizes, whole, edge = numbers[at.sizes], numbers[at.whole], numbers[at.edge]
-        x, y = ([ROLE_AXES[link.role][i] for link in loads] for i in range(2))
-        x_size, y_size, x_edge, y_edge, x_whole, y_whole = sizes[x], sizes[y], edge[x], edge[y], whole[x], whole[y]
-        kinds = ((x_size * y_size, x_whole * y_whole), (x_edge * y_size, y_whole), (x_size * y_edge, x_whole), (x_edge * y_edge, 1))
-        alike = numbers[at.alike]
-        scale = alike[x] * alike[y] * burst_bytes
+        # Full tiles and the one at the edge along each axis: their lengths, and how many there are.
+        lengths, counts = np.empty((2, 3, numbers.shape[2])), np.empty((2, 3, numbers.shape[2]))
+        lengths[0], lengths[1], counts[0], counts[1] = numbers[at.sizes], numbers[at.edge], numbers[at.whole], 1
+        bursts, tiles = self._tiles(lengths) * self.burst_parts, self._tiles(counts)
+        added = ((np.ceil(bursts) - bursts) * tiles).sum(axis=(0, 1)) * burst_bytes
+        if not self.one_core:
+            alike = numbers[at.alike]
+            alike_of = np.empty((3, numbers.shape[2]))
+            selected(alike, alike_of)
+            added[:3] *= alike_of
+            added[3] *= alike_of[2]
+        leave = self.leave[-1, 0]
+        np.multiply(added[:3], found[leave : leave + 3] / self.whole, out=found[self.waste_read : self.waste_written])
+        np.add(found[self.waste_written - 1], added[3], out=found[self.waste_written])
 
-        def added(bits: Sequence[int]) -> Any:
-            """Bytes by which whole bursts exceed the bits of all tiles, each once; for each of the links."""
-            per_element = np.array(bits)[:, None] / (8 * burst_bytes)
-            total: Any = 0.0
-            for lengths, counts in kinds:
-                bursts = lengths * per_element
-                total = total + (np.ceil(bursts) - bursts) * counts
-            return total * scale
+    @staticmethod
+    def _tiles(numbers: Floats) -> Floats:
+        """[2, 2, roles and finished sums, mappings]: products of the two axes that select a role, each with both kinds of tiles."""
+        products = np.empty((2, 2, 4, numbers.shape[2]))
+        np.multiply(numbers[:, None, 2, None], numbers[None, :, 1::-1], out=products[:, :, :2])
+        np.multiply(numbers[:, None, 0], numbers[None, :, 1], out=products[:, :, 2])
+        products[:, :, 3] = products[:, :, 2]
+        return products
 
-        often = found[[link.leave for link in loads]] / self.whole[[ROLES.index(link.role) for link in loads]]
-        found[[link.waste_read for link in loads]] = added([setting.bits(link.role) for link in loads]) * often
-        for number, link in enumerate(loads):
-            if link.role == "psums":
-                finished = added([gemm.out_bits] * len(loads))[number]
-                found[link.waste_written] = found[link.waste_read] + finished
+
+@lru_cache(maxsize=16)
+def driven_by(orders: tuple[Any, ...], stages: int) -> tuple[NDArray[np.bool_], Floats]:
+    """Which loop drives the tiles of a role away: for each stage, each stage up to it and each role a row of flags; whether the loop of the
+    outer stage over the role's third axis does so, looked up under a code: the number of the order, then a bit for each loop that moves,
+    the weights of which [stages * axes] come second.
+    """
+    bits = 3 * stages
+    moves = (np.arange(2**bits) >> np.arange(bits)[:, None] & 1).astype(bool).reshape(stages, 3, 1, -1)
+    ranks = np.array(orders).transpose(1, 2, 0)[..., None]
+    rows = []
+    for stage in range(stages):
+        below: list[list[Any]] = []
+        moved: list[Any] = [False] * 3
+        for i in reversed(range(stage + 1)):
+            flags = []
+            for role, (x, y, z) in enumerate(ROLE_AXES[role] for role in ROLES):
+                inside = (ranks[i, x] > ranks[i, z]) & moves[i, x] | (ranks[i, y] > ranks[i, z]) & moves[i, y]
+                flags.append(inside | moved[role])
+                moved[role] = moved[role] | moves[i, x] | moves[i, y]
+            below.append(flags)
+        rows += [np.broadcast_to(flag, (len(orders), 2**bits)).ravel() for flags in reversed(below) for flag in flags]
+    return np.array(rows, dtype=bool), 2.0 ** np.arange(bits, dtype=np.float64)
 
 
 class _Rows:
@@ -238,35 +295,43 @@ class _Rows:
     def __init__(self, form: Bounder) -> None:
         self.form, self.unit = form, np.eye(form.demands)
         self.clock_hz = form.setting.clock_hz
-        self._table: list[Any] = []
+        self._singles: list[Any] = []
+        self._pairs: list[tuple[Any, Any]] = []
         chains = {role: self._chain(role) for role in OPERANDS}
         self._stores = self._store_times()
-        self.ends = [self._add(chain[-1]) for chain in chains.values()]
-        self._crossing(chains)
-        self.after_ready: list[int] = [self._add(self._array() + self.unit[form.extra] / self.clock_hz + self._stores[-1])]
-        self.after_start: list[tuple[list[int], list[int]]] = []
-        self.constant: list[int] = []
-        self._levels(chains)
-        self._alternation(chains)
-        self.coefficients = np.stack(np.broadcast_arrays(*self._table), axis=-2)
+        ends = [chain[-1] for chain in chains.values()]
+        crossing, rests = self._crossing(chains)
+        after_ready = [self._array() + self.unit[form.extra] / self.clock_hz + self._stores[-1]]
+        self._levels(chains, after_ready)
+        self._alternation(chains, after_ready)
+        for row in after_ready:
+            self._singles += [end + row for end in ends]
+            if rests:
+                self._pairs.append((crossing + rests[0] + row, crossing + rests[1] + row))
+            elif crossing is not None:
+                self._singles.append(crossing + row)
+        table = [*self._singles, *(first for first, _ in self._pairs), *(second for _, second in self._pairs)]
+        self.coefficients = np.stack(np.broadcast_arrays(*table), axis=-2)
+        self.coefficients_of_boxes, self.sizes_of_boxes = self._without_bursts(self.coefficients), self._without_bursts(self.sizes)
 
-    def bound(self, demands: Floats) -> tuple[Floats, Floats, Floats]:
+    def _without_bursts(self, coefficients: Floats) -> Floats:
+        """Boxes do without whole bursts: elements stand for them, and nothing is wasted."""
+        form = self.form
+        found = coefficients[..., : form.of_boxes].copy()
+        for link in form.from_dram:
+            found[..., link.one] += coefficients[..., link.one_in_bursts]
+        return found
+
+    def bound(self, demands: Floats, single: bool) -> tuple[Floats, Floats, Floats]:
         """Latency [mappings] or [chips, mappings]; DRAM bytes and moved bytes [mappings]."""
-        found = self.coefficients @ demands
-        ready = np.maximum.reduce([found[..., end, :] for end in self.ends])
-        if self.crossing is not None:
-            crossing = found[..., self.crossing, :]
-            ready = np.maximum(ready, crossing + np.minimum(*(found[..., rest, :] for rest in self.rests)) if self.rests else crossing)
-        latency_s = ready + _largest(found, self.after_ready)
-        latency_s = np.maximum(latency_s, _largest(found, self.constant))
-        for starts, rows in self.after_start:
-            latency_s = np.maximum(latency_s, np.minimum(*(found[..., start, :] for start in starts)) + _largest(found, rows))
-        sizes = self.sizes @ demands
+        found = (self.coefficients if single else self.coefficients_of_boxes) @ demands
+        singles, pairs = len(self._singles), len(self._pairs)
+        latency_s = np.maximum.reduce(found[..., :singles, :], axis=-2)
+        if pairs:
+            least = np.minimum(found[..., singles : singles + pairs, :], found[..., singles + pairs :, :])
+            latency_s = np.maximum(latency_s, np.maximum.reduce(least, axis=-2))
+        sizes = (self.sizes if single else self.sizes_of_boxes) @ demands
         return latency_s, sizes[0], sizes[1]
-
-    def _add(self, row: Any) -> int:
-        self._table.append(row)
-        return len(self._table) - 1
 
     def _one_s(self, link: Link, bits: int, load: bool) -> Any:
         """Coefficients of the seconds of one transfer: whole bursts where the outer port is the slower one, bits elsewhere."""
@@ -279,8 +344,10 @@ class _Rows:
 
     def _all_sums(self, place: Place) -> Any:
         """Elements of the result that a place gets."""
-        whole = float(self.form.whole[2, 0])
-        return whole * self.unit[self.form.one] if self.form.setting.shared(place) else self.unit[self.form.own + 2]
+        form = self.form
+        if form.one_core or form.setting.shared(place):
+            return float(form.whole[2, 0]) * self.unit[form.one]
+        return self.unit[form.own + 2]
 
     def _array(self) -> Any:
         return self.unit[self.form.cycles] / self.clock_hz
@@ -290,7 +357,7 @@ class _Rows:
         now: Any = np.zeros(self.form.demands)
         times: list[Any] = []
         for link in self.form.links[role]:
-            now = now + float(link.outer.level.latency_s) * self.unit[self.form.one]
+            now = now + link.outer.level.latency_s * self.unit[self.form.one]
             times.append(now)
             now = now + self._one_s(link, self.form.setting.bits(role), load=True)
             times.append(now)
@@ -303,19 +370,16 @@ class _Rows:
             times.append(times[-1] + self._one_s(link, self.form.setting.gemm.out_bits, load=False))
         return times
 
-    def _crossing(self, chains: dict[Role, list[Any]]) -> None:
-        """Both operands cross DRAM's port; the one that does so last has the rest of its chain to go."""
+    def _crossing(self, chains: dict[Role, list[Any]]) -> tuple[Any, list[Any]]:
+        """Both operands cross DRAM's port; the one that does so last has the rest of its chain to go: that of either."""
         links = [self.form.links[role] for role in OPERANDS]
-        self.crossing: int | None = None
-        self.rests: list[int] = []
         if not all(each and each[0].outer.stage < 0 for each in links):
-            return
-        row: Any = float(links[0][0].outer.level.latency_s) * self.unit[self.form.one]
+            return None, []
+        row: Any = links[0][0].outer.level.latency_s * self.unit[self.form.one]
         for role, each in zip(OPERANDS, links, strict=True):
             row = row + self.unit[each[0].one_in_bursts] * (self.form.setting.bits(role) / 8) / each[0].outer.read_bytes_per_s
-        self.crossing = self._add(row)
-        if all(len(each) > 1 for each in links):
-            self.rests = [self._add(chains[role][-1] - chains[role][1]) for role in OPERANDS]
+        rests = [chains[role][-1] - chains[role][1] for role in OPERANDS]
+        return row, rests if all(len(each) > 1 for each in links) else []
 
     def _traffic(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Bytes read from and written to each level."""
@@ -343,7 +407,7 @@ class _Rows:
         written[innermost] += acc_bytes * unit[self.form.accesses + 2]
         return read, written
 
-    def _levels(self, chains: dict[Role, list[Any]]) -> None:
+    def _levels(self, chains: dict[Role, list[Any]], after_ready: list[Any]) -> None:
         form, setting, one = self.form, self.form.setting, self.unit[self.form.one]
         read, written = self._traffic()
         self.sizes = np.stack([read[setting.chip.dram.name] + written[setting.chip.dram.name], sum([*read.values(), *written.values()])])
@@ -363,15 +427,15 @@ class _Rows:
             busy = [read[name] / place.read_bytes_per_s + after_read, written[name] / place.write_bytes_per_s + after_write]
             if place.level.bandwidth.shared:
                 busy = [busy[0] + written[name] / place.write_bytes_per_s]
-            begins = [float(place.level.latency_s) * one] if place.stage < 0 else starts.get(name, [])
+            begins = [place.level.latency_s * one] if place.stage < 0 else starts.get(name, [])
             if len(begins) == 1 or (begins and np.array_equal(begins[0], begins[1])):
-                self.constant += [self._add(begins[0] + row) for row in busy]
+                self._singles += [begins[0] + row for row in busy]
             elif begins:
-                self.after_start.append(([self._add(begin) for begin in begins], [self._add(row) for row in busy]))
+                self._pairs += [(begins[0] + row, begins[1] + row) for row in busy]
             else:
-                self.after_ready += [self._add(row) for row in busy]
+                after_ready += busy
 
-    def _alternation(self, chains: dict[Role, list[Any]]) -> None:
+    def _alternation(self, chains: dict[Role, list[Any]], after_ready: list[Any]) -> None:
         """Transfers and uses of a tile with a single buffer next to the array, one after another."""
         form, gemm = self.form, self.form.setting.gemm
         for role in OPERANDS:
@@ -379,25 +443,11 @@ class _Rows:
                 link = form.links[role][-1]
                 rate = smaller(link.outer.read_bytes_per_s, link.inner.write_bytes_per_s)
                 moves = self.unit[link.enter] * (form.setting.bits(role) / 8) / rate
-                self.constant.append(self._add(chains[role][-2] + moves + self._array() + self._stores[-1]))
+                self._singles.append(chains[role][-2] + moves + self._array() + self._stores[-1])
         link = form.links["psums"][-1]
         if not link.inner.level.double_buffered:
             back = self.unit[link.enter] * (gemm.acc_bits / 8)
             away = back + self._all_sums(link.inner) * (gemm.out_bits / 8)
             out_rate = smaller(link.outer.write_bytes_per_s, link.inner.read_bytes_per_s)
             in_rate = smaller(link.outer.read_bytes_per_s, link.inner.write_bytes_per_s)
-            self.after_ready.append(self._add(away / out_rate + back / in_rate + self._array() + self._stores[-2]))
-
-
-def _largest(found: Floats, rows: Sequence[int]) -> Floats:
-    """The largest of some rows."""
-    largest: Floats = found[..., rows[0], :]
-    for row in rows[1:]:
-        largest = np.maximum(largest, found[..., row, :])
-    return largest
-
-
-def _inside(orders: Any, stages: int) -> NDArray[np.bool_]:
-    """[stages, 2, roles, orders]: whether the loops over x and over y of a role lie inside its loop over z."""
-    ranks = np.array(orders).transpose(1, 2, 0)
-    return np.array([[ranks[s][X] > ranks[s][Z], ranks[s][Y] > ranks[s][Z]] for s in range(stages)])
+            after_ready.append(away / out_rate + back / in_rate + self._array() + self._stores[-2])

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from hwmodels.formulas import systolic
 from hwmodels.formulas.systolic import ceil_div
-from sim.mapper.problem import Setting, capacity_bytes, tile_bits
+from sim.mapper.problem import Setting
 from sim.mapping import AXES, Axis
 
 Ints: TypeAlias = NDArray[np.int64]
@@ -34,25 +34,35 @@ class Variant(NamedTuple):
     array_axis: Axis
 
 
+def distinct(tiles: Ints) -> Ints:
+    """Ascending, each once."""
+    tiles.sort()
+    new = np.empty(len(tiles), dtype=bool)
+    new[0] = True
+    np.not_equal(tiles[1:], tiles[:-1], out=new[1:])
+    return tiles.compress(new)
+
+
 @lru_cache(maxsize=4096)
 def smallest_tiles(extent: int) -> Ints:
     """For every number of trips that a tile can cause the smallest such tile; ascending."""
-    root = math.isqrt(extent) + 1
-    small = np.arange(1, root + 1)
-    tiles = np.concatenate([small, -(-extent // small)])
-    return np.unique(-(-extent // -(-extent // tiles)))
+    trips = np.arange(1, math.isqrt(extent) + 2)
+    tiles = -(-extent // np.concatenate([trips, -(-extent // trips)]))
+    return distinct(tiles)
 
 
 @lru_cache(maxsize=4096)
 def candidate_tiles(extent: int, grains: tuple[int, ...]) -> Ints:
     """For every number of trips the smallest tile, and the smallest that is a multiple of each grain (where there is one); ascending."""
     smallest = smallest_tiles(extent)
-    found = [smallest]
-    for grain in grains:
-        if grain > 1:
-            aligned = -(-smallest // grain) * grain
-            found.append(aligned[(-(-extent // aligned) == -(-extent // smallest)) & (aligned <= extent)])
-    return np.unique(np.concatenate(found)) if len(found) > 1 else smallest
+    grains = tuple(grain for grain in grains if grain > 1)
+    if not grains:
+        return smallest
+    aligned = -(-smallest // np.array(grains)[:, None])
+    aligned *= np.array(grains)[:, None]
+    fine = (extent + aligned - 1) // aligned == -(-extent // smallest)
+    fine &= aligned <= extent
+    return distinct(np.concatenate([smallest, aligned[fine]]))
 
 
 def splits(cores: int) -> list[tuple[int, int]]:
@@ -90,7 +100,7 @@ def array_grains(setting: Setting, axis: int) -> tuple[int, ...]:
     return tuple(sorted(grains - {1}))
 
 
-def sits_out_nothing(extent: int, tiles: Ints, parts: int) -> NDArray[np.bool_]:
+def sits_out_nothing(extent: Ints, tiles: Ints, parts: int) -> NDArray[np.bool_]:
     """Whether as many cores get a part of the tile at the edge as of the others."""
     full, edge = np.minimum(tiles, extent), (extent - 1) % tiles + 1
     return np.equal(ceil_div(full, ceil_div(full, parts)), ceil_div(edge, ceil_div(edge, parts)))
@@ -98,33 +108,38 @@ def sits_out_nothing(extent: int, tiles: Ints, parts: int) -> NDArray[np.bool_]:
 
 def all_tiles(setting: Setting, axis: int, parts: int) -> Ints:
     """[stages, candidates] of one axis: candidates within each candidate of the stage around."""
-    return _chains(setting, axis, parts, lambda extent, _: candidate_tiles(extent, array_grains(setting, axis)))
+    grains, extent = array_grains(setting, axis), setting.extents[axis]
+    if len(setting.stages) == 1 and (parts == 1 or setting.split_stage == 0):
+        return candidate_tiles(-(-extent // parts), grains)[None]
+
+    def tiles_of(extents: Ints, innermost: bool) -> Ints:
+        each = [candidate_tiles(extent, grains) for extent in extents.tolist()]
+        if len(each) == 1:
+            return each[0][:, None]
+        found = np.tile(extents, (max(map(len, each)), 1))
+        for i, tiles in enumerate(each):
+            found[: len(tiles), i] = tiles
+        return found
+
+    return _chains(setting, axis, parts, tiles_of)
 
 
-def _chains(setting: Setting, axis: int, parts: int, tiles_of: Callable[[int, bool], Ints]) -> Ints:
-    """[stages, chains] of tiles within tiles; `tiles_of(extent, innermost)` gives those within one block."""
+def _chains(setting: Setting, axis: int, parts: int, tiles_of: Callable[[Ints, bool], Ints]) -> Ints:
+    """[stages, chains] of tiles within tiles, ascending; `tiles_of(extents, innermost)` gives those within blocks of these extents [tiles,
+    extents], the same one more than once where there are fewer."""
     chains = np.empty((0, 1), dtype=np.int64)
     for stage in range(len(setting.stages)):
-        grown = []
-        for chain in chains.T:
-            extent = int(chain[-1]) if stage else setting.extents[axis]
-            if stage == setting.split_stage:
-                extent = -(-extent // parts)
-            tiles = tiles_of(extent, stage + 1 == len(setting.stages))
-            if stage + 1 == setting.split_stage and parts > 1:
-                tiles = tiles[sits_out_nothing(extent, tiles, parts)]
-            grown.append(np.vstack([np.repeat(chain[:, None], len(tiles), axis=1), tiles]))
-        chains = np.hstack(grown)
+        extents = chains[-1] if stage else np.array([setting.extents[axis]])
+        if stage == setting.split_stage and parts > 1:
+            extents = ceil_div(extents, parts)
+        tiles = tiles_of(extents, stage + 1 == len(setting.stages))
+        tiles = np.sort(tiles, axis=0)
+        new = np.ones(tiles.shape, dtype=bool)
+        np.not_equal(tiles[1:], tiles[:-1], out=new[1:])
+        if stage + 1 == setting.split_stage and parts > 1:
+            new &= sits_out_nothing(extents, tiles, parts)
+        chains = np.vstack([chains.repeat(new.sum(axis=0), axis=1), tiles.T[new.T]])
     return chains
-
-
-def fit_alone(setting: Setting, axis: int, tiles: Ints) -> Any:
-    """Which chains of tiles fit where they are one element long along the other axes."""
-    fine: Any = True
-    for place in setting.places[1:]:
-        m, n, k = (tiles[place.stage] if each == axis else 1 for each in range(3))
-        fine = fine & (tile_bits(setting, place.level, (m, n, k)) <= 8 * capacity_bytes(setting, place.level))
-    return fine
 
 
 _TRIPS = np.array(sorted({1, *(base * 2**i for i in range(12) for base in (2, 3))}))
@@ -132,18 +147,20 @@ _TRIPS = np.array(sorted({1, *(base * 2**i for i in range(12) for base in (2, 3)
 
 
 def thin_tiles(setting: Setting, axis: int, parts: int) -> Ints:
-    """[stages, candidates] of one axis, fewer: outer stages make 1, 2, 3, 4, 6 ... trips, the innermost has 1, 2, 4 ... array extents, or
-    all, or half."""
-    grains = array_grains(setting, axis) or (1,)
+    """[stages, candidates] of one axis, fewer: outer stages make 1, 2, 3, 4, 6 ... trips of whole array extents, the innermost has
+    1, 2, 4 ... array extents, or all, or half. One element is among them everywhere: something fits wherever one element of each role does.
+    """
+    grains = np.array(array_grains(setting, axis) or (1,))[:, None]
+    doubled = (grains << np.arange(int(setting.extents[axis]).bit_length())).reshape(-1, 1)
 
-    def tiles_of(extent: int, innermost: bool) -> Ints:
+    def tiles_of(extents: Ints, innermost: bool) -> Ints:
         if innermost:
-            doubled = [grain << i for grain in grains for i in range(20) if grain << i < extent]
-            half = -(-extent // 2)
-            return np.unique([1, extent, *(min(-(-half // grain) * grain, extent) for grain in grains), *doubled])
-        smallest = -(-extent // _TRIPS[extent >= _TRIPS])
-        coarse = grains[-1] * parts
-        return np.unique(np.concatenate([smallest[:1], np.minimum(-(-smallest // coarse) * coarse, extent)]))
+            halves = ceil_div(ceil_div(extents, 2), grains) * grains
+            given = np.broadcast_to(doubled, (len(doubled), len(extents)))
+            return np.minimum(np.vstack([np.ones_like(extents), extents, halves, given]), extents)
+        trips, coarse = _TRIPS[extents.max() >= _TRIPS][:, None], int(grains[-1, 0]) * parts
+        whole = ceil_div(ceil_div(extents, np.minimum(trips, extents)), coarse) * coarse
+        return np.minimum(np.vstack([extents, whole, np.ones_like(extents)]), extents)
 
     return _chains(setting, axis, parts, tiles_of)
 

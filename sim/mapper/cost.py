@@ -315,8 +315,9 @@ def _loads(case: _Case, role: Role, traffic: _Traffic) -> list[Link]:
     x, y, _ = ROLE_AXES[role]
     links = []
     for outer, inner in pairwise(setting.holders[role]):
-        traffic.reads(outer, _leaves(case, case.tiles_of(role, inner, outer), role, inner, outer, bits))
-        own_bytes = _elements(case.tiles_of_first_core(role, inner)) * bits / 8
+        groups = case.tiles_of(role, inner, outer)
+        traffic.reads(outer, _leaves(case, groups, role, inner, outer, bits))
+        own_bytes = _elements(case.tiles_of_first_core(role, inner) if case.several else groups) * bits / 8
         traffic.writes(inner, own_bytes)
         tile = case.first_tiles[inner.stage]
         outer_s, inner_s = _one_transfer(tile[x] * tile[y], bits, outer, True, inner)
@@ -330,7 +331,8 @@ def _stores(case: _Case, traffic: _Traffic) -> list[Link]:
     gemm = case.setting.gemm
     links = []
     for outer, inner in pairwise(case.setting.holders["psums"]):
-        groups, own = case.tiles_of("psums", inner, outer), case.tiles_of_first_core("psums", inner)
+        groups = case.tiles_of("psums", inner, outer)
+        own = case.tiles_of_first_core("psums", inner) if case.several else groups
         unfinished = _leaves(case, groups, "psums", inner, outer, gemm.acc_bits, less=1)
         traffic.reads(outer, unfinished)
         traffic.writes(outer, unfinished + _leaves(case, _once(groups), "psums", inner, outer, gemm.out_bits))
@@ -360,11 +362,18 @@ def _array_traffic(case: _Case, traffic: _Traffic) -> None:
 
 
 class _Tail(NamedTuple):
-    """What must follow: after the array's last operand, after the last load of a tile, and of all stores from a stage outwards."""
+    """What must follow: after the array's last operand, after the last load of a tile (a step of the array on `tile`), and of all stores
+    from a stage outwards."""
 
+    case: _Case
     drain_s: Seconds
-    step_s: Seconds
+    tile: Extents
     stores_s: Seconds
+
+    def step_s(self) -> Seconds:
+        """Only levels that do not feed the array ask for it."""
+        setting, choice = self.case.setting, self.case.choice
+        return array.step_cycles(setting, choice.dataflow, choice.array_axis, self.tile) / float(setting.chip.clock_hz)
 
 
 def _times(case: _Case, loads: list[list[Link]], stores: list[Link], traffic: _Traffic) -> tuple[dict[str, Term], Seconds]:
@@ -373,11 +382,9 @@ def _times(case: _Case, loads: list[list[Link]], stores: list[Link], traffic: _T
     clock_hz = float(setting.chip.clock_hz)
     used = case.used
     last = case.last_tiles[-1]
-    step_cycles = array.step_cycles(setting, choice.dataflow, choice.array_axis, last)
-    least_cycles = array.step_cycles(setting, choice.dataflow, choice.array_axis, (1, 1, 1))
     drain_s = array.drain_cycles(setting, choice.dataflow) / clock_hz
     stores_s = _sum(link.one_s for link in stores)
-    own, shared = _Tail(drain_s, step_cycles / clock_hz, stores_s), _Tail(drain_s, least_cycles / clock_hz, 0.0)
+    own, shared = _Tail(case, drain_s, last, stores_s), _Tail(case, drain_s, (1, 1, 1), 0.0)
     ready_s = _ready(loads)
     array_s = used.cycles / clock_hz
     terms = {"matrix": Term(ready_s, array_s, used.extra_cycles / clock_hz + stores_s)}
@@ -441,7 +448,8 @@ def _after(setting: Setting, place: Place, stores: list[Link], tail: _Tail) -> t
             outwards_s = _sum(further.one_s for further in stores[:index])
             return link.one_s - link.inner_s + outwards_s, link.one_s + outwards_s
     feeds_array = any(holders[-1] is place for holders in setting.holders.values())
-    return (tail.drain_s if feeds_array else tail.step_s) + tail.stores_s, tail.step_s + tail.stores_s
+    after_write_s = tail.step_s() + tail.stores_s
+    return tail.drain_s + tail.stores_s if feeds_array else after_write_s, after_write_s
 
 
 def _alternation(loads: list[list[Link]], stores: list[Link], ready_s: Seconds, array_s: Seconds, extra_s: Seconds, tail: _Tail) -> Seconds:
@@ -451,7 +459,7 @@ def _alternation(loads: list[list[Link]], stores: list[Link], ready_s: Seconds, 
         for index, link in enumerate(links):
             if link.inner.level.double_buffered:
                 continue
-            uses_s, after_s = (array_s, extra_s) if index == len(links) - 1 else (links[index + 1].all_s, tail.step_s)
+            uses_s, after_s = (array_s, extra_s) if index == len(links) - 1 else (links[index + 1].all_s, tail.step_s())
             bound = larger(bound, _started(links, index) + link.all_s + uses_s + after_s + tail.stores_s)
     for index, link in enumerate(stores):
         if link.inner.level.double_buffered:

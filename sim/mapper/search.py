@@ -1,134 +1,181 @@
 """Finds the mapping of least tiled cost: branch and bound over boxes of tiles.
 
-**Space.** `sim.mapper.candidates`: tiles along each axis, combined with all loop orders, dataflows, array axes and splits.
+**Space.** `sim.mapper.candidates`: tiles along each axis, combined with all loop orders, dataflows, array axes and splits. It does not
+depend on capacities, bandwidths or clocks: those only rule mappings out, or price them.
+
+**Which mapping it is.** That of the least *canonical key*: latency, rounded to `_GRID` so that sums in another order make no difference;
+DRAM bytes; bytes moved; tile steps (for the objective "traffic" DRAM bytes come first); and where all of that is equal, the first in the
+order of variants (splits, then dataflows, then array axes), of loop orders, and of tiles along m, n and k, the smaller first. So the choice
+is a function of the set of candidates, never of the order in which they were searched, as long as the search was to the last.
 
 **Discarding.** Candidates of an axis lie sorted; blocks of 2^level neighbours carry the minima of their numbers. `sim.mapper.bound` of
 three blocks is below every mapping of the box that they span (proof there), in latency, DRAM bytes, bytes moved and tile steps alike. A box
 is dropped if its latency bound is above the incumbent's latency, or equal and the next bound above the next key, and so on, or if no bound
-is below: what is dropped holds nothing better. Boxes are opened best first, so that a good incumbent is there early; what survives as a
-single mapping is priced by `sim.mapper.cost` itself.
+is below and it holds no mapping that comes before the incumbent: what is dropped holds nothing better. Boxes are opened best first, so that
+a good incumbent is there early; what survives as a single mapping is priced by `sim.mapper.cost` itself.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from itertools import product
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from functional.errors import BadInput, Problem
 from sim.mapper import array
 from sim.mapper.bound import Bounder
-from sim.mapper.candidates import ORDERS, ORDERS_ALIKE, Variant, all_tiles, fit_alone, thin_tiles, thin_variants, variants
+from sim.mapper.candidates import ORDERS, ORDERS_ALIKE, Variant, all_tiles, thin_tiles, thin_variants, variants
 from sim.mapper.cost import Costs, evaluate
 from sim.mapper.problem import Choice, Setting
-from sim.mapper.tables import Floats, Ints, Kind, asked_of, axis_tables
+from sim.mapper.tables import Asked, Floats, Ints, Kind, axis_tables
 
-_ROUNDING = 1e-12
+_GRID = 2.0**-33
+"""Share of a latency by which two may differ and yet be the same: ten digits."""
+
+_ROUNDING = 1e-14
 """Share by which a bound is lowered before it is compared with an exact cost: sums in another order differ in their last bits."""
+
+_NO_TILE = 1e30
+"""A number so large that no mapping has it: where there is no candidate."""
 
 _BOXES_AT_FIRST = 1024
 """Boxes with which a search may begin: those of the highest levels are hardly ever discarded."""
 
-_BATCH_BOXES = (24, 64, 256)
+_BATCH_BOXES = (48, 64, 512)
 """Boxes opened at a time: until there is an incumbent, after that with a budget, and without one."""
 
 _ONE_BY_ONE = 4
-_BATCH_PRICED = 64
+_BATCH_PRICED = 1024
 """Mappings priced one by one (mostly the best is among them), and then at a time."""
+
+Key: TypeAlias = tuple[float, float, float, float, float]
+"""What mappings are ranked by: three amounts and steps, and then their place among all."""
+
+
+def on_grid(latency_s: Any) -> Any:
+    """Latencies (float64 arrays) rounded to so many binary digits that those that differ by less than rounding errors are the same. It
+    never falls while its argument grows."""
+    step = int(_GRID * 2**53)
+    return ((latency_s.view(np.int64) + step // 2) & -step).view(np.float64)
 
 
 class Found(NamedTuple):
     """The best mapping so far, what it is ranked by, and its costs where it was priced by itself; whether nothing in the whole space is
     better, and (for the latency) a bound below all of it."""
 
-    key: tuple[float, float, float, float]
+    key: Key
     choice: Choice | None
     costs: Costs | None = None
     is_exact: bool = False
     least_s: float = 0.0
 
 
+NONE_FOUND = Found((math.inf,) * 5, None)
+
+
 class _Axis(NamedTuple):
-    """Numbers of one axis: `levels[l]` [rows, kinds * blocks] are minima over blocks of 2^l candidates, `blocks[l]` as many per kind;
-    `tiles` of each kind: [stages, candidates], and which of them there are; `kinds[variant]`."""
+    """The candidates of one axis: of each kind [stages, candidates] those that fit alone, and the kind of each variant. Each kind has
+    2^depth columns in the tables, the last of them of `_NO_TILE`; kinds follow each other."""
 
-    levels: list[Floats]
-    blocks: list[int]
-    tiles: list[tuple[Ints, Ints]]
+    tiles: list[Ints]
     kinds: Ints
-
-
-def _axis(setting: Setting, axis: int, chosen: Sequence[Variant], tiles_of: Any) -> _Axis:
-    kinds: dict[int, list[Kind]] = {}
-    for variant in chosen:
-        flows = kinds.setdefault((*variant.split, 1)[axis], [])
-        if variant[1:] not in flows:
-            flows.append(variant[1:])
-    places: dict[Any, int] = {}
-    tables: list[tuple[Floats, Ints]] = []
-    tiles: list[tuple[Ints, Ints]] = []
-    for parts, flows in kinds.items():
-        columns, numbers = axis_tables(asked_of(setting, axis, parts, flows, tiles_of))
-        fine = np.flatnonzero(fit_alone(setting, axis, columns))
-        if not len(fine):
-            raise NoTile
-        for flow, table in zip(flows, numbers, strict=True):
-            alike = next(i for i, other in enumerate(numbers) if other is table)
-            if (parts, flows[alike]) not in places:
-                places[parts, flows[alike]] = len(tables)
-                tables.append((table, fine))
-                tiles.append((columns, fine))
-            places[parts, flow] = places[parts, flows[alike]]
-    depth = (max(len(fine) for _, fine in tables) - 1).bit_length()
-    padded = [_padded(table, fine, 2**depth) for table, fine in tables]
-    levels, blocks = [padded[0] if len(padded) == 1 else np.hstack(padded)], [2**depth]
-    for _ in range(depth):
-        levels.append(np.minimum(levels[-1][:, ::2], levels[-1][:, 1::2]))
-        blocks.append(blocks[-1] // 2)
-    of_variant = [places[(*variant.split, 1)[axis], variant[1:]] for variant in chosen]
-    return _Axis(levels, blocks, tiles, np.array(of_variant))
-
-
-def _padded(columns: Any, fine: Ints, width: int) -> Any:
-    """The fine columns, the last of them repeated."""
-    which = np.full(width, fine[-1])
-    which[: len(fine)] = fine
-    return columns.take(which, axis=1)
+    depth: int
 
 
 class _Level(NamedTuple):
-    """The axes at one level, side by side: `table` [rows, blocks of all axes], where the blocks of a variant begin in it [axes, variants],
-    and into how many each block of an axis is parted a level below."""
+    """All axes, cut into blocks of 2^level candidates: `table` [rows, blocks] of their minima; where each axis begins in it [axes, 1]; and
+    the columns of a block's parts a level below: `parted` times its own, plus `offsets` [axes, 1, parts]."""
 
     table: Floats
     begins: Ints
-    parted: tuple[int, int, int]
-
-
-def _levels(axes: Sequence[_Axis]) -> list[_Level]:
-    levels = []
-    for level in range(max(len(axis.levels) for axis in axes)):
-        tables, begins, before = [], [], 0
-        for axis in axes:
-            height = min(level, len(axis.levels) - 1)
-            tables.append(axis.levels[height])
-            begins.append(before + axis.kinds * axis.blocks[height])
-            before += tables[-1].shape[1]
-        m, n, k = (2 if level < len(axis.levels) else 1 for axis in axes)
-        levels.append(_Level(np.hstack(tables), np.array(begins), (m, n, k)))
-    return levels
+    parted: Ints
+    offsets: Ints
 
 
 class NoTile(Exception):
     """Along some axis no tile fits."""
 
 
+TilesOf: TypeAlias = Callable[[Setting, int, int], Ints]
+
+
+def _candidates(setting: Setting, chosen: Sequence[Variant], tiles_of: TilesOf, bounder: Bounder) -> tuple[list[_Axis], Floats]:
+    """The axes, and their table with a column for each candidate of each kind, padded."""
+    kinds: list[dict[int, list[Kind]]] = [{}, {}, {}]
+    for variant in chosen:
+        for axis, parts in enumerate((*variant.split, 1)):
+            flows = kinds[axis].setdefault(parts, [])
+            if variant[1:] not in flows:
+                flows.append(variant[1:])
+    tables: dict[tuple[int, int], list[tuple[Ints, Floats]]] = {}
+    for parts in sorted({parts for each in kinds for parts in each}):
+        asked = []
+        for axis, each in enumerate(kinds):
+            if parts in each:
+                tiles = tiles_of(setting, axis, parts)
+                fine = bounder.fits_alone(axis, tiles)
+                if not fine.any():
+                    raise NoTile
+                asked.append(Asked(axis, tiles if fine.all() else tiles.compress(fine, axis=1), each[parts]))
+        for own, found in zip(asked, axis_tables(setting, parts, asked), strict=True):
+            tables[own.axis, parts] = [(own.tiles, table) for table in found]
+    axes, columns = [], []
+    for axis, each in enumerate(kinds):
+        places: dict[Any, int] = {}
+        first: dict[int, int] = {}
+        own_tables: list[tuple[Ints, Floats]] = []
+        for parts, flows in each.items():
+            for flow, (tiles, table) in zip(flows, tables[axis, parts], strict=True):
+                if id(table) not in first:
+                    first[id(table)] = len(own_tables)
+                    own_tables.append((tiles, table))
+                places[parts, flow] = first[id(table)]
+        depth = (max(table.shape[1] for _, table in own_tables) - 1).bit_length()
+        for _, table in own_tables:
+            columns += [table, np.full((len(table), 2**depth - table.shape[1]), _NO_TILE)]
+            columns[-1][bounder.at.moves : bounder.at.sizes] = 1
+        of_variant = np.array([places[(*variant.split, 1)[axis], variant[1:]] for variant in chosen])
+        axes.append(_Axis([tiles for tiles, _ in own_tables], of_variant, depth))
+    return axes, np.hstack(columns)
+
+
+def _levels(axes: Sequence[_Axis], table: Floats, boxes: int) -> list[_Level]:
+    """Levels from single candidates up to where boxes, of which there are as many for each combination of blocks, are few."""
+    widths = [len(axis.tiles) << axis.depth for axis in axes]
+    begins = np.cumsum([0, *widths[:-1]])
+    levels = [_Level(table, begins[:, None], np.ones(3, dtype=np.int64), np.zeros((3, 1, 1), dtype=np.int64))]
+    for level in range(1, 1 + max(axis.depth for axis in axes)):
+        if boxes << sum(max(0, axis.depth - level + 1) for axis in axes) <= _BOXES_AT_FIRST:
+            break
+        outer = [1 + (axis.depth >= level) for axis in axes]
+        widths, parted = [width // part for width, part in zip(widths, outer, strict=True)], np.array(outer)
+        begins = np.cumsum([0, *widths[:-1]])
+        below, before = levels[-1].table, levels[-1].begins[:, 0]
+        if min(outer) == 2:
+            table = np.minimum(below[:, ::2], below[:, 1::2])
+        else:
+            table = np.empty((len(below), sum(widths)))
+            for part, old, new, width in zip(outer, before, begins, widths, strict=True):
+                end = old + width * part
+                np.minimum(below[:, old:end:part], below[:, old + part - 1 : end : part], out=table[:, new : new + width])
+        offsets = (before - begins * parted)[:, None, None] + _corners(*outer)
+        levels.append(_Level(table, begins[:, None], parted, offsets))
+    return levels
+
+
+@lru_cache(maxsize=16)
+def _corners(*parted: int) -> Ints:
+    """[axes, 1, parts]: which part along each axis."""
+    return np.indices(parted).reshape(3, 1, -1)
+
+
 class _Boxes(NamedTuple):
-    """Boxes of one level: variant, order and block along m, n and k of each; their bounds, in the order of ranking; a score to sort by;
+    """Boxes of one level: variant, order and column along m, n and k of each; their bounds, in the order of ranking; a score to sort by;
     and the incumbent that they were compared with."""
 
     level: int
@@ -138,7 +185,7 @@ class _Boxes(NamedTuple):
     known: Choice | None
 
     def take(self, which: Any) -> _Boxes:
-        return _Boxes(self.level, self.where.take(which, axis=1), self.bounds.take(which, axis=1), self.score.take(which), self.known)
+        return _Boxes(self.level, self.where[:, which], self.bounds[:, which], self.score[which], self.known)
 
     def split(self, count: int) -> tuple[_Boxes, _Boxes | None]:
         """The best ones, and the rest."""
@@ -164,18 +211,18 @@ class Search:
         setting: Setting,
         chosen: Sequence[Variant],
         orders: Sequence[tuple[tuple[int, int, int], ...]],
-        tiles_of: Any,
+        tiles_of: TilesOf,
         objective: str = "latency",
         budget_boxes: float = math.inf,
-        incumbent: Found | None = None,
+        incumbent: Found = NONE_FOUND,
     ) -> None:
         self.setting, self.chosen, self.orders = setting, chosen, orders
-        self.axes = [_axis(setting, axis, chosen, tiles_of) for axis in range(3)]
-        self.levels = _levels(self.axes)
         self.bounder = Bounder(setting, orders, [array.drain_cycles(setting, variant.dataflow) for variant in chosen])
+        self.axes, table = _candidates(setting, chosen, tiles_of, self.bounder)
+        self.levels = _levels(self.axes, table, len(chosen) * len(orders))
         self.keys = [1, 0, 2, 3] if objective == "traffic" else [0, 1, 2, 3]
         self.ranks = np.array(orders).transpose(1, 2, 0)
-        self.found = incumbent or Found((np.inf, np.inf, np.inf, np.inf), None)
+        self.found = incumbent
         self.opened = self.priced = self.calls = 0
         self.budget_boxes = budget_boxes
 
@@ -218,87 +265,105 @@ class Search:
         return next((level for level in reversed(levels) if counts[level] <= self._batch), levels[0])
 
     def _start(self) -> tuple[int, Ints]:
-        """The whole space in boxes of one level: the highest with so many that they are worth a batch."""
+        """The whole space in boxes of the highest level."""
         level = len(self.levels) - 1
-        where = np.array(list(product(range(len(self.chosen)), range(len(self.orders)), [0], [0], [0]))).T
-        while level > 0 and where.shape[1] * math.prod(self.levels[level].parted) <= _BOXES_AT_FIRST:
-            where = self._children(level, where)
-            level -= 1
+        blocks = [1 << max(0, axis.depth - level) for axis in self.axes]
+        where = np.indices((len(self.chosen), len(self.orders), *blocks)).reshape(5, -1)
+        begins = self.levels[level].begins + np.array([axis.kinds for axis in self.axes]) * np.array(blocks)[:, None]
+        where[2:] += begins.take(where[0], axis=1)
         return level, where
 
     def _children(self, level: int, where: Ints) -> Ints:
         """The parts of each box along every axis that has blocks of this level."""
-        parted = self.levels[level].parted
-        offsets = np.indices(parted).reshape(3, 1, -1)
+        _, _, parted, offsets = self.levels[level]
         children = np.empty((5, where.shape[1], offsets.shape[2]), dtype=np.int64)
         children[:2] = where[:2, :, None]
-        np.add(where[2:, :, None] * np.array(parted)[:, None, None], offsets, out=children[2:])
+        np.add((where[2:] * parted[:, None])[:, :, None], offsets, out=children[2:])
         return children.reshape(5, -1)
 
     def _bounded(self, level: int, where: Ints) -> _Boxes:
         """Boxes with their bounds, less those that cannot fit or hold nothing better."""
         self.opened += where.shape[1]
         self.calls += 1
-        table, begins, _ = self.levels[level]
-        numbers = table.take(begins.take(where[0], axis=1) + where[2:], axis=1, mode="clip")
-        fine = self.bounder.fits(numbers)
+        table, sizes = self.levels[level].table, self.bounder.at.sizes
+        fine = self.bounder.fits(table[sizes : sizes + len(self.setting.stages)].take(where[2:], axis=1, mode="clip"))
         if not fine.all():
-            kept = np.flatnonzero(fine)
-            where, numbers = where.take(kept, axis=1), numbers.take(kept, axis=2)
-        bounds = self.bounder(numbers, where[1], where[0], single=level == 0)
-        ranked = np.stack([bounds[key] for key in self.keys])
+            where = where.compress(fine, axis=1)
+        bounds = self.bounder(table.take(where[2:], axis=1, mode="clip"), where[1], where[0], single=level == 0)
+        ranked = np.array([bounds[key] for key in self.keys])
         ranked *= 1 - _ROUNDING
         if where.shape[1] == 0:
             return _Boxes(level, where, ranked, ranked[0], None)
+        latency = self.keys.index(0)
+        ranked[latency] = on_grid(ranked[latency])
         score = ranked[0] + ranked[1] * (ranked[0, 0] / ranked[1, 0] * 1e-10) + ranked[2] * (ranked[0, 0] / ranked[2, 0] * 1e-13)
         return self._promising(_Boxes(level, where, ranked, score, None))
 
     def _promising(self, boxes: _Boxes) -> _Boxes:
         """Boxes that may hold something better than what was found."""
-        if self.found.choice is boxes.known:
+        if self.found.choice is boxes.known or len(boxes.score) == 0:
             return boxes
-        first = self.found.key[0]
-        kept = np.flatnonzero(boxes.bounds[0] <= first)
-        if len(kept) < len(boxes.score):
-            boxes = boxes.take(kept)
-        tied = boxes.bounds[0] >= first * (1 - 2 * _ROUNDING)
-        if not tied.any():
-            return boxes._replace(known=self.found.choice)
-        better: Any = ~tied
-        equal: Any = tied
-        for low, best in zip(boxes.bounds[1:], self.found.key[1:], strict=True):
-            better = better | (equal & (low < best * (1 - 2 * _ROUNDING)))
-            equal = equal & (low <= best)
-        return boxes.take(np.flatnonzero(better))._replace(known=self.found.choice)
+        kept = boxes.bounds[0] <= self.found.key[0]
+        if not kept.all():
+            boxes = boxes.take(np.flatnonzero(kept))
+        better: Any = boxes.bounds[0] < self.found.key[0] * (1 - 2 * _ROUNDING)
+        if not better.all():
+            equal: Any = ~better
+            for low, best in zip(boxes.bounds[1:], self.found.key[1:4], strict=True):
+                better = better | (equal & (low < best * (1 - 2 * _ROUNDING)))
+                equal = equal & (low <= best)
+            if equal.any():
+                better = better | (equal & (self._place(boxes.level, boxes.where) < self.found.key[4]))
+            boxes = boxes.take(np.flatnonzero(better))
+        return boxes._replace(known=self.found.choice)
+
+    def _place(self, level: int, where: Ints) -> Ints:
+        """The first place among all mappings that a box has."""
+        place = where[0] * len(self.orders) + where[1]
+        for axis, column, begin in zip(self.axes, where[2:], self.levels[level].begins[:, 0], strict=True):
+            height = min(level, axis.depth)
+            place = (place << axis.depth) + ((column - begin << height) & (1 << axis.depth) - 1)
+        return np.asarray(place)
 
     def _price(self, boxes: _Boxes) -> _Boxes | None:
         """Price single mappings, best first, as long as they may be better; what the budget does not allow is left."""
-        batch = 1
         while len(boxes.score):
             if self.priced >= self.budget_boxes / _BOXES_PER_PRICED and self.found.choice is not None:
                 return boxes
-            first, rest = boxes.split(batch)
-            if batch == 1:
-                self._price_one(first)
-            else:
-                for variant in np.unique(first.where[0]):
-                    self._price_many(first.take(np.flatnonzero(first.where[0] == variant)))
+            if self.priced < _ONE_BY_ONE or len(boxes.score) <= _ONE_BY_ONE:
+                best = self._first(boxes)
+                self._price_one(boxes.take(slice(best, best + 1)))
+                self.priced += 1
+                others = np.arange(len(boxes.score)) != best
+                boxes = self._promising(boxes.take(others))
+                continue
+            first, rest = boxes.split(_BATCH_PRICED)
+            for variant in np.unique(first.where[0]):
+                self._price_many(first.take(np.flatnonzero(first.where[0] == variant)))
             self.priced += len(first.score)
             if rest is None:
                 return None
             boxes = self._promising(rest)
-            if self.priced >= _ONE_BY_ONE and len(boxes.score) > _ONE_BY_ONE:
-                batch = _BATCH_PRICED
         return None
+
+    def _first(self, boxes: _Boxes) -> int:
+        """The box of the least bounds, and of equal ones the first: mostly bounds of mappings are costs, and then it is the best."""
+        among = np.arange(len(boxes.score))
+        for bound in boxes.bounds:
+            own = on_grid(bound.take(among))
+            among = among.compress(own == own.min())
+            if len(among) == 1:
+                return int(among[0])
+        return int(among[np.argmin(self._place(0, boxes.where.take(among, axis=1)))])
 
     def _tiles(self, boxes: _Boxes) -> tuple[Any, Any]:
         """Tiles and ranks of single mappings of one variant."""
         variant = int(boxes.where[0, 0])
         stages = range(len(self.setting.stages))
         tiles = []
-        for number, axis in enumerate(self.axes):
-            columns, fine = axis.tiles[axis.kinds[variant]]
-            tiles.append(columns.take(fine.take(boxes.where[2 + number], mode="clip"), axis=1))
+        for axis, column, begin in zip(self.axes, boxes.where[2:], self.levels[0].begins[:, 0], strict=True):
+            kind = axis.kinds[variant]
+            tiles.append(axis.tiles[kind].take(column - begin - (kind << axis.depth), axis=1, mode="clip"))
         ranks = self.ranks[..., boxes.where[1]]
         return tuple(tuple(axis[s] for axis in tiles) for s in stages), tuple(tuple(ranks[s]) for s in stages)
 
@@ -310,64 +375,71 @@ class Search:
     def _price_one(self, boxes: _Boxes) -> None:
         choice = self._chosen(boxes, 0)
         costs = evaluate(self.setting, choice)
-        ranked: tuple[Any, ...] = costs[:4]
-        key = tuple(float(ranked[each]) for each in self.keys)
-        if key < self.found.key:
-            self.found = Found(key, choice, costs)  # type: ignore[arg-type]
+        key = self._keys(costs, boxes)[:, 0]
+        self._take(key, boxes, 0, choice, costs)
 
     def _price_many(self, boxes: _Boxes) -> None:
         tiles, ranks = self._tiles(boxes)
-        costs = evaluate(self.setting, Choice(tiles, ranks, *self.chosen[int(boxes.where[0, 0])]))
-        ranked = np.array([np.broadcast_to(costs[:4][key], boxes.where.shape[1:]) for key in self.keys])
-        best = int(np.lexsort(ranked[::-1])[0])
-        key = tuple(float(each) for each in ranked[:, best])
+        keys = self._keys(evaluate(self.setting, Choice(tiles, ranks, *self.chosen[int(boxes.where[0, 0])])), boxes)
+        best = int(np.lexsort((self._place(0, boxes.where), *keys[::-1]))[0])
+        self._take(keys[:, best], boxes, best)
+
+    def _keys(self, costs: Costs, boxes: _Boxes) -> Floats:
+        """[4, mappings]: all of the key but the place."""
+        keys = np.empty((4, boxes.where.shape[1]))
+        amounts = costs.latency_s, costs.dram_bytes, costs.moved_bytes, costs.steps
+        for row, key in enumerate(self.keys):
+            keys[row] = amounts[key]
+        keys[self.keys.index(0)] = on_grid(keys[self.keys.index(0)])
+        return keys
+
+    def _take(self, amounts: Floats, boxes: _Boxes, which: int, choice: Choice | None = None, costs: Costs | None = None) -> None:
+        """Let a mapping be the incumbent if it comes before it."""
+        place = int(self._place(0, boxes.where[:, which : which + 1])[0])
+        key = (*amounts.tolist(), place)
         if key < self.found.key:
-            self.found = Found(key, self._chosen(boxes, best))  # type: ignore[arg-type]
+            self.found = Found(key, choice or self._chosen(boxes, which), costs)
 
 
 _ALL_UP_TO_MACS = 24**3
-"""GEMMs that are searched to the last on up to two stages and two cores, however long it takes: mostly tenths of a second."""
+"""GEMMs for which all tiles of two stages and up to two cores are searched: mostly tenths of a second."""
 
 _BOXES_PER_PRICED = 20
 """Boxes of a budget for one mapping that may be priced."""
 
-_BUDGET_BOXES = 6000
-"""Boxes after which the thinned search is content with what it has."""
 
-_BUDGET_BOXES_ALL = 100_000
-"""The same for all tiles of one stage that several cores share out among them: many splits are nearly as good as each other."""
-
-
-def search(setting: Setting, objective: str, budget_boxes: float | None = None) -> Found:
+def search(setting: Setting, objective: str, budget_boxes: float = 0) -> Found:
     """The best mapping. Raises `BadInput` if no tile fits.
 
-    With up to two cores all candidates are searched to the last, if the chip has one stage, or two and they are few; else, with one stage
-    or few, until a budget is spent; else only thinned out. `budget_boxes`: search all of them for that long, whatever the chip.
+    Of all candidates, if the chip has one stage, or two and up to two cores and they are few; else of those that `thin_tiles` leaves: to
+    the last in any case, so that a larger capacity, which only adds to what fits, never gives a worse mapping. `budget_boxes`: look at all
+    candidates, whatever the chip, until so many boxes are opened.
     """
     stages = len(setting.stages)
-    few = setting.gemm.macs <= _ALL_UP_TO_MACS
-    to_the_last = budget_boxes is None and setting.cores <= 2 and (stages == 1 or (few and stages <= 2))
-    found = None
+    found = NONE_FOUND
     if stages > 1:
         with suppress(NoTile):
             found = _search_thin(setting, objective)
-    if few or stages == 1 or budget_boxes is not None or found is None or found.choice is None:
+    few = stages == 2 and setting.cores <= 2 and setting.gemm.macs <= _ALL_UP_TO_MACS
+    if stages == 1 or few or budget_boxes:
         with suppress(NoTile):
-            found = _search_all(setting, objective, math.inf if to_the_last else budget_boxes or _BUDGET_BOXES_ALL, found)
-    if found is not None and found.choice is not None:
+            found = _search_all(setting, objective, budget_boxes or math.inf, found)
+    if found.choice is not None:
         return found
     inner = setting.places[-1].level.name
     raise BadInput(Problem("no tile fits every level", f"raise memory.{inner}.capacity", path=f"memory.{inner}.capacity"))
 
 
-def _search_all(setting: Setting, objective: str, budget_boxes: float, incumbent: Found | None) -> Found:
+def _search_all(setting: Setting, objective: str, budget_boxes: float, incumbent: Found) -> Found:
     chosen, stages = variants(setting), len(setting.stages)
     (m, n, _), pairs = setting.extents, {variant.split for variant in chosen}
     alike = stages == 1 and all(m % pm == 0 and n % pn == 0 for pm, pn in pairs)
     orders = list(product(ORDERS_ALIKE if alike else ORDERS, repeat=stages))
-    return Search(setting, chosen, orders, all_tiles, objective, budget_boxes, incumbent).run()
+    # The place of what was found among others counts for nothing here.
+    found = incumbent._replace(key=(*incumbent.key[:4], math.inf))
+    return Search(setting, chosen, orders, all_tiles, objective, budget_boxes, found).run()
 
 
 def _search_thin(setting: Setting, objective: str) -> Found:
     orders = list(product(ORDERS_ALIKE, repeat=len(setting.stages)))
-    return Search(setting, thin_variants(setting), orders, thin_tiles, objective, _BUDGET_BOXES).run()._replace(is_exact=False, least_s=0.0)
+    return Search(setting, thin_variants(setting), orders, thin_tiles, objective).run()._replace(is_exact=False, least_s=0.0)

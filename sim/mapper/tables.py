@@ -1,10 +1,11 @@
-"""What each candidate tile of one axis by itself contributes to the cost: tables of single axes, from which `sim.mapper.bound` is made."""
+"""What each candidate tile of one axis by itself contributes to the cost: tables of single axes, from which `sim.mapper.bound` is made.
+
+Axes that are split into as many parts are worked out together, their candidates side by side.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -48,33 +49,42 @@ def layout(stages: int) -> Layout:
 
 
 class Cuts(NamedTuple):
-    """One axis as its candidate tiles cut it, as the first core and as all cores see it, with that core's first and last piece, and how
-    many pieces of which lengths it has, and all cores have [kinds of pieces, candidates]."""
+    """Axes as their candidate tiles cut them, as the first core and as all cores see them; extents of that core's first and last tile of
+    each stage, and piece; and how many pieces of which lengths it has, and all cores have [kinds of pieces, candidates]."""
 
     own: AxisCuts
     every: AxisCuts
-    first: Ints
-    last: Ints
+    firsts: list[Ints]
+    lasts: list[Ints]
     counts: Ints
     lengths: Ints
     counts_of_all: Ints
     lengths_of_all: Ints
 
+    def of(self, begin: int, end: int) -> Cuts:
+        """The pieces of some candidates."""
+        firsts, lasts = [self.firsts[-1][begin:end]], [self.lasts[-1][begin:end]]
+        pieces = (each[:, begin:end] for each in self[4:])
+        return Cuts(self.own, self.every, firsts, lasts, *pieces)
 
-def cuts_of(setting: Setting, axis: int, tiles: Ints, parts: int) -> Cuts:
-    """`tiles` [stages, candidates], split into `parts`."""
-    extent, where, sizes = setting.extents[axis], setting.split_stage, list(tiles)
-    own = cut_axis(extent, sizes, where, parts, every=False)
-    every = own if parts == 1 else cut_axis(extent, sizes, where, parts, every=True)
-    first: Any = extent
-    last: Any = extent
+
+def cuts_of(setting: Setting, extents: Ints, tiles: Ints, parts: int) -> Cuts:
+    """`tiles` [stages, candidates] of axes of `extents` [candidates], split into `parts`."""
+    where, sizes = setting.split_stage, list(tiles)
+    own = cut_axis(extents, sizes, where, parts, every=False)
+    every = own if parts == 1 else cut_axis(extents, sizes, where, parts, every=True)
+    first: Any = extents
+    last: Any = extents
+    firsts, lasts = [], []
     for stage in range(len(tiles) + 1):
-        if stage == where:
+        if stage == where and parts > 1:
             first, last = ceil_div(first, parts), ceil_div(last, parts)
         if stage < len(tiles):
             first, last = np.minimum(first, tiles[stage]), (last - 1) % tiles[stage] + 1
+        firsts.append(first)
+        lasts.append(last)
     pieces = _pieces(own, tiles.shape[1])
-    return Cuts(own, every, first, last, *pieces, *(pieces if every is own else _pieces(every, tiles.shape[1])))
+    return Cuts(own, every, firsts, lasts, *pieces, *(pieces if every is own else _pieces(every, tiles.shape[1])))
 
 
 def _pieces(cuts: AxisCuts, candidates: int) -> tuple[Ints, Ints]:
@@ -86,8 +96,8 @@ def _pieces(cuts: AxisCuts, candidates: int) -> tuple[Ints, Ints]:
     return counts, lengths
 
 
-def geometry(setting: Setting, axis: int, tiles: Ints, parts: int, cuts: Cuts) -> Floats:
-    """The rows of an axis that do not depend on the array.
+def geometry(setting: Setting, extents: Ints, tiles: Ints, parts: int, cuts: Cuts) -> Floats:
+    """The rows that do not depend on the array.
 
     own: visits by the first core, by moving stage (-1, 0, ...); every: by all cores, for each stage; moves: whether the loop of a stage has
     more than one trip wherever it runs; sizes, firsts, lasts: extent of the tile and of the first core's first and last one; extent: the
@@ -95,39 +105,28 @@ def geometry(setting: Setting, axis: int, tiles: Ints, parts: int, cuts: Cuts) -
     the outermost stage cuts it.
     """
     stages = len(tiles)
-    extent: Any = setting.extents[axis]
     numbers = np.zeros((layout(stages).cycles, tiles.shape[1]))
     rows: list[Any] = list(positions(cuts.own, stages - 1))
     for stage in range(stages):
-        seen = positions(cuts.every, stage)
-        rows += seen + [0] * (stages + 1 - len(seen))
-    rows += [_least_moves(cuts.every, tiles, stage) for stage in range(stages)]
-    rows += list(tiles)
-    first: Any = extent
-    last: Any = extent
-    firsts, lasts = [], []
-    for stage in range(stages):
-        if stage == setting.split_stage:
-            first, last = ceil_div(first, parts), ceil_div(last, parts)
-        first, last = np.minimum(first, tiles[stage]), (last - 1) % tiles[stage] + 1
-        firsts.append(first)
-        lasts.append(last)
-    rows += firsts + lasts
+        seen = rows if cuts.every is cuts.own and stage + 1 == stages else positions(cuts.every, stage)
+        rows = [*rows, *seen[: stage + 2], *[0] * (stages - 1 - stage)]
+    rows += [_all_move(cuts.every, tiles, stage) for stage in range(stages)]
+    rows += [*tiles, *cuts.firsts[:stages], *cuts.lasts[:stages]]
     rows.append(sum(block.elements for block in cuts.own.around[setting.split_stage]))
-    part = ceil_div(extent, parts) if setting.split_stage == 0 else extent
-    rows += [extent // part, part // tiles[0], part % tiles[0]]
+    part = ceil_div(extents, parts) if setting.split_stage == 0 and parts > 1 else extents
+    rows += [extents // part, part // tiles[0], part % tiles[0]]
     for i, row in enumerate(rows):
         numbers[i] = row
     return numbers
 
 
-def _least_moves(cuts: AxisCuts, tiles: Ints, stage: int) -> Any:
-    """1 where all blocks that stage `stage` cuts have more than one trip."""
-    least: Any = np.inf
-    for block in cuts.around[stage]:
-        trips: Any = ceil_div(block.length, tiles[stage])
-        least = np.minimum(least, trips if block is cuts.around[stage][0] else np.where(block.blocks > 0, trips, np.inf))
-    return least > 1
+def _all_move(cuts: AxisCuts, tiles: Ints, stage: int) -> Any:
+    """Whether all blocks that stage `stage` cuts have more than one trip."""
+    first, *others = cuts.around[stage]
+    moves: Any = first.length > tiles[stage]
+    for block in others:
+        moves = moves & ((block.length > tiles[stage]) | (block.blocks == 0))
+    return moves
 
 
 def array_factors(setting: Setting, dataflow: str, array_axis: Axis, name: Axis, cuts: Cuts) -> list[Any]:
@@ -136,6 +135,7 @@ def array_factors(setting: Setting, dataflow: str, array_axis: Axis, name: Axis,
 
     The cycles of a tensor core are at least its granules over the units.
     """
+
     def total(of_length: Callable[[Any], Any]) -> Any:
         return np.add.reduce(cuts.counts * of_length(cuts.lengths))
 
@@ -152,7 +152,7 @@ def array_factors(setting: Setting, dataflow: str, array_axis: Axis, name: Axis,
     cycles = total(array.cycles_factor(setting, dataflow, array_axis, name))
     extra: Any = 0
     if name == systolic.AXES[dataflow][2]:
-        end = cuts.first if dataflow == "os" else cuts.last
+        end = (cuts.firsts if dataflow == "os" else cuts.lasts)[-1]
         extra = array.tile_extra_cycles(setting, dataflow, array_axis, (end, end, end))
     of_length = array.accesses_factor(setting, dataflow, array_axis, name)
     accesses = total(of_length)
@@ -163,49 +163,35 @@ Kind: TypeAlias = tuple[str, Axis]
 """A dataflow and the axis along which matrix units share a tile."""
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What the tables of one axis depend on; `setting` is one that all else was taken from."""
+class Asked(NamedTuple):
+    """An axis, its candidate tiles [stages, candidates], and the kinds for which they are looked at."""
 
-    extent: int
     axis: int
-    parts: int
-    split_stage: int
-    stages: int
-    unit: tuple[Any, ...]
-    kinds: tuple[Kind, ...]
-    tiles_of: Callable[[Setting, int, int], Ints]
-    setting: Setting = field(compare=False)
+    tiles: Ints
+    kinds: Sequence[Kind]
 
 
-def asked_of(setting: Setting, axis: int, parts: int, kinds: Sequence[Kind], tiles_of: Callable[[Setting, int, int], Ints]) -> Asked:
-    """The question whose answer `axis_tables` remembers."""
-    unit = setting.chip.matrix
-    numbers = (unit.kind, unit.count, unit.rows, unit.cols, unit.tile, unit.dataflows, unit.weight_preload, setting.rate)
-    stages = len(setting.stages)
-    return Asked(setting.extents[axis], axis, parts, setting.split_stage, stages, numbers, tuple(kinds), tiles_of, setting)
-
-
-@lru_cache(maxsize=512)
-def axis_tables(asked: Asked) -> tuple[Ints, list[Floats]]:
-    """Candidate tiles [stages, candidates] and their tables, one for each kind; alike kinds have the same table."""
-    tiles = asked.tiles_of(asked.setting, asked.axis, asked.parts)
-    return tiles, axis_table(asked.setting, asked.axis, tiles, asked.parts, asked.kinds)
-
-
-def axis_table(setting: Setting, axis: int, tiles: Ints, parts: int, kinds: Sequence[Kind]) -> list[Floats]:
-    """Tables [rows, candidates] of one axis, one for each kind."""
-    cuts = cuts_of(setting, axis, tiles, parts)
-    shared, at, name = geometry(setting, axis, tiles, parts, cuts), layout(len(tiles)), AXES[axis]
-    known: dict[Any, Floats] = {}
-    tables = []
-    for dataflow, array_axis in kinds:
-        # Nothing but the axis's own place in the array matters to it.
-        alike = systolic.AXES[dataflow].index(name) if dataflow else 0, dataflow == "os", array_axis == name
-        if alike not in known:
-            known[alike] = np.empty((at.rows, tiles.shape[1]))
-            known[alike][: at.cycles] = shared
-            for i, row in enumerate(array_factors(setting, dataflow, array_axis, name, cuts)):
-                known[alike][at.cycles + i] = row
-        tables.append(known[alike])
-    return tables
+def axis_tables(setting: Setting, parts: int, asked: Sequence[Asked]) -> list[list[Floats]]:
+    """Tables [rows, candidates] of axes that are split into as many parts: of each axis one for each kind; alike kinds have the same."""
+    widths = [each.tiles.shape[1] for each in asked]
+    tiles = np.hstack([each.tiles for each in asked])
+    extents = np.repeat([setting.extents[each.axis] for each in asked], widths)
+    cuts = cuts_of(setting, extents, tiles, parts)
+    shared, at = geometry(setting, extents, tiles, parts, cuts), layout(len(tiles))
+    found, end = [], 0
+    for (axis, _, kinds), width in zip(asked, widths, strict=True):
+        begin, end, name = end, end + width, AXES[axis]
+        own = cuts.of(begin, end)
+        known: dict[Any, Floats] = {}
+        tables = []
+        for dataflow, array_axis in kinds:
+            # Nothing but the axis's own place in the array matters to it.
+            alike = systolic.AXES[dataflow].index(name) if dataflow else 0, dataflow == "os", array_axis == name
+            if alike not in known:
+                known[alike] = np.empty((at.rows, width))
+                known[alike][: at.cycles] = shared[:, begin:end]
+                for i, row in enumerate(array_factors(setting, dataflow, array_axis, name, own)):
+                    known[alike][at.cycles + i] = row
+            tables.append(known[alike])
+        found.append(tables)
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 from rich.console import RenderableType
@@ -10,9 +11,9 @@ from rich.text import Text
 
 from hwmodels.units import format_bandwidth, format_seconds
 from sim.evidence.calibrate import Calibration, steps
-from sim.evidence.cases import StepTask, Task
-from sim.evidence.validate import Validation
-from sim.present.tables import new_table
+from sim.evidence.cases import StepTask, Task, titled
+from sim.evidence.validate import Comparison, Validation
+from sim.present.tables import new_table, significant
 
 
 def validation_json(validation: Validation) -> str:
@@ -34,6 +35,34 @@ def validation_tables(validation: Validation) -> list[RenderableType]:
     return [*parts, Text(counts(validation) + "\n")]
 
 
+def published_tables(validation: Validation) -> list[RenderableType]:
+    """Every row by itself, with what its table remarks, and then the errors together."""
+    table = new_table("published beside predicted; errors are of the time", "hardware", "what", "engine", "published", "predicted", "error")
+    for column in table.columns[1:3]:
+        column.justify = "left"
+    remarks: dict[str, None] = {}
+    for each in validation.comparisons:
+        row, what = each.case.row, titled(each.case)
+        table.add_row(row.text("hardware"), what, each.engine, *_figures(each), f"{each.error:+.1%}")
+        if row.text("notes"):
+            remarks[f"{row.text('hardware')}, {what}: {row.text('notes')}"] = None
+    sources = ", ".join(dict.fromkeys(each.case.row.text("source") for each in validation.comparisons))
+    lines = [*remarks, f"from: {sources}; cited in full in the tables"]
+    return [table, Text("\n".join(f"* {line}" for line in lines) + "\n"), *validation_tables(validation)]
+
+
+def _figures(compared: Comparison) -> tuple[str, str]:
+    """Published and predicted, in the unit of the table."""
+    row, faster = compared.case.row, compared.case.measured_s / compared.predicted_s
+    if row.text("tokens_per_s"):
+        rate = row.positive("tokens_per_s")
+        return f"{significant(rate)} tokens/s", f"{significant(rate * faster)} tokens/s"
+    if row.text("utilisation_pct"):
+        share = row.positive("utilisation_pct")
+        return f"{share:.3g}% of peak", f"{share * faster:.3g}% of peak"
+    return format_seconds(compared.case.measured_s), format_seconds(compared.predicted_s)
+
+
 def percent_cells(median_abs: float, p90_abs: float, median: float) -> tuple[str, str, str]:
     """Percents with one decimal; the signed one with its sign."""
     return f"{median_abs:.1f}", f"{p90_abs:.1f}", f"{median:+.1f}"
@@ -41,7 +70,9 @@ def percent_cells(median_abs: float, p90_abs: float, median: float) -> tuple[str
 
 def counts(validation: Validation) -> str:
     """How many rows there are, and how many were not predicted, for which reasons."""
-    lines = [f"{validation.rows:,} rows, {validation.rows - validation.rows_left:,} predicted"]
+    tables = [Path(table).name for table in validation.tables]
+    whose = f" of {tables[0]}" if len(tables) == 1 else f" of {len(tables)} tables" if tables else ""
+    lines = [f"{validation.rows:,} rows{whose}, {validation.rows - validation.rows_left:,} predicted"]
     lines += [f"not predicted: {left_line}" for left_line in left_lines(validation)]
     return "\n".join(lines)
 

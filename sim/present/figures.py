@@ -77,8 +77,17 @@ def roofline_figure(timelines: Timeline | Sequence[Timeline], chip: str | Path |
             )
         )
     title = f"{_plain(steps[0].graph.model)} on {_plain(built.name)}, {steps[0].engine} engine"
+    for phase, symbol in (("prefill", "circle"), ("decode", "circle-open")):
+        if any(step.phase == phase for step in steps):
+            marker = {"symbol": symbol, "size": 9, "color": "black", "line": {"width": 2}}
+            figure.add_trace(graph_objects.Scatter(name=phase, mode="markers", x=[None], y=[None], marker=marker))
     axes = {"xaxis": "operational intensity [FLOP per byte of DRAM]", "yaxis": "attained rate [FLOP/s]"}
-    figure.update_layout(title={"text": title}, **{name: {"type": "log", "title": {"text": text}} for name, text in axes.items()})
+    scale = {"type": "log", "dtick": 1, "exponentformat": "SI"}
+    figure.update_layout(
+        title={"text": title},
+        legend={"itemsizing": "constant", "tracegroupgap": 0, "font": {"size": 10}},
+        **{name: {**scale, "title": {"text": text}} for name, text in axes.items()},
+    )
     return figure
 
 
@@ -145,11 +154,16 @@ def breakdown_figure(timeline: Timeline) -> Figure:
         text=[f"bound by {_plain(bound)}" if bound else "" for bound in bounds],
         texttemplate="%{label}  %{percentRoot:.1%}",
         hovertemplate="%{label}<br>%{value:.4s}s, %{percentRoot:.1%}<br>%{text}<extra></extra>",
-        marker={"colors": [color for color, _ in styles], "pattern": {"shape": [shape for _, shape in styles], "solidity": 0.15}},
+        marker={
+            "colors": [_tint(color) for color, _ in styles],
+            "pattern": {"shape": [shape for _, shape in styles], "fgcolor": [color for color, _ in styles], "solidity": 0.1},
+        },
+        textfont={"color": "black"},
+        leaf={"opacity": 1},
         tiling={"orientation": "h"},
     )
     figure = graph_objects.Figure(icicle)
-    figure.update_layout(title={"text": _title(timeline)})
+    figure.update_layout(title={"text": _title(timeline)}, uniformtext={"minsize": 9, "mode": "hide"}, margin={"l": 20, "r": 20, "b": 20})
     return figure
 
 
@@ -176,16 +190,21 @@ def timeline_figure(timeline: Timeline, component: str | None = None) -> Figure:
                 text=[_plain(timeline.graph.ops[i].name) for i in ops[own].tolist()],
                 textposition="none",
                 hovertemplate="%{text}<br>%{base:.6s}s + %{x:.4s}s<extra>%{fullData.name}</extra>",
-                marker={"color": WORK[kind], "pattern": {"shape": "/" if kind == "stall" else ""}},
+                marker={"color": WORK[kind], "line": {"width": 0}, "pattern": {"shape": "/" if kind == "stall" else ""}},
             )
         )
     figure.update_layout(
         barmode="overlay",
         title={"text": _title(timeline)},
         xaxis={"title": {"text": "time since the start of the step [s]"}, "tickformat": "~s", "ticksuffix": "s"},
-        yaxis={"autorange": "reversed"},
+        yaxis={"autorange": "reversed", "categoryorder": "array", "categoryarray": list(found.resources)},
     )
     return figure
+
+
+def _tint(color: str) -> str:
+    """A colour half way to white, on which black text is read."""
+    return "#" + "".join(f"{(int(color[i : i + 2], 16) + 255) // 2:02x}" for i in (1, 3, 5))
 
 
 def _title(timeline: Timeline) -> str:

@@ -36,6 +36,8 @@ def emit_tables(parts: list[RenderableType], out: Path | None, form: str = "tabl
         return
     if out is None:
         console = Console() if sys.stdout.isatty() else Console(width=PIPE_COLUMNS)
+        # Of rich it ends the program with exit code 1; here the command line decides what a closed pipe means.
+        console.on_broken_pipe = _broken_pipe  # type: ignore[method-assign]
         for part in parts:
             console.print(part, highlight=False, markup=False)
         return
@@ -44,6 +46,10 @@ def emit_tables(parts: list[RenderableType], out: Path | None, form: str = "tabl
         for part in parts:
             console.print(part, highlight=False, markup=False)
     write_whole(out, capture.get())
+
+
+def _broken_pipe() -> None:
+    raise BrokenPipeError
 
 
 def write_whole(path: Path, text: str) -> None:

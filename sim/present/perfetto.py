@@ -6,7 +6,7 @@ prediction; each resource as the engine kept it busy; on a chip of several cores
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
@@ -16,8 +16,11 @@ import numpy as np
 from functional.spec import format_shape
 from functional.work import flops
 from hwmodels.chip import Chip
+from sim.engines import roofline, tiled
 from sim.explore.step import Step
-from sim.plan import resident_capacity_bytes, resident_level
+from sim.mapper import chip_use
+from sim.mapper.attention import held_bytes
+from sim.plan import Plan, resident_capacity_bytes, resident_level, sustained
 from sim.present.dashboard.page import embedded
 from sim.timeline import Timeline
 from workloads.graph import OpNode
@@ -26,6 +29,8 @@ from workloads.split import pieces
 
 ATTENTION = ("MatMul", "ReduceMax", "ElementwiseExp", "Normalize", "MatMul")
 """Kinds of the ops of attention, in order: each head runs them."""
+
+DRAM_COUNTER = "DRAM bandwidth [GB/s]"
 
 _PS_PER_S, _PS_PER_US = 10**12, 10**6
 
@@ -202,16 +207,40 @@ def _resource_tracks(timeline: Timeline) -> Iterator[_Track]:
 
 
 def _counters(pid: int, timeline: Timeline, step: Step, chip: Chip, begin_s: float) -> Iterator[dict[str, Any]]:
-    """While each group runs: bytes per second of DRAM, and bytes of intermediates that stay on the chip; tiles have the rest."""
+    """While each group runs: bytes per second of DRAM; of the on-chip level where intermediates stay, what those take and, where the engine
+    has mappings, what the tiles of the group have room for."""
     moved = np.bincount(timeline.group, weights=timeline.dram_bytes)
-    demand = step.plan(chip).demand
-    kept = kept_bytes(demand.groups, demand.residency, float(resident_capacity_bytes(chip)))
-    occupancy = f"{resident_level(chip).name} occupancy: intermediates [B]"
+    planned = step.plan(chip)
+    demand, level = planned.demand, resident_level(chip)
+    stays = kept_bytes(demand.groups, demand.residency, float(resident_capacity_bytes(chip)))
+    taken: dict[str, Sequence[float]] = {"intermediates": stays}
+    if timeline.engine != "roofline":
+        of_class = _tiles_bytes(planned)
+        taken["tiles"] = [of_class[index] for index in demand.class_of]
+    occupancy = f"{level.name} occupancy [B]"
     at_s = begin_s
-    for size, group_s, stay in zip(moved.tolist(), timeline.group_s.tolist(), kept, strict=True):
+    for i, (size, group_s) in enumerate(zip(moved.tolist(), timeline.group_s.tolist(), strict=True)):
         rate = size / group_s / 1e9 if group_s else 0.0
-        yield {"name": "DRAM bandwidth [GB/s]", "ph": "C", "ts": _us(at_s), "pid": pid, "args": {"GB/s": rate}}
-        yield {"name": occupancy, "ph": "C", "ts": _us(at_s), "pid": pid, "args": {"bytes": stay}}
+        yield {"name": DRAM_COUNTER, "ph": "C", "ts": _us(at_s), "pid": pid, "args": {"GB/s": rate}}
+        yield {"name": occupancy, "ph": "C", "ts": _us(at_s), "pid": pid, "args": {name: sizes[i] for name, sizes in taken.items()}}
         at_s += group_s
-    for name, unit in (("DRAM bandwidth [GB/s]", "GB/s"), (occupancy, "bytes")):
-        yield {"name": name, "ph": "C", "ts": _us(at_s), "pid": pid, "args": {unit: 0}}
+    for name, series in ((DRAM_COUNTER, ["GB/s"]), (occupancy, list(taken))):
+        yield {"name": name, "ph": "C", "ts": _us(at_s), "pid": pid, "args": dict.fromkeys(series, 0)}
+
+
+def _tiles_bytes(planned: Plan) -> list[float]:
+    """What the tiles of each class of groups take of the level where intermediates stay, on all cores, by the mapping that tiled charges
+    for; nothing where everything streams, and on a calibrated chip, whose kernels hold their tiles elsewhere."""
+    lasting = sustained(planned)
+    chip, level, peaks = lasting.chip, resident_level(lasting.chip), roofline.Peaks.of(lasting.chip)
+    copies = int(chip.cores) if level.per == "core" else 1
+    found = []
+    for group_class in planned.classes:
+        choice = tiled.map_group(group_class, lasting, peaks).choice
+        held: Mapping[str, float] = {}
+        if isinstance(choice, tiled.GemmChoice):
+            held = chip_use(choice.mapping, chip, choice.a_resident).room_bytes
+        elif isinstance(choice, tiled.AttentionChoice):
+            held = held_bytes(choice.mapping, chip)
+        found.append(copies * held.get(level.name, 0.0))
+    return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from hwmodels.units import format_bytes
@@ -43,6 +43,14 @@ def memory_warning(what: str, chip: str, memory: Memory) -> str:
         f"(weights {format_bytes(memory.weights_bytes)}, KV cache {format_bytes(memory.kv_cache_bytes)}, "
         f"activations {format_bytes(memory.activations_bytes)}) of {format_bytes(memory.capacity_bytes)}; predicted as if it did"
     )
+
+
+def step_warnings(timeline: Timeline, tdp_w: float | None) -> Iterator[str]:
+    """What a step is warned about: memory that is not there, and more power than the chip's TDP [W]."""
+    if not timeline.memory.fits:
+        yield does_not_fit(timeline)
+    if timeline.power_w is not None and tdp_w is not None and timeline.power_w > tdp_w:
+        yield above_tdp(f"{timeline.graph.model} {timeline.phase}", timeline.power_w, timeline.chip, tdp_w)
 
 
 def above_tdp(what: str, power_w: float, chip: str, tdp_w: float) -> str:

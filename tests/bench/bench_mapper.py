@@ -18,7 +18,6 @@ from sim.mapper import best_mapping, map_gemm
 from sim.mapper.candidates import candidate_tiles, smallest_tiles
 from sim.mapper.problem import setting_of
 from sim.mapper.search import search
-from sim.mapper.tables import axis_tables
 from sim.mapping import Gemm
 
 CHIPS = ("edge-npu", "gemmini-default", "cloud-npu", "tpu-v4i", "tpu-v6e")
@@ -45,7 +44,7 @@ def best_ms(run: Callable[[], object]) -> float:
     """CPU time of the fastest of a few runs, each from nothing: other programs of the machine are left out."""
     times = []
     for _ in range(RUNS):
-        for remembered in (best_mapping, axis_tables, candidate_tiles, smallest_tiles):
+        for remembered in (best_mapping, candidate_tiles, smallest_tiles):
             remembered.cache_clear()
         begin_s = time.process_time()
         run()

@@ -22,10 +22,13 @@ from sim.present.dashboard.recipe import LARGEST_BATCH, Recipe, positions, recip
 from sim.present.folded import component_runs, op_rows, run_name
 from sim.timeline import LOST, Timeline
 from workloads.library import load_model
-from workloads.scenario import PHASES, Formats, Scenario
+from workloads.scenario import PHASES, Formats, Phase, Scenario
 
 TORNADO = 12
 """Numbers of the chip in the tornado."""
+
+SENSITIVITY_ENGINE = "roofline"
+"""The others map or play the model anew for every changed chip, some hundred of them."""
 
 
 @dataclass
@@ -56,7 +59,7 @@ def _recipe(step: Step, formats: Formats) -> Recipe:
     return recipe(config, scenario, step.fused, step.split)
 
 
-def page_data(models: Sequence[str], chips: Sequence[Chip], asked: Step) -> dict[str, Any]:
+def page_data(models: Sequence[str], chips: Sequence[Chip], asked: Step, phases: Sequence[Phase] = PHASES) -> dict[str, Any]:
     """Everything but the sweep; `asked` holds the scenario, its model and phase are replaced by each in turn.
 
     Raises `BadInput` for all that a prediction refuses.
@@ -64,14 +67,15 @@ def page_data(models: Sequence[str], chips: Sequence[Chip], asked: Step) -> dict
     shared = _Shared()
     cases: list[dict[str, Any]] = []
     for model in models:
-        steps = [replace(asked, model=model, phase=phase, _graphs={}) for phase in PHASES]
+        steps = [replace(asked, model=model, phase=phase, _graphs={}) for phase in phases]
         for index, chip in enumerate(chips):
-            phases = [_phase(step, chip, shared) for step in steps]
-            name = phases[0]["model"]
+            timed = [_phase(step, chip, shared) for step in steps]
+            name = timed[0]["model"]
             taken = any(case["model"] == name and case["chip"] == index for case in cases)
-            cases.append({"model": f"{name} ({model})" if taken else name, "chip": index, "phases": phases})
+            cases.append({"model": f"{name} ({model})" if taken else name, "chip": index, "phases": timed})
     return {
         "engine": asked.engine,
+        "sensitivity_engine": SENSITIVITY_ENGINE,
         "chips": [_chip(chip) for chip in chips],
         "cases": cases,
         "recipes": shared.recipes,
@@ -83,6 +87,7 @@ def _phase(step: Step, chip: Chip, shared: _Shared) -> dict[str, Any]:
     timeline = step.timeline(chip)
     graph, scenario, memory = timeline.graph, timeline.graph.scenario, timeline.memory
     index, found = shared.of(step, scenario.formats)
+    rough = replace(step, engine=SENSITIVITY_ENGINE)
     inner = "layers.1" if any(op.component == "layers.1" for op in graph.ops) else "layers.0"
     return {
         "model": graph.model,
@@ -94,6 +99,8 @@ def _phase(step: Step, chip: Chip, shared: _Shared) -> dict[str, Any]:
         "tokens_per_s": timeline.tokens_per_s,
         "floor_s": timeline.floor_s,
         "bound_shares": timeline.bound_shares,
+        "energy_j": timeline.energy_j,
+        "energy_by_j": timeline.energy_by_j and dict(timeline.energy_by_j),
         "memory": {
             "weights_bytes": memory.weights_bytes,
             "kv_cache_bytes": memory.kv_cache_bytes,
@@ -102,20 +109,27 @@ def _phase(step: Step, chip: Chip, shared: _Shared) -> dict[str, Any]:
             "fits": memory.fits,
         },
         "runs": [
-            {"name": run_name(run), "count": len(run), "latency_s": sum(each.latency_s for each in run), "bound_by": run[0].bound_by}
+            {
+                "name": run_name(run),
+                "count": len(run),
+                "latency_s": sum(each.latency_s for each in run),
+                "bound_by": run[0].bound_by,
+                "energy_j": _sum([each.energy_j for each in run]),
+            }
             for run in component_runs(timeline.components)
         ],
         "rows": _rows(timeline, found),
         "recipe": index,
         "timeline": timeline_data(timeline, inner),
         "graph": layer_drawing(graph, inner),
-        "sensitivity": [_tornado(row) for row in sensitivity_of(replace(step, engine="roofline"), chip)[:TORNADO] if row.gain > 0],
+        "sensitivity": [_tornado(row) for row in sensitivity_of(rough, chip)[:TORNADO] if row.gain > 0],
+        "sensitivity_s": rough.time(chip).latency_s,
     }
 
 
 def _rows(timeline: Timeline, found: Recipe) -> dict[str, list[Any]]:
     """Columns of the folded ops. `members` are [class, place in it, how many ops] of the recipe, `ops` the indices in the graph; figures of
-    work are those of one op, `latency_s` is that of all."""
+    work are those of one op, `latency_s` and `energy_j` are those of all."""
     graph = timeline.graph
     figures = [row for _, row in timeline.rows()]
     columns: dict[str, list[Any]] = {}
@@ -133,6 +147,7 @@ def _rows(timeline: Timeline, found: Recipe) -> dict[str, list[Any]]:
             "ops": list(row.ops),
             "latency_s": row.latency_s,
             "bound_by": row.bound_by,
+            "energy_j": _sum([figures[i]["energy_j"] for i in row.ops]),
             "flops": figures[first]["flops"],
             "macs": int(work.useful_macs) if isinstance(work, Contraction) else 0,
             "issued_macs": figures[first]["issued_macs"],
@@ -147,6 +162,12 @@ def _rows(timeline: Timeline, found: Recipe) -> dict[str, list[Any]]:
         for name, value in values.items():
             columns.setdefault(name, []).append(value)
     return columns
+
+
+def _sum(joules: Sequence[float | None]) -> float | None:
+    """None where nothing is known of the chip's energy."""
+    known = [each for each in joules if each is not None]
+    return sum(known) if len(known) == len(joules) else None
 
 
 def _tornado(row: Sensitivity) -> list[Any]:

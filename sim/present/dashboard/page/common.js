@@ -30,6 +30,7 @@ function scaled(value, unit, prefixes, digits = 4) {
 const BIG = [["P", 1e15], ["T", 1e12], ["G", 1e9], ["M", 1e6], ["k", 1e3], ["", 1]];
 const SMALL = [["", 1], ["m", 1e-3], ["u", 1e-6], ["n", 1e-9], ["p", 1e-12]];
 const seconds = (value, digits = 4) => scaled(value, "s", SMALL, digits);
+const joules = (value, digits = 4) => (value === null ? "" : scaled(value, "J", SMALL, digits)); // null: nothing is known of the chip's energy
 const bytes = (value, digits = 3) => scaled(value, "B", BIG, digits);
 const rate = (value, unit, digits = 4) => scaled(value, unit, BIG, digits);
 const capacity = (value) => scaled(value, "B", [["Ti", 2 ** 40], ["Gi", 2 ** 30], ["Mi", 2 ** 20], ["Ki", 2 ** 10], ["", 1]]);
@@ -74,22 +75,50 @@ function theme() {
   return { ink: of("ink"), faint: of("faint"), paper: of("paper"), line: of("line"), accent: of("accent"), soft: of("soft") };
 }
 
-// A layout for Plotly in the colours of the theme.
+// A layout for Plotly in the colours of the theme. Margins are given, not found: finding them makes Plotly draw all axes several times.
 function layout(more = {}) {
   const t = theme();
-  const axis = { gridcolor: t.line, linecolor: t.faint, zerolinecolor: t.line, tickcolor: t.faint, automargin: true };
+  const axis = { gridcolor: t.line, linecolor: t.faint, zerolinecolor: t.line, tickcolor: t.faint, automargin: false };
   const made = {
     paper_bgcolor: t.paper, plot_bgcolor: t.paper,
     font: { family: "system-ui, sans-serif", size: 12, color: t.ink },
     margin: { l: 64, r: 20, t: 30, b: 48 },
     hoverlabel: { bgcolor: t.paper, bordercolor: t.faint, font: { color: t.ink, size: 12 }, align: "left" },
-    legend: { bgcolor: "rgba(0,0,0,0)", font: { size: 11 } },
     modebar: { bgcolor: "rgba(0,0,0,0)", color: t.faint, activecolor: t.accent },
     dragmode: "pan", hovermode: "closest",
     ...more,
   };
   for (const name of Object.keys(made)) if (/^[xy]axis\d*$/.test(name)) made[name] = { ...axis, ...made[name] };
   return made;
+}
+
+// A legend in rows, `distance` pixels below the axes of a figure.
+function legendBelow(id, margin, distance) {
+  const height = $(id).clientHeight - margin.t - margin.b;
+  return { orientation: "h", x: 0, xanchor: "left", y: -distance / Math.max(1, height), yanchor: "top", bgcolor: "rgba(0,0,0,0)", font: { size: 11 } };
+}
+
+// Room that the longest of some labels takes, in pixels.
+const labelWidth = (labels, size = 12) => 0.6 * size * Math.max(0, ...labels.map((label) => String(label).length)) + 20;
+
+// Round numbers from `low` to `high`, some `most` of them.
+function roundNumbers(low, high, most) {
+  const power = 10 ** Math.floor(Math.log10((high - low) / most)), step = power * [1, 2, 5, 10].find((each) => each * power * most >= high - low);
+  const first = Math.ceil(low / step - 1e-9);
+  return Array.from({ length: Math.floor(high / step + 1e-9) - first + 1 }, (_, k) => Number(((first + k) * step).toPrecision(12)));
+}
+
+// Ticks of a logarithmic axis: round numbers within a decade, 1, 2 and 5 of each of a few, else the 1 of each or of every so many;
+// `written` makes their text.
+function logTicks(low, high, written, most = 6) {
+  const decades = Math.log10(high / low);
+  const steps = decades * 3 <= most ? [1, 2, 5] : decades * 2 <= most ? [1, 3] : [1];
+  const every = Math.max(1, Math.ceil(decades / most));
+  const tickvals = decades < 0.9 ? roundNumbers(low, high, most - 1) : [];
+  for (let power = Math.floor(Math.log10(low)) - 1; decades >= 0.9 && power <= Math.log10(high) + 1; power++) {
+    if (power % every === 0) for (const step of steps) tickvals.push(Number(`${step}e${power}`));
+  }
+  return { tickmode: "array", tickvals, ticktext: tickvals.map(written) };
 }
 
 const CONFIG = {
@@ -102,10 +131,18 @@ const STILL = { ...CONFIG, displayModeBar: false };
 // A pattern over a colour.
 const hatch = (shape, color, solidity = 0.3) => ({ shape, fgcolor: color, solidity, fillmode: "overlay", size: 6 });
 
+const HANDLERS = {}; // by figure and event; attached when it is first drawn
+
 // Draw a figure, or redraw it where it has changed.
 function draw(id, traces, figureLayout, config = CONFIG) {
-  return Plotly.react($(id), traces, figureLayout, config);
+  const figure = $(id), first = !figure.data;
+  const drawn = Plotly.react(figure, traces, figureLayout, config);
+  if (first) for (const [event, handler] of Object.entries(HANDLERS[id] || {})) figure.on(event, handler);
+  return drawn;
 }
+
+// Redraw a figure for which it is not too early.
+const redraw = (id, view, ...rest) => ($(id).data ? view(...rest) : null);
 
 function download(url, name) {
   const link = element("a", { href: url, download: name });
@@ -114,13 +151,16 @@ function download(url, name) {
   link.remove();
 }
 
-// The buttons of a view: its figure as PNG and as SVG.
-function saveButtons(view, figure) {
-  const holder = view.querySelector(".save");
+// The buttons of a figure: it as PNG and as SVG.
+function saveButtons(holder) {
+  const name = holder.dataset.name;
   for (const format of ["png", "svg"]) {
-    const button = element("button", { type: "button", "aria-label": `Save ${view.dataset.name} as ${format.toUpperCase()}` });
+    const button = element("button", { type: "button", "aria-label": `Save ${name} as ${format.toUpperCase()}` });
     button.textContent = format.toUpperCase();
-    button.addEventListener("click", async () => download(await image(figure(), format), `${view.dataset.name}.${format}`));
+    button.addEventListener("click", async () => {
+      const figure = $(holder.dataset.figure);
+      download(await image(figure.classList.contains("js-plotly-plot") ? figure : figure.querySelector("svg"), format), `${name}.${format}`);
+    });
     holder.append(button);
   }
 }
@@ -159,14 +199,35 @@ function inlineStyles(from, to) {
 // A packed column as a typed array.
 const ARRAYS = { u1: Uint8Array, i1: Int8Array, u2: Uint16Array, u4: Uint32Array, f4: Float32Array, f8: Float64Array };
 
-async function unpacked(column) {
-  const compressed = Uint8Array.from(atob(column.deflate), (letter) => letter.charCodeAt(0));
+async function inflated(text) {
+  const compressed = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
   const stream = new Blob([compressed]).stream().pipeThrough(new DecompressionStream("deflate"));
-  return new ARRAYS[column.type](await new Response(stream).arrayBuffer());
+  return new Response(stream).arrayBuffer();
 }
 
-// Let the browser draw and listen in between.
+const unpacked = async (column) => new ARRAYS[column.type](await inflated(column.deflate));
+
+// Plotly, from the text that stands in the page. As a script of its own it is compiled beside the main thread; the first line asks for all
+// of it, which takes half of the time of its functions one by one, when each is first called.
+async function loadPlotly() {
+  const code = await inflated($("plotly").textContent);
+  const url = URL.createObjectURL(new Blob(["//# allFunctionsCalledOnLoad\n", code], { type: "text/javascript" }));
+  const script = element("script", { src: url });
+  await new Promise((done, failed) => { script.onload = done; script.onerror = failed; document.head.append(script); });
+  URL.revokeObjectURL(url);
+  $("plotly").remove();
+}
+
+// Let the browser listen in between, or show what is drawn (in a tab that is not shown it never does).
 const pause = () => new Promise((done) => { setTimeout(done, 0); });
+const painted = () => new Promise((done) => { requestAnimationFrame(() => setTimeout(done, 0)); setTimeout(done, 200); });
+
+// A colour between two, both as #rrggbb.
+function mixed(color, other, part) {
+  const parts = (hex) => [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16));
+  const [a, b] = [parts(color), parts(other)];
+  return `#${a.map((value, i) => Math.round(value + (b[i] - value) * part).toString(16).padStart(2, "0")).join("")}`;
+}
 
 // Work that may lag behind a slider: once per frame, the latest only.
 let waiting = null;

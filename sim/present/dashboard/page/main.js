@@ -1,8 +1,10 @@
 // The state of the page, and what happens when something is chosen or moved.
 
+const LENGTHS = { prefill: "prompt", decode: "context" };
+
 const state = {
   data: JSON.parse($("data").textContent),
-  case: 0, chip: 0, shown: "prefill", chosen: null, overlay: new Set(), at: {}, base: {}, engines: new Map(), sweep: null, window: null,
+  case: 0, chip: 0, shown: null, chosen: null, overlay: new Set(), at: {}, base: {}, engines: new Map(), sweep: null, window: null, drawing: null,
 
   get phases() { return this.data.cases[this.case].phases; },
   get phase_data() { return this.phases.find((phase) => phase.phase === this.shown); },
@@ -12,7 +14,8 @@ const state = {
     if (!this.engines.has(phase.recipe)) this.engines.set(phase.recipe, new Roofline(this.data.recipes[phase.recipe]));
     return this.engines.get(phase.recipe);
   },
-  positions() { return { batch: this.at.batch, prompt: this.at.prompt, context: this.at.context }; },
+  // What a phase starts from: `prompt` of prefill, `context` of decode.
+  length_of(phase) { return LENGTHS[phase.phase]; },
   isNeutral() { return Object.keys(this.base).every((name) => this.at[name] === this.base[name]); },
   chipNow(i) {
     if (i !== this.chip) return this.data.chips[i];
@@ -33,13 +36,11 @@ const state = {
     });
   },
   whatIf(phase, chip) {
-    const length = phase.phase === "prefill" ? this.at.prompt : this.at.context;
-    return this.roofline(phase).step(this.at.batch, length, this.chipNow(chip), phase.rows);
+    return this.roofline(phase).step(this.at.batch, this.at[this.length_of(phase)], this.chipNow(chip), phase.rows);
   },
   // The step as asked, by the roofline engine.
   baseline(phase) {
-    const length = phase.phase === "prefill" ? this.base.prompt : this.base.context;
-    return this.roofline(phase).step(this.base.batch, length, this.data.chips[this.chip]).total_s;
+    return this.roofline(phase).step(this.base.batch, this.base[this.length_of(phase)], this.data.chips[this.chip]).total_s;
   },
   layer_span(phase) {
     const run = phase.runs.find((each) => each.name.startsWith("layers."));
@@ -55,15 +56,15 @@ const state = {
     const points = state.points(this.chip);
     document.body.dataset.step_ms = performance.now() - begin;
     detailsView(this, points);
-    later(() => { rooflineView(this); curvesView(this); });
+    later(() => { redraw("roofline", rooflineView, this); redraw("curves", curvesView, this); });
   },
 
   choose(name) {
     this.chosen = name === this.chosen ? null : name;
     $("op").value = this.chosen === null ? "" : this.chosen;
-    rooflineView(this);
-    breakdownView(this);
-    drawTimeline(this);
+    redraw("roofline", rooflineView, this);
+    redraw("breakdown", breakdownView, this);
+    redraw("timeline", drawTimeline, this);
     markGraph(this);
     markTable(this);
     detailsView(this);
@@ -71,12 +72,12 @@ const state = {
 };
 
 function setBase() {
-  const [prefill, decode] = state.phases;
-  const recipes = [state.roofline(prefill).recipe, state.roofline(decode).recipe];
-  state.base = {
-    bandwidth: 12, matrix: 12, clock: 12, batch: recipes[0].batches.indexOf(prefill.batch),
-    prompt: recipes[0].lengths.indexOf(prefill.length), context: recipes[1].lengths.indexOf(decode.length),
-  };
+  state.base = { bandwidth: 12, matrix: 12, clock: 12 };
+  for (const phase of state.phases) {
+    const { recipe } = state.roofline(phase);
+    state.base.batch = recipe.batches.indexOf(phase.batch);
+    state.base[state.length_of(phase)] = recipe.lengths.indexOf(phase.length);
+  }
   state.at = { ...state.base };
 }
 
@@ -88,7 +89,7 @@ function chooseCase() {
   setBase();
   buildSliders(state);
   fillOps();
-  return drawAll();
+  return drawAll(state.plotly);
 }
 
 function fillOps() {
@@ -105,22 +106,25 @@ function buildControls() {
   $("chip").replaceChildren(...data.chips.map((chip, i) => element("option", { value: i }, chip.name)));
   $("model").addEventListener("change", chooseCase);
   $("chip").addEventListener("change", chooseCase);
-  $("phase").addEventListener("change", () => { state.shown = $("phase").value; drawPhase(); });
+  const phases = data.cases[0].phases.map((phase) => phase.phase);
+  $("phase").replaceChildren(...phases.map((name) => element("option", { value: name }, name)));
+  state.shown = phases[0];
+  $("phase").addEventListener("change", () => { state.shown = $("phase").value; phaseViews(); redraw("timeline", timelineView, state); });
   $("op").addEventListener("change", () => { state.chosen = null; state.choose($("op").value === "" ? null : $("op").value); });
   $("reset").addEventListener("click", () => { state.at = { ...state.base }; buildSliders(state); state.moved(); });
   if (data.chips.length > 1) {
     $("overlay").replaceChildren("Shown: ", ...data.chips.map((chip, i) => {
       const box = element("input", { type: "checkbox" });
       box.checked = true;
-      box.addEventListener("change", () => { if (box.checked || i === state.chip) state.overlay.add(i); else state.overlay.delete(i); rooflineView(state); });
+      box.addEventListener("change", () => { if (box.checked || i === state.chip) state.overlay.add(i); else state.overlay.delete(i); redraw("roofline", rooflineView, state); });
       return element("label", {}, box, ` ${chip.name}`);
     }));
   }
   data.chips.forEach((_, i) => state.overlay.add(i));
   const dark = matchMedia("(prefers-color-scheme: dark)");
   setTheme(dark.matches ? "dark" : "light");
-  dark.addEventListener("change", () => { setTheme(dark.matches ? "dark" : "light"); drawAll(); });
-  $("theme").addEventListener("click", () => { setTheme(document.documentElement.dataset.theme === "dark" ? "light" : "dark"); drawAll(); });
+  dark.addEventListener("change", () => { setTheme(dark.matches ? "dark" : "light"); drawAll(state.plotly); });
+  $("theme").addEventListener("click", () => { setTheme(document.documentElement.dataset.theme === "dark" ? "light" : "dark"); drawAll(state.plotly); });
 }
 
 function setTheme(name) {
@@ -130,26 +134,25 @@ function setTheme(name) {
 
 function listen() {
   const choose = (name) => { if (name) state.choose(name); };
-  $("roofline").on("plotly_click", (event) => choose(event.points[0].customdata));
-  $("breakdown").on("plotly_icicleclick", (event) => {
+  HANDLERS.roofline = { plotly_click: (event) => choose(event.points[0].customdata) };
+  HANDLERS.breakdown = { plotly_icicleclick: (event) => {
     const name = event.points[0].customdata;
     if (!name) return true;
     choose(name);
     return false;
-  });
-  $("timeline").on("plotly_click", (event) => choose(event.points[0].customdata));
-  $("timeline").on("plotly_relayout", (change) => {
-    const whole = [0, state.phase_data.total_s];
-    const range = change["xaxis.autorange"] ? whole : "xaxis.range[0]" in change ? [change["xaxis.range[0]"], change["xaxis.range[1]"]] : change["xaxis.range"];
-    if (!range || (range[0] === state.window.range[0] && range[1] === state.window.range[1])) return;
-    state.window.range = range;
-    drawTimeline(state);
-  });
-  $("timeline").on("plotly_doubleclick", () => { state.window.range = [0, state.phase_data.total_s]; drawTimeline(state); return false; });
-  for (const view of document.querySelectorAll(".view")) {
-    if (view.dataset.name === "ops") continue;
-    saveButtons(view, () => view.querySelector(".js-plotly-plot, #graph svg"));
-  }
+  } };
+  HANDLERS.timeline = {
+    plotly_click: (event) => choose(event.points[0].customdata),
+    plotly_relayout: (change) => {
+      const range = "xaxis.range[0]" in change ? [change["xaxis.range[0]"], change["xaxis.range[1]"]] : change["xaxis.range"];
+      if (!range || (range[0] === state.window.range[0] && range[1] === state.window.range[1])) return;
+      state.window.range = range;
+      drawTimeline(state);
+    },
+    plotly_doubleclick: () => { state.window.range = [0, state.phase_data.total_s]; drawTimeline(state); return false; },
+  };
+  HANDLERS.front = { plotly_hover: (event) => showChip(state, event.points[0].customdata) };
+  for (const holder of document.querySelectorAll(".save[data-figure]")) saveButtons(holder);
   tableButtons();
 }
 
@@ -170,13 +173,13 @@ function tableView() {
   markTable(state);
 }
 
-const TABLE_HEAD = ["op", "kind", "count", "latency", "share", "bound by", "FLOPs each", "DRAM each", "output"];
+const TABLE_HEAD = ["op", "kind", "n", "latency", "share", "bound by", "energy", "FLOPs each", "DRAM each", "output"];
 
 function tableCells(phase, k) {
   const { rows } = phase;
   return [
     rows.name[k], rows.kind[k], String(rows.ops[k].length), seconds(rows.latency_s[k]), percent(rows.latency_s[k] / phase.total_s), rows.bound_by[k],
-    rate(rows.flops[k], ""), bytes(rows.dram_bytes[k]), `${rows.output[k]} ${rows.format[k]}`,
+    joules(rows.energy_j[k]), rate(rows.flops[k], "", 3), bytes(rows.dram_bytes[k]), `${rows.output[k]} ${rows.format[k]}`,
   ];
 }
 
@@ -228,6 +231,7 @@ function detailsView(_, points = state.points(state.chip)) {
     const add = (title, text) => list.append(element("dt", {}, title), element("dd", {}, text));
     add(point.phase, `${seconds(point.latency_s)}, ${percent(point.share)}`);
     add("bound by", point.bound_by);
+    if (state.isNeutral() && phase.rows.energy_j[k] !== null) add("energy", `${joules(phase.rows.energy_j[k])}, ${joules(phase.rows.energy_j[k] / point.count)} each`);
     add("each", `${rate(point.flops, "FLOP")}, ${bytes(point.dram_bytes)} of DRAM`);
     if (state.isNeutral()) add("shapes", `${phase.rows.inputs[k]} to ${phase.rows.output[k]} ${phase.rows.format[k]}`);
     const lost = phase.rows.lost_s[k].map((value, i) => [state.data.lost[i], value]).filter(([, value]) => value > 0);
@@ -237,29 +241,40 @@ function detailsView(_, points = state.points(state.chip)) {
   holder.replaceChildren(...parts);
 }
 
-// What shows one phase.
-async function drawPhase() {
+// What shows one phase and is drawn without Plotly.
+function phaseViews() {
   graphView(state);
   tableView();
-  await timelineView(state);
 }
 
-async function drawAll() {
+const FIGURES = [rooflineView, breakdownView, timelineView, sensitivityView, memoryView, curvesView, sweepView];
+
+// Sliders, totals and tables at once, before Plotly is there; then one figure after the other, the page listening in between.
+async function drawAll(plotly) {
+  const own = (state.drawing = {});
   totalsView(state);
   detailsView(state);
-  await rooflineView(state);
-  document.body.dataset.interactive ||= performance.now();
-  for (const view of [breakdownView, drawPhase, sensitivityView, curvesView, sweepView]) {
-    await pause();
+  componentTables(state);
+  phaseViews();
+  $("view-sweep").hidden = !state.data.sweep;
+  document.body.dataset.usable ||= performance.now();
+  await plotly;
+  for (const view of FIGURES) {
+    if (state.drawing !== own) return; // another model or chip was chosen meanwhile, and all is drawn anew
     await view(state);
+    if (view === rooflineView) await painted();
+    document.body.dataset.interactive ||= performance.now();
+    await pause();
   }
+  document.body.dataset.ready ||= performance.now();
 }
 
 async function begin() {
   buildControls();
-  await chooseCase();
   listen();
-  document.body.dataset.ready = performance.now();
+  const parsed = new Promise((done) => { document.addEventListener("DOMContentLoaded", done); });
+  state.plotly = parsed.then(loadPlotly);
+  await chooseCase();
 }
 
 begin();

@@ -1,30 +1,38 @@
 // View 1: every op as a point under the roofs of the chip; several chips on top of each other.
 
 const DASHES = ["solid", "dash", "dot", "dashdot", "longdash"];
+const ROOFLINE_MARGIN = { l: 74, r: 16, t: 30, b: 104 };
 
 function rooflineView(state) {
   const t = theme();
   const engine = state.isNeutral() ? `${state.data.engine} engine` : "roofline engine at the sliders";
   $("roofline-see").textContent = `Ops under a slope wait for that memory, ops under a flat roof for the arithmetic; far below both, something else is lost. Filled: prefill, open: decode; size: share of the time; ${engine}.`;
   const shown = state.data.chips.map((_, i) => i).filter((i) => state.overlay.has(i));
-  const points = shown.flatMap((chip) => state.points(chip).map((point) => ({ ...point, chip })));
   const chips = shown.map((i) => [i, state.chipNow(i)]);
-  const span = rooflineSpan(points, chips.map(([, chip]) => chip));
-  const traces = chips.flatMap(([i, chip]) => roofTraces(chip, span, DASHES[state.data.chips.indexOf(state.data.chips[i]) % DASHES.length], t));
-  traces.push(...pointTraces(state, points, span, t));
-  const figure = $("roofline");
-  const many = shown.length > 1;
-  const annotations = apart(chips.sort(([a], [b]) => (b === state.chip) - (a === state.chip)).flatMap(([i, chip], n) => roofLabels(chip, span, figure, many, n, i === state.chip)), span);
-  annotations.push(...stripLabels(span));
+  const found = shown.flatMap((chip) => state.points(chip).map((point) => ({ ...point, chip })));
+  const span = rooflineSpan(found, chips.map(([, chip]) => chip));
+  const points = found.map((point) => ({ ...point, ...placeOf(point, span), size: 9 + 36 * Math.sqrt(point.share) }));
+  const traces = chips.flatMap(([i, chip]) => roofTraces(chip, span, DASHES[i % DASHES.length], t));
+  traces.push(...pointTraces(state, points, t));
+  const own = chips.sort(([a], [b]) => (b === state.chip) - (a === state.chip)).map(([i, chip]) => [chip, i === state.chip]);
   return draw("roofline", traces, layout({
-    margin: { l: 70, r: 16, t: 30, b: 50 },
-    xaxis: { type: "log", range: span.x, title: { text: "operational intensity [FLOP per byte of DRAM]" }, dtick: 1 },
-    yaxis: { type: "log", range: span.y, title: { text: "attained rate [FLOP/s]" }, dtick: 1, exponentformat: "SI" },
-    legend: { orientation: "h", y: -0.13, yanchor: "top", font: { size: 11 }, bgcolor: "rgba(0,0,0,0)", itemsizing: "constant" },
+    margin: ROOFLINE_MARGIN,
+    xaxis: { type: "log", range: span.x, title: { text: "operational intensity [FLOP per byte of DRAM]", standoff: 6 }, ...logTicks(10 ** span.x[0], 10 ** span.x[1], (x) => (x < 1 ? String(x) : scaled(x, "", BIG)), 9) },
+    yaxis: { type: "log", range: span.y, title: { text: "attained rate [FLOP/s]", standoff: 6 }, ...logTicks(10 ** span.y[0], 10 ** span.y[1], (y) => scaled(y, "", BIG), 10) },
+    legend: { ...legendBelow("roofline", ROOFLINE_MARGIN, 46), itemsizing: "constant" },
     shapes: strips(span, t),
-    annotations,
+    annotations: [...stripLabels(span), ...roofLabels(own, points, span, $("roofline"), t)],
     uirevision: "roofline",
   }));
+}
+
+// Where a point stands on the axes; ops without FLOPs, or without a byte of DRAM, stand in strips at the edges.
+function placeOf(p, span) {
+  const onChip = 10 ** (p.dram_bytes > 0 ? span.x[0] + 0.15 : (span.onChip + span.x[1]) / 2);
+  return {
+    x: p.dram_bytes > 0 && p.flops > 0 ? p.flops / p.dram_bytes : onChip,
+    y: p.flops > 0 && p.latency_s > 0 ? attained(p) : 10 ** ((span.y[0] + span.moves) / 2),
+  };
 }
 
 // While an op runs: its share of the group's latency, or, where ops of a group run at the same time, what its own unit takes for it.
@@ -99,59 +107,67 @@ function roofTraces(chip, span, dash, t) {
   return traces;
 }
 
-// Labels of flat roofs, the chosen chip's first; one that would cover another is left out.
-function apart(labels, span) {
-  const taken = [];
-  return labels.filter((label) => {
-    if (label.textangle !== undefined) return true;
-    if (taken.some((y) => Math.abs(y - label.y) < 0.04 * (span.y[1] - span.y[0]))) return false;
-    taken.push(label.y);
-    return true;
-  });
-}
-
-// Of chips beside the chosen one only the highest roof and DRAM carry a label.
-function roofLabels(chip, span, figure, many, n, whole) {
-  const t = theme();
-  const label = { showarrow: false, xref: "x", yref: "y", font: { size: 11, color: t.ink }, bgcolor: t.paper, borderpad: 1, opacity: 0.9 };
-  const who = many ? `${plain(chip.name)}: ` : "";
-  const tops = peaks(chip);
-  const found = (whole ? flatRoofs(chip) : tops.slice(0, 1)).map((peak) => ({
-    ...label, x: span.x[1], y: Math.log10(peak.flops), xanchor: "right", yanchor: "bottom",
-    text: `${who}${peak.names.join(", ")} ${rate(peak.flops, peak.names.every((name) => name.startsWith("int") || name === "vector") ? "OP/s" : "FLOP/s")}`,
-  }));
-  // Along the slope, in the angle that it has on the screen.
-  const decadeX = (figure.clientWidth - 86) / (span.x[1] - span.x[0]), decadeY = (figure.clientHeight - 80 - 40) / (span.y[1] - span.y[0]);
-  const angle = (-Math.atan2(decadeY, decadeX) * 180) / Math.PI;
-  (whole ? chip.levels : chip.levels.slice(0, 1)).forEach((level) => {
-    const bandwidth = Math.log10(level.read);
-    const begin = Math.max(span.x[0], span.moves - bandwidth), end = Math.log10(tops[0].flops) - bandwidth;
-    if (end - begin < 0.4) return;
-    const at = begin + (end - begin) * (0.14 + 0.3 * (n % 3));
+// Names of roofs, each along its line where it covers the fewest points and no other name; one that finds no such place is left out. Of chips
+// beside the chosen one only the highest roof and DRAM carry a name.
+function roofLabels(chips, points, span, figure, t) {
+  const width = figure.clientWidth - ROOFLINE_MARGIN.l - ROOFLINE_MARGIN.r, height = figure.clientHeight - ROOFLINE_MARGIN.t - ROOFLINE_MARGIN.b;
+  const onScreen = ([x, y]) => [((x - span.x[0]) / (span.x[1] - span.x[0])) * width, ((y - span.y[0]) / (span.y[1] - span.y[0])) * height];
+  const taken = points.map((p) => [...onScreen([Math.log10(p.x), Math.log10(p.y)]), p.size / 2 + 6, 1]);
+  const lines = chips.flatMap(([chip, whole]) => roofLines(chip, whole, span, chips.length > 1));
+  const found = [];
+  for (const { text, from, to, near } of lines) {
+    const [a, b] = [onScreen(from), onScreen(to)];
+    const length = Math.hypot(b[0] - a[0], b[1] - a[1]), half = 3.3 * text.length + 4;
+    const [ux, uy] = [(b[0] - a[0]) / length, (b[1] - a[1]) / length];
+    const best = { hits: 100 };
+    for (let n = 0; n <= 24; n++) {
+      const at = half + 4 + (length - 2 * half - 8) * Math.abs(near - n / 24);
+      if (length < 2 * half + 8) break;
+      const middle = [a[0] + ux * at - 9 * uy, a[1] + uy * at + 9 * ux];
+      const reach = Array.from({ length: Math.ceil(half / 5) + 1 }, (_, k) => -half + (2 * half * k) / Math.ceil(half / 5)).map((along) => [middle[0] + ux * along, middle[1] + uy * along]);
+      const hits = taken.reduce((sum, [x, y, r, weight]) => sum + (reach.some(([rx, ry]) => Math.hypot(rx - x, ry - y) < r) ? weight : 0), 0);
+      if (hits < best.hits) Object.assign(best, { hits, middle, reach });
+    }
+    if (!best.middle) continue;
+    taken.push(...best.reach.map(([x, y]) => [x, y, 13, 100]));
     found.push({
-      ...label, x: at, y: at + bandwidth, textangle: angle, yanchor: "middle", xanchor: "center",
-      text: `${who}${plain(level.name)} ${rate(level.read, "B/s")}`,
+      showarrow: false, xref: "paper", yref: "paper", x: best.middle[0] / width, y: best.middle[1] / height, xanchor: "center", yanchor: "middle",
+      textangle: (-Math.atan2(uy, ux) * 180) / Math.PI, font: { size: 11, color: t.ink }, text: plain(text), bgcolor: `${t.paper}B0`, borderpad: 0,
     });
-  });
+  }
   return found;
 }
 
+// The lines that may carry a name: their ends in decades, and where along them the name is best.
+function roofLines(chip, whole, span, many) {
+  const who = many ? `${chip.name}: ` : "", tops = peaks(chip), top = Math.log10(tops[0].flops);
+  const flat = (whole ? flatRoofs(chip) : tops.slice(0, 1)).map((peak) => {
+    const y = Math.log10(peak.flops), ridge = y - Math.log10(Math.max(...chip.levels.map((level) => level.read)));
+    const unit = peak.names.every((name) => name.startsWith("int") || name === "vector") ? "OP/s" : "FLOP/s";
+    return { text: `${who}${peak.names.join(", ")} ${rate(peak.flops, unit)}`, from: [Math.max(ridge, span.x[0]), y], to: [span.x[1], y], near: 1 };
+  });
+  const slopes = (whole ? chip.levels : chip.levels.slice(0, 1)).flatMap((level) => {
+    const bandwidth = Math.log10(level.read), from = Math.max(span.x[0], span.moves - bandwidth), to = Math.min(span.x[1], top - bandwidth);
+    return to > from ? [{ text: `${who}${level.name} ${rate(level.read, "B/s")}`, from: [from, from + bandwidth], to: [to, to + bandwidth], near: 0.5 }] : [];
+  });
+  return [...slopes, ...flat];
+}
+
 // One trace per kind of op; prefill is filled, decode open, other chips are faint.
-function pointTraces(state, points, span, t) {
+function pointTraces(state, points, t) {
   const kinds = [...new Set(points.map((p) => p.kind))];
   const traces = kinds.map((kind) => {
     const own = points.filter((p) => p.kind === kind);
     const [color, symbol] = kindStyle(kind);
     return {
       type: "scatter", mode: "markers", name: kind, legendgroup: kind,
-      x: own.map((p) => (p.dram_bytes > 0 && p.flops > 0 ? p.flops / p.dram_bytes : 10 ** (p.dram_bytes > 0 ? span.x[0] + 0.15 : (span.onChip + span.x[1]) / 2))),
-      y: own.map((p) => (p.flops > 0 && p.latency_s > 0 ? attained(p) : 10 ** ((span.y[0] + span.moves) / 2))),
+      x: own.map((p) => p.x), y: own.map((p) => p.y),
       customdata: own.map((p) => p.name),
       text: own.map((p) => pointText(state, p)),
       hovertemplate: "%{text}<extra></extra>",
       marker: {
         symbol: own.map((p) => (p.phase === "decode" ? `${symbol}-open` : symbol)),
-        size: own.map((p) => 9 + 36 * Math.sqrt(p.share)),
+        size: own.map((p) => p.size),
         color,
         opacity: own.map((p) => opacityOf(state, p)),
         line: { width: own.map((p) => (p.name === state.chosen ? 4 : p.phase === "decode" ? 2 : 1)), color: own.map((p) => (p.name === state.chosen ? t.ink : p.phase === "decode" ? color : t.paper)) },
@@ -159,6 +175,7 @@ function pointTraces(state, points, span, t) {
     };
   });
   for (const [name, symbol] of [["prefill", "circle"], ["decode", "circle-open"]]) {
+    if (!state.phases.some((phase) => phase.phase === name)) continue;
     traces.push({ type: "scatter", mode: "markers", x: [null], y: [null], name, marker: { symbol, size: 9, color: t.ink, line: { width: 2 } } });
   }
   return traces;

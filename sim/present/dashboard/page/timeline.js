@@ -94,14 +94,15 @@ function drawTimeline(state) {
   const seen = new Set();
   for (const trace of traces) { trace.showlegend = !seen.has(trace.name); seen.add(trace.name); }
   timelineNote(state, sets, merged);
+  const margin = { l: labelWidth(lanes), r: 16, t: 30, b: 84 };
   figure.dataset.from = from;
   figure.dataset.to = to;
   return draw("timeline", traces, layout({
     barmode: "overlay", bargap: 0.18, dragmode: "zoom",
-    margin: { l: 90, r: 16, t: 30, b: 44 },
-    xaxis: { range: [from, to], title: { text: "time since the start of the step [s]" }, tickformat: "~s", ticksuffix: "s", hoverformat: ".7~s" },
+    margin,
+    xaxis: { range: [from, to], title: { text: "time since the start of the step [s]", standoff: 6 }, tickformat: "~s", ticksuffix: "s", hoverformat: ".7~s" },
     yaxis: { type: "category", categoryorder: "array", categoryarray: lanes.slice().reverse(), range: [-0.6, lanes.length - 0.4], fixedrange: true },
-    legend: { orientation: "h", y: -0.22, yanchor: "top", bgcolor: "rgba(0,0,0,0)" },
+    legend: legendBelow("timeline", margin, 46),
   }));
 }
 

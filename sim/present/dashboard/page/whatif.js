@@ -4,22 +4,24 @@ const FACTORS = Array.from({ length: 25 }, (_, i) => 2 ** ((i - 12) / 4)); // an
 
 function sliderTable(state) {
   const chip = () => state.data.chips[state.chip];
-  const prefill = () => state.roofline(state.phases[0]).recipe, decode = () => state.roofline(state.phases[1]).recipe;
   const times = (i) => (i === 12 ? "" : ` (${Number(FACTORS[i].toPrecision(3))}x)`);
   const format = () => Object.keys(chip().macs_per_s)[0];
+  const recipe = state.roofline(state.phases[0]).recipe;
   return [
-    ["bandwidth", `${chip().levels[0].name} bandwidth`, () => FACTORS.length, (i) => rate(chip().levels[0].read * FACTORS[i], "B/s") + times(i)],
-    ["matrix", `matrix rate (${format()})`, () => FACTORS.length, (i) => rate(2 * chip().macs_per_s[format()] * FACTORS[i], "OP/s") + times(i)],
-    ["clock", "clock", () => FACTORS.length, (i) => rate(chip().clock_hz * FACTORS[i], "Hz") + times(i)],
-    ["batch", "batch", () => prefill().batches.length, (i) => String(prefill().batches[i])],
-    ["prompt", "prompt (prefill)", () => prefill().lengths.length, (i) => `${prefill().lengths[i]} tokens`],
-    ["context", "context (decode)", () => decode().lengths.length, (i) => `${decode().lengths[i]} tokens`],
+    ["bandwidth", `${chip().levels[0].name} bandwidth`, FACTORS.length, (i) => rate(chip().levels[0].read * FACTORS[i], "B/s") + times(i)],
+    ["matrix", `matrix rate (${format()})`, FACTORS.length, (i) => rate(2 * chip().macs_per_s[format()] * FACTORS[i], "OP/s") + times(i)],
+    ["clock", "clock", FACTORS.length, (i) => rate(chip().clock_hz * FACTORS[i], "Hz") + times(i)],
+    ["batch", "batch", recipe.batches.length, (i) => String(recipe.batches[i])],
+    ...state.phases.map((phase) => {
+      const { lengths } = state.roofline(phase).recipe, name = state.length_of(phase);
+      return [name, `${name} (${phase.phase})`, lengths.length, (i) => `${lengths[i]} tokens`];
+    }),
   ];
 }
 
 function buildSliders(state) {
   $("sliders").replaceChildren(...sliderTable(state).map(([name, title, length, text]) => {
-    const input = element("input", { type: "range", id: `slider-${name}`, min: 0, max: length() - 1, step: 1 });
+    const input = element("input", { type: "range", id: `slider-${name}`, min: 0, max: length - 1, step: 1 });
     const output = element("output", { for: input.id, id: `value-${name}` });
     const label = element("label", { class: "slider" }, title, output, input);
     const show = () => { output.textContent = text(state.at[name]); input.setAttribute("aria-valuetext", output.textContent); };
@@ -32,9 +34,9 @@ function buildSliders(state) {
 
 // The table of totals; full precision stands in data attributes.
 function totalsView(state) {
-  const chip = state.chipNow(state.chip), at = state.positions();
+  const chip = state.chipNow(state.chip);
   const rows = state.phases.map((phase) => {
-    const found = state.roofline(phase).step(at.batch, phase.phase === "prefill" ? at.prompt : at.context, chip);
+    const found = state.roofline(phase).step(state.at.batch, state.at[state.length_of(phase)], chip);
     const row = element("tr", { "data-phase": phase.phase, "data-seconds": found.total_s, "data-lm_head": found.component_s.lm_head });
     row.append(element("th", { scope: "row" }, phase.phase === "prefill" ? "TTFT" : "TPOT"));
     for (const text of [seconds(phase.total_s), seconds(found.total_s)]) row.append(element("td", {}, text));
