@@ -287,7 +287,7 @@ def _share(level: MemoryLevel, cores: int) -> MemoryLevel:
 def scales(group_class: GroupClass, passes: Fraction = _ONCE) -> list[Flow]:
     """Scales and zero points of the weights of a group's linears: they come with their weights, as often as these do."""
     weights = [op.inputs[1].spec for op in group_class.ops if op.kind == "Linear"]
-    return [Flow(i, "", "weights", math.ceil(weight.scales_bytes * passes), False) for i, weight in enumerate(weights)]
+    return [Flow(i, "", "weights", math.ceil(int(weight.scales_bytes) * passes), False) for i, weight in enumerate(weights)]
 
 
 def attention_of(group_class: GroupClass, plan: Plan) -> tuple[Attention, InDram, Part]:
