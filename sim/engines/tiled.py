@@ -106,7 +106,7 @@ def timed(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks, lasting: r
     ideal = roofline.time_class(group_class, peaks)
     reached = ideal.busy_s if lasting is peaks else roofline.unit_times_s(group_class.load, lasting)
     reached_s = {name: float(seconds) for name, seconds in reached.items()}
-    overhead_s = float(plan.chip.launch_s) + mapped.launch_s + _pack_s(group_class, plan.chip)
+    overhead_s = float(plan.chip.launch_s) + mapped.launch_s + _pack_s(group_class, plan.chip, mapped)
     lost_s = dict(mapped.lost_s or _lost_s(reached_s, mapped, plan.chip))
     lost_s["sustained"] = lost_s.get("sustained", 0.0) + max(reached_s.values()) - ideal.latency_s
     dram, issued = _shared_out(mapped.dram_bytes, ideal.op_dram_bytes), _shared_out(mapped.issued_macs, ideal.op_issued_macs)
@@ -126,13 +126,19 @@ def timed(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks, lasting: r
     )
 
 
-def _pack_s(group_class: GroupClass, chip: Chip) -> float:
-    """Seconds in which a library rearranges the weights of a product of several rows before it multiplies."""
-    linears = [op.work for op in group_class.ops if isinstance(op.work, Contraction) and op.work.mask is None and op.work.m > 1]
-    if chip.pack is None or not linears:
+def _pack_s(group_class: GroupClass, chip: Chip, mapped: Mapped) -> float:
+    """Seconds that packing adds: weights come from DRAM while they are rearranged, and are multiplied when they are."""
+    size_bytes = packed_bytes(group_class)
+    if chip.pack is None or not size_bytes:
         return 0.0
-    size_bytes = sum(int(work.n * work.k) * bits_of(work.b_format) / 8 for work in linears)
-    return size_bytes / float(chip.pack.read_bytes_per_s(chip.clock_hz))
+    bandwidth = min(float(chip.pack.read_bytes_per_s(chip.clock_hz)), float(chip.read_bytes_per_s(chip.dram)))
+    return max(0.0, size_bytes / bandwidth + mapped.busy_s[MATRIX] - mapped.latency_s)
+
+
+def packed_bytes(group_class: GroupClass) -> float:
+    """Bytes of weights that a library rearranges before it multiplies: those of products of several rows."""
+    linears = [op.work for op in group_class.ops if isinstance(op.work, Contraction) and op.work.mask is None and op.work.m > 1]
+    return sum(int(work.n * work.k) * bits_of(work.b_format) / 8 for work in linears)
 
 
 def _issued(group_class: GroupClass, mapped: Mapped) -> dict[str, float]:
@@ -288,7 +294,7 @@ def _share(level: MemoryLevel, cores: int) -> MemoryLevel:
 def scales(group_class: GroupClass, passes: Fraction = _ONCE) -> list[Flow]:
     """Scales and zero points of the weights of a group's linears: they come with their weights, as often as these do."""
     weights = [op.inputs[1].spec for op in group_class.ops if op.kind == "Linear"]
-    return [Flow(i, "", "weights", math.ceil(weight.scales_bytes * passes), False) for i, weight in enumerate(weights)]
+    return [Flow(i, "", "weights", math.ceil(int(weight.scales_bytes) * passes), False) for i, weight in enumerate(weights)]
 
 
 def attention_of(group_class: GroupClass, plan: Plan) -> tuple[Attention, InDram, Part]:
