@@ -50,11 +50,9 @@ class GemmFields(Fields):
     """See `GemmConstants`."""
 
     launch: Seconds
-    prologue_k: Positive
     l2_bytes_per_clock: Positive
     split: Seconds
-    unit_p: Exponent
-    memory_p: Exponent
+    p: Exponent
 
 
 class AttentionFields(Fields):
@@ -67,10 +65,9 @@ class AttentionFields(Fields):
     exponentials_per_clock: Constant[Positive]
     softmax_ops: Positive
     overlap_p: Exponent
-    spread_p: Exponent
+    prefill_p: Exponent
     decode_p: Exponent
-    copy_bytes_per_clock: Positive
-    copy_p: Exponent
+    partial_wave: Positive
 
 
 class StreamFields(Fields):
@@ -79,6 +76,7 @@ class StreamFields(Fields):
     launch: Seconds
     element_clocks: Positive
     operation_clocks: Positive
+    row_clocks: Positive
     l2_share: Share
     dequantise_ops: Positive
     p: Exponent
@@ -109,7 +107,7 @@ class CalibrationFile(Fields):
         """The constants as plain dataclasses."""
         g, a, s, w = self.gemm, self.attention, self.stream, self.warm
         kernels = KernelConstants(
-            GemmConstants(g.launch, g.prologue_k, g.l2_bytes_per_clock, g.split, g.unit_p, g.memory_p),
+            GemmConstants(g.launch, g.l2_bytes_per_clock, g.split, g.p),
             AttentionConstants(
                 a.prefill_launch,
                 a.decode_launch,
@@ -118,12 +116,11 @@ class CalibrationFile(Fields):
                 a.exponentials_per_clock.value,
                 a.softmax_ops,
                 a.overlap_p,
-                a.spread_p,
+                a.prefill_p,
                 a.decode_p,
-                a.copy_bytes_per_clock,
-                a.copy_p,
+                a.partial_wave,
             ),
-            StreamConstants(s.launch, s.element_clocks, s.operation_clocks, s.l2_share, s.dequantise_ops, s.p),
+            StreamConstants(s.launch, s.element_clocks, s.operation_clocks, s.row_clocks, s.l2_share, s.dequantise_ops, s.p),
             WarmConstants(w.bytes_per_clock, w.l2_share),
         )
         generations = {name: Generation(each.energy.value, each.asynchronous) for name, each in self.generations.items()}

@@ -18,35 +18,32 @@ from hwmodels.technology import KernelConstants, Technology
 BLOCK_ROWS = tuple(sorted(base * 2**i for base in (1, 3) for i in range(8)))
 """Tiles along m of the blocks of C that are tried; the other SMs lie along n."""
 
-TILE_K_ATTENTION = 64
-TILE_Q = {False: 64, True: 128}
-"""Rows of a tile of attention, by whether the tensor cores are asynchronous (FlashAttention-2 and -3)."""
 
-LEAST_SPLIT_KEYS = 256
+def attention_tile(head_dim: int, asynchronous: bool) -> tuple[int, int]:
+    """Queries and keys of a tile of causal attention: FlashAttention-3's where tensor cores are asynchronous, else one that fits the data
+    of FlashAttention-2."""
+    if not asynchronous:
+        return 64, 64
+    return 192 if head_dim <= 64 else 128, 128
 
 
 @dataclass(frozen=True, slots=True)
 class Board:
     """Numbers of a chip (or columns of many chips), and those of its technology that are not the same for all.
 
-    `flops_per_s` is the datasheet's peak of the compute format at `clock_hz`, `tensor_clock_hz` what the power limit leaves of the clock,
-    `dram_bytes_per_s` what memory sustains, `tile_l2_bytes` the part of the L2 that tiles may use for one of two buffers.
+    `flops_per_s` is the datasheet's peak of the compute format at `clock_hz`, `headroom` the power limit over what busy tensor cores would
+    draw, `dram_bytes_per_s` what memory sustains, `tile_l2_bytes` the part of the L2 that tiles may use for one of two buffers.
     """
 
     sms: Amount
     clock_hz: Amount
-    tensor_clock_hz: Amount
+    headroom: Amount
     flops_per_s: Amount
     lanes: Amount
     l2_bytes: Amount
     tile_l2_bytes: Amount
     dram_bytes_per_s: Amount
     asynchronous: Any
-
-    @property
-    def sustained_flops_per_s(self) -> Amount:
-        """Peak at the clock that the power limit leaves."""
-        return self.flops_per_s * self.tensor_clock_hz / self.clock_hz
 
 
 def board_of(chip: Chip, technology: Technology, compute: str) -> Board:
@@ -55,13 +52,13 @@ def board_of(chip: Chip, technology: Technology, compute: str) -> Board:
     clock_hz, l2 = float(chip.clock_hz), chip.memory[1]
     flops_per_s = {name: 2 * float(chip.peak_macs_per_s(name)) for name in chip.formats}
     wide = max((flops_per_s[name] for name in ("bf16", "fp16") if name in flops_per_s), default=0.0)
-    tensor_clock_hz = clock_hz
+    headroom = np.inf
     if chip.tdp_w is not None and wide and flops_per_s[compute] >= wide:
-        tensor_clock_hz = float(gpu.power_limited_clock(clock_hz, wide, chip.tdp_w, technology.generation.energy_j_per_flop))
+        headroom = float(gpu.power_headroom(clock_hz, wide, chip.tdp_w, technology.generation.energy_j_per_flop))
     return Board(
         sms=float(chip.cores),
         clock_hz=clock_hz,
-        tensor_clock_hz=tensor_clock_hz,
+        headroom=headroom,
         flops_per_s=flops_per_s[compute],
         lanes=float(chip.vector.lanes),
         l2_bytes=float(chip.capacity_bytes(l2)),
@@ -122,16 +119,21 @@ def gemm_candidates_s(product: Product, board: Board, kernels: KernelConstants, 
     m, n, k, batch, sms, clock_hz, warm = (
         np.asarray(each, float)[..., None, None] for each in (*product[:3], product.batch, board.sms, board.clock_hz, warm_bytes)
     )
-    flops_per_s, dram_bytes_per_s = (np.asarray(each)[..., None, None] for each in (board.sustained_flops_per_s, board.dram_bytes_per_s))
+    flops_per_s, dram_bytes_per_s, headroom = (
+        np.asarray(each)[..., None, None] for each in (board.flops_per_s, board.dram_bytes_per_s, board.headroom)
+    )
     element_bytes = product.element_bytes[0], product.element_bytes[1]
     tile_m, tile_n = (np.array(each, float)[:, None] for each in zip(*gpu.GEMM_TILES, strict=True))
     splits = np.array(gpu.SPLITS, float)
     rounds = gpu.waves(m * batch, n, tile_m, tile_n, splits, sms)
     # Multicast: from Hopper on, SMs that need the same operand share one load.
     l2_bytes_per_s = np.where(np.asarray(board.asynchronous)[..., None, None], np.inf, c.l2_bytes * clock_hz)
-    wave_s = gpu.gemm_wave_s(tile_m, tile_n, k / splits, element_bytes, flops_per_s / sms, l2_bytes_per_s, c.prologue_k, c.unit_p)
     memory_s = np.asarray(dram_bytes, float)[..., None] / dram_bytes_per_s + warm / (kernels.warm.bytes * sms * clock_hz)
-    return gpu.soft_max(c.memory_p, rounds * wave_s, memory_s) + gpu.split_k_s(m, n, splits, c.l2_bytes * clock_hz * sms, c.split_s)
+    multiply_s, load_s = gpu.tile_times_s(tile_m, tile_n, k / splits, element_bytes, flops_per_s / sms, l2_bytes_per_s)
+    tensor_s, other_s = rounds * multiply_s, gpu.soft_max(c.p, rounds * load_s, memory_s)
+    clock_share = gpu.powered_share(headroom, 2 * m * n * k * batch / flops_per_s, tensor_s, other_s, c.p)
+    work_s = gpu.soft_max(c.p, tensor_s / clock_share, other_s)
+    return work_s + gpu.split_k_s(m, n, splits, c.l2_bytes * clock_hz * sms, c.split_s)
 
 
 class Heads(NamedTuple):
@@ -159,65 +161,64 @@ class Heads(NamedTuple):
 
 class ScoreBlocks(NamedTuple):
     """How prefill cuts its scores: units (heads, or KV heads whose query heads are packed into one tile) per sequence, rows of blocks of a
-    unit, its blocks, and those of the longest row; `tile_q` x `TILE_K_ATTENTION` scores each."""
+    unit, its blocks, and those of the longest row; `block` scores each."""
 
     units: Amount
     rows: Amount
     blocks: Amount
     longest: Amount
-    tile_q: Amount
+    block: Amount
 
 
 def score_blocks(
-    heads: int, kv_heads: int, queries: int, keys: int, offset: int, window: int | None, asynchronous: bool
+    heads: int, kv_heads: int, queries: int, keys: int, offset: int, window: int | None, head_dim: int, asynchronous: bool
 ) -> ScoreBlocks:
-    """Query heads that share a KV head are packed into one tile where that fills it better (FlashAttention-3's rule)."""
-    tile_q, group = TILE_Q[asynchronous], heads // kv_heads
-
-    def fill(rows: int) -> float:
-        return rows / (-(-rows // tile_q) * tile_q)
-
-    packed = asynchronous and fill(queries) < 0.9 * fill(queries * group)
-    positions = max(1, tile_q // group) if packed else tile_q
-    blocks, longest = gpu.visible_blocks(queries, keys, offset, window, positions, TILE_K_ATTENTION)
-    return ScoreBlocks(kv_heads if packed else heads, -(-queries // positions), blocks, longest, tile_q)
+    """FlashAttention-3 packs the query heads that share a KV head into one tile, as it does for sequences of any lengths."""
+    tile_q, tile_k = attention_tile(head_dim, asynchronous)
+    positions = max(1, tile_q // (heads // kv_heads)) if asynchronous else tile_q
+    blocks, longest = gpu.visible_blocks(queries, keys, offset, window, positions, tile_k)
+    return ScoreBlocks(kv_heads if asynchronous else heads, -(-queries // positions), blocks, longest, tile_q * tile_k)
 
 
 def prefill_attention_s(heads: Heads, cut: ScoreBlocks, board: Board, kernels: KernelConstants, dram_bytes: Amount) -> Amount:
-    """Seconds without the launch: blocks on the SMs, or memory; and putting the new keys and values into their cache."""
+    """Seconds without the launch: blocks on the SMs beside memory, which new keys and values pass twice more, on their way from the
+    projection into their cache."""
     c = kernels.attention
-    flops_per_clock = board.sustained_flops_per_s / board.sms / board.clock_hz
+    flops_per_clock = board.flops_per_s / board.sms / board.clock_hz
     overlap_p = np.where(np.asarray(board.asynchronous), c.overlap_p, 1.0)
     clocks = gpu.score_clocks(heads.head_dim, flops_per_clock, board.lanes, c.exponentials, c.softmax_ops, overlap_p)
-    block_s = cut.tile_q * TILE_K_ATTENTION * clocks / board.clock_hz
-    ctas, blocks = heads.batch * cut.units * cut.rows, heads.batch * cut.units * cut.blocks
-    # The longest row begins after one work item's start.
-    work_s = gpu.prefill_s(ctas, blocks, cut.longest, block_s, board.sms, c.item_s, c.item_s, c.spread_p)
-    return np.maximum(work_s, dram_bytes / board.dram_bytes_per_s) + cache_write_s(heads, board, kernels)
-
-
-def cache_write_s(heads: Heads, board: Board, kernels: KernelConstants) -> Amount:
-    """New keys and values are read where the projection left them and written into their pages."""
-    c = kernels.attention
-    moved = 2 * heads.new_bytes
-    return gpu.soft_max(c.copy_p, moved / board.dram_bytes_per_s, moved / (c.copy_bytes * board.sms * board.clock_hz))
+    clock_share = gpu.powered_share(board.headroom, 4 * heads.head_dim / flops_per_clock, clocks, 0.0, 1.0)
+    block_s = cut.block * clocks / (board.clock_hz * clock_share)
+    rows, blocks = heads.batch * cut.units * cut.rows, heads.batch * cut.units * cut.blocks
+    memory_s = (dram_bytes + 2 * heads.new_bytes) / board.dram_bytes_per_s
+    return gpu.prefill_s(rows, blocks, cut.longest, block_s, memory_s, board.sms, c.item_s, c.prefill_p)
 
 
 def decode_attention_s(heads: Heads, board: Board, kernels: KernelConstants, dram_bytes: Amount, warm_bytes: Amount) -> Amount:
     """Seconds without the launch; the keys are split over SMs where there are fewer sequences and KV heads than SMs."""
     c = kernels.attention
     items = heads.batch * heads.kv_heads
-    parts = gpu.kv_splits(items, heads.keys, board.sms, LEAST_SPLIT_KEYS)
+    # The larger tiles of asynchronous tensor cores leave an SM room for one item.
+    slots = board.sms * np.where(board.asynchronous, 1, 2)
+    parts = gpu.kv_splits(items, heads.keys, slots)
     memory_s = dram_bytes / board.dram_bytes_per_s + warm_bytes / (kernels.warm.bytes * board.sms * board.clock_hz)
+    memory_s = memory_s * (1 + c.partial_wave * gpu.partial_wave(items * parts, slots))
     work_s = gpu.decode_attention_s(items, memory_s, board.sms, c.item_s, c.decode_p)
     return work_s + np.where(parts > 1, gpu.latency_s(c.split_s, board.clock_hz), 0.0)
 
 
 def stream_s(
-    elements: Amount, operations: Amount, board: Board, kernels: KernelConstants, dram_bytes: Amount, warm_bytes: Amount = 0
+    elements: Amount,
+    operations: Amount,
+    board: Board,
+    kernels: KernelConstants,
+    dram_bytes: Amount,
+    warm_bytes: Amount = 0,
+    row_elements: Amount = 0,
 ) -> Amount:
     """Seconds without the launch of element-wise and row-wise work; what the kernel before left in the L2 does not pass DRAM."""
     c = kernels.stream
-    work_s = gpu.stream_s(elements, operations, board.sms, board.clock_hz, c.element_clocks, c.operation_clocks)
-    missed = gpu.missed_share(dram_bytes + warm_bytes, c.l2_share * board.l2_bytes)
-    return gpu.soft_max(c.p, work_s, (dram_bytes + warm_bytes) * missed / board.dram_bytes_per_s)
+    spread_s = gpu.stream_s(elements, operations, board.sms, board.clock_hz, c.element_clocks, c.operation_clocks)
+    work_s = np.maximum(spread_s, gpu.row_s(row_elements, board.clock_hz, c.row_clocks))
+    missed = gpu.missed_bytes(dram_bytes + warm_bytes, c.l2_share * board.l2_bytes)
+    return gpu.soft_max(c.p, work_s, missed / board.dram_bytes_per_s)

@@ -30,22 +30,20 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class GemmConstants:
-    """`launch_s`: a kernel that does next to nothing. `prologue_k`: elements of k that filling and draining the pipeline take.
-    `l2_bytes`: per clock and SM, for operands of tiles; `split_s`: for adding up parts of k. `unit_p` joins products and operands,
-    `memory_p` SMs and DRAM."""
+    """`launch_s`: a kernel that does next to nothing. `l2_bytes`: per clock and SM, for operands of tiles; `split_s`: for adding up parts
+    of k. `p` joins products, operands and DRAM."""
 
     launch_s: float
-    prologue_k: float
     l2_bytes: float
     split_s: float
-    unit_p: float
-    memory_p: float
+    p: float
 
 
 @dataclass(frozen=True, slots=True)
 class AttentionConstants:
     """`item_s`: what a work item costs an SM (a row of blocks, or a sequence and KV head) besides its blocks. `softmax_ops`: fp32
-    operations per score. `copy_bytes`: per clock and SM, of keys and values into their cache. Decode's times are stated at 1.41 GHz."""
+    operations per score. `prefill_p` joins the SMs, the longest row of blocks and memory; `decode_p` items and memory, which takes
+    `partial_wave` longer for each slot that idles in the last wave. Decode's times are stated at 1.41 GHz."""
 
     prefill_launch_s: float
     decode_launch_s: float
@@ -54,20 +52,21 @@ class AttentionConstants:
     exponentials: float
     softmax_ops: float
     overlap_p: float
-    spread_p: float
+    prefill_p: float
     decode_p: float
-    copy_bytes: float
-    copy_p: float
+    partial_wave: float
 
 
 @dataclass(frozen=True, slots=True)
 class StreamConstants:
-    """Element-wise and row-wise kernels: launch, clocks of an SM per element and per operation, the share of the L2 that holds what the
-    kernel before left, what dequantising costs in fp32 lane operations per counted one, and the exponent that joins SMs and DRAM."""
+    """Element-wise and row-wise kernels: launch, clocks of an SM per element and per operation, clocks of the block of threads that works
+    through a row per element of it, the share of the L2 that holds what the kernel before left, what dequantising costs in fp32 lane
+    operations per counted one, and the exponent that joins SMs and DRAM."""
 
     launch_s: float
     element_clocks: float
     operation_clocks: float
+    row_clocks: float
     l2_share: float
     dequantise_ops: float
     p: float

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import itertools
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +27,8 @@ from sim.mapper.tables import Asked, axis_tables
 from sim.mapping import AXES, Gemm, GemmMapping, StageTiling, Tile, chip_stages
 from tests.chips import chips as valid_chips
 from tests.walked_gemm import latency_s, walk
+
+search_module: ModuleType = importlib.import_module("sim.mapper.search")  # the package has a function of this name
 
 W, A, P = "weights", "activations", "psums"
 MEMORIES: tuple[tuple[tuple[str, tuple[Role, ...]], ...], ...] = (
@@ -335,6 +340,62 @@ def test_with_two_stages_and_two_cores_the_mapper_equals_an_unpruned_search_up_t
         assert ranked(found) == close_each(least(gemm, replace(chip, matrix=unit)))
 
 
+NEAR_BEST = (
+    ((8, 5, 300, 20, 2, 64), (59, 48, 30)),
+    ((4, 2, 1500, 0.5, 1, 64), (51, 52, 53)),
+    ((2, 8, 700, 0.5, 2, 64), (20, 57, 30)),
+    ((3, 4, 700, 1, 2, 1), (18, 16, 37)),
+    ((3, 2, 700, 5, 1, 64), (37, 45, 15)),
+    ((8, 8, 6000, 20, 2, 1), (41, 50, 14)),
+    ((4, 5, 3000, 2, 2, 1), (27, 26, 60)),
+    ((2, 2, 3000, 5, 1, 64), (20, 28, 56)),
+)
+"""(rows, columns, bytes of SRAM, GB/s, cores, burst), (m, n, k): the best mapping lies in boxes whose bound is less than 0.3 % below the best
+that is found before it, so that a search that discards a little too much misses it."""
+
+
+def small_chip(rows: int, cols: int, sram_bytes: int, gb_per_s: float, cores: int, burst_bytes: int) -> Chip:
+    """edge-npu with other numbers."""
+    chip = edge()
+    dram, sram = chip.memory
+    dram = replace(dram, bandwidth=replace(dram.bandwidth, read=gb_per_s * 1e9, write=gb_per_s * 1e9), burst_bytes=burst_bytes)
+    memory = dram, replace(sram, capacity_bytes=float(sram_bytes))
+    return replace(chip, cores=cores, matrix=replace(chip.matrix, rows=rows, cols=cols), memory=memory)
+
+
+@pytest.mark.parametrize(("numbers", "shape"), NEAR_BEST)
+def test_the_mapper_equals_an_unpruned_search_where_much_is_nearly_as_good(numbers: tuple[Any, ...], shape: tuple[int, int, int]) -> None:
+    chip, gemm = small_chip(*numbers), Gemm(*shape, 8, 8, 8, 32, "int8")
+    assert ranked(map_gemm(gemm, chip).cost) == close_each(least(gemm, chip))
+
+
+@pytest.mark.parametrize(("numbers", "shape"), NEAR_BEST[::2])
+def test_the_choice_does_not_depend_on_the_order_of_search(
+    numbers: tuple[Any, ...], shape: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setting = setting_of(Gemm(*shape, 8, 8, 8, 32, "int8"), small_chip(*numbers))
+    chosen = set()
+    for at_first, batches in ((1024, (48, 64, 512)), (1, (1, 1, 3)), (100_000, (1000, 1000, 1000))):
+        monkeypatch.setattr(search_module, "_BOXES_AT_FIRST", at_first)
+        monkeypatch.setattr(search_module, "_BATCH_BOXES", batches)
+        chosen.add(search_module.search(setting, "latency").choice)
+    assert len(chosen) == 1
+
+
+@pytest.mark.parametrize(("numbers", "shape"), [((2, 2, 2000, 5, 1, 16), (16, 32, 16)), ((2, 2, 2000, 20, 1, 16), (24, 16, 32))])
+def test_of_mappings_of_the_same_latency_the_one_of_least_traffic_is_chosen(numbers: tuple[Any, ...], shape: tuple[int, int, int]) -> None:
+    """The array decides, whatever passes DRAM; the least bytes moved in all would be another mapping, and so would the fewest steps."""
+    chip, gemm = small_chip(*numbers), Gemm(*shape, 8, 8, 8, 32, "int8")
+    setting, found = setting_of(gemm, chip), map_gemm(gemm, chip).cost
+    same: list[float] = []
+    for choice in every_choice(gemm, chip):
+        costs = evaluate(setting, choice)
+        fine = has_room(choice, gemm, chip) & (np.abs(costs.latency_s / found.latency_s - 1) < 1e-11)
+        same += np.broadcast_to(costs.dram_bytes, fine.shape)[fine].tolist()
+    assert len(set(same)) > 1
+    assert found.dram_bytes == min(same)
+
+
 def close_each(values: tuple[float, ...] | None) -> object:
     assert values is not None
     return pytest.approx(values, rel=1e-9)
@@ -402,6 +463,27 @@ def test_a_better_chip_of_one_stage_is_never_slower_for_layers_of_some_hundred(d
     if before is not None:
         for better in faster(chip):
             assert map_gemm(gemm, better).cost.latency_s <= before.latency_s * (1 + 1e-9), better
+
+
+@st.composite
+def roomy_chips_of_stages(draw: st.DrawFn) -> Chip:
+    """Two stages or three, with room for tiles of some dozens."""
+    chip = draw(chips((3, 4, 5, 6, 7, 9), (1, 2, 3)))
+    sizes = st.integers(100, 20_000)
+    return replace(chip, memory=(chip.memory[0], *(replace(level, capacity_bytes=float(draw(sizes))) for level in chip.memory[1:])))
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.data())
+def test_more_capacity_on_a_chip_of_two_or_three_stages_is_never_slower(data: st.DataObject) -> None:
+    chip, gemm = data.draw(roomy_chips_of_stages()), data.draw(gemms(200))
+    before = mapped_or_none(gemm, chip)
+    if before is None:
+        return
+    for i, level in enumerate(chip.memory[1:], start=1):
+        larger = replace(level, capacity_bytes=level.capacity_bytes * data.draw(st.sampled_from([1.0007, 1.3, 4])))
+        after = map_gemm(gemm, replace(chip, memory=(*chip.memory[:i], larger, *chip.memory[i + 1 :]))).cost
+        assert after.latency_s <= before.latency_s * (1 + 1e-9)
 
 
 # --- hand value ---

@@ -129,6 +129,18 @@ def test_warm_rows_are_served_from_the_chip(board: Path, tmp_path: Path) -> None
     assert warm.predicted_s == pytest.approx(50_000 / 1e11)
 
 
+def test_a_kernel_after_another_finds_in_the_l2_what_that_wrote(tmp_path: Path) -> None:
+    """2 x 4 MB of an addition on an A100 lie in 40 MiB of L2, those of 160 MB do not; the regime is that of DRAM: 12 MB at 2039 GB/s take
+    5.9 us, 48 MB 23.5. A GEMM finds nothing, nor does any kernel on a chip whose L2 is not calibrated."""
+    add = "me,{0},add,,,{1},2000,,,,,,,,bf16,9,"
+    rows = [add.format("A100-SXM4-80GB", m) for m in (1000, 4000, 40000)] + ["me,A100-SXM4-80GB,gemm,,,1000,2000,50,,,,,,,bf16,9,"]
+    found = validate([table(tmp_path / "a.csv", *rows, add.format("V100-PCIE-32GB", 1000))], engines=["roofline"]).comparisons
+    cold_s = [3 * 4e6 / 2039e9, 3 * 16e6 / 2039e9, 3 * 160e6 / 2039e9, 2 * (1000 * 50 + 2000 * 50 + 1000 * 2000) / 2039e9, 3 * 4e6 / 900e9]
+    assert [each.regime for each in found] == ["small", "large", "large", "small", "small"]
+    assert [each.predicted_s >= 0.999 * cold for each, cold in zip(found, cold_s, strict=True)] == [False, False, True, True, True]
+    assert found[1].predicted_s >= (48e6 - 40 * 2**20) / 2039e9
+
+
 def test_names_of_hardware_are_matched_as_laboratories_write_them(board: Path) -> None:
     hardware = Hardware([board])
     for name in ("round-board", "Round_Board", "NVIDIA round board", "nvidia Round-Board 9000", "ROUNDBOARD9000"):
@@ -162,7 +174,7 @@ def test_rows_that_cannot_be_predicted_are_named_and_counted(rooftile: Run, boar
     assert f"{data}:4" in err
     code, out, err = rooftile(*arguments)
     assert (code, err) == (0, "")
-    assert "6 rows, 1 predicted" in out
+    assert "6 rows of a.csv, 1 predicted" in out
     assert "2 rows: unknown hardware 'Nobody 1'" in out
 
 
@@ -335,6 +347,8 @@ def test_published_figures_come_with_the_package(rooftile: Run) -> None:
     code, out, _ = rooftile("validate", "--engine", "roofline", "--format", "json")
     assert code == 0
     assert json.loads(out)
+    rows = sum(len(read_tidy(path)) for path in tables)
+    assert f"{rows} rows of {len(tables)} tables, " in rooftile("validate", "--engine", "roofline")[1]
 
 
 def test_the_published_systolic_chips_are_there_and_shown_one_by_one(rooftile: Run) -> None:
@@ -408,6 +422,17 @@ def test_the_out_file_is_written_whole_and_the_rest_told(rooftile: Run, board: P
     assert (code, out) == (0, "")
     assert "Nobody 1" in err
     assert out_file.read_text().startswith("<!doctype html>")
+
+
+def test_a_page_goes_to_a_file_or_a_pipe_but_not_to_a_terminal(rooftile: Run, board: Path, tmp_path: Path) -> None:
+    arguments = ("validate", "--data", table(tmp_path / "a.csv", gemm(9000)), "--chip", board, "--engine", "roofline", "--format", "html")
+    code, out, _ = rooftile(*arguments)
+    assert (code, out[:15]) == (0, "<!doctype html>")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys.stdout, "isatty", lambda: True)
+        code, out, err = rooftile(*arguments)
+    assert (code, out) == (2, "")
+    assert "--out page.html" in err
 
 
 @pytest.mark.slow

@@ -60,8 +60,11 @@ def _gemm(b: _Bench, M: int, N: int, K: int) -> Use:
 
 
 def _bmm(b: _Bench, batch: int, M: int, N: int, K: int) -> Use:
-    everything = Mask(N - 1)
-    return b.f.scores("bmm", b.activation("a", batch, 1, M, K), b.cached("b", batch, 1, N, K), everything)
+    """Either product of attention: the shorter of N and K is the head dimension."""
+    a = b.activation("a", batch, 1, M, K)
+    if N < K:
+        return b.f.weighted_sum("bmm", a, b.cached("b", batch, 1, K, N), Mask(K - 1))
+    return b.f.scores("bmm", a, b.cached("b", batch, 1, N, K), Mask(N - 1))
 
 
 def _attention(b: _Bench, batch: int, heads: int, kv_heads: int, head_dim: int, q_len: int, kv_len: int) -> Use:

@@ -27,6 +27,9 @@ SPLITS = (1, 2, 4, 8)
 K_STEP = 32
 """k of a tile is padded to whole steps of this many elements."""
 
+SPLIT_KEYS, MOST_SPLITS, MOST_SLOTS, NEARLY_FULLEST = 128, 128, 0.8, 0.85
+"""FlashAttention's rule for parts of the keys: their granularity and number, and the shares of slots and of the best fill that suffice."""
+
 
 def soft_max(p: Amount, *times: Amount) -> Amount:
     """(sum of t^p)^(1/p): units that work at the same time, but not quite. p = 1 is the sum, p = infinity the maximum."""
@@ -35,14 +38,25 @@ def soft_max(p: Amount, *times: Amount) -> Amount:
     return largest * sum((np.asarray(t) / safe) ** p for t in times) ** (1 / p) if np.any(largest > 0) else largest
 
 
-def power_limited_clock(clock_hz: Amount, flops_per_s: Amount, tdp_w: Amount, energy_j_per_flop: Amount) -> Amount:
-    """The fastest clock [Hz] up to `clock_hz` at which tensor cores at their peak stay within the board's power.
+def power_headroom(clock_hz: Amount, flops_per_s: Amount, tdp_w: Amount, energy_j_per_flop: Amount) -> Amount:
+    """The board's power over what tensor cores that are always busy would draw at the full clock.
 
     Power is FLOP/s x energy per FLOP; the energy is that at 1.41 GHz and grows with the clock, as the voltage (squared) grows with about
-    its root. So power grows with clock^2. `flops_per_s` is the peak at `clock_hz`.
+    its root. `flops_per_s` is the peak at `clock_hz`.
     """
-    power_w = flops_per_s * energy_j_per_flop * clock_hz / REFERENCE_CLOCK_HZ
-    return clock_hz * np.minimum(1.0, np.sqrt(tdp_w / power_w))
+    return tdp_w / (flops_per_s * energy_j_per_flop * clock_hz / REFERENCE_CLOCK_HZ)
+
+
+def powered_share(headroom: Amount, ideal_s: Amount, tensor_s: Amount, other_s: Amount, p: Amount) -> Amount:
+    """The share x of the full clock that the board's power leaves a kernel. Its products take `ideal_s` at the peak and, as they are tiled,
+    `tensor_s` at the full clock, softly joined with `other_s`, which does not depend on the clock.
+
+    Energy per FLOP falls with the clock, so x is the largest for which ideal_s x / latency(x) <= `headroom`, with
+    latency(x)^p = (tensor_s / x)^p + other_s^p: a quadratic equation in x^p. What keeps tensor cores waiting leaves them a faster clock.
+    """
+    draw = np.maximum(ideal_s / tensor_s / headroom, 1e-9) ** p
+    waits = (other_s / tensor_s) ** p
+    return np.minimum(1.0, ((waits + np.sqrt(waits**2 + 4 * draw)) / (2 * draw)) ** (1 / p))
 
 
 def latency_s(reference_s: Amount, clock_hz: Amount) -> Amount:
@@ -56,22 +70,20 @@ def waves(m: Amount, n: Amount, tile_m: Amount, tile_n: Amount, splits: Amount, 
     return np.maximum(1.0, np.ceil(tiles / sms))
 
 
-def gemm_wave_s(
+def tile_times_s(
     tile_m: Amount,
     tile_n: Amount,
     tile_k: Amount,
     operand_bytes: tuple[Amount, Amount],
     flops_per_s_and_sm: Amount,
     l2_bytes_per_s_and_sm: Amount,
-    prologue_k: Amount,
-    p: Amount,
-) -> Amount:
-    """One tile on one SM: the products of k and of `prologue_k` more elements (filling and draining the pipeline), softly joined with the
-    tile's operands through the SM's share of the L2. `operand_bytes` are those of an element of A and of W."""
+) -> tuple[Amount, Amount]:
+    """One tile on one SM: its products, and its operands through the SM's share of the L2. `operand_bytes` are those of an element of A
+    and of W."""
     k = np.ceil(tile_k / K_STEP) * K_STEP
-    multiply_s = 2 * tile_m * tile_n * (k + prologue_k) / flops_per_s_and_sm
+    multiply_s = 2 * tile_m * tile_n * k / flops_per_s_and_sm
     load_s = (operand_bytes[0] * tile_m + operand_bytes[1] * tile_n) * k / l2_bytes_per_s_and_sm
-    return soft_max(p, multiply_s, load_s)
+    return multiply_s, load_s
 
 
 def split_k_s(m: Amount, n: Amount, splits: Amount, l2_bytes_per_s: Amount, split_s: Amount) -> Amount:
@@ -117,15 +129,30 @@ def visible_blocks(queries: int, keys: int, offset: int, window: int | None, til
 
 
 def prefill_s(
-    ctas: Amount, blocks: Amount, longest: Amount, block_s: Amount, sms: Amount, cta_s: Amount, start_s: Amount, p: Amount
+    rows: Amount, blocks: Amount, longest: Amount, block_s: Amount, memory_s: Amount, sms: Amount, item_s: Amount, p: Amount
 ) -> Amount:
-    """All blocks spread over the SMs, `cta_s` more for each row of blocks, softly joined with the longest row by itself."""
-    return soft_max(p, (blocks * block_s + ctas * cta_s) / sms, longest * block_s + start_s)
+    """All blocks spread over the SMs, `item_s` more for each row of blocks, softly joined with the longest row alone and with memory."""
+    return soft_max(p, (blocks * block_s + rows * item_s) / sms, longest * block_s + item_s, memory_s)
 
 
-def kv_splits(items: Amount, keys: Amount, sms: Amount, least_keys: int) -> Amount:
-    """Parts of the keys of a sequence that different SMs take: two items per SM, at least `least_keys` keys each."""
-    return np.clip(np.floor(2 * sms / items), 1, np.maximum(1, np.floor(keys / least_keys)))
+def kv_splits(items: Amount, keys: Amount, slots: Amount) -> Amount:
+    """Parts of the keys of a sequence that different SMs take, of whole `SPLIT_KEYS`; `slots` items run at once.
+
+    One where the items fill most slots; else the fewest parts whose waves are nearly as full as the fullest: the rule of FlashAttention-2
+    and -3 (`num_splits_heuristic`).
+    """
+    items, keys, slots = (np.asarray(each, float)[..., None] for each in (items, keys, slots))
+    parts = np.arange(1.0, MOST_SPLITS + 1)
+    filled = items * parts / slots
+    full = np.where(parts <= np.minimum(slots, np.ceil(keys / SPLIT_KEYS)), filled / np.ceil(filled), 0.0)
+    fewest = 1 + np.argmax(full >= NEARLY_FULLEST * full.max(-1, keepdims=True), axis=-1)
+    return np.where(items[..., 0] >= MOST_SLOTS * slots[..., 0], 1, fewest)
+
+
+def partial_wave(items: Amount, slots: Amount) -> Amount:
+    """Slots that idle while the last items run, per slot that is used; 0 where all items run at once."""
+    filled = np.asarray(items) / slots
+    return np.where(filled > 1, np.ceil(filled) / filled - 1, 0.0)
 
 
 def decode_attention_s(items: Amount, memory_s: Amount, sms: Amount, item_s: Amount, p: Amount) -> Amount:
@@ -140,6 +167,11 @@ def stream_s(
     return (elements * element_clocks + operations * operation_clocks) / (sms * clock_hz)
 
 
-def missed_share(working_bytes: Amount, l2_bytes: Amount) -> Amount:
-    """Share of what a kernel touches that the L2 no longer holds from the kernel before: 0 up to `l2_bytes`, 1 from twice as much."""
-    return 1 - np.clip(2 - working_bytes / l2_bytes, 0, 1)
+def row_s(row_elements: Amount, clock_hz: Amount, row_clocks: Amount) -> Amount:
+    """One row, which one block of threads works through however many SMs there are."""
+    return row_elements * row_clocks / clock_hz
+
+
+def missed_bytes(touched_bytes: Amount, kept_bytes: Amount) -> Amount:
+    """What passes DRAM of what a kernel touches, where the L2 keeps up to `kept_bytes` of it from one kernel to the next."""
+    return np.maximum(touched_bytes - kept_bytes, 0.0)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -13,8 +14,10 @@ from sim.cli import flags
 from sim.engines import DEFAULT_ENGINE, check_engine
 
 if TYPE_CHECKING:
+    from hwmodels.chip import Chip
     from sim.explore.generation import Speculation
     from sim.explore.sensitivity import Sensitivity
+    from sim.explore.step import Step
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -53,8 +56,6 @@ def predict(
     """Predict how long prefill and decode take on a chip: per op, per layer and for lm_head, and what bounds each."""
     from hwmodels import load_chip
     from sim.explore.step import Step
-    from sim.present import text
-    from sim.present.output import emit, emit_tables
 
     if sensitivity and form == "csv":
         raise BadInput(Problem("a CSV file has one row per op", "use --format table, md or json", path="--sensitivity"))
@@ -89,6 +90,8 @@ def predict(
             split=split,
         )
         if found.power_w is not None and built.tdp_w is not None and found.power_w > built.tdp_w:
+            from sim.present import text
+
             what = f"{found.model.name} with {found.tokens} new tokens"
             print(f"rooftile: warning: {text.above_tdp(what, found.power_w, found.chip, built.tdp_w)}", file=sys.stderr)
         emit_generation(found, form, out)
@@ -96,15 +99,23 @@ def predict(
     phases = flags.phases_of(phase, context, logits)
     rest = (weights, activations, kv, logits, not no_fuse, engine, sampling, not no_prefetch, split)
     steps = [Step(model, each, batch, prompt, context, *rest) for each in phases]
-    timelines = [step.timeline(built) for step in steps]
+    _emit_steps(steps, built, sensitivity, form, out)
+
+
+def _emit_steps(steps: Sequence[Step], chip: Chip, sensitivity: bool, form: str, out: Path | None) -> None:
+    """Print what was predicted of each step, with its warnings on stderr."""
+    from sim.present import text
+    from sim.present.output import emit, emit_tables
+
+    timelines = [step.timeline(chip) for step in steps]
     for timeline in timelines:
-        for warning in text.step_warnings(timeline, built.tdp_w):
+        for warning in text.step_warnings(timeline, chip.tdp_w):
             print(f"rooftile: warning: {warning}", file=sys.stderr)
     responses: list[tuple[Sensitivity, ...]] = []
     if sensitivity:
         from sim.explore.sensitivity import sensitivity_of
 
-        responses = [sensitivity_of(step, built) for step in steps]
+        responses = [sensitivity_of(step, chip) for step in steps]
     if form == "json":
         emit(text.predictions_json(timelines, [{"sensitivity": [row.to_dict() for row in rows]} for rows in responses]), out)
     elif form == "csv":
@@ -128,9 +139,7 @@ def _notes(prompt: int, chunk: int | None, engine: str, no_prefetch: bool) -> It
         yield "the steps of a generation are timed without prefetch, as with --no-prefetch"
 
 
-def _speculation(
-    draft: str | None, draft_tokens: int | None, acceptance: float | None, weights: str | None
-) -> Speculation | None:
+def _speculation(draft: str | None, draft_tokens: int | None, acceptance: float | None, weights: str | None) -> Speculation | None:
     given = {"draft_tokens": draft_tokens, "acceptance": acceptance, "weights": weights}
     if draft is None:
         named = {"--draft-tokens": draft_tokens, "--acceptance": acceptance, "--draft-weights": weights}

@@ -18,21 +18,24 @@ def validate(
     more: Annotated[Optional[list[Path]], typer.Argument(metavar="CSV", help="More tables, so that a pattern of the shell works.")] = None,  # noqa: UP045
     data: Annotated[
         Optional[list[Path]],  # noqa: UP045
-        typer.Option("--data", metavar="CSV", help="A tidy table of measurements; may be repeated. [default: published figures]"),
+        typer.Option("--data", metavar="CSV", help="A tidy table of measurements; may be repeated. [default: published ones]"),
     ] = None,
     engine: Annotated[list[str], typer.Option("--engine", metavar="E", help="roofline, tiled or cycle; may be repeated.")] = ["tiled"],  # noqa: B006
     chip: Annotated[
         Optional[list[str]],  # noqa: UP045
         typer.Option("--chip", metavar="CHIP", help="A chip besides the library's: its name or aliases are in the tables."),
     ] = None,
-    form: Annotated[Literal["table", "json", "html"], typer.Option("--format", help="How to print.")] = "table",
+    form: Annotated[Literal["table", "json", "html"], typer.Option("--format", help="html goes to --out or into a pipe.")] = "table",
     out: flags.Out = None,
 ) -> None:
     """Predict every row of tables of measurements and tell the error per hardware, op, regime and engine."""
+    from functional.errors import BadInput, Problem
     from sim.evidence.validate import validate as validate_tables
     from sim.present import evidence_tables
     from sim.present.output import emit, emit_tables
 
+    if form == "html" and out is None and sys.stdout.isatty():
+        raise BadInput(Problem("a page is nothing for a terminal", "name a file: --out page.html", path="--format"))
     tables = [*(data or []), *(more or [])]
     validation = validate_tables(tables, engines=engine, chips=chip or [])
     if form == "table":

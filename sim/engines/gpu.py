@@ -35,7 +35,7 @@ from workloads.graph import OpNode
 from workloads.quantise import compute_format
 
 K_STEP = 32
-
+LONGEST_ROW = 2**16
 
 def map_group(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks, technology: Technology) -> Mapped:
     """What a group is charged, and the mapping that it is charged for."""
@@ -64,7 +64,8 @@ class _Group:
         flows = self.group_class.group.flows
         elements, operations = _vector_work(self.group_class.ops)
         read, written = tiled.dram_bytes(self.plan, flows)
-        work_s = float(gpu.stream_s(elements, operations, self.board, self.kernels, read + written, _warm_bytes(flows)))
+        row = _row_elements(self.group_class.ops, int(self.plan.graph.scenario.batch) * int(self.plan.graph.scenario.q_len))
+        work_s = float(gpu.stream_s(elements, operations, self.board, self.kernels, read + written, _warm_bytes(flows), row))
         return self._mapped({VECTOR: work_s}, work_s, self.kernels.stream.launch_s, (read, written), 0.0, None, flows)
 
     def gemm(self) -> Mapped:
@@ -116,7 +117,9 @@ class _Group:
         attention, in_dram, part = tiled.attention_of(self.group_class, self.plan)
         counts = self.group_class.load.counts
         if is_integer(attention.compute):  # scores are rounded to integers once per row, so whole rows of them stay on the chip
-            mapping, cost = map_attention(attention, self.chip, counts, in_dram, part)
+            mapping, _ = map_attention(attention, self.chip, counts, in_dram, part)
+            mapping = replace(mapping, keys_shared=True)  # in the L2
+            cost = attention_cost(mapping, self.chip, counts, in_dram, part)
         else:
             mapping = _attention_mapping(attention, self.chip, self.board)
             cost = attention_cost(mapping, self.chip, counts, in_dram, part)
@@ -140,7 +143,7 @@ class _Group:
             options.append((split_s, float(formulas.latency_s(c.decode_launch_s, self.board.clock_hz))))
         if attention.q_len > 1:
             shape = attention.heads, attention.kv_heads, attention.q_len, attention.kv_len, attention.mask_offset, attention.window
-            cut = gpu.score_blocks(*shape, asynchronous=self.board.asynchronous)
+            cut = gpu.score_blocks(*shape, attention.head_dim, self.board.asynchronous)
             whole_s = float(gpu.prefill_attention_s(heads, cut, self.board, self.kernels, moved_bytes + missed_bytes))
             options.append((whole_s, c.prefill_launch_s))
         work_s, launch_s = min(options, key=sum)
@@ -184,7 +187,7 @@ class _Group:
         padded_s = max(peak_s.values())
         peak_s[dram.name] = max(peak_s[dram.name], moved_s)
         sustained_s = {
-            MATRIX: peak_s[MATRIX] * float(self.board.clock_hz / self.board.tensor_clock_hz),
+            MATRIX: max(peak_s[MATRIX], peak_s[MATRIX] ** 2 / (float(self.board.headroom) * latency_s)),
             dram.name: sum(moved) / float(self.board.dram_bytes_per_s),
         }
         busy = {name: min(max(seconds, sustained_s.get(name, 0.0)), latency_s) for name, seconds in peak_s.items()}
@@ -226,6 +229,17 @@ def _vector_work(ops: tuple[OpNode, ...]) -> tuple[float, float]:
     return elements, operations
 
 
+def _row_elements(ops: tuple[OpNode, ...], tokens: int) -> float:
+    """The longest row that one block of threads works through: the last axis, and of a rotation all heads of a token. Blocks share
+    longer ones."""
+    rows = [0.0]
+    for op in ops:
+        if isinstance(op.work, Vector):
+            longest = max(spec.shape[-1] for spec in (op.output, *(use.spec for use in op.inputs)))
+            rows.append(float(op.work.elements) / tokens if op.kind == "RoPE" else float(longest))
+    return min(max(rows), LONGEST_ROW)
+
+
 def _warm_bytes(flows: tuple[Flow, ...]) -> float:
     return float(sum(int(flow.size_bytes) for flow in flows if flow.warm))
 
@@ -240,23 +254,31 @@ def _gemm_mapping(
     k = gemm.k if row_bytes * gemm.k <= tile_l2_bytes else max(K_STEP, int(tile_l2_bytes / row_bytes) // K_STEP * K_STEP)
     # The parts of a block are equal, so that its last tiles may be smaller than the others.
     parts_m, parts_n = -(-block_m // tile[0]), -(-block_n // tile[1])
-    inner = StageTiling(Tile(tile_m, tile_n, min(2 * K_STEP, gemm.k)), ("m", "n", "k"), 2)
+    inner = StageTiling(Tile(tile_m, tile_n, min(_step_k(tile_m, tile_n, gemm, chip), gemm.k)), ("m", "n", "k"), 2)
     outer = StageTiling(Tile(block_m, block_n, min(k, gemm.k)), ("m", "n", "k") if m_outer else ("n", "m", "k"), 2)
     return GemmMapping(gemm, (outer, inner), (parts_m, parts_n), 1, "", "m")
 
 
+def _step_k(tile_m: int, tile_n: int, gemm: Gemm, chip: Chip) -> int:
+    """Elements of k that an SM holds of both operands, in two buffers: 64, or fewer where wide formats would not fit."""
+    room_bytes = min(float(level.capacity_bytes) for level in chip.memory if {"weights", "activations"} & level.holds)
+    step_bytes = 2 * (tile_m * gemm.a_bits + tile_n * gemm.w_bits) / 8
+    return min(2 * K_STEP, 1 << max(0, int(np.log2(room_bytes / step_bytes))))
+
+
 def _attention_mapping(attention: Attention, chip: Chip, board: Board) -> AttentionMapping:
     """Tiles of queries and keys that fit an SM; keys and values pass DRAM once, the SMs share them in the L2."""
-    kv_tile, q_tile = gpu.TILE_K_ATTENTION, min(gpu.TILE_Q[bool(board.asynchronous)], attention.q_len)
+    q_tile, kv_tile = gpu.attention_tile(attention.head_dim, bool(board.asynchronous))
+    q_tile = min(q_tile, attention.q_len)
     head_bytes = attention.head_dim * attention.act_bits / 8
     operands, sums = (next(level for level in reversed(chip.memory) if role in level.holds) for role in ("activations", "psums"))
-    keys_bytes = 4 * kv_tile * attention.head_dim * attention.kv_bits / 8
-    while q_tile > 1:
+    while q_tile > 1 or kv_tile > 1:
         rows = q_tile * attention.rows_per_query
+        keys_bytes = 4 * kv_tile * attention.head_dim * attention.kv_bits / 8
         sums_bytes = rows * (attention.head_dim + kv_tile) * attention.acc_bits / 8
         if rows * head_bytes * 2 + keys_bytes <= float(operands.capacity_bytes) and sums_bytes <= float(sums.capacity_bytes):
             break
-        q_tile = -(-q_tile // 2)
+        q_tile, kv_tile = (q_tile, -(-kv_tile // 2)) if kv_tile > rows else (-(-q_tile // 2), kv_tile)
     pairs = min(attention.pairs, int(chip.cores))
     queries = max(1, min(int(chip.cores) // pairs, -(-attention.q_len // q_tile)))
     fresh = AttentionMapping(attention, q_tile, kv_tile, True, True, 2, (pairs, queries), "", "m")

@@ -15,6 +15,7 @@ from functional.config import ModelConfig
 from functional.errors import UnknownName
 from functional.llama import Logits
 from hwmodels.chip import Chip
+from hwmodels.technology import technology_of
 from sim.evidence.tidy import CellError, Row
 from workloads.graph import OpGraph
 from workloads.kernels import KERNELS, kernel_graph
@@ -24,6 +25,9 @@ from workloads.trace import trace
 
 SAME_SHAPES = {"llama-3-8b": "llama-3.1-8b", "llama-7b": "llama-2-7b"}
 """Models that have the shapes of one of the library; they differ in how far their positions go."""
+
+FOLLOWING = frozenset({"rmsnorm", "rope", "silu", "silu_mul", "mul", "add", "elem_mul", "elem_add", "softmax"})
+"""Element-wise and row-wise kernels: wherever they are timed, in a model or in a loop, a kernel has just written what they read."""
 
 WEIGHTS_NOTE, CACHE_NOTE = "wt_copies_fit_L2", "kv_fits_L2"
 """Notes of rows whose weights, or whose keys and values, are read from the L2 cache that earlier runs have warmed."""
@@ -46,17 +50,25 @@ class NotPredicted(Exception):
 
 @dataclass(frozen=True, slots=True)
 class KernelTask:
-    """One kernel alone; `warm`: repeated so often that what it touches lies in the outermost on-chip memory."""
+    """One kernel alone; `warm`: repeated so often that what it touches lies in the outermost on-chip memory. `left_bytes`: of its inputs
+    and outputs, the smallest, up to so many bytes of that memory, lie there, since the kernel before has left them."""
 
     op: str
     formats: tuple[str, str, str]
     dims: tuple[tuple[str, int], ...]
     warm: bool = False
+    left_bytes: int = 0
 
     def graph(self) -> OpGraph:
         graph = kernel_graph(self.op, Formats(*self.formats), dict(self.dims))
-        kept = frozenset(tensor.name for tensor in graph.tensors.values() if tensor.role != "intermediate")
-        return replace(graph, warm=kept) if self.warm else graph
+        if self.warm:
+            return replace(graph, warm=frozenset(tensor.name for tensor in graph.tensors.values() if tensor.role != "intermediate"))
+        kept, room_bytes = set(), self.left_bytes
+        for size_bytes, name in sorted((int(t.spec.size_bytes), t.name) for t in graph.tensors.values() if t.role in ("input", "output")):
+            if size_bytes <= room_bytes:
+                kept.add(name)
+                room_bytes -= size_bytes
+        return replace(graph, warm=frozenset(kept)) if kept else graph
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +105,11 @@ class Case:
     measured_s: float
     tasks: tuple[Task, ...]
     is_l2: bool = False
+
+    @property
+    def cold_tasks(self) -> tuple[Task, ...]:
+        """The tasks as if no kernel before had left anything on the chip: by them a row is large or small."""
+        return tuple(replace(task, left_bytes=0) if isinstance(task, KernelTask) else task for task in self.tasks)
 
 
 def titled(case: Case) -> str:
@@ -135,7 +152,8 @@ def _kernel(row: Row, chip: Chip) -> Case:
     dims = tuple((name, row.whole(name, defaults.get(name), least.get(name, 1))) for name in KERNELS[op].dims)
     notes = row.text("notes")
     is_l2 = WEIGHTS_NOTE in notes or CACHE_NOTE in notes
-    task = KernelTask(op, _formats(row, chip), dims, is_l2)
+    left_bytes = int(chip.capacity_bytes(chip.memory[1])) if op in FOLLOWING and technology_of(chip) is not None else 0
+    task = KernelTask(op, _formats(row, chip), dims, is_l2, left_bytes)
     return Case(row, op, chip, _measured_s(row, chip, [task]), (task,), is_l2)
 
 

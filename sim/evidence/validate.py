@@ -80,8 +80,9 @@ class Left:
 
 @dataclass(frozen=True, eq=False)
 class Validation:
-    """All rows of some tables: those compared, and those left with the reason."""
+    """All rows of some `tables` (their files): those compared, and those left with the reason."""
 
+    tables: tuple[str, ...]
     rows: int
     comparisons: tuple[Comparison, ...]
     left: tuple[Left, ...]
@@ -101,7 +102,7 @@ class Validation:
 
 
 def validate(data: Sequence[str | Path] = (), *, engines: Sequence[str] = (ENGINE,), chips: Iterable[str | Path | Chip] = ()) -> Validation:
-    """Predict every row of tidy CSV files (those of published figures, unless some are given) and compare.
+    """Predict every row of tidy CSV files (the few published figures of the package, unless some are given) and compare.
 
     `chips` are looked at before those of the library. Raises `BadInput`: an unknown engine, a chip or a table that cannot be read, a cell
     that cannot be right. Rows of unknown hardware, ops, models or formats are no error: `Validation.left` counts them.
@@ -120,12 +121,13 @@ def validate_rows(rows: Sequence[Row], engines: Sequence[str], chips: Iterable[s
     comparisons: list[Comparison] = []
     for case in found:
         try:
-            roofline_s = predictor.predicted_s(case, "roofline")
+            roofline_s = predictor.predicted_s(case.cold_tasks, case.chip, "roofline")
             regime: Regime = "l2" if case.is_l2 else "large" if roofline_s >= LARGE_S else "small"
-            comparisons += [Comparison(case, engine, regime, predictor.predicted_s(case, engine)) for engine in dict.fromkeys(engines)]
+            for engine in dict.fromkeys(engines):
+                comparisons.append(Comparison(case, engine, regime, predictor.predicted_s(case.tasks, case.chip, engine)))
         except BadInput as why:
             _leave(left, why.problems[0].message, case.row)
-    return Validation(len(rows), tuple(comparisons), tuple(left.values()))
+    return Validation(tuple(dict.fromkeys(row.file for row in rows)), len(rows), tuple(comparisons), tuple(left.values()))
 
 
 def _all_cases(rows: Sequence[Row], hardware: Hardware) -> tuple[list[Case], dict[str, Left]]:
@@ -159,9 +161,9 @@ class _Predictor:
     def __init__(self) -> None:
         self._known: dict[tuple[str, float | None, str, Task], float | BadInput] = {}
 
-    def predicted_s(self, case: Case, engine: str) -> float:
-        """Seconds of all tasks of a case, one after the other; raises `BadInput` for what the chip cannot do."""
-        return sum(self._task_s(task, case.chip, engine) for task in case.tasks)
+    def predicted_s(self, tasks: Sequence[Task], chip: Chip, engine: str) -> float:
+        """Seconds of all tasks, one after the other; raises `BadInput` for what the chip cannot do."""
+        return sum(self._task_s(task, chip, engine) for task in tasks)
 
     def _task_s(self, task: Task, chip: Chip, engine: str) -> float:
         key = chip.name, chip.tdp_w, engine, task

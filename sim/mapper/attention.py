@@ -377,7 +377,7 @@ def map_attention(
     part: Part = "all",
     score_bytes: tuple[float, float] = (0, 0),
 ) -> tuple[AttentionMapping, AttentionCost]:
-    """The mapping of least latency (then DRAM traffic, then larger tiles) among tiles of whole array passes, equal cuts and the whole length.
+    """The mapping of least latency (then DRAM traffic, then larger tiles) among tiles of whole array passes, equal cuts, the whole length.
 
     Three passes over whole rows where they fit; else online, for floats; else unfused. Raises `BadInput` if not one query tile fits.
     """

@@ -147,8 +147,9 @@ _TRIPS = np.array(sorted({1, *(base * 2**i for i in range(12) for base in (2, 3)
 
 
 def thin_tiles(setting: Setting, axis: int, parts: int) -> Ints:
-    """[stages, candidates] of one axis, fewer: outer stages make 1, 2, 3, 4, 6 ... trips, the innermost has 1, 2, 4 ... array extents, or
-    all, or half."""
+    """[stages, candidates] of one axis, fewer: outer stages make 1, 2, 3, 4, 6 ... trips of whole array extents, the innermost has
+    1, 2, 4 ... array extents, or all, or half. One element is among them everywhere: something fits wherever one element of each role does.
+    """
     grains = np.array(array_grains(setting, axis) or (1,))[:, None]
     doubled = (grains << np.arange(int(setting.extents[axis]).bit_length())).reshape(-1, 1)
 
@@ -157,9 +158,9 @@ def thin_tiles(setting: Setting, axis: int, parts: int) -> Ints:
             halves = ceil_div(ceil_div(extents, 2), grains) * grains
             given = np.broadcast_to(doubled, (len(doubled), len(extents)))
             return np.minimum(np.vstack([np.ones_like(extents), extents, halves, given]), extents)
-        trips = _TRIPS[extents.max() >= _TRIPS][:, None]
-        smallest, coarse = ceil_div(extents, np.minimum(trips, extents)), int(grains[-1, 0]) * parts
-        return np.vstack([extents, np.minimum(ceil_div(smallest, coarse) * coarse, extents)])
+        trips, coarse = _TRIPS[extents.max() >= _TRIPS][:, None], int(grains[-1, 0]) * parts
+        whole = ceil_div(ceil_div(extents, np.minimum(trips, extents)), coarse) * coarse
+        return np.minimum(np.vstack([extents, whole, np.ones_like(extents)]), extents)
 
     return _chains(setting, axis, parts, tiles_of)
 

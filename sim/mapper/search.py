@@ -46,11 +46,11 @@ _NO_TILE = 1e30
 _BOXES_AT_FIRST = 1024
 """Boxes with which a search may begin: those of the highest levels are hardly ever discarded."""
 
-_BATCH_BOXES = (24, 64, 256)
+_BATCH_BOXES = (48, 64, 512)
 """Boxes opened at a time: until there is an incumbent, after that with a budget, and without one."""
 
 _ONE_BY_ONE = 4
-_BATCH_PRICED = 64
+_BATCH_PRICED = 1024
 """Mappings priced one by one (mostly the best is among them), and then at a time."""
 
 Key: TypeAlias = tuple[float, float, float, float, float]
@@ -402,34 +402,28 @@ class Search:
 
 
 _ALL_UP_TO_MACS = 24**3
-"""GEMMs that are searched to the last on up to two stages and two cores, however long it takes: mostly tenths of a second."""
+"""GEMMs for which all tiles of two stages and up to two cores are searched: mostly tenths of a second."""
 
 _BOXES_PER_PRICED = 20
 """Boxes of a budget for one mapping that may be priced."""
 
-_BUDGET_BOXES = 6000
-"""Boxes after which the thinned search is content with what it has."""
 
-_BUDGET_BOXES_ALL = 100_000
-"""The same for all tiles of one stage that several cores share out among them: many splits are nearly as good as each other."""
-
-
-def search(setting: Setting, objective: str, budget_boxes: float | None = None) -> Found:
+def search(setting: Setting, objective: str, budget_boxes: float = 0) -> Found:
     """The best mapping. Raises `BadInput` if no tile fits.
 
-    With up to two cores all candidates are searched to the last, if the chip has one stage, or two and they are few; else, with one stage
-    or few, until a budget is spent; else only thinned out. `budget_boxes`: search all of them for that long, whatever the chip.
+    Of all candidates, if the chip has one stage, or two and up to two cores and they are few; else of those that `thin_tiles` leaves: to
+    the last in any case, so that a larger capacity, which only adds to what fits, never gives a worse mapping. `budget_boxes`: look at all
+    candidates, whatever the chip, until so many boxes are opened.
     """
     stages = len(setting.stages)
-    few = setting.gemm.macs <= _ALL_UP_TO_MACS
-    to_the_last = budget_boxes is None and setting.cores <= 2 and (stages == 1 or (few and stages <= 2))
     found = NONE_FOUND
     if stages > 1:
         with suppress(NoTile):
             found = _search_thin(setting, objective)
-    if few or stages == 1 or budget_boxes is not None or found.choice is None:
+    few = stages == 2 and setting.cores <= 2 and setting.gemm.macs <= _ALL_UP_TO_MACS
+    if stages == 1 or few or budget_boxes:
         with suppress(NoTile):
-            found = _search_all(setting, objective, math.inf if to_the_last else budget_boxes or _BUDGET_BOXES_ALL, found)
+            found = _search_all(setting, objective, budget_boxes or math.inf, found)
     if found.choice is not None:
         return found
     inner = setting.places[-1].level.name
@@ -448,4 +442,4 @@ def _search_all(setting: Setting, objective: str, budget_boxes: float, incumbent
 
 def _search_thin(setting: Setting, objective: str) -> Found:
     orders = list(product(ORDERS_ALIKE, repeat=len(setting.stages)))
-    return Search(setting, thin_variants(setting), orders, thin_tiles, objective, _BUDGET_BOXES).run()._replace(is_exact=False, least_s=0.0)
+    return Search(setting, thin_variants(setting), orders, thin_tiles, objective).run()._replace(is_exact=False, least_s=0.0)

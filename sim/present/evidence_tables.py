@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 from rich.console import RenderableType
@@ -69,7 +70,9 @@ def percent_cells(median_abs: float, p90_abs: float, median: float) -> tuple[str
 
 def counts(validation: Validation) -> str:
     """How many rows there are, and how many were not predicted, for which reasons."""
-    lines = [f"{validation.rows:,} rows, {validation.rows - validation.rows_left:,} predicted"]
+    tables = [Path(table).name for table in validation.tables]
+    whose = f" of {tables[0]}" if len(tables) == 1 else f" of {len(tables)} tables" if tables else ""
+    lines = [f"{validation.rows:,} rows{whose}, {validation.rows - validation.rows_left:,} predicted"]
     lines += [f"not predicted: {left_line}" for left_line in left_lines(validation)]
     return "\n".join(lines)
 
