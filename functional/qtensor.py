@@ -82,6 +82,11 @@ class QTensor:
         """What the rows of a matrix that ids[...] name stand for: [..., columns]."""
         return self.gathered(ids).real().view(*ids.shape, -1)
 
+    def part(self, rows: slice) -> QTensor:
+        """Some rows of a matrix, with their scales."""
+        scale = self.scale if self.scale is None or not self.scale.ndim else self.scale[rows]
+        return QTensor(self.values[rows], scale, None if self.zero is None else self.zero[rows], self.stored)
+
     def with_values(self, values: Tensor) -> QTensor:
         """Other codes, or the same in another shape, that stand for values in the same way."""
         return QTensor(values, self.scale, self.zero, self.stored)

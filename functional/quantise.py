@@ -38,7 +38,7 @@ from functional.formats import LARGEST as LARGEST_CODES
 from functional.formats import is_integer, torch_dtype
 from functional.interpreters import Interpreter
 from functional.llama import Head, KVCache, LayerWeights, Weights, forward
-from functional.ops import Op, View
+from functional.ops import OPS, Op, View
 from functional.qtensor import (
     MASKED,
     QTensor,
@@ -320,3 +320,32 @@ class Quantised(Interpreter[QTensor]):
 
     def view(self, view: View, x: QTensor, **attrs: Any) -> QTensor:
         return x.with_values(view.compute(x.values, **attrs))
+
+
+@dataclass(eq=False)
+class InPieces(Interpreter[QTensor]):
+    """Interprets the model's text with every linear in `parts` pieces of its outputs and a Concat that puts them together, as
+    `workloads.split` cuts a graph; another interpreter computes each op."""
+
+    inner: Interpreter[QTensor]
+    parts: int
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def apply(self, op: Op, name: str, inputs: tuple[QTensor, ...], **attrs: Any) -> QTensor:
+        if op.kind != "Linear":
+            return self.inner.apply(op, name, inputs, **attrs)
+        x, weight = inputs
+        rows = weight.values.shape[0] // self.parts
+        pieces = [weight.part(slice(i * rows, (i + 1) * rows)) for i in range(self.parts)]
+        outputs = [self.inner.apply(op, f"{name}.slice_{i}", (x, piece), **attrs) for i, piece in enumerate(pieces)]
+        return self.inner.apply(OPS["Concat"], name, tuple(outputs))
+
+    def view(self, view: View, x: QTensor, **attrs: Any) -> QTensor:
+        return self.inner.view(view, x, **attrs)
+
+
+def scales_in_pieces(scales: Mapping[str, Tensor], pieces: Mapping[str, str]) -> dict[str, Tensor]:
+    """Scales by op name, with those of pieces of linears: that of the whole, by the name of the op that puts each piece into its place."""
+    return {**scales, **{piece: scales[whole] for piece, whole in pieces.items() if whole in scales}}

@@ -173,7 +173,7 @@ class Memory(Fields):
 
 class Overhead(Fields):
     """What each fusion group pays besides its work: a launch, and, where a library rearranges the weights of a product of several rows
-    before it multiplies, their bytes at the bandwidth `pack`."""
+    before it multiplies, their bytes at the bandwidth `pack` (at DRAM's, if that is less); then it multiplies."""
 
     launch: Annotated[float, Quantity("time", may_be_zero=True)] = 0.0
     pack: Annotated[Bandwidth, BandwidthQuantity()] | None = None

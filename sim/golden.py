@@ -29,13 +29,22 @@ from torch import Tensor
 from functional.config import ModelConfig
 from functional.errors import BadInput, Problem, UnknownName, did_you_mean
 from functional.format_error import FormatError, format_error
-from functional.formats import bits_of, group_of, is_integer
+from functional.formats import ACTIVATION_FORMATS, TENSOR_FORMATS, bits_of, group_of, is_integer
 from functional.interpreters import Interpreter
 from functional.llama import KVCache, Weights, forward
 from functional.model import prefill
 from functional.ops import OPS
 from functional.qtensor import QTensor, common_format, requantise
-from functional.quantise import QCaptured, Quantised, calibrate, product_factor, quantise_cache, quantise_weights
+from functional.quantise import (
+    InPieces,
+    QCaptured,
+    Quantised,
+    calibrate,
+    product_factor,
+    quantise_cache,
+    quantise_weights,
+    scales_in_pieces,
+)
 from functional.weights import new_cache, random_weights
 from functional.work import Mask
 from sim.execute.arithmetic import Arithmetic
@@ -43,10 +52,9 @@ from sim.execute.judge import UNDERFLOW, UNIT_ROUNDOFF, gamma, gemm_bound
 from workloads.graph import OpGraph, OpNode
 from workloads.library import load_model
 from workloads.scenario import Formats, Phase, Scenario
+from workloads.split import parts_of, pieces
+from workloads.split import split as in_pieces
 from workloads.trace import trace
-
-FORMATS = ("bf16", "fp16", "fp32", "fp8", "int8")
-"""Formats between ops in which the golden model computes."""
 
 WORDS = 1024
 """Token ids are below this (and the vocabulary), so that other ops give the same vectors whether or not the whole table is built."""
@@ -91,7 +99,9 @@ def write_golden(
     ops: Sequence[str] = (),
     number_format: str = "bf16",
     weights: str | None = None,
+    activations: str | None = None,
     kv: str | None = None,
+    split: int = 1,
     phase: Phase = "prefill",
     batch: int = 1,
     prompt: int = 16,
@@ -101,32 +111,33 @@ def write_golden(
 ) -> dict[str, Any]:
     """Write golden vectors of the ops that any of the patterns (shell style, `layers.0.*`) names into a new folder; its manifest.
 
-    Without patterns all ops but the embedding and lm_head. `number_format` is that between ops and, unless said, of weights and KV cache.
-    The folder appears whole or not at all. Raises `BadInput`: an unknown model,
-    format, phase or op, lengths and layers that the model does not have, a folder that is not empty or cannot be written.
+    Without patterns all ops but the embedding and lm_head. `number_format` is that of weights, of what is between ops and of the KV cache,
+    unless said. Every linear is in `split` pieces. The folder appears whole or not at all. Raises `BadInput`: an unknown model, format,
+    phase or op, lengths and layers that the model does not have, linears that do not part, a folder that is not empty or cannot be written.
     """
     config = model if isinstance(model, ModelConfig) else load_model(model)
     folder = Path(out)
     _check(config, folder, number_format, phase, layers)
-    formats = Formats.of(number_format, weights, None, kv)
+    formats = Formats.of(number_format, weights, activations, kv)
     config = replace(config, num_hidden_layers=layers)
     tokens = prompt if phase == "prefill" or context is None else context
     scenario = Scenario.prefill(formats, batch, tokens) if phase == "prefill" else Scenario.decode(formats, batch, tokens)
-    graph = trace(config, scenario)
+    graph = in_pieces(trace(config, scenario), split)
     chosen = _chosen(graph, ops)
-    if not set(chosen) & set(LARGE):
+    if not any(name.startswith(LARGE) for name in chosen):
         config = replace(config, vocab_size=min(config.vocab_size, WORDS))
     step = seeded_step(config, scenario, seed)
     ports = _ports(graph, step, chosen)
     header = {
         "rooftile": version("rooftile"),
         "model": graph.model,
-        "format": number_format,
+        "format": formats.activations,
         "weights": formats.weights,
         "kv": formats.kv,
         "error_against_fp32": asdict(step.error),
         "seed": seed,
         "layers": layers,
+        "split": split,
         "phase": phase,
         "batch": batch,
         "q_len": scenario.q_len,
@@ -144,8 +155,9 @@ def write_golden(
 def _check(config: ModelConfig, folder: Path, number_format: str, phase: str, layers: int) -> None:
     """All mistakes at once, before anything is computed."""
     problems = []
-    if number_format not in FORMATS:
-        problems.append(Problem(f"no golden vectors in '{number_format}'", did_you_mean(number_format, FORMATS), path="--format"))
+    if number_format not in TENSOR_FORMATS:
+        cure = did_you_mean(number_format, ACTIVATION_FORMATS)
+        problems.append(Problem(f"unknown number format '{number_format}'", cure, path="--format"))
     if phase not in get_args(Phase):
         problems.append(Problem(f"unknown phase '{phase}'", did_you_mean(phase, get_args(Phase)), path="--phase"))
     if not 1 <= layers <= config.num_hidden_layers:
@@ -166,7 +178,7 @@ def _chosen(graph: OpGraph, patterns: Iterable[str]) -> list[str]:
     names = [op.name for op in graph.ops]
     patterns = list(patterns)
     if not patterns:
-        return [name for name in names if name not in LARGE]
+        return [name for name in names if not name.startswith(LARGE)]
     unknown = [pattern for pattern in patterns if not fnmatch.filter(names, pattern)]
     if unknown:
         raise UnknownName(Problem(f"no op is named '{pattern}'", _cure(pattern, names), path="--ops") for pattern in unknown)
@@ -208,8 +220,9 @@ class SeededStep:
     scales: dict[str, Tensor]
     error: FormatError
 
-    def interpreted(self, f: Interpreter[QTensor]) -> QTensor:
-        """The step as another interpreter sees it, on a cache of its own."""
+    def interpreted(self, f: Interpreter[QTensor], split: int = 1) -> QTensor:
+        """The step as another interpreter sees it, with every linear in `split` pieces, on a cache of its own."""
+        f = f if split == 1 else InPieces(f, split)
         copies = KVCache(*(tuple(each.with_values(each.values.clone()) for each in side) for side in (self.cache.keys, self.cache.values)))
         scenario, ids = self.scenario, QTensor(self.ids, None)
         length, activations = int(scenario.q_len), scenario.formats.activations
@@ -233,9 +246,10 @@ def seeded_step(config: ModelConfig, scenario: Scenario, seed: int) -> SeededSte
 
 def _ports(graph: OpGraph, step: SeededStep, chosen: Iterable[str]) -> dict[str, list[_Port]]:
     """The tensors of each op under the names of the op table (x, weight) and of the graph (layers.0.self_attn.q_proj.weight)."""
-    quantised = Quantised(step.scales, set(chosen).__contains__, step.scenario.formats.activations)
+    scales = scales_in_pieces(step.scales, pieces(graph))
+    quantised = Quantised(scales, set(chosen).__contains__, step.scenario.formats.activations)
     with torch.no_grad():
-        step.interpreted(quantised)
+        step.interpreted(quantised, parts_of(graph))
     ports = {}
     for op in graph.ops:
         if op.name in quantised.captured:
@@ -247,9 +261,13 @@ def _ports(graph: OpGraph, step: SeededStep, chosen: Iterable[str]) -> dict[str,
 def _ports_of(op: OpNode, captured: QCaptured, graph: OpGraph) -> list[_Port]:
     parameters = inspect.signature(captured.op.compute).parameters
     positional = [name for name, each in parameters.items() if each.kind is not each.KEYWORD_ONLY]
+    if op.kind == "Concat":
+        positional = [f"piece_{i}" for i in range(len(op.inputs))]
     roles = ["weight" if graph.tensors[use.tensor].role == "weight" else "input" for use in op.inputs]
-    inputs = zip(positional, op.inputs, roles, captured.inputs, strict=True)
-    return [*(_Port(name, use.tensor, role, data) for name, use, role, data in inputs), _Port("output", op.name, "output", captured.output)]
+    rows = op.name.rpartition(".slice_")[2] if op.kind == "Linear" and ".slice_" in op.name else ""
+    named = [f"{use.tensor}.slice_{rows}" if rows and role == "weight" else use.tensor for use, role in zip(op.inputs, roles, strict=True)]
+    inputs = zip(positional, named, roles, captured.inputs, strict=True)
+    return [*(_Port(name, tensor, role, data) for name, tensor, role, data in inputs), _Port("output", op.name, "output", captured.output)]
 
 
 def _rounded_once(captured: QCaptured) -> QTensor:

@@ -422,7 +422,7 @@ def test_what_does_not_fit_is_warned_about(rooftile: Run) -> None:
         ((*GENERATE, "--top-p", 0.9), "--temperature: --top-k and --top-p choose what is drawn from; give --temperature above 0"),
         ((*GENERATE, "--temperature", 0, "--top-k", 3), "--temperature: --top-k and --top-p choose what is drawn from"),
         ((*GENERATE, "--draft-weights", "int4"), "--draft-weights: has no part in this: no draft model is given"),
-        ((*GENERATE, "--no-prefetch"), "--no-prefetch: engine roofline never prefetches"),
+        ((*GENERATE, "--no-prefetch"), "--no-prefetch: engine tiled never prefetches"),
         ((*GENERATE, "--temperature", 1, "--top-k", 32001), "top_k: the vocabulary has only 32000 tokens to draw from, not 32001"),
         ((*GENERATE[:3], "--phase", "decode", "--logits", "all"), "--logits: has no part in this: a decode step has one token, the last"),
         ((*GENERATE, "--temperature", -1), "temperature: -1.0 is no temperature"),

@@ -218,10 +218,12 @@ def test_a_float64_implementation_is_within_tolerance_and_a_wrong_one_is_not(kin
         ({"ops": ["q_proj"]}, r"no op is named 'q_proj'; did you mean '\*\.q_proj'\?"),
         ({"ops": ["norm", "layers.7.*"]}, r"no op is named 'layers\.7\.\*'"),
         ({"ops": ["layers.0.mlp.gate_prj"]}, r"did you mean 'layers\.0\.mlp\.gate_proj'\?"),
-        ({"number_format": "int4"}, r"--format: no golden vectors in 'int4'; did you mean 'int8'\?"),
+        ({"number_format": "int4"}, r"--activations: 'int4' is no format between ops"),
+        ({"split": 3}, r"--split: the 32 outputs of layers.0.self_attn.q_proj do not part into 3 equal pieces; take a divisor"),
+        ({"split": 0}, r"--split: must be at least 1, found 0"),
         ({"weights": "int4:g100"}, r"--weights: unknown number format 'int4:g100'; did you mean 'int4:g128'\?"),
         ({"kv": "int4:g128"}, r"--kv: 'int4:g128' is a format of weights; known here: bf16, fp16, fp32, fp8, int8, int4"),
-        ({"number_format": "int9"}, r"--format: no golden vectors in 'int9'; did you mean 'int8'\?"),
+        ({"number_format": "int9"}, r"--format: unknown number format 'int9'; did you mean 'int8'\?"),
         ({"layers": 0}, r"--layers: cannot build 0 layers; small has 1 to 3"),
         ({"layers": 4}, r"--layers: cannot build 4 layers; small has 1 to 3"),
         ({"phase": "prefil"}, r"--phase: unknown phase 'prefil'; did you mean 'prefill'\?"),
@@ -269,6 +271,27 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
         write_golden(SMALL, tmp_path / "v", prompt=4)
     assert len(written) == 5
     assert list(tmp_path.iterdir()) == []
+
+
+# Pieces ----------------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number_format", ["bf16", "int8"])
+def test_pieces_are_the_whole_side_by_side(tmp_path: Path, number_format: str) -> None:
+    """Weights, outputs and what a Concat reads, against the vectors of the same linear in one piece."""
+    some = {"ops": ["*.k_proj*"], "number_format": number_format, "prompt": 4}
+    write_golden(SMALL, tmp_path / "whole", **some)
+    manifest = write_golden(SMALL, tmp_path / "parts", split=2, **some)
+    assert manifest["split"] == 2
+    whole, parts, name = tensors(tmp_path / "whole"), tensors(tmp_path / "parts"), "layers.0.self_attn.k_proj"
+    assert [op["name"] for op in manifest["ops"]] == [f"{name}.slice_0", f"{name}.slice_1", name]
+    for port, axis in (("weight", 0), ("output", -1)):
+        pieces = [parts[f"{name}.slice_{i}", port][1] for i in range(2)]
+        assert torch.equal(torch.cat(pieces, axis), whole[name, port][1])
+    assert parts[f"{name}.slice_1", "weight"][0]["tensor"] == f"{name}.weight.slice_1"
+    for i in range(2):
+        assert torch.equal(parts[name, f"piece_{i}"][1], parts[f"{name}.slice_{i}", "output"][1])
+    assert torch.equal(parts[name, "output"][1], whole[name, "output"][1])
 
 
 # The command -----------------------------------------------------------------------------------------------------------------------------

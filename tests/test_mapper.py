@@ -350,8 +350,8 @@ NEAR_BEST = (
     ((4, 5, 3000, 2, 2, 1), (27, 26, 60)),
     ((2, 2, 3000, 5, 1, 64), (20, 28, 56)),
 )
-"""(rows, columns, bytes of SRAM, GB/s, cores, burst), (m, n, k): the best mapping lies in boxes whose bound is less than 0.3 % below the best
-that is found before it, so that a search that discards a little too much misses it."""
+"""(rows, columns, bytes of SRAM, GB/s, cores, burst), (m, n, k): the best mapping lies in boxes whose bound is less than 0.3 % below the
+best that is found before it, so that a search that discards a little too much misses it."""
 
 
 def small_chip(rows: int, cols: int, sram_bytes: int, gb_per_s: float, cores: int, burst_bytes: int) -> Chip:

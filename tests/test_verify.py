@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,16 @@ from typer.testing import CliRunner
 import sim.verification
 from functional.config import ModelConfig
 from functional.errors import BadInput
+from functional.formats import ACTIVATION_FORMATS
 from functional.qtensor import QTensor
-from hwmodels import load_chip
-from sim import verify
+from hwmodels import load_chip, with_values
+from hwmodels.chip import Chip
+from sim import predict, verify
 from sim.attention_mapping import AttentionMapping
 from sim.cli.verify import app
-from sim.engines import tiled
+from sim.engines import cycle, tiled
 from sim.execute import Tally
-from sim.mapping import GemmMapping
+from sim.mapping import Gemm, GemmMapping, StageTiling, Tile
 from sim.verification import charge, check, golden_run, run
 from sim.verification.check import compare_logits
 from workloads.scenario import PHASES, Phase
@@ -73,6 +76,71 @@ def test_wider_floats(number_format: str) -> None:
     passes(TINY, "h100-sxm5-80gb", "prefill", 37, 1, number_format=number_format)
 
 
+def mixes(activations: Sequence[str], weights: Sequence[str], kv: Sequence[str]) -> list[tuple[str, str, str]]:
+    """Every weight and every cache with each format between ops, the other one in that format too."""
+    found = {(w, a, a) for a in activations for w in weights} | {(a, a, k) for a in activations for k in kv}
+    return sorted(found)
+
+
+WEIGHTS, CACHES = ("bf16", "fp8", "int8", "int4", "int4:g32", "int4:g128", "int8:g64"), ("bf16", "fp32", "fp8", "int8", "int4")
+
+
+@pytest.mark.parametrize(("weights", "activations", "kv"), mixes(("fp8", "int8"), ("bf16", "int4:g64"), ("bf16", "fp8", "int4")))
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_mix_of_formats(weights: str, activations: str, kv: str, phase: Phase) -> None:
+    passes(TINY, "h100-sxm5-80gb", phase, 19, 2, weights=weights, activations=activations, kv=kv)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("weights", "activations", "kv"), mixes(ACTIVATION_FORMATS, WEIGHTS, CACHES))
+@pytest.mark.parametrize("chip", ["edge-npu", "h100-sxm5-80gb"])
+def test_predict_and_verify_take_the_same_formats(chip: str, weights: str, activations: str, kv: str) -> None:
+    mix = {"weights": weights, "activations": activations, "kv": kv}
+    try:
+        predict(TINY, chip, engine="tiled", prompt=19, batch=2, **mix)
+    except BadInput as refusal:
+        with pytest.raises(BadInput, match=re.escape(str(refusal))):
+            verify(TINY, chip, prompt=19, batch=2, **mix)
+    else:
+        passes(TINY, chip, "prefill", 19, 2, **mix)
+
+
+def many_cores(name: str) -> Chip:
+    """A chip of the library with four small cores, so that a tiny model has several tiles along every axis."""
+    levels = {"edge-npu": {"memory.sram.capacity": 2500}, "tpu-v4i": {"memory.cmem.capacity": 20000, "memory.vmem.capacity": 5000}}
+    return with_values(load_chip(name), {**levels[name], "matrix.rows": 4, "matrix.cols": 8, "cores": 4})
+
+
+@pytest.mark.parametrize("chip", ["edge-npu", "tpu-v4i"])
+@pytest.mark.parametrize("engine", ["tiled", "cycle"])
+@pytest.mark.parametrize("phase", PHASES)
+def test_linears_in_pieces(chip: str, engine: str, phase: Phase) -> None:
+    """Every piece is golden, and the Concat puts them together; the vocabulary parts into four."""
+    result = verify(replace(TINY, vocab_size=204), many_cores(chip), phase=phase, prompt=23, batch=2, split=4, engine=engine)
+    assert result.passed, [(each.name, each.differences) for each in result.ops if not each.passed]
+    names = [each.name for each in result.ops]
+    assert [name for name in names if name.startswith("lm_head")] == [*(f"lm_head.slice_{i}" for i in range(4)), "lm_head"]
+
+
+def test_each_core_has_its_piece_of_every_linear() -> None:
+    """Two linears of 8 and 4 columns in two pieces; a tile that both cores share has 4 columns, 2 of each core."""
+    tiles = StageTiling(Tile(1, 4, 4), ("m", "n", "k"), 1), StageTiling(Tile(1, 1, 4), ("m", "n", "k"), 1)
+    mapping = GemmMapping(Gemm(1, 12, 4, 8, 8, 8, 32, "int8"), tiles, (1, 2), 1, "ws", "m")
+    step = run.LinearStep(("q.slice_0", "q.slice_1", "k.slice_0", "k.slice_1"), mapping, False, 2)
+    # Columns of q.slice_0 are 0 to 3, of q.slice_1 4 to 7, of k.slice_0 8 and 9, of k.slice_1 10 and 11.
+    assert run._columns_of_cores(step, [4, 4, 2, 2]).tolist() == [0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 10, 11]
+
+
+@pytest.mark.parametrize("engine", ["tiled", "cycle"])
+def test_the_mapping_is_that_of_the_engine(monkeypatch: pytest.MonkeyPatch, engine: str) -> None:
+    """Not one that is found again: where an engine takes another mapping, that one is executed, and charged."""
+    module, name = (tiled, "map_classes") if engine == "tiled" else (cycle, "play_classes")
+    true, asked = getattr(module, name), []
+    monkeypatch.setattr(module, name, lambda plan: asked.append(engine) or true(plan))
+    assert verify(TINY, "edge-npu", prompt=5, engine=engine).passed
+    assert asked == [engine]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("chip", CHIPS)
 @pytest.mark.parametrize(("phase", "length", "batch"), MORE_STEPS)
@@ -81,10 +149,12 @@ def test_all_layers_of_stories15m(chip: str, phase: Phase, length: int, batch: i
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("chip", ["edge-npu", "tpu-v4i"])
-@pytest.mark.parametrize("phase", PHASES)
-def test_a_full_size_layer_and_lm_head(chip: str, phase: Phase) -> None:
-    passes("llama-3.2-1b", chip, phase, 37, 1)
+@pytest.mark.parametrize(("model", "chip", "phase"), [
+    ("llama-3.2-1b", "edge-npu", "decode"), ("llama-3.2-1b", "h100-sxm5-80gb", "prefill"), ("llama-3.2-3b", "tpu-v4i", "decode"),
+])
+def test_a_full_size_layer_and_lm_head(model: str, chip: str, phase: Phase) -> None:
+    """Some of `tests/bench/full_size_verify.py`."""
+    passes(model, chip, phase, 37, 1)
 
 
 def test_the_logits_of_integers_are_judged_and_equal() -> None:
@@ -111,10 +181,10 @@ def change_mapping(monkeypatch: pytest.MonkeyPatch, change: Callable[[Any], Any]
     """Charge for the mapper's mapping, execute another one."""
     true = charge._step
 
-    def changed(ops: Any, choice: Any) -> Any:
+    def changed(ops: Any, choice: Any, pieces: int) -> Any:
         if choice is not None and isinstance(choice.mapping, kind) and ops[0].name != "lm_head":
             choice = replace(choice, mapping=change(choice.mapping))
-        return true(ops, choice)
+        return true(ops, choice, pieces)
 
     monkeypatch.setattr(charge, "_step", changed)
 
@@ -234,7 +304,7 @@ def test_the_command_prints_both_phases_and_exits_0(tiny_file: str) -> None:
         assert each["ops"][-1]["tally"] == each["ops"][-1]["charge"]
     table = invoke(tiny_file, "--phase", "decode", "--context", "6", "--batch", "2")
     assert table.exit_code == 0
-    assert "decode of one token after 6, batch 2, int8, 1 layer, seed 0" in table.stdout
+    assert "decode of one token after 6, batch 2, int8, 1 layer, as tiled maps it, seed 0" in table.stdout
     assert "lm_head" in table.stdout
 
 
@@ -248,7 +318,14 @@ def test_the_command_exits_1_and_names_the_first_op(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"number_format": "int4"}, "--dtype: nothing is executed in 'int4'"),
+        ({"number_format": "int4"}, "--activations: 'int4' is no format between ops"),
+        ({"activations": "int4"}, "--activations: 'int4' is no format between ops"),
+        ({"number_format": "int9"}, "--dtype: unknown number format 'int9'; did you mean 'int8'"),
+        ({"kv": "fp16"}, "edge-npu has no rate for fp16"),
+        ({"split": 2}, "--split: the 203 outputs of lm_head do not part into 2 equal pieces; take a divisor"),
+        ({"split": 0}, "--split: must be at least 1, found 0"),
+        ({"engine": "roofline"}, "--engine: roofline maps nothing that could be executed; take tiled or cycle"),
+        ({"engine": "cycl"}, "unknown engine 'cycl'; did you mean 'cycle'"),
         ({"number_format": "fp16"}, "edge-npu has no rate for fp16"),
         ({"layers": 0}, "--layers: cannot build 0 layers"),
         ({"layers": 3}, "tiny has 1 to 2"),
@@ -261,9 +338,15 @@ def test_bad_input(wrong: dict[str, Any], message: str) -> None:
         verify(TINY, "edge-npu", **wrong)
 
 
+def test_pieces_beyond_the_cores_are_refused() -> None:
+    with pytest.raises(BadInput, match="--split 2 runs on as many cores; edge-npu has 1; raise cores to 2"):
+        verify(replace(TINY, vocab_size=204), "edge-npu", split=2)
+
+
 def test_execution_imports_no_cost() -> None:
     """What is executed and tallied must not know what is charged."""
-    allowed = ("functional", "hwmodels.chip", "sim.mapping", "sim.attention_mapping", "sim.execute", "workloads.graph", "sim.golden")
+    ours_too = ("sim.execute", "sim.golden", "workloads.graph", "workloads.split")
+    allowed = ("functional", "hwmodels.chip", "sim.mapping", "sim.attention_mapping", *ours_too)
     folder = Path(sim.verification.__file__).parent
     for name in ("run", "border", "counts", "golden_run"):
         for node in ast.walk(ast.parse((folder / f"{name}.py").read_text())):

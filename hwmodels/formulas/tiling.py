@@ -43,7 +43,8 @@ class Blocks(NamedTuple):
 class AxisCuts(NamedTuple):
     """One axis, cut by every stage. `around[s]` are the blocks that stage s cuts; the last entry are the pieces that the array gets.
 
-    `every`: parts of all cores are counted; else only those of the first core, whose parts are the largest.
+    `every`: parts of all cores are counted; else only those of the first core, whose parts are the largest. `at_once`: what several cores
+    fetch at the same place of their loops counts once, that is, besides what the first core fetches, what others do when they come back.
     """
 
     around: tuple[tuple[Blocks, ...], ...]
@@ -51,6 +52,7 @@ class AxisCuts(NamedTuple):
     split_stage: int
     parts: int
     every: bool
+    at_once: bool = False
 
 
 def divide(block: Blocks, size: Count) -> tuple[Blocks, ...]:
@@ -126,6 +128,8 @@ def _active_parts(length: Count, axis: AxisCuts, stage: int) -> Count:
     A core does so once for each run of consecutive tiles of which it has a part. With one shared stage left a core has no second run: the
     tile at the edge comes last.
     """
+    if axis.at_once:
+        return 1 + _rises(length, axis, stage).number
     if stage == axis.split_stage:
         busy: Count = _busy(length, axis)
         return busy
@@ -143,6 +147,29 @@ def _busy(length: Count, axis: AxisCuts) -> Any:
     """Cores that have a part of a block."""
     part = larger(ceil_div(length, axis.parts), 1)
     return ceil_div(length, part) if axis.every else smaller(length, 1)
+
+
+class _Rises(NamedTuple):
+    """How often more cores have a part of a tile than had of the one before it; how many have of the first and of the last tile."""
+
+    number: Count
+    first: Count
+    last: Count
+
+
+def _rises(length: Count, axis: AxisCuts, stage: int) -> _Rises:
+    """Of the tiles of a block that the shared stages from `stage` on cut. Where more cores have a part, those that come back fetch at the
+    same place of their loops, so that each rise is one fetch."""
+    if stage == axis.split_stage:
+        busy: Count = ceil_div(length, larger(ceil_div(length, axis.parts), 1))
+        return _Rises(0 * busy, busy, busy)
+    size = axis.sizes[stage]
+    full, edge = _rises(smaller(length, size), axis, stage + 1), _rises(length % size, axis, stage + 1)
+    times = larger(length // size, 1)
+    has_edge = chosen((length % size > 0) & (length > size), 1, 0)
+    again, after = chosen(full.first > full.last, 1, 0), chosen(edge.first > full.last, 1, 0)
+    number = times * full.number + (times - 1) * again + has_edge * (edge.number + after)
+    return _Rises(number, full.first, chosen(has_edge == 1, edge.last, full.last))
 
 
 class _Runs(NamedTuple):

@@ -24,10 +24,12 @@ def golden(
         ),
     ] = None,
     number_format: Annotated[
-        str, typer.Option("--format", metavar="FMT", help="Format between ops, and of weights and KV cache: bf16, fp16, fp32, fp8 or int8.")
+        str, typer.Option("--format", metavar="FMT", help="Format of weights, between ops and of the KV cache, unless said.")
     ] = "bf16",
     weights: flags.Weights = None,
+    activations: flags.Activations = None,
     kv: flags.Kv = None,
+    split: flags.Split = 1,
     phase: Annotated[Phase, typer.Option("--phase", help="The step to compute.")] = "prefill",
     batch: flags.Batch = 1,
     prompt: flags.Prompt = 16,
@@ -45,7 +47,9 @@ def golden(
         ops=ops or (),
         number_format=number_format,
         weights=weights,
+        activations=activations,
         kv=kv,
+        split=split,
         phase=phase,
         batch=batch,
         prompt=prompt,
@@ -54,7 +58,7 @@ def golden(
         seed=seed,
     )
     tensors, error = sum(len(op["tensors"]) for op in manifest["ops"]), manifest["error_against_fp32"]
-    print(f"{out / MANIFEST}: {len(manifest['ops'])} ops, {tensors} tensors in {number_format}")
+    print(f"{out / MANIFEST}: {len(manifest['ops'])} ops, {tensors} tensors in {manifest['format']}")
     print(
         f"logits against fp32: max error {error['max_error']:.3g}, RMS {error['rms_error']:.3g} of {error['fp32_rms']:.3g}, "
         f"top-1 agreement {error['top1_agreement']:.1%} of {error['tokens']} tokens"

@@ -19,20 +19,23 @@ def verify(
     batch: flags.Batch = 1,
     prompt: flags.Prompt = 37,
     context: flags.Context = None,
+    engine: Annotated[str, typer.Option("--engine", metavar="tiled|cycle", help="Whose mappings are executed.")] = "tiled",
     layers: Annotated[int, typer.Option("--layers", metavar="L", help="Decoder layers to build.")] = 1,
     seed: Annotated[int, typer.Option("--seed", metavar="S", help="Seed of weights and token ids.")] = 0,
     dtype: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(
-            "--dtype", metavar="FMT", help="Format between ops, of weights and KV cache: bf16, fp16, fp32 or int8. [default: the chip's]"
+            "--dtype", metavar="FMT", help="Format of weights, between ops and of the KV cache, unless said. [default: the chip's]"
         ),
     ] = None,
     weights: flags.Weights = None,
+    activations: flags.Activations = None,
     kv: flags.Kv = None,
+    split: flags.Split = 1,
     form: Annotated[Literal["table", "json"], typer.Option("--format", help="How to print.")] = "table",
     out: flags.Out = None,
 ) -> None:
-    """Execute the mappings that the tiled engine charges for, tile by tile, against the golden model; exit code 1 on any difference."""
+    """Execute the mappings that an engine charges for, tile by tile, against the golden model; exit code 1 on any difference."""
     from sim.present.output import emit, emit_tables
     from sim.present.verify_tables import verification_tables, verifications_json
     from sim.verification import verify as verify_step
@@ -49,7 +52,10 @@ def verify(
             seed=seed,
             number_format=dtype,
             weights=weights,
+            activations=activations,
             kv=kv,
+            engine=engine,
+            split=split,
         )
         for each in flags.phases_of(phase, context)
     ]

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 from functional.errors import Problem, ScenarioError, UnknownName, did_you_mean
 from sim.engines import roofline
 from sim.engines.result import GroupTimes
 from sim.plan import Plan
+
+if TYPE_CHECKING:
+    from sim.engines import tiled
 
 
 def _tiled(plan: Plan) -> list[GroupTimes]:
@@ -34,6 +38,21 @@ def timed(plan: Plan, engine: str, prefetch: bool = True) -> tuple[Plan, list[Gr
 
         return ahead.time_groups(plan)
     return plan, ENGINES[engine](plan)
+
+
+def mapped_by(plan: Plan, engine: str) -> list[tiled.Mapped]:
+    """Each class of groups as the engine of that name maps it: the very mapping that it times.
+
+    Raises `BadInput` for an engine that maps nothing.
+    """
+    check_engine(engine)
+    if engine == "roofline":
+        raise ScenarioError(Problem("roofline maps nothing that could be executed", "take tiled or cycle", path="--engine"))
+    from sim.engines import cycle, tiled
+
+    if engine == "cycle":
+        return [each.mapped for each in cycle.play_classes(plan)]
+    return tiled.map_classes(plan)
 
 
 ENGINES: Mapping[str, Callable[[Plan], list[GroupTimes]]] = {"roofline": roofline.time_classes, "tiled": _tiled, "cycle": _cycle}

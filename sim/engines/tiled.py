@@ -95,12 +95,19 @@ def time_classes(plan: Plan) -> list[GroupTimes]:
     return [timed(each, lasting, peaks, lasting_peaks, map_group(each, lasting, lasting_peaks)) for each in plan.classes]
 
 
+def map_classes(plan: Plan) -> list[Mapped]:
+    """Each class of groups as it is mapped, and what its mapping is charged. Raises `BadInput` for what cannot be mapped."""
+    plan = sustained(plan)
+    peaks = roofline.Peaks.of(plan.chip)
+    return [map_group(each, plan, peaks) for each in plan.classes]
+
+
 def timed(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks, lasting: roofline.Peaks, mapped: Mapped) -> GroupTimes:
     """The figures of a class that is mapped, by the `lasting` peaks of a sustained plan; `peaks` are those of the datasheet."""
     ideal = roofline.time_class(group_class, peaks)
     reached = ideal.busy_s if lasting is peaks else roofline.unit_times_s(group_class.load, lasting)
     reached_s = {name: float(seconds) for name, seconds in reached.items()}
-    overhead_s = float(plan.chip.launch_s) + mapped.launch_s + _pack_s(group_class, plan.chip)
+    overhead_s = float(plan.chip.launch_s) + mapped.launch_s + _pack_s(group_class, plan.chip, mapped)
     lost_s = dict(mapped.lost_s or _lost_s(reached_s, mapped, plan.chip))
     lost_s["sustained"] = lost_s.get("sustained", 0.0) + max(reached_s.values()) - ideal.latency_s
     dram, issued = _shared_out(mapped.dram_bytes, ideal.op_dram_bytes), _shared_out(mapped.issued_macs, ideal.op_issued_macs)
@@ -120,13 +127,19 @@ def timed(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks, lasting: r
     )
 
 
-def _pack_s(group_class: GroupClass, chip: Chip) -> float:
-    """Seconds in which a library rearranges the weights of a group's products of several rows before it multiplies."""
-    linears = [op.work for op in group_class.ops if isinstance(op.work, Contraction) and op.work.mask is None]
-    if chip.pack is None or not linears:
+def _pack_s(group_class: GroupClass, chip: Chip, mapped: Mapped) -> float:
+    """Seconds that packing adds: weights come from DRAM while they are rearranged, and are multiplied when they are."""
+    size_bytes = packed_bytes(group_class)
+    if chip.pack is None or not size_bytes:
         return 0.0
-    pack_bytes_per_s = float(chip.pack.read_bytes_per_s(chip.clock_hz))
-    return sum(float(pack_s(int(work.m), int(work.n), int(work.k), bits_of(work.b_format), pack_bytes_per_s)) for work in linears)
+    rates = float(chip.pack.read_bytes_per_s(chip.clock_hz)), float(chip.read_bytes_per_s(chip.dram))
+    return max(0.0, pack_s(size_bytes, *rates) + mapped.busy_s[MATRIX] - mapped.latency_s)
+
+
+def packed_bytes(group_class: GroupClass) -> float:
+    """Bytes of weights that a library rearranges before it multiplies: those of products of several rows."""
+    linears = [op.work for op in group_class.ops if isinstance(op.work, Contraction) and op.work.mask is None and op.work.m > 1]
+    return sum(int(work.n * work.k) * bits_of(work.b_format) / 8 for work in linears)
 
 
 def _issued(group_class: GroupClass, mapped: Mapped) -> dict[str, float]:
@@ -292,7 +305,7 @@ def _share(level: MemoryLevel, cores: int) -> MemoryLevel:
 def scales(group_class: GroupClass, passes: Fraction = _ONCE) -> list[Flow]:
     """Scales and zero points of the weights of a group's linears: they come with their weights, as often as these do."""
     weights = [op.inputs[1].spec for op in group_class.ops if op.kind == "Linear"]
-    return [Flow(i, "", "weights", math.ceil(weight.scales_bytes * passes), False) for i, weight in enumerate(weights)]
+    return [Flow(i, "", "weights", math.ceil(int(weight.scales_bytes) * passes), False) for i, weight in enumerate(weights)]
 
 
 def attention_of(group_class: GroupClass, plan: Plan) -> tuple[Attention, InDram, Part]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -22,17 +22,26 @@ from numpy.typing import NDArray
 from functional.errors import BadInput, Problem, ScenarioError
 from hwmodels import chip_names, load_chip
 from hwmodels.chip import Bandwidth, Chip, Number
-from sim.evidence.cases import Case, KernelTask, StepTask, Task
+from sim.engines.roofline import MATRIX, VECTOR, Peaks, unit_times_s
+from sim.engines.tiled import packed_bytes
+from sim.evidence.cases import Case, StepTask, Task
 from sim.evidence.hardware import plain
 from sim.evidence.tidy import read_tidy
 from sim.evidence.validate import ENGINE, Comparison, Validation, predict_task, validate_rows
-from workloads.kernels import KERNELS
+from sim.plan import plan
 
 POINTS = 30
 """Rows that a fit may use."""
 
+BAD_FIT = 0.25
+"""Median |error| on its own points from which on a fit is warned about."""
+
 _GEMM_SHARE = 0.5
 _ROUNDS = 25
+_ANCHORS = 6
+"""How often the engine is asked for all points, at most."""
+_SETTLED = 2e-3
+"""Relative change of the constants at which it need not be asked again."""
 _STEP = 0.02
 """Relative step of the finite differences."""
 _HUBER = 0.1
@@ -108,8 +117,10 @@ def median_abs(validation: Validation) -> float:
     return float(np.median([abs(each.error) for each in validation.comparisons]))
 
 
-def calibrate(chip: str | Path, data: Sequence[str | Path], points: int = POINTS) -> Calibration:
-    """Fit a chip (library name or file) to the rows of tidy tables that were measured on it.
+def calibrate(
+    chip: str | Path, data: Sequence[str | Path], points: int = POINTS, tell: Callable[[str], None] = lambda line: None
+) -> Calibration:
+    """Fit a chip (library name or file) to the rows of tidy tables that were measured on it; `tell` hears how far it is.
 
     Raises `BadInput`: a chip or table that cannot be read, no row of that chip, fewer or more than 1 to 30 points.
     """
@@ -127,7 +138,7 @@ def calibrate(chip: str | Path, data: Sequence[str | Path], points: int = POINTS
     chosen = choose(before.comparisons, points)
     if not chosen:
         raise BadInput(Problem("no row of one op can be predicted", "measure GEMMs and vector ops too", str(data[0])))
-    constants, fitted = fit(start, [each.case for each in chosen])
+    constants, fitted = fit(start, [each.case for each in chosen], tell)
     fitted = replace(fitted, name=f"{start.name}-calibrated", aliases=(start.name, *start.aliases))
     after = compare(chips=[fitted])
     used = {_identity(each) for each in chosen}
@@ -181,13 +192,34 @@ def _evenly(rows: Sequence[Comparison], count: int) -> list[Comparison]:
     return [rows[round(i * (len(rows) - 1) / max(count - 1, 1))] for i in range(count)]
 
 
-def fit(start: Chip, cases: Sequence[Case]) -> tuple[tuple[Constant, ...], Chip]:
-    """The constants with which the tiled engine comes closest to the measured times, and the chip with them."""
+def fit(start: Chip, cases: Sequence[Case], tell: Callable[[str], None] = lambda line: None) -> tuple[tuple[Constant, ...], Chip]:
+    """The constants with which the tiled engine comes closest to the measured times, and the chip with them.
+
+    The engine is slow, so a model of it is fitted: roofline, launch and packing, held to what the engine says at the constants of the fit
+    before. Source of the scheme (space mapping): Bandler et al., IEEE Trans. Microwave Theory Tech. 42 (1994) 2536.
+    """
     model = _Model(start, cases)
     measured = np.log([case.measured_s for case in cases])
-    theta = model.initial.copy()
+    theta, seen = model.initial.copy(), np.zeros(len(model.initial), dtype=bool)
+    for round_ in range(1, _ANCHORS + 1):
+        residual = model.anchor(theta) - measured
+        tell(f"fit {round_} of at most {_ANCHORS}: median |error| {np.median(np.abs(np.expm1(residual))):.1%} on {len(cases)} points")
+        new = _descend(model, theta, measured, seen)
+        moved = np.abs(new - theta).max()
+        theta = new
+        if moved < _SETTLED:
+            break
+    values, first = np.exp(theta), np.exp(model.initial)
+    constants = tuple(
+        Constant(path, float(old), float(new), bool(known))
+        for path, old, new, known in zip(model.paths, first, values, seen, strict=True)
+    )
+    return constants, model.chip({each.path: each.value for each in constants if each.seen})
+
+
+def _descend(model: _Model, theta: Floats, measured: Floats, seen: NDArray[np.bool_]) -> Floats:
+    """The constants of least loss from here on; notes in `seen` which of them any point depends on."""
     residual = model.log_times(theta) - measured
-    seen = np.zeros(len(theta), dtype=bool)
     damping = 1e-3
     for _ in range(_ROUNDS):
         slopes = model.slopes(theta, residual + measured)
@@ -199,13 +231,7 @@ def fit(start: Chip, cases: Sequence[Case]) -> tuple[tuple[Constant, ...], Chip]
         theta, residual = model.bounded(theta + step), residual_new
         if np.abs(step).max() < _DONE:
             break
-    values = np.exp(theta)
-    first = np.exp(model.initial)
-    constants = tuple(
-        Constant(path, float(old), float(new), bool(known))
-        for path, old, new, known in zip(model.paths, first, values, seen, strict=True)
-    )
-    return constants, model.chip({each.path: each.value for each in constants if each.seen})
+    return theta
 
 
 def _improve(
@@ -233,40 +259,41 @@ def _loss(residual: Floats) -> float:
 
 
 class _Model:
-    """Predicted times of the points as a function of the constants.
-
-    Launch and packing are added to what the engine says without them, so that only efficiencies ask the engine again.
-    """
+    """Predicted times of the points as a function of the constants: near the anchor, at the price of a roofline."""
 
     def __init__(self, start: Chip, cases: Sequence[Case]) -> None:
         self._start = start
         self._tasks = [case.tasks[0] for case in cases]
-        self._bare = replace(start, launch_s=0.0, pack=None)
-        self._packed_bytes = self._weights_bytes()
         self.paths = [f"memory.{start.dram.name}.efficiency", "matrix.efficiency", "vector.efficiency", "overhead.launch"]
         first: list[Number] = [start.dram.efficiency, start.matrix.efficiency, start.vector.efficiency, max(float(start.launch_s), 1e-8)]
-        if self._packed_bytes.any() and (start.pack is not None or start.technology == "cpu"):
+        self._units = np.array([_unit_times_s(task, start) for task in self._tasks])
+        if self._units[:, 4].any() and (start.pack is not None or start.technology == "cpu"):
             self.paths.append("overhead.pack")
             first.append(start.read_bytes_per_s(start.dram) if start.pack is None else start.pack.read_bytes_per_s(start.clock_hz))
         self.initial: Floats = np.log(np.array(first, dtype=np.float64))
-        self._known: dict[tuple[Task, float, float, float], float] = {}
-
-    def _weights_bytes(self) -> Floats:
-        """Bytes that packing rearranges for each point: what it costs at 1 B/s."""
-        slow = replace(self._bare, pack=Bandwidth(1.0, 1.0, True, False))
-        return np.array([_seconds(task, slow) - _seconds(task, self._bare) for task in self._tasks]).round()
+        self._off = np.zeros(len(cases))
 
     def bounded(self, theta: Floats) -> Floats:
         """No efficiency above 1."""
         highest = [0.0 if path.endswith("efficiency") else np.inf for path in self.paths]
         return np.minimum(theta, highest)
 
+    def anchor(self, theta: Floats) -> Floats:
+        """Log times as the engine says, to which the model is held from now on."""
+        chip = self.chip(dict(zip(self.paths, np.exp(theta).tolist(), strict=True)))
+        exact = np.log([_seconds(task, chip) for task in self._tasks])
+        self._off = self._off + exact - self.log_times(theta)
+        return exact
+
     def log_times(self, theta: Floats) -> Floats:
+        """Log times by roofline, launch and packing, as far off as at the anchor."""
         values = np.exp(theta)
-        times = self._bare_times(tuple(values[:3])) + values[3]
+        dram_s, matrix_s, vector_s = (self._units[:, i] / values[i] for i in range(3))
+        rest_s, packed_bytes = self._units[:, 3], self._units[:, 4]
+        times = np.maximum.reduce([dram_s, matrix_s, vector_s, rest_s])
         if len(values) > 4:
-            times = times + self._packed_bytes / values[4]
-        return np.asarray(np.log(times))
+            times = np.maximum(times, np.where(packed_bytes > 0, np.maximum(dram_s, packed_bytes / values[4]) + matrix_s, 0.0))
+        return np.asarray(np.log(times + values[3]) + self._off)
 
     def slopes(self, theta: Floats, here: Floats) -> Floats:
         """d log time / d log constant, [points, constants]; efficiencies step down, away from their bound."""
@@ -276,18 +303,6 @@ class _Model:
             step[i] = -_STEP
             columns.append((here - self.log_times(theta + step)) / _STEP)
         return np.stack(columns, axis=1)
-
-    def _bare_times(self, efficiencies: tuple[float, ...]) -> Floats:
-        return np.array([self._bare_s(task, efficiencies) for task in self._tasks])
-
-    def _bare_s(self, task: Task, efficiencies: tuple[float, ...]) -> float:
-        """Seconds of one point without overheads; asked again only for efficiencies that it depends on."""
-        dram, matrix, vector = efficiencies
-        products, others = _uses(task)
-        key = task, dram, matrix if products else 1.0, vector if others else 1.0
-        if key not in self._known:
-            self._known[key] = _seconds(task, _with_efficiencies(self._bare, key[1:]))
-        return self._known[key]
 
     def chip(self, values: Mapping[str, float]) -> Chip:
         """The chip with these constants; the others stay as they were."""
@@ -302,13 +317,17 @@ class _Model:
         )
 
 
-def _uses(task: Task) -> tuple[bool, bool]:
-    """Whether a task has work for the matrix unit, and for the vector unit."""
-    if not isinstance(task, KernelTask):
-        return True, True
-    if "K" in KERNELS[task.op].dims:
-        return True, task.formats[0] != task.formats[1]  # conversion
-    return task.op.startswith("attn_"), True
+def _unit_times_s(task: Task, chip: Chip) -> tuple[float, float, float, float, float]:
+    """Seconds of DRAM, matrix unit, vector unit and the slowest other level at their peaks, and the bytes of weights that are packed."""
+    times = dict.fromkeys((chip.dram.name, MATRIX, VECTOR), 0.0)
+    others, packed = 0.0, 0.0
+    planned = plan(task.graph(), chip)
+    for each in planned.classes:
+        found = unit_times_s(each.load, Peaks.of(chip))
+        times = {name: seconds + each.count * float(found[name]) for name, seconds in times.items()}
+        others += each.count * max((float(seconds) for name, seconds in found.items() if name not in times), default=0.0)
+        packed += each.count * packed_bytes(each)
+    return times[chip.dram.name], times[MATRIX], times[VECTOR], others, packed
 
 
 def _seconds(task: Task, chip: Chip) -> float:

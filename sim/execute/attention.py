@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from functional.formats import LARGEST, is_integer
 from functional.ops import OPS
-from functional.qtensor import MASKED, QTensor, multiplier
-from functional.quantise import golden_int8
+from functional.qtensor import MASKED, QTensor, brought, multiplier, requantise
+from functional.quantise import golden
 from hwmodels.chip import Chip
 from sim.attention_mapping import Attention, AttentionMapping, core_parts, key_tiles, visible_keys
 from sim.execute.arithmetic import Arithmetic, exchanged_elements, issued_macs
@@ -23,7 +24,8 @@ from sim.mapping import Span, chip_stages, parts
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scales:
-    """Scales of the tensors around attention's ops, for int8; the maxima have that of the scores."""
+    """Scales of the tensors around attention's ops, where what is between ops is scaled; the maxima have that of the scores. A side whose
+    format is not scaled has 1."""
 
     queries: Tensor
     keys: Tensor
@@ -37,7 +39,7 @@ class Scales:
 @dataclass(frozen=True, slots=True, eq=False)
 class AttentionNumbers:
     """Formats of attention: `products` as for any product (its output is the format between ops), what scores are multiplied by before
-    the exponential (1 / sqrt(E)), and, for int8, the scales."""
+    the exponential (1 / sqrt(E)), and, if that format is scaled, the scales."""
 
     products: Arithmetic
     softmax_scale: float
@@ -53,14 +55,31 @@ class AttentionNumbers:
         scales = self.scales
         if scales is None:
             return self.products
-        return replace(self.products, factor=multiplier(scales.probabilities, scales.values, scales.output))
+        return replace(self.products, factor=multiplier(self.of_codes(scales.probabilities), scales.values, scales.output))
+
+    @property
+    def for_exponentials(self) -> Arithmetic:
+        """The product with the values where what they are weighted by are exponentials, not yet divided by their sum."""
+        scales = self.scales
+        if scales is None:
+            return self.products
+        return replace(self.products, factor=multiplier(self.of_codes(scales.exponentials), scales.values, scales.output))
+
+    def of_codes(self, scale: Tensor) -> Tensor:
+        """The scale that is left of an operand that is brought to the format of the products: 1 where that is not scaled."""
+        return scale if self.products.compute in LARGEST else torch.ones(())
+
+    def weights(self, codes: Tensor, scale: Tensor | None) -> Tensor:
+        """What weighs the values, from the format between ops in that of the products."""
+        return codes if scale is None else brought(QTensor(codes, scale, None, self.products.output), self.products.compute).values
 
     def op(self, kind: str, inputs: tuple[Tensor, ...], scales: tuple[Tensor, ...], attrs: dict[str, Any]) -> Tensor:
         """An op of the table on tiles; `scales` are those of its inputs and output, empty for floats."""
         if not scales:
             return OPS[kind].compute(*inputs, **attrs)
-        quantised = tuple(QTensor(tensor, scale) for tensor, scale in zip(inputs, scales[:-1], strict=True))
-        return golden_int8(OPS[kind], quantised, attrs, scales[-1]).values
+        between = self.products.output
+        quantised = tuple(QTensor(tensor, scale, None, between) for tensor, scale in zip(inputs, scales[:-1], strict=True))
+        return golden(OPS[kind], quantised, attrs, between, scales[-1]).values
 
 
 def execute_attention(
@@ -116,6 +135,7 @@ class _Run:
         self.tally.hold(self.sums.name, "psums", rows.numel() * attention.acc_bits)
         compute = self.one_pass if self.mapping.online else self.three_passes
         result = compute(pair, queries, rows)
+        self.tally.move(self.operands.name, "outputs", "write", result.numel())
         self.tally.move(self.operands.name, "outputs", "read", result.numel())
         self.tally.move(self.chip.dram.name, "outputs", "write", result.numel())
         self.output[here] = result.view(attention.rows_per_query, -1, attention.head_dim)
@@ -136,6 +156,8 @@ class _Run:
         self.multiply(arithmetic, sums, rows, self.fetch("keys", pair, tile).T, queries, tile)
         scores = arithmetic.finish(sums, Span(0, sums.shape[1]))
         self.spill("scores", scores.numel(), reads=0)
+        if scores.dtype == torch.float8_e4m3fn:  # a masked score is not a number there
+            return scores.float().masked_fill(self.hidden(queries, tile), math.nan).to(scores.dtype)
         return scores.masked_fill(self.hidden(queries, tile), MASKED if self.numbers.scales else -math.inf)
 
     def softmax(self, scores: Tensor) -> Tensor:
@@ -152,7 +174,8 @@ class _Run:
         return probabilities
 
     def weighted_values(self, pair: int, queries: Span, probabilities: Tensor, tiles: list[Span]) -> Tensor:
-        arithmetic = self.numbers.for_values
+        arithmetic, scales = self.numbers.for_values, self.numbers.scales
+        probabilities = self.numbers.weights(probabilities, None if scales is None else scales.probabilities)
         sums = torch.zeros((probabilities.shape[0], self.attention.head_dim), dtype=arithmetic.sum_dtype)
         first = 0
         for tile in tiles:
@@ -165,7 +188,8 @@ class _Run:
 
     def one_pass(self, pair: int, queries: Span, rows: Tensor) -> Tensor:
         """Online softmax: after each tile the output so far is that of the keys seen so far, up to the sum of their exponentials."""
-        arithmetic, scale = self.numbers.products, self.numbers.softmax_scale
+        arithmetic, scale, scales = self.numbers.for_exponentials, self.numbers.softmax_scale, self.numbers.scales
+        of_scores = torch.ones(()) if scales is None else scales.queries * scales.keys
         maxima = torch.full((rows.shape[0], 1), -math.inf)
         totals = torch.zeros((rows.shape[0], 1))
         output = torch.zeros(rows.shape, dtype=arithmetic.sum_dtype)
@@ -173,7 +197,7 @@ class _Run:
             scores = torch.zeros((rows.shape[0], tile.stop - tile.start), dtype=arithmetic.sum_dtype)
             self.tally.hold(self.sums.name, "scores", scores.numel() * self.attention.acc_bits)
             self.multiply(arithmetic, scores, rows, self.fetch("keys", pair, tile).T, queries, tile)
-            scores = scores.float().masked_fill(self.hidden(queries, tile), -math.inf)
+            scores = (scores.float() * of_scores).masked_fill(self.hidden(queries, tile), -math.inf)
             larger = torch.maximum(maxima, scores.amax(-1, keepdim=True))
             # A row that has seen no key yet has no maximum: it is measured from 0, where all its exponentials are 0.
             base = larger.masked_fill(larger.isinf(), 0.0)
@@ -182,7 +206,11 @@ class _Run:
             totals = totals * shrink + exponentials.sum(-1, keepdim=True)
             output = (output.float() * shrink).to(arithmetic.sum_dtype)
             values = self.fetch("values", pair, tile)
-            self.multiply(arithmetic, output, exponentials.to(arithmetic.output_dtype), values, queries, tile)
+            if scales is None:
+                weights = exponentials.to(arithmetic.output_dtype)
+            else:
+                weights = self.numbers.weights(requantise(exponentials, scales.exponentials, arithmetic.output), scales.exponentials)
+            self.multiply(arithmetic, output, weights, values, queries, tile)
             maxima = larger
         return arithmetic.finish(output.float() / totals, Span(0, output.shape[1]))
 
@@ -250,7 +278,7 @@ def _check(mapping: AttentionMapping, chip: Chip, q: Tensor, k: Tensor, numbers:
         raise ValueError(f"no on-chip level of {chip.name} that cores share keeps keys and values; set keys_shared to false")
     check_compute(attention.compute, numbers.products, chip.matrix, mapping.dataflow)
     check_buffers(mapping.buffers, [chip_stages(chip)[-1].level_of("activations")])
-    if mapping.online and (not mapping.fused or numbers.scales is not None):
+    if mapping.online and (not mapping.fused or is_integer(attention.compute)):
         raise ValueError("online rescaling is fused and in floating point; set online to false for integers and for unfused attention")
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -17,6 +18,9 @@ from torch import Tensor
 from functional.formats import LARGEST
 from functional.work import Mask
 from sim.execute.arithmetic import Arithmetic
+
+if TYPE_CHECKING:
+    from sim.execute.attention import Scales
 
 UNIT_ROUNDOFF = {"fp32": 2.0**-24, "bf16": 2.0**-8, "fp16": 2.0**-11, "fp8": 2.0**-4, "int8": 0.0}
 """Largest relative error of rounding to nearest."""
@@ -50,7 +54,8 @@ def judge(found: Tensor, golden: Tensor, bound: Tensor | None = None) -> Judgeme
         raise ValueError(f"a result of shape {tuple(found.shape)} cannot be compared with a golden one of {tuple(golden.shape)}")
     if found.numel() == 0:
         return Judgement(True, 0, 0, 0.0, 0)
-    error = (found.double() - golden.double()).abs().masked_fill(found == golden, 0.0)
+    found, golden = found.double(), golden.double()
+    error = (found - golden).abs().masked_fill(found == golden, 0.0)
     share = error if bound is None else torch.where(error == 0, 0.0, error / bound)
     share = share.nan_to_num(nan=math.inf, posinf=math.inf)
     limit = 0.0 if bound is None else 1.0
@@ -88,7 +93,7 @@ def _column_pieces(columns: int) -> Iterator[slice]:
 
 
 def attention_bound(
-    q: Tensor, k: Tensor, v: Tensor, mask: Mask, softmax_scale: float, arithmetic: Arithmetic
+    q: Tensor, k: Tensor, v: Tensor, mask: Mask, softmax_scale: float, arithmetic: Arithmetic, scales: Scales | None = None
 ) -> tuple[Tensor, Tensor]:
     """(exact attention in float64, bound for three passes with `arithmetic.output` between the ops) of q[B, H, T, E], k and v[B, G, S, E].
 
@@ -97,27 +102,50 @@ def attention_bound(
     sum is off by no more than its worst term, so a probability is off by the factor (1 + eta) / (1 - eta). The product with the values is a
     sum of S terms, and is rounded once. Online rescaling rounds no more often than this: it keeps scores and sums in fp32, and each of the
     at most S rescalings is one more rounding, which `gamma` below counts.
+
+    With `scales` the three sides, the scores and what follows are codes, and so is the result. Rounding to a code is off by an absolute
+    part too, half a step where codes are integers: an exponential by a, its row's sum Z by S a, a probability p by (a + factor^2 S a p) / Z
+    more. The largest exponential of a row is 1, whose code is exact, so that no Z is below that. Values beyond the largest code end there,
+    which is off by their excess. What is brought to another format for a product is rounded once more.
     """
-    groups = q.shape[1] // k.shape[1]
-    wide_q, wide_k, wide_v = q.double(), k.double().repeat_interleave(groups, 1), v.double().repeat_interleave(groups, 1)
-    u, u_out, length = UNIT_ROUNDOFF["fp32"], UNIT_ROUNDOFF[arithmetic.output], k.shape[2]
+    groups, output, u = q.shape[1] // k.shape[1], arithmetic.output, UNIT_ROUNDOFF["fp32"]
+    of_q, of_k, of_v, of_scores, of_exponentials, of_probabilities, of_output = _steps(scales)
+    wide_q, wide_k, wide_v = of_q * q.double(), of_k * k.double(), of_v * v.double()
+    wide_k, wide_v = wide_k.repeat_interleave(groups, 1), wide_v.repeat_interleave(groups, 1)
+    u_out, length, largest = UNIT_ROUNDOFF[output], k.shape[2], LARGEST.get(output, math.inf)
     hidden = hidden_pairs(range(q.shape[2]), range(length), mask)
     scores = (wide_q @ wide_k.mT).masked_fill(hidden, -math.inf)
-    score_error = output_rounding(
-        scores.abs().masked_fill(hidden, 0.0),
-        gamma(q.shape[3] + 1, UNIT_ROUNDOFF[arithmetic.accumulate]) * (wide_q.abs() @ wide_k.mT.abs()),
-        arithmetic.output,
-    ).masked_fill(hidden, 0.0)
+    size = scores.abs().masked_fill(hidden, 0.0)
+    sum_error = gamma(q.shape[3] + 3, UNIT_ROUNDOFF[arithmetic.accumulate]) * (wide_q.abs() @ wide_k.mT.abs()) + 2 * u * size
+    score_error = of_scores * output_rounding(size / of_scores, sum_error / of_scores, output) + (size - largest * of_scores).clamp(min=0)
+    score_error = score_error.masked_fill(hidden, 0.0)
     below = (scores.amax(-1, keepdim=True) - scores).masked_fill(hidden, 0.0)
     argument_error = softmax_scale * (score_error + 3 * u * (below + 2 * score_error))
-    factor = (torch.expm1(argument_error.amax(-1, keepdim=True)) + 1) * (1 + gamma(2 * length + 8, u)) * (1 + u_out) ** 2
+    narrowed = 0.0 if arithmetic.compute == output else UNIT_ROUNDOFF[arithmetic.compute]
+    factor = (torch.expm1(argument_error.amax(-1, keepdim=True)) + 1) * (1 + gamma(2 * length + 12, u)) * (1 + u_out) ** 2 * (1 + narrowed)
     probability_error = factor * factor - 1
     probabilities = torch.softmax(softmax_scale * scores, -1)
-    sums = gamma(2 * length + 1, UNIT_ROUNDOFF[arithmetic.accumulate])
-    error = ((1 + probability_error) * (1 + sums) - 1) * (probabilities @ wide_v.abs())
-    error = error + 3 * UNDERFLOW[arithmetic.output] * wide_v.abs().sum(-2, keepdim=True)
-    exact = probabilities @ wide_v
-    return exact, output_rounding(exact, error, arithmetic.output)
+    sums = gamma(2 * length + 5, UNIT_ROUNDOFF[arithmetic.accumulate])
+
+    step = UNDERFLOW[output] * of_exponentials
+    row_sum = (-softmax_scale * below).exp().masked_fill(hidden, 0.0).sum(-1, keepdim=True)
+    seen = (~hidden).sum(-1, keepdim=True)
+    least_sum = (row_sum / factor - seen * step).clamp(min=1 - 4 * u)
+    apart = (1 + factor * factor * seen * probabilities) * step / least_sum + UNDERFLOW[output] * of_probabilities
+    apart = apart + UNDERFLOW[arithmetic.compute] * (of_probabilities if arithmetic.compute in LARGEST else 1.0)
+    apart = apart + (probabilities * (1 + probability_error) + apart - largest * of_probabilities).clamp(min=0)
+    apart = (factor * apart).masked_fill(hidden, 0.0)
+
+    error = ((1 + probability_error) * (1 + sums) - 1) * (probabilities @ wide_v.abs()) + (1 + sums) * (apart @ wide_v.abs())
+    exact = ((probabilities @ wide_v) / of_output).clamp(-largest, largest)
+    return exact, output_rounding(exact, error / of_output, output)
+
+
+def _steps(scales: Scales | None) -> list[float]:
+    """What a code of each tensor around attention stands for: 1 where there are no scales."""
+    if scales is None:
+        return [1.0] * 7
+    return [float(getattr(scales, each.name)) for each in fields(scales)]
 
 
 def hidden_pairs(queries: range, keys: range, mask: Mask) -> Tensor:

@@ -47,8 +47,8 @@ def map_gemm(
     """The best mapping: of least latency, then DRAM bytes, then bytes moved, then tile steps; for "traffic" DRAM bytes come first.
 
     `a_resident`: A is an intermediate that the plan keeps on the chip; it is read where it lies, and needs no tile there.
-    Exact over the candidates of `sim.mapper.candidates` if the chip has one stage and up to two cores, or if they are few; else see
-    `sim.mapper.search`.
+    Exact over all candidates of `sim.mapper.candidates` if the chip has one stage, or if they are few, else over those that it thins out;
+    what decides among equals is the canonical key of `sim.mapper.search`.
     Raises `BadInput` for extents or chips that are arrays, a format without a rate, and levels too small for a single element of each tile.
     """
     if objective not in ("latency", "traffic"):

@@ -182,7 +182,7 @@ def _level_bytes(chip: Chip, level: MemoryLevel, attention: Attention, use: _Use
     read: Any = 0.0
     written: Any = 0.0
     if level is innermost(chip, "activations"):
-        read = use.operand_bytes + passes_bytes
+        read = use.operand_bytes + use.output_bytes + passes_bytes
         written = use.query_bytes + use.key_bytes + use.output_bytes + passes_bytes
     elif "activations" in level.holds:
         read, written = use.query_bytes + use.key_bytes, use.output_bytes
@@ -201,9 +201,9 @@ def moved_bytes(mapping: AttentionMapping, chip: Chip, cost: AttentionCost, part
 
 
 class InnermostUse(NamedTuple):
-    """What an attention asks of the level next to the array that holds activations: bytes that the array reads of it and that tiles write
-    to it, over the whole chip; bytes that one instance of it, and of the level that holds sums, has to hold; and the MACs that the busiest
-    core issues."""
+    """What an attention asks of the level next to the array that holds activations: bytes read of it, by the array and by output tiles that
+    leave, and written to it by tiles that arrive and by finished outputs, over the whole chip; bytes that one instance of it, and of the
+    level that holds sums, has to hold; and the MACs that the busiest core issues."""
 
     level: str
     read_bytes: float
@@ -215,7 +215,8 @@ class InnermostUse(NamedTuple):
 def innermost_use(mapping: AttentionMapping, chip: Chip) -> InnermostUse:
     """Both products with the softmax between them; scores that softmax passes over, and sums, are left out of the traffic."""
     attention, use = mapping.attention, _use(mapping, chip, "all", _moves(mapping, chip, "all"))
-    read, queries, keys = (attention.pairs * float(np.sum(each)) for each in (use.operand_bytes, use.query_bytes, use.key_bytes))
+    columns = use.operand_bytes, use.query_bytes, use.key_bytes, use.output_bytes
+    read, queries, keys, outputs = (attention.pairs * float(np.sum(each)) for each in columns)
     operands, sums = innermost(chip, "activations"), innermost(chip, "psums")
     tiles = _query_tiles(mapping)
     rows = tiles.queries * attention.rows_per_query
@@ -229,7 +230,7 @@ def innermost_use(mapping: AttentionMapping, chip: Chip) -> InnermostUse:
     if mapping.online:
         room[sums.name] += float(np.max(rows * widths)) * attention.acc_bits
     busiest = int(ceil_div(attention.pairs, mapping.split[0])) * float(np.max(use.issued_macs))
-    return InnermostUse(operands.name, read, queries + keys, {name: bits / 8 for name, bits in room.items()}, busiest)
+    return InnermostUse(operands.name, read + outputs, queries + keys + outputs, {name: bits / 8 for name, bits in room.items()}, busiest)
 
 
 def _rates(chip: Chip, level: MemoryLevel) -> tuple[Any, Any]:

@@ -157,10 +157,12 @@ def thin_tiles(setting: Setting, axis: int, parts: int) -> Ints:
         if innermost:
             halves = ceil_div(ceil_div(extents, 2), grains) * grains
             given = np.broadcast_to(doubled, (len(doubled), len(extents)))
-            return np.minimum(np.vstack([np.ones_like(extents), extents, halves, given]), extents)
+            inner: Ints = np.minimum(np.vstack([np.ones_like(extents), extents, halves, given]), extents)
+            return inner
         trips, coarse = _TRIPS[extents.max() >= _TRIPS][:, None], int(grains[-1, 0]) * parts
         whole = ceil_div(ceil_div(extents, np.minimum(trips, extents)), coarse) * coarse
-        return np.minimum(np.vstack([extents, whole, np.ones_like(extents)]), extents)
+        outer: Ints = np.minimum(np.vstack([extents, whole, np.ones_like(extents)]), extents)
+        return outer
 
     return _chains(setting, axis, parts, tiles_of)
 

@@ -188,7 +188,8 @@ class _AllCores(_Case):
 
     def axes(self, role: Role, seen_from: Place) -> tuple[AxisCuts, AxisCuts, AxisCuts]:
         if self.setting.shared(seen_from):
-            return super().axes(role, seen_from)
+            by_x, by_y, by_z = super().axes(role, seen_from)
+            return by_x, by_y, by_z if by_z.every else by_z._replace(at_once=True)
         x, y, z = ROLE_AXES[role]
         return self.every[x], self.every[y], self.every[z]
 

@@ -56,7 +56,10 @@ def _headline(result: Verification) -> str:
     what = f"prefill of {scenario.q_len} tokens" if scenario.phase == "prefill" else f"decode of one token after {scenario.context}"
     layers = f"{result.layers} layer" + ("s" if result.layers > 1 else "")
     formats = formats_text(scenario.formats)
-    return f"{result.model} on {result.chip}: {what}, batch {scenario.batch}, {formats}, {layers}, seed {result.seed}\n"
+    parts = [what, f"batch {scenario.batch}", formats, layers]
+    parts += [f"linears in {result.split} pieces"] if result.split > 1 else []
+    parts += [f"as {result.engine} maps it", f"seed {result.seed}"]
+    return f"{result.model} on {result.chip}: {', '.join(parts)}\n"
 
 
 def _conclusion(result: Verification) -> str:

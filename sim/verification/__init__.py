@@ -1,29 +1,33 @@
 """Verification: what is timed is executed.
 
 The golden model runs once, with seeded random weights, in the chip's number format, and keeps what goes into and comes out of every op.
-Then each op runs again from its golden inputs, products through the very mappings that the tiled engine charges for, tile by tile
+Then each op runs again from its golden inputs, products through the very mappings that an engine charges for, tile by tile
 (`sim.execute`), and its output, the MACs issued and the DRAM bytes moved are compared with the golden output and with the charge.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from functional.config import ModelConfig
 from functional.errors import BadInput, Problem, did_you_mean
-from functional.formats import TENSOR_FORMATS, is_integer
+from functional.formats import ACTIVATION_FORMATS, TENSOR_FORMATS, is_integer
 from hwmodels import load_chip
 from hwmodels.chip import Chip
 from sim.api import trace_model
-from sim.plan import plan
+from sim.plan import Plan, plan
 from workloads.library import load_model
-from workloads.scenario import Formats, Phase, Scenario
+from workloads.scenario import Phase, Scenario
+from workloads.split import parts_of
 
 if TYPE_CHECKING:
     from functional.format_error import FormatError
+    from sim.verification.charge import ChargedGroup
     from sim.verification.check import LogitsCheck, OpCheck
+    from sim.verification.golden_run import GoldenStep
 
 __all__ = ["Verification", "verify"]
 
@@ -37,7 +41,9 @@ class Verification:
 
     model: str
     chip: str
+    engine: str
     layers: int
+    split: int
     seed: int
     scenario: Scenario
     ops: tuple[OpCheck, ...]
@@ -64,11 +70,13 @@ class Verification:
         return {
             "model": self.model,
             "chip": self.chip,
+            "engine": self.engine,
             "format": scenario.formats.activations,
             "weights": scenario.formats.weights,
             "kv": scenario.formats.kv,
             "error_against_fp32": asdict(self.error),
             "layers": self.layers,
+            "split": self.split,
             "seed": self.seed,
             "phase": scenario.phase,
             "batch": int(scenario.batch),
@@ -93,47 +101,63 @@ def verify(
     seed: int = 0,
     number_format: str | None = None,
     weights: str | None = None,
+    activations: str | None = None,
     kv: str | None = None,
+    engine: str = "tiled",
+    split: int = 1,
 ) -> Verification:
-    """Execute the mappings of one prefill or decode step on tensors. `number_format` is that between ops (the chip's default one unless
-    said) and, unless said, of weights and KV cache.
+    """Execute the mappings of one prefill or decode step on tensors, as the engine of that name maps it. `number_format` (the chip's
+    default one unless said) is that of weights, of what is between ops and of the KV cache, unless said.
 
-    `layers` decoder layers are built, besides the whole embedding and lm_head. Raises `BadInput`: an unknown model, chip, phase or format,
-    a format without a rate or without golden numbers, lengths and layers that the model does not have.
+    `layers` decoder layers are built, besides the whole embedding and lm_head; every linear is in `split` pieces, one per core. Raises
+    `BadInput` for all that `predict` refuses, for an engine that maps nothing, and for layers that the model does not have.
     """
-    from sim.verification.charge import charged_groups, resident_tensors
-    from sim.verification.check import Checker
+    from sim.verification.charge import charged_groups
     from sim.verification.golden_run import golden_step
-    from sim.verification.run import Machine
 
     config = model if isinstance(model, ModelConfig) else load_model(model)
     built = chip if isinstance(chip, Chip) else load_chip(chip)
     name = number_format or built.default_format
-    formats = Formats.of(name, weights, None, kv) if name in TENSOR_FORMATS else Formats(name, name, name)
-    _check(config, formats, layers)
+    _check(config, name, layers)
     config = replace(config, num_hidden_layers=layers)
-    graph = trace_model(config, name, phase=phase, batch=batch, prompt=prompt, context=context, weights=weights, kv=kv)
+    graph = trace_model(
+        config,
+        name,
+        phase=phase,
+        batch=batch,
+        prompt=prompt,
+        context=context,
+        weights=weights,
+        activations=activations,
+        kv=kv,
+        split=split,
+    )
     planned = plan(graph, built)
-    groups = charged_groups(planned)
-    golden = golden_step(config, graph, seed)
-    checker = Checker(graph, golden, Machine(built, name, golden.scales), groups, resident_tensors(planned))
+    groups = charged_groups(planned, engine)
+    return checked(planned, groups, golden_step(config, graph, seed), engine=engine, layers=layers, seed=seed)
+
+
+def checked(plan: Plan, groups: Sequence[ChargedGroup], golden: GoldenStep, *, engine: str, layers: int, seed: int) -> Verification:
+    """Execute the groups of a planned step, as they are charged, against the golden step of the same graph."""
+    from sim.verification.charge import resident_tensors
+    from sim.verification.check import Checker
+    from sim.verification.run import Machine
+
+    graph, chip, used = plan.graph, plan.chip, plan.graph.scenario.formats
+    checker = Checker(graph, golden, Machine(chip, used.activations, golden.scales), groups, resident_tensors(plan))
     checks = tuple(checker.ops())
     could_run = all(check.executed not in ("refused", "not reached") for check in checks)
-    exact = name == "int8" and is_integer(formats.weights) and all(check.passed for check in checks)
+    integers = all(is_integer(each) for each in (used.activations, used.weights, used.kv))
+    exact = integers and all(check.passed for check in checks)
     logits = checker.logits(exact) if could_run else None
-    return Verification(config.name, built.name, layers, seed, graph.scenario, checks, logits, golden.error)
+    return Verification(graph.model, chip.name, engine, layers, parts_of(graph), seed, graph.scenario, checks, logits, golden.error)
 
 
-EXECUTED = ("bf16", "fp16", "fp32", "int8")
-"""Formats between ops for which products are executed."""
-
-
-def _check(config: ModelConfig, formats: Formats, layers: int) -> None:
-    problems, activations = [], formats.activations
-    if activations not in EXECUTED:
-        problems.append(Problem(f"nothing is executed in '{activations}'", did_you_mean(activations, EXECUTED), path="--dtype"))
-    elif activations == "int8" and not is_integer(formats.kv):
-        problems.append(Problem(f"attention of int8 with a KV cache in {formats.kv} is not executed", "take int8 or int4", path="--kv"))
+def _check(config: ModelConfig, number_format: str, layers: int) -> None:
+    problems = []
+    if number_format not in TENSOR_FORMATS:
+        cure = did_you_mean(number_format, ACTIVATION_FORMATS)
+        problems.append(Problem(f"unknown number format '{number_format}'", cure, path="--dtype"))
     if not 1 <= layers <= config.num_hidden_layers:
         problems.append(Problem(f"cannot build {layers} layers", f"{config.name} has 1 to {config.num_hidden_layers}", path="--layers"))
     if problems:

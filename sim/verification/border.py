@@ -90,9 +90,10 @@ def _attention_levels(tally: Tally, chip: Chip, act_bits: int, kv_bits: int, bur
     """The level next to the array that holds activations, where tiles lie on bursts as in DRAM; and the room that sums take."""
     innermost = chip_stages(chip)[-1]
     operands, sums = innermost.level_of("activations").name, innermost.level_of("psums").name
-    fetched: dict[Cargo, int] = {"queries": act_bits, "keys": kv_bits, "values": kv_bits}
-    written = tally.moved_bytes(operands, "write", fetched, burst)
+    tiles: dict[Cargo, int] = {"queries": act_bits, "keys": kv_bits, "values": kv_bits, "outputs": act_bits}
+    written = tally.moved_bytes(operands, "write", tiles, burst)
     read = tally.exchanged_bits(operands, "read", {"activations": act_bits, "keys": kv_bits})
+    read += 8 * tally.moved_bytes(operands, "read", {"outputs": act_bits}, burst)
     levels = {sums: LevelBytes(None, None, -(-tally.level_bits(sums) // 8))}
     return levels | {operands: LevelBytes(-(-read // 8), written, -(-tally.level_bits(operands) // 8))}
 
@@ -118,10 +119,10 @@ def _read(ops: tuple[OpNode, ...], golden: Mapping[str, QCaptured], graph: OpGra
     seen = {op.name for op in ops} | resident
     for op in ops:
         for index, use in enumerate(op.inputs):
-            if use.tensor in seen:
+            role = graph.tensors[use.tensor].role
+            if use.tensor in seen and not (op.kind == "Linear" and role == "weight"):  # pieces of a linear read parts of one weight
                 continue
             seen.add(use.tensor)
-            role = graph.tensors[use.tensor].role
             tensor = golden[op.name].inputs[index]
             if op.kind == "Embedding" and role == "weight":
                 yield sum(weight_bytes(tensor.gathered(golden[op.name].inputs[0].values)))

@@ -1,4 +1,4 @@
-"""What the tiled engine charges each group for, as counts, and the mapping that it charges for."""
+"""What an engine charges each group for, as counts, and the mapping that it charges for."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from functional.work import Contraction
 from hwmodels.chip import Chip
-from sim.engines import roofline, tiled
+from sim.engines import mapped_by, tiled
 from sim.mapper import ChipUse, chip_use
 from sim.mapper.attention import InnermostUse, innermost_use
 from sim.plan import Plan, sustained
@@ -15,6 +15,7 @@ from sim.verification.counts import Counts, LevelBytes
 from sim.verification.run import AttentionStep, LinearStep, Step
 from workloads.demand import GroupClass
 from workloads.graph import OpNode
+from workloads.split import parts_of
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,16 +27,15 @@ class ChargedGroup:
     charge: Counts
 
 
-def charged_groups(plan: Plan) -> list[ChargedGroup]:
-    """All groups of a step in order. Raises `BadInput` for what cannot be mapped."""
+def charged_groups(plan: Plan, engine: str = "tiled") -> list[ChargedGroup]:
+    """All groups of a step in order, as an engine maps them. Raises `BadInput` for what cannot be mapped."""
     plan = sustained(plan)
-    peaks = roofline.Peaks.of(plan.chip)
-    mapped = [tiled.map_group(group_class, plan, peaks) for group_class in plan.classes]
+    mapped, parts = mapped_by(plan, engine), parts_of(plan.graph)
     charges = [_charge(group_class, each, plan.chip) for group_class, each in zip(plan.classes, mapped, strict=True)]
     groups = []
     for group, index in zip(plan.demand.groups, plan.demand.class_of, strict=True):
         ops = tuple(plan.graph.ops[i] for i in group.ops)
-        groups.append(ChargedGroup(ops, _step(ops, mapped[index].choice), charges[index]))
+        groups.append(ChargedGroup(ops, _step(ops, mapped[index].choice, parts), charges[index]))
     return groups
 
 
@@ -68,9 +68,9 @@ def _attention_levels(use: InnermostUse) -> dict[str, LevelBytes]:
     return levels | {use.level: LevelBytes(math.ceil(use.read_bytes), math.ceil(use.written_bytes), math.ceil(use.room_bytes[use.level]))}
 
 
-def _step(ops: tuple[OpNode, ...], choice: tiled.GemmChoice | tiled.AttentionChoice | None) -> Step | None:
+def _step(ops: tuple[OpNode, ...], choice: tiled.GemmChoice | tiled.AttentionChoice | None, pieces: int) -> Step | None:
     if isinstance(choice, tiled.GemmChoice):
-        return LinearStep(tuple(op.name for op in ops if op.kind == "Linear"), choice.mapping, choice.a_resident)
+        return LinearStep(tuple(op.name for op in ops if op.kind == "Linear"), choice.mapping, choice.a_resident, pieces)
     if isinstance(choice, tiled.AttentionChoice):
         return AttentionStep(tuple(op.name for op in ops), choice.mapping)
     return None

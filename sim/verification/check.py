@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from functional.formats import is_integer
-from functional.qtensor import QTensor, brought, common_format
+from functional.qtensor import QTensor
 from functional.quantise import QCaptured
 from sim.execute import Judgement, gemm_bound, judge
 from sim.execute.judge import attention_bound
@@ -134,11 +134,10 @@ class Checker:
         self.known[step.names[0]] = Known(sides, (found,))
         how = ("fused, online" if step.mapping.online else "fused") if step.mapping.fused else "unfused"
         within = None
-        compute, q, k = common_format(sides[0], sides[1])
-        if not is_integer(compute):
-            v = brought(sides[2], compute)
-            arithmetic = self.machine.arithmetic(compute)
-            within = attention_bound(q.values, k.values, v.values, scores.attrs["mask"], softmax_scale, arithmetic)
+        numbers, (q, k, v) = self.machine.attention_numbers(step.names, sides, softmax_scale)
+        if not is_integer(numbers.products.compute):
+            how_computed = numbers.softmax_scale, numbers.products, numbers.scales
+            within = attention_bound(q.values, k.values, v.values, scores.attrs["mask"], *how_computed)
         check = _compared(context, found.values, f"attention, {how}", within)
         return [check], attention_counts(step, group.ops, scores, tally, self.machine.chip, self.resident)
 
@@ -152,6 +151,8 @@ class Checker:
 def _compared(golden: QCaptured, found: Tensor, how: str, within: tuple[Tensor, Tensor] | None = None) -> OpCheck:
     """Equal to the golden output; or, within (exact values, bound), as near to the exact values as it and the golden output must be."""
     wanted = golden.output.values
+    if golden.attrs.get("mask_axis") == "n" and wanted.dtype == torch.float8_e4m3fn:  # a masked score is not a number there
+        wanted, found = (each.float().masked_fill(each.isnan(), -math.inf) for each in (wanted, found))
     if within is None:
         verdict, error, bound = judge(found, wanted), _distance(found, wanted), 0.0
         differences = _told(verdict, "differ from the golden output", verdict.worst)
@@ -170,7 +171,8 @@ def _distance(found: Tensor, golden: Tensor) -> float:
     """The largest; equal infinities are none apart."""
     if found.shape != golden.shape or not found.numel():
         return math.inf if found.shape != golden.shape else 0.0
-    apart = (found.double() - golden.double()).abs().masked_fill(found == golden, 0.0)
+    found, golden = found.double(), golden.double()
+    apart = (found - golden).abs().masked_fill(found == golden, 0.0)
     return float(apart.nan_to_num(nan=math.inf, posinf=math.inf).max())
 
 

@@ -10,8 +10,8 @@ from typing import NamedTuple
 class LevelBytes(NamedTuple):
     """Of one on-chip level, for the tiles of a mapping: bytes read and written by all cores, and what one instance has to hold at a time.
 
-    Bytes are whole ones, rounded up. Of attention, only the level next to the array that holds activations: what the array reads and what
-    tiles of queries, keys and values write; of the level with its sums (None) only the room.
+    Bytes are whole ones, rounded up. Of attention, only the level next to the array that holds activations: what the array reads, what
+    tiles of queries, keys and values write, and finished outputs both ways; of the level with its sums (None) only the room.
     """
 
     read_bytes: int | None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from typing import Any, TypeAlias
 
 import torch
@@ -20,7 +21,7 @@ from hwmodels.chip import Chip
 from sim.attention_mapping import AttentionMapping
 from sim.execute import Arithmetic, Tally, execute_attention, execute_gemm
 from sim.execute.attention import AttentionNumbers, Scales
-from sim.mapping import GemmMapping
+from sim.mapping import GemmMapping, Span, parts
 
 Weights: TypeAlias = Mapping[str, QTensor]
 """The weight of each Linear by the op's name."""
@@ -28,11 +29,13 @@ Weights: TypeAlias = Mapping[str, QTensor]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LinearStep:
-    """Linears that read the same tensor, executed as one GEMM whose columns are those of all their outputs, one after another."""
+    """Linears that read the same tensor, executed as one GEMM whose columns are those of all their outputs, one after another; or, if they
+    are in several pieces (name after name with its pieces), each core has the columns of its piece of all of them."""
 
     names: tuple[str, ...]
     mapping: GemmMapping
     a_resident: bool
+    pieces: int = 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,6 +67,8 @@ class Machine:
 
     def linears(self, step: LinearStep, x: QTensor, weights: Sequence[QTensor]) -> tuple[list[QTensor], Tally]:
         """Outputs of all linears of a group from what they read."""
+        if step.pieces > 1 and step.mapping.split != (1, step.pieces):
+            raise ValueError(f"{step.pieces} pieces are for as many cores, one each; the mapping is split {step.mapping.split}")
         outputs = [self.scales.get(name) for name in step.names]
         products = [self.product(x, weight, output) for weight, output in zip(weights, outputs, strict=True)]
         arithmetic = products[0].arithmetic
@@ -72,7 +77,13 @@ class Machine:
             arithmetic = replace(arithmetic, factor=torch.cat(factors))
         rows = products[0].a.values.reshape(-1, x.values.shape[-1])
         columns = products[0].b.values if len(weights) == 1 else torch.cat([each.b.values for each in products])
+        places = None if step.pieces == 1 else _columns_of_cores(step, [weight.values.shape[0] for weight in weights])
+        if places is not None:
+            columns = columns[places]
+            arithmetic = arithmetic if arithmetic.factor is None else replace(arithmetic, factor=arithmetic.factor[places])
         found, tally = execute_gemm(step.mapping, self.chip, rows, columns.T, arithmetic, step.a_resident)
+        if places is not None:
+            found = found[:, places.argsort()]
         parts = torch.split(found, [weight.values.shape[0] for weight in weights], 1)
         shape = x.values.shape[:-1]
         return [QTensor(each.reshape(*shape, -1), output) for each, output in zip(parts, outputs, strict=True)], tally
@@ -84,16 +95,47 @@ class Machine:
 
     def attention(self, step: AttentionStep, sides: tuple[QTensor, QTensor, QTensor], softmax_scale: float) -> tuple[QTensor, Tally]:
         """Output of attention from queries, keys and values."""
+        numbers, (q, k, v) = self.attention_numbers(step.names, sides, softmax_scale)
+        found, tally = execute_attention(step.mapping, self.chip, q.values, k.values, v.values, numbers)
+        return QTensor(found, self.scales.get(step.names[-1]), None, self.activations), tally
+
+    def attention_numbers(
+        self, names: Sequence[str], sides: tuple[QTensor, QTensor, QTensor], softmax_scale: float
+    ) -> tuple[AttentionNumbers, tuple[QTensor, QTensor, QTensor]]:
+        """How attention is computed, and its sides in the format of its products."""
         compute, q, k = common_format(sides[0], sides[1])
         v = brought(sides[2], compute)
-        output = self.scales.get(step.names[-1])
-        scales, factor = None, None
-        if output is not None:
-            between = [self.scales[step.names[i]] for i in (0, 2, 3, 4)]
-            scales, factor = Scales(_scale_of(q.scale), _scale_of(k.scale), _scale_of(v.scale), *between), torch.tensor(1.0)
-        numbers = AttentionNumbers(self.arithmetic(compute, factor), softmax_scale, scales)
-        found, tally = execute_attention(step.mapping, self.chip, q.values, k.values, v.values, numbers)
-        return QTensor(found, output), tally
+        one, scales = torch.ones(()), None
+        if names[-1] in self.scales:
+            of_sides = [one if each.scale is None else each.scale for each in (q, k, v)]
+            scales = Scales(*of_sides, *(self.scales[names[i]] for i in (0, 2, 3, 4)))
+        arithmetic = self.arithmetic(compute, None if scales is None else one)
+        return AttentionNumbers(arithmetic, softmax_scale, scales), (q, k, v)
+
+
+def _columns_of_cores(step: LinearStep, widths: Sequence[int]) -> Tensor:
+    """Which column of all pieces, one after another, stands in each column of the GEMM, so that core i works on piece i of every linear.
+
+    A tile that cores share is cut into equal parts, one per core. Raises ValueError where a core gets more or fewer columns than its pieces
+    have.
+    """
+    starts = [0, *accumulate(widths)]
+    own: list[list[int]] = [[] for _ in range(step.pieces)]
+    for i, width in enumerate(widths):
+        own[i % step.pieces] += range(starts[i], starts[i] + width)
+    ranges = [Span(0, step.mapping.gemm.n)]
+    for stage in step.mapping.stages[: step.mapping.split_stage]:
+        ranges = [part for each in ranges for part in parts(each, stage.tile.n)]
+    places: list[int] = []
+    taken = [0] * step.pieces
+    for each in ranges:
+        for core, part in enumerate(parts(each, -(-(each.stop - each.start) // step.pieces))):
+            width = part.stop - part.start
+            places += own[core][taken[core] : taken[core] + width]
+            taken[core] += width
+    if taken != [len(columns) for columns in own]:
+        raise ValueError(f"cores get {taken} columns of pieces that have {[len(columns) for columns in own]}")
+    return torch.tensor(places)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

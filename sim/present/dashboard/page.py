@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import json
 import re
-import zlib
 from collections.abc import Mapping
 from importlib.resources import files
 from importlib.util import find_spec
@@ -14,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from functional.errors import BadInput, Problem
-from sim.present.dashboard.packed import LEVEL
 
 SCRIPTS = (
     "engine.js",
@@ -40,14 +37,6 @@ def plotly_js() -> str:
     return (Path(spec.submodule_search_locations[0]) / "package_data" / "plotly.min.js").read_text(encoding="utf-8")
 
 
-def notice(plotly: str) -> str:
-    """The first comment of the library: its version, its owner and its licence. Raises `BadInput` for another file."""
-    found = re.match(r"\s*/\*(.*?)\*/", plotly, flags=re.DOTALL)
-    if found is None:
-        raise BadInput(Problem("plotly's library begins with no licence", "pip install --force-reinstall plotly"))
-    return html.escape("\n".join(line.strip(" *") for line in found[1].strip(" *\n").splitlines()))
-
-
 def page(data: Mapping[str, Any], plotly: str) -> str:
     """One HTML document that asks nothing of any network."""
     folder = files("sim.present.dashboard") / "page"
@@ -58,8 +47,7 @@ def page(data: Mapping[str, Any], plotly: str) -> str:
         "title": html.escape(f"{', '.join(names)} on {', '.join(chips)}"),
         "style": (folder / "style.css").read_text(encoding="utf-8"),
         "data": embedded(data),
-        "notice": notice(plotly),
-        "plotly": base64.b64encode(zlib.compress(plotly.encode(), LEVEL)).decode("ascii"),
+        "plotly": plotly.replace("</script", "<\\/script"),
         "script": f'(() => {{\n"use strict";\n{scripts}\n}})();',
     }
     text = (folder / "page.html").read_text(encoding="utf-8")

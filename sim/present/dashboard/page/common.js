@@ -207,17 +207,6 @@ async function inflated(text) {
 
 const unpacked = async (column) => new ARRAYS[column.type](await inflated(column.deflate));
 
-// Plotly, from the text that stands in the page. As a script of its own it is compiled beside the main thread; the first line asks for all
-// of it, which takes half of the time of its functions one by one, when each is first called.
-async function loadPlotly() {
-  const code = await inflated($("plotly").textContent);
-  const url = URL.createObjectURL(new Blob(["//# allFunctionsCalledOnLoad\n", code], { type: "text/javascript" }));
-  const script = element("script", { src: url });
-  await new Promise((done, failed) => { script.onload = done; script.onerror = failed; document.head.append(script); });
-  URL.revokeObjectURL(url);
-  $("plotly").remove();
-}
-
 // Let the browser listen in between, or show what is drawn (in a tab that is not shown it never does).
 const pause = () => new Promise((done) => { setTimeout(done, 0); });
 const painted = () => new Promise((done) => { requestAnimationFrame(() => setTimeout(done, 0)); setTimeout(done, 200); });

@@ -272,8 +272,7 @@ async function drawAll(plotly) {
 async function begin() {
   buildControls();
   listen();
-  const parsed = new Promise((done) => { document.addEventListener("DOMContentLoaded", done); });
-  state.plotly = parsed.then(loadPlotly);
+  state.plotly = new Promise((done) => { document.addEventListener("DOMContentLoaded", done); }); // its script stands last in the page
   await chooseCase();
 }
 
