@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -26,3 +27,22 @@ def chosen(which: Any, yes: Any, no: Any) -> Any:
     if isinstance(which, np.ndarray):
         return np.where(which, yes, no)
     return yes if which else no
+
+
+def slowest(seconds: Mapping[str, Any]) -> tuple[Any, Any]:
+    """The name of the largest of some times [s], the first of equals, and that time; of arrays arrays."""
+    (name, most), *others = seconds.items()
+    for other, time in others:
+        more = time > most
+        name, most = chosen(more, other, name), chosen(more, time, most)
+    return name, most
+
+
+def plain(number: Any) -> Any:
+    """A Python float; an array as it is."""
+    return number if isinstance(number, np.ndarray) else float(number)
+
+
+def plain_count(number: Any) -> Any:
+    """A Python int; an array as it is."""
+    return number if isinstance(number, np.ndarray) else int(number)

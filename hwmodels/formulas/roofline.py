@@ -21,10 +21,10 @@ def matrix_s(macs: Number, peak_macs_per_s: Number) -> Number:
     return macs / peak_macs_per_s
 
 
-def pack_s(weights_bytes: float, pack_bytes_per_s: float, dram_bytes_per_s: float) -> float:
+def pack_s(weights_bytes: float, pack_bytes_per_s: Number, dram_bytes_per_s: Number) -> Number:
     """Seconds [s] in which a library copies weights into the order of its kernel while DRAM delivers them; then it multiplies several rows
     (Goto and van de Geijn, ACM TOMS 34(3), 2008)."""
-    return weights_bytes / min(pack_bytes_per_s, dram_bytes_per_s)
+    return larger(weights_bytes / pack_bytes_per_s, weights_bytes / dram_bytes_per_s)
 
 
 def transfer_s(read_bytes: Number, written_bytes: Number, read_bytes_per_s: Number, write_bytes_per_s: Number, shared: bool) -> Number:

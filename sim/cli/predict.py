@@ -113,9 +113,7 @@ def _emit_steps(steps: Sequence[Step], chip: Chip, sensitivity: bool, form: str,
             print(f"rooftile: warning: {warning}", file=sys.stderr)
     responses: list[tuple[Sensitivity, ...]] = []
     if sensitivity:
-        from sim.explore.sensitivity import sensitivity_of
-
-        responses = [sensitivity_of(step, chip) for step in steps]
+        responses = _responses(steps, chip)
     if form == "json":
         emit(text.predictions_json(timelines, [{"sensitivity": [row.to_dict() for row in rows]} for rows in responses]), out)
     elif form == "csv":
@@ -129,6 +127,21 @@ def _emit_steps(steps: Sequence[Step], chip: Chip, sensitivity: bool, form: str,
 
             parts = [[*part, *sensitivity_tables(rows)] for part, rows in zip(parts, responses, strict=True)]
         emit_tables([each for part in parts for each in part], out, form)
+
+
+def _responses(steps: Sequence[Step], chip: Chip) -> list[tuple[Sensitivity, ...]]:
+    """The sensitivities of each step, with a bar on a terminal."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from sim.explore.sensitivity import sensitivity_of
+
+    with Progress(transient=True, disable=not sys.stderr.isatty(), console=Console(stderr=True)) as bar:
+        tasks = [bar.add_task(f"{step.phase}, one number changed at a time", total=None) for step in steps]
+        return [
+            sensitivity_of(step, chip, lambda done, of, task=task: bar.update(task, completed=done, total=of))  # type: ignore[misc]
+            for step, task in zip(steps, tasks, strict=True)
+        ]
 
 
 def _notes(prompt: int, chunk: int | None, engine: str, no_prefetch: bool) -> Iterator[str]:

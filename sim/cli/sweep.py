@@ -38,7 +38,10 @@ def run(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted sweep; begin afresh if there is none.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a result or an interrupted sweep.")] = False,
     max_points: Annotated[int, typer.Option("--max-points", metavar="N", help="Refuse a larger grid before any work.")] = 10**8,
-    workers: Annotated[int, typer.Option("--workers", metavar="N", min=0, help="Local processes. [default: this one]")] = 0,
+    workers: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("--workers", metavar="N", min=1, help="Local processes. [default: this one]"),
+    ] = None,
     scheduler: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option("--scheduler", metavar="tcp://...", help="A dask scheduler, whose workers see the folder of --out."),
@@ -74,18 +77,38 @@ def run(
 
         try:
             found = sweep(
-                file, out, resume=resume, overwrite=overwrite, max_points=max_points, workers=workers, scheduler=scheduler, progress=tell
+                file,
+                out,
+                resume=resume,
+                overwrite=overwrite,
+                max_points=max_points,
+                workers=workers or 0,
+                scheduler=scheduler,
+                progress=tell,
             )
         except KeyboardInterrupt:
             print(f"rooftile: interrupted; `rooftile sweep {file} --out {out} --resume` goes on", file=sys.stderr)
             raise typer.Exit(130) from None
     if found.was_complete:
         print(f"{found.path}: complete already, {found.points:,} points")
+        _refuse_nothing_but_invalid(found.path)
         return
     taken_up = (
         f" ({found.chunks - found.evaluated} of {found.chunks} chunks taken up from before)" if found.evaluated < found.chunks else ""
     )
     print(f"{found.path}: {found.points:,} points{taken_up}")
+    _refuse_nothing_but_invalid(found.path)
+
+
+def _refuse_nothing_but_invalid(path: Path) -> None:
+    """A sweep without any point that can be timed is bad input; its file says why, point by point."""
+    from functional.errors import BadInput, Problem
+    from sim.explore.sweep import why_nothing
+
+    reason = why_nothing(path)
+    if reason:
+        cure = f"`rooftile sweep show {path}` counts the reasons of all"
+        raise BadInput(Problem(f"not one point is valid; the first: {reason}", cure, str(path)))
 
 
 def _stderr() -> Any:
@@ -119,6 +142,6 @@ def show(
     elif form == "csv":
         from sim.present.markdown import rows_csv
 
-        emit(rows_csv(row for each in found.workloads for row in each.front), out)
+        emit(rows_csv(found.rows()), out)
     else:
         emit_tables(findings_tables(found, best), out, form)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -40,6 +41,16 @@ class GroupTimes:
     visits: Visits | None = None
 
 
+class Traffic(Protocol):
+    """What the energy of a class of groups follows from: MACs issued by compute format, bytes read and written by level."""
+
+    @property
+    def macs(self) -> Mapping[str, Number]: ...
+
+    @property
+    def moved_bytes(self) -> Mapping[str, Number]: ...
+
+
 def resources_of(busy_s: Mapping[str, float]) -> tuple[str, ...]:
     """Names of what intervals lie on: levels from the outermost, units, launches. `busy_s` has an entry for each unit and level."""
     levels = [name for name in busy_s if name not in UNITS]
@@ -69,7 +80,7 @@ def step_s(asked: Demand, latencies_s: Sequence[Number]) -> tuple[Number, dict[t
     return total(sums[classes] for classes in asked.components.values()), sums
 
 
-def spent_j(plan: Plan, prices: Prices, times: Sequence[GroupTimes], total_s: Number) -> dict[str, Number]:
+def spent_j(plan: Plan, prices: Prices, times: Sequence[Traffic], total_s: Number) -> dict[str, Number]:
     """Joules of a step by unit and level and of what leaks, from what its groups issue and move."""
     counts = [group_class.count for group_class in plan.classes]
 

@@ -21,6 +21,7 @@ from functional.errors import Problem, ScenarioError
 from functional.formats import bits_of
 from functional.work import Contraction
 from hwmodels.chip import Chip, MemoryLevel
+from hwmodels.formulas.elementwise import chosen, larger, plain, slowest
 from hwmodels.formulas.roofline import pack_s, transfer_s
 from hwmodels.formulas.systolic import whole_cycles
 from hwmodels.technology import technology_of
@@ -107,15 +108,17 @@ def timed(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks, lasting: r
     ideal = roofline.time_class(group_class, peaks)
     reached = ideal.busy_s if lasting is peaks else roofline.unit_times_s(group_class.load, lasting)
     reached_s = {name: float(seconds) for name, seconds in reached.items()}
-    overhead_s = float(plan.chip.launch_s) + mapped.launch_s + _pack_s(group_class, plan.chip, mapped)
+    packing = packing_s(group_class, plan.chip, mapped.busy_s.get(MATRIX, 0.0), mapped.latency_s)
+    overhead_s = plan.chip.launch_s + mapped.launch_s + packing
+    latency_s, bound_by = with_overhead(mapped.latency_s, mapped.bound_by, overhead_s)
     lost_s = dict(mapped.lost_s or _lost_s(reached_s, mapped, plan.chip))
     lost_s["sustained"] = lost_s.get("sustained", 0.0) + max(reached_s.values()) - ideal.latency_s
     dram, issued = _shared_out(mapped.dram_bytes, ideal.op_dram_bytes), _shared_out(mapped.issued_macs, ideal.op_issued_macs)
-    macs, moved = _issued(group_class, mapped), {} if peaks.prices is None else _moved_bytes(group_class, plan, mapped)
+    macs, moved = issued_by_format(group_class, mapped.issued_macs), {} if peaks.prices is None else _moved_bytes(group_class, plan, mapped)
     return replace(
         ideal,
-        latency_s=mapped.latency_s + overhead_s,
-        bound_by=mapped.bound_by if mapped.latency_s >= overhead_s else "launch",
+        latency_s=latency_s,
+        bound_by=bound_by,
         busy_s=mapped.busy_s,
         lost_s=lost_s | {"launch": overhead_s},
         op_dram_bytes=dram,
@@ -127,13 +130,18 @@ def timed(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks, lasting: r
     )
 
 
-def _pack_s(group_class: GroupClass, chip: Chip, mapped: Mapped) -> float:
+def with_overhead(latency_s: Any, bound_by: Any, overhead_s: Any) -> tuple[Any, Any]:
+    """Seconds of a group with what comes before it, and what binds it; on many chips arrays."""
+    return latency_s + overhead_s, chosen(latency_s >= overhead_s, bound_by, "launch")
+
+
+def packing_s(group_class: GroupClass, chip: Chip, matrix_s: Any, latency_s: Any) -> Any:
     """Seconds that packing adds: weights come from DRAM while they are rearranged, and are multiplied when they are."""
     size_bytes = packed_bytes(group_class)
     if chip.pack is None or not size_bytes:
         return 0.0
-    rates = float(chip.pack.read_bytes_per_s(chip.clock_hz)), float(chip.read_bytes_per_s(chip.dram))
-    return max(0.0, pack_s(size_bytes, *rates) + mapped.busy_s[MATRIX] - mapped.latency_s)
+    packed_s = pack_s(size_bytes, chip.pack.read_bytes_per_s(chip.clock_hz), chip.read_bytes_per_s(chip.dram))
+    return larger(0.0, packed_s + matrix_s - latency_s)
 
 
 def packed_bytes(group_class: GroupClass) -> float:
@@ -142,11 +150,11 @@ def packed_bytes(group_class: GroupClass) -> float:
     return sum(int(work.n * work.k) * bits_of(work.b_format) / 8 for work in linears)
 
 
-def _issued(group_class: GroupClass, mapped: Mapped) -> dict[str, float]:
+def issued_by_format(group_class: GroupClass, issued_macs: Any) -> dict[str, Any]:
     """Issued MACs by compute format, in the proportion of the useful ones."""
     useful = group_class.load.macs
     all_useful = float(sum(useful.values())) or 1.0
-    return {name: mapped.issued_macs * (float(each) / all_useful) for name, each in useful.items()}
+    return {name: issued_macs * (float(each) / all_useful) for name, each in useful.items()}
 
 
 def _op_spent_j(
@@ -165,13 +173,18 @@ def _op_spent_j(
 def _moved_bytes(group_class: GroupClass, plan: Plan, mapped: Mapped) -> dict[str, float]:
     """Bytes read from and written to each level, over the whole chip."""
     chip, choice = plan.chip, mapped.choice
-    moved = {level.name: float(sum(_inner_bytes(mapped.flows, level.holds))) for level in chip.memory[1:]}
     own: Mapping[str, float] = {}
     if isinstance(choice, GemmChoice):
         own = moved_bytes(choice.mapping, chip, choice.a_resident)
     elif isinstance(choice, AttentionChoice):
         own = attention_bytes(choice.mapping, chip, choice.cost, choice.part, bool(group_class.load.counts))
-    return {chip.dram.name: mapped.dram_bytes} | {name: size_bytes + own.get(name, 0.0) for name, size_bytes in moved.items()}
+    return all_moved_bytes(chip, mapped.flows, mapped.dram_bytes, own)
+
+
+def all_moved_bytes(chip: Chip, flows: tuple[Flow, ...], through_dram: Any, own: Mapping[str, Any]) -> dict[str, Any]:
+    """Bytes that pass each level: `through_dram`, and what streams past a mapping besides its own."""
+    inner = {level.name: float(sum(_inner_bytes(flows, level.holds))) + own.get(level.name, 0.0) for level in chip.memory[1:]}
+    return {chip.dram.name: through_dram, **inner}
 
 
 def _lost_s(ideal_s: Mapping[str, float], mapped: Mapped, chip: Chip) -> dict[str, float]:
@@ -213,11 +226,16 @@ def map_group(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks) -> Map
 
 def _stream(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks) -> Mapped:
     """Vector work and moves: every tensor passes once, the vector unit waits for the first answer of DRAM."""
-    busy = _besides(group_class, plan, peaks, group_class.group.flows)
-    latency_s = float(plan.chip.dram.latency_s) if _reads_dram(group_class, plan) else 0.0
-    bound_by = max(busy, key=busy.__getitem__)
     flows = group_class.group.flows
-    return Mapped(busy, latency_s + busy[bound_by], bound_by, *dram_bytes(plan, flows), 0.0, flows=flows)
+    busy = besides(group_class, plan, peaks, flows)
+    return Mapped(busy, *stream_s(busy, group_class, plan), *dram_bytes(plan, flows), 0.0, flows=flows)
+
+
+def stream_s(busy: Mapping[str, Any], group_class: GroupClass, plan: Plan) -> tuple[Any, Any]:
+    """Seconds of a group in which every tensor passes once, and what binds it; on many chips arrays."""
+    bound_by, busiest_s = slowest(busy)
+    waits_s = plan.chip.dram.latency_s if dram_bytes(plan, group_class.group.flows)[0] > 0 else 0.0
+    return waits_s + busiest_s, bound_by
 
 
 def gemm_of(group_class: GroupClass, plan: Plan) -> tuple[Gemm, bool]:
@@ -251,10 +269,7 @@ def gemm_flows(group_class: GroupClass) -> tuple[tuple[Flow, ...], tuple[Flow, .
 
 def _gemm(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks) -> Mapped:
     """A group of linears and what follows them."""
-    own, _ = gemm_flows(group_class)
-    if any(flow.warm and flow.kind == "weights" for flow in own):
-        cure = "take the roofline, or a chip whose technology is calibrated"
-        raise ScenarioError(Problem(f"{group_class.ops[0].name} has warm weights; a mapping brings weights from DRAM", cure))
+    beside_gemm(group_class)
     gemm, a_resident = gemm_of(group_class, plan)
     return mapped_gemm(group_class, plan, peaks, map_pieces(gemm, plan.chip, parts_of(plan.graph), a_resident), a_resident)
 
@@ -262,20 +277,36 @@ def _gemm(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks) -> Mapped:
 def mapped_gemm(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks, mapped: MappedGemm, a_resident: bool) -> Mapped:
     """The figures of a group of linears under a mapping."""
     mapping, cost = mapped
-    rest = (*gemm_flows(group_class)[1], *scales(group_class, weight_passes(mapping, plan.chip, a_resident)))
-    besides = _besides(group_class, plan, peaks, rest)
-    busy = {name: cost.busy_s.get(name, 0.0) + (0.0 if name == MATRIX else besides[name]) for name in besides}
-    latencies = {name: cost.prefix_s.get(name, 0.0) + busy[name] + cost.suffix_s.get(name, 0.0) for name in busy if busy[name]}
-    bound_by = max(latencies, key=latencies.__getitem__)
+    rest = (*beside_gemm(group_class), *scales(group_class, weight_passes(mapping, plan.chip, a_resident)))
+    others = besides(group_class, plan, peaks, rest)
+    busy, latency_s, bound_by = gemm_s(cost, others)
     read, written = dram_bytes(plan, rest)
     moved = cost.dram_read_bytes + read, cost.dram_written_bytes + written
-    choice = GemmChoice(mapping, cost, besides, a_resident)
-    return Mapped(busy, max(latencies[bound_by], cost.latency_s), bound_by, *moved, cost.issued_macs, choice, rest)
+    choice = GemmChoice(mapping, cost, others, a_resident)
+    return Mapped(busy, latency_s, bound_by, *moved, cost.issued_macs, choice, rest)
+
+
+def beside_gemm(group_class: GroupClass) -> tuple[Flow, ...]:
+    """What crosses the border beside a group's GEMM, but for scales; raises `ScenarioError` for warm weights."""
+    own, other = gemm_flows(group_class)
+    if any(flow.warm and flow.kind == "weights" for flow in own):
+        cure = "take the roofline, or a chip whose technology is calibrated"
+        raise ScenarioError(Problem(f"{group_class.ops[0].name} has warm weights; a mapping brings weights from DRAM", cure))
+    return other
+
+
+def gemm_s(cost: GemmCost, others: Mapping[str, Any]) -> tuple[dict[str, Any], Any, Any]:
+    """Busy seconds of a group of linears, with what its element-wise ops ask besides; its latency, and what binds it; on many chips
+    arrays."""
+    busy = {name: cost.busy_s.get(name, 0.0) + (0.0 if name == MATRIX else others[name]) for name in others}
+    ends = {name: (cost.prefix_s.get(name, 0.0), cost.suffix_s.get(name, 0.0)) for name in busy}
+    bound_by, latency_s = slowest({name: chosen(busy[name] > 0, ends[name][0] + busy[name] + ends[name][1], 0.0) for name in busy})
+    return busy, larger(latency_s, cost.latency_s), bound_by
 
 
 def least_besides_s(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks) -> dict[str, float]:
     """What a group of linears asks of the vector unit and of the levels besides any mapping of them [s]."""
-    return _besides(group_class, plan, peaks, (*gemm_flows(group_class)[1], *scales(group_class)))
+    return besides(group_class, plan, peaks, (*gemm_flows(group_class)[1], *scales(group_class)))
 
 
 def map_pieces(gemm: Gemm, chip: Chip, pieces: int, a_resident: bool) -> MappedGemm:
@@ -348,31 +379,34 @@ def attention_of(group_class: GroupClass, plan: Plan) -> tuple[Attention, InDram
 
 def mapped_attention(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks) -> Mapped:
     """Both products and the softmax between them; or, unfused, one product whose scores pass through DRAM."""
-    chip = plan.chip
     attention, in_dram, part = attention_of(group_class, plan)
     scores = score_flows(group_class, part)
     read, written = dram_bytes(plan, scores)
-    mapping, cost = map_attention(attention, chip, group_class.load.counts, in_dram, part, score_bytes=(float(read), float(written)))
+    mapping, cost = map_attention(attention, plan.chip, group_class.load.counts, in_dram, part, score_bytes=(float(read), float(written)))
     return attention_mapped(AttentionChoice(mapping, cost, in_dram, part), group_class, plan, peaks)
 
 
 def attention_mapped(choice: AttentionChoice, group_class: GroupClass, plan: Plan, peaks: roofline.Peaks) -> Mapped:
     """The figures of an attention under a mapping."""
     cost, scores = choice.cost, score_flows(group_class, choice.part)
-    moved = cost.dram_read_bytes, cost.dram_written_bytes
-    # Scores that are not the whole group's own pass the levels on their way; DRAM's part of that is in the cost already.
-    besides = _besides(group_class, plan, peaks, scores)
-    on_chip = {level.name for level in plan.chip.memory[1:]}
-    busy = {name: seconds + (besides[name] if name in on_chip else 0.0) for name, seconds in cost.busy_s.items()}
-    bound_by = max(busy, key=busy.__getitem__)
-    if busy[bound_by] <= cost.latency_s:
-        return Mapped(busy, cost.latency_s, cost.bound_by, *moved, cost.issued_macs, choice, scores)
-    return Mapped(busy, busy[bound_by], bound_by, *moved, cost.issued_macs, choice, scores)
+    busy, latency_s, bound_by = attention_s(cost, besides(group_class, plan, peaks, scores), plan)
+    return Mapped(busy, latency_s, bound_by, cost.dram_read_bytes, cost.dram_written_bytes, cost.issued_macs, choice, scores)
 
 
 def score_flows(group_class: GroupClass, part: Part) -> tuple[Flow, ...]:
-    """The scores of an unfused product, which pass through DRAM."""
+    """Of an unfused product the score tensor, which passes DRAM."""
     return tuple(flow for flow in group_class.group.flows if part != "all" and flow.tensor and _is_score(part, flow))
+
+
+def attention_s(cost: AttentionCost, others: Mapping[str, Any], plan: Plan) -> tuple[dict[str, Any], Any, Any]:
+    """Busy seconds of an attention with what passes besides; its latency, and what binds it; on many chips arrays.
+
+    Scores that are not the whole group's own pass the levels on their way; DRAM's part of that is in the cost already.
+    """
+    on_chip = {level.name for level in plan.chip.memory[1:]}
+    busy = {name: seconds + (others[name] if name in on_chip else 0.0) for name, seconds in cost.busy_s.items()}
+    busiest, busiest_s = slowest(busy)
+    return busy, larger(cost.latency_s, busiest_s), chosen(busiest_s <= cost.latency_s, cost.bound_by, busiest)
 
 
 def _is_score(part: Part, flow: Flow) -> bool:
@@ -386,13 +420,9 @@ def on_chip(plan: Plan, tensor: str) -> bool:
 
 
 def stays(plan: Plan, tensor: str) -> bool:
-    """Whether the plan keeps an intermediate on the chip."""
+    """Whether the plan keeps an intermediate on the chip; many chips agree in it (`sim.engines.tiled_family`)."""
     threshold = plan.demand.residency.thresholds_bytes.get(tensor)
-    return threshold is not None and bool(threshold <= resident_capacity_bytes(plan.chip))
-
-
-def _reads_dram(group_class: GroupClass, plan: Plan) -> bool:
-    return dram_bytes(plan, group_class.group.flows)[0] > 0
+    return threshold is not None and bool(np.all(threshold <= resident_capacity_bytes(plan.chip)))
 
 
 def dram_bytes(plan: Plan, flows: tuple[Flow, ...]) -> tuple[int, int]:
@@ -405,23 +435,22 @@ def dram_bytes(plan: Plan, flows: tuple[Flow, ...]) -> tuple[int, int]:
     return totals[0], totals[1]
 
 
-def _besides(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks, flows: tuple[Flow, ...]) -> dict[str, float]:
+def besides(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks, flows: tuple[Flow, ...]) -> dict[str, Any]:
     """Busy seconds of the vector unit with all of a group's element-wise work, and of the levels with some of its tensors."""
     return besides_s(group_class.load.counts, plan.chip, peaks, flows, dram_bytes(plan, flows))
 
 
 def besides_s(
     counts: Mapping[str, Any], chip: Chip, peaks: roofline.Peaks, flows: tuple[Flow, ...], through_dram: tuple[int, int]
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Busy seconds of the vector unit with `counts`, and of the levels with `flows`, of which `through_dram` bytes (read, written) pass
     DRAM."""
-    clock_hz = float(chip.clock_hz)
-    cycles = sum(float(count) * float(chip.vector.cycles[name]) for name, count in counts.items())
-    busy = {MATRIX: 0.0, VECTOR: whole_cycles(cycles / (float(chip.vector.lanes) * float(chip.cores))) / clock_hz}
+    cycles = sum(float(count) * chip.vector.cycles[name] for name, count in counts.items())
+    busy: dict[str, Any] = {MATRIX: 0.0, VECTOR: whole_cycles(cycles / (chip.vector.lanes * chip.cores)) / chip.clock_hz}
     for i, (level, read_bytes_per_s, write_bytes_per_s) in enumerate(peaks.levels):
         read, written = through_dram if i == 0 else _inner_bytes(flows, level.holds)
-        busy[level.name] = float(transfer_s(read, written, read_bytes_per_s, write_bytes_per_s, level.bandwidth.shared))
-    return {name: float(seconds) for name, seconds in busy.items()}
+        busy[level.name] = transfer_s(read, written, read_bytes_per_s, write_bytes_per_s, level.bandwidth.shared)
+    return {name: plain(seconds) for name, seconds in busy.items()}
 
 
 def _inner_bytes(flows: tuple[Flow, ...], holds: frozenset[Any]) -> tuple[int, int]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
+
+import numpy as np
 
 from functional.config import ModelConfig
 from functional.errors import BadInput
@@ -15,12 +17,16 @@ from hwmodels import load_chip, numeric_paths, with_values
 from hwmodels.chip import Chip
 from hwmodels.paths import value_of
 from sim.engines import DEFAULT_ENGINE
+from sim.engines.tiled_family import takes_families
 from sim.explore.fields import is_whole, unit_of
+from sim.explore.many import parts_families, tiled
 from sim.explore.step import Step, errors_of, why_not
 from workloads.scenario import Phase
 
 NUDGE = 1e-3
 """Relative step either way for the elasticity; whole numbers move by at least 1."""
+
+Progress: TypeAlias = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +86,71 @@ def sensitivity(
     return sensitivity_of(step, chip if isinstance(chip, Chip) else load_chip(chip))
 
 
-def sensitivity_of(step: Step, built: Chip) -> tuple[Sensitivity, ...]:
-    """The same for a step that is there already."""
+def sensitivity_of(step: Step, built: Chip, progress: Progress | None = None) -> tuple[Sensitivity, ...]:
+    """The same for a step that is there already. `progress(done, of)` is called as changed chips are timed."""
+    paths = independent_paths(built)
+    asked = [(path, value) for path in paths for value in _probes(path, float(value_of(built, path)))]
+    latencies = _latencies(step, built, asked, progress or (lambda done, of: None))
     own_s = step.time(built).latency_s
-    rows = [_sensitivity(step, built, path, own_s) for path in independent_paths(built)]
+    rows = [_sensitivity(built, path, own_s, latencies) for path in paths]
     return tuple(sorted(rows, key=lambda row: (-row.gain, -abs(row.elasticity or 0.0))))
+
+
+def _halved(path: str, value: float) -> float | None:
+    """Half of a number; None where a whole number has none."""
+    if is_whole(path):
+        return float(math.floor(value / 2)) if value >= 2 else None
+    return value / 2
+
+
+def _nudged(path: str, value: float) -> list[float]:
+    """A little less and a little more."""
+    nudge = max(1.0, math.floor(value * NUDGE)) if is_whole(path) else value * NUDGE
+    return [at for at in (value - nudge, value + nudge) if at > 0] if value else []
+
+
+def _probes(path: str, value: float) -> list[float]:
+    """The other values at which a number is tried."""
+    halved = _halved(path, value)
+    return [at for at in dict.fromkeys([2 * value, halved, *_nudged(path, value)]) if at is not None and at != value]
+
+
+def _latencies(step: Step, chip: Chip, asked: Sequence[tuple[str, float]], tell: Progress) -> dict[tuple[str, float], float | str]:
+    """Seconds of the step with one number changed, or why there is no such chip; those that share a search for mappings together."""
+    found: dict[tuple[str, float], float | str] = {}
+    together: list[tuple[str, float]] = []
+    alone: list[tuple[str, float]] = []
+    is_family = step.engine == "tiled" and takes_families(step.plan(chip))
+    for path, value in asked:
+        problems = _problems(chip, path, value)
+        if problems:
+            found[path, value] = problems
+        else:
+            (together if is_family and not parts_families(path) else alone).append((path, value))
+    if together:
+        values = {path: np.full(len(together), float(value_of(chip, path))) for path, _ in together}
+        for i, (path, value) in enumerate(together):
+            values[path][i] = value
+        try:
+            latency_s = tiled(step.plan(with_values(chip, dict(sorted(values.items()))))).latency_s
+            found |= dict(zip(together, latency_s.tolist(), strict=True))
+        except BadInput:
+            alone += together
+    for path, value in alone:
+        tell(len(found), len(asked))
+        try:
+            found[path, value] = step.time(with_values(chip, {path: value})).latency_s
+        except BadInput as error:
+            found[path, value] = why_not(error)
+    tell(len(found), len(asked))
+    return found
+
+
+def _problems(chip: Chip, path: str, value: float) -> str:
+    try:
+        return "; ".join(str(problem) for problem in errors_of(with_values(chip, {path: value})))
+    except BadInput as error:
+        return why_not(error)
 
 
 def independent_paths(chip: Chip) -> list[str]:
@@ -101,28 +167,17 @@ def independent_paths(chip: Chip) -> list[str]:
     return [path for path in numeric_paths(chip) if stands_alone(path)]
 
 
-def _sensitivity(step: Step, chip: Chip, path: str, own_s: float) -> Sensitivity:
+def _sensitivity(chip: Chip, path: str, own_s: float, latencies: Mapping[tuple[str, float], float | str]) -> Sensitivity:
     value = float(value_of(chip, path))
-    whole = is_whole(path)
-    reasons: list[str] = []
+    reasons = [told for at in _probes(path, value) if isinstance(told := latencies[path, at], str)]
 
-    def latency_s(changed: float) -> float | None:
-        if changed == value:
-            return own_s
-        try:
-            varied = with_values(chip, {path: changed})
-            problems = errors_of(varied)
-        except BadInput as error:
-            reasons.append(why_not(error))
-            return None
-        reasons.extend(str(problem) for problem in problems)
-        return None if problems else step.time(varied).latency_s
+    def seconds(at: float | None) -> float | None:
+        told = own_s if at == value else latencies.get((path, at), "") if at is not None else ""
+        return None if isinstance(told, str) else told
 
-    doubled = _change(latency_s(2 * value), own_s)
-    halved = None if whole and value < 2 else _change(latency_s(float(math.floor(value / 2)) if whole else value / 2), own_s)
-    elasticity = (
-        0.0 if value == 0 else _elasticity(value, max(1.0, math.floor(value * NUDGE)) if whole else value * NUDGE, own_s, latency_s)
-    )
+    near = [(at, known) for at in sorted([value, *_nudged(path, value)]) if (known := seconds(at)) is not None]
+    doubled, halved = (_change(seconds(at), own_s) for at in (2 * value, _halved(path, value)))
+    elasticity = _elasticity(near) if value else 0.0
     return Sensitivity(path, unit_of(chip, path), value, elasticity, doubled, halved, "; ".join(dict.fromkeys(reasons)))
 
 
@@ -130,13 +185,10 @@ def _change(latency_s: float | None, own_s: float) -> float | None:
     return None if latency_s is None else latency_s / own_s - 1
 
 
-def _elasticity(value: float, nudge: float, own_s: float, latency_s: Callable[[float], float | None]) -> float | None:
-    """Slope between neighbours in logarithms; one-sided where one of them is no chip."""
-    known: Mapping[float, float | None] = {value: own_s, **{at: latency_s(at) for at in (value - nudge, value + nudge) if at > 0}}
-    points = [(at, known[at]) for at in sorted(known)]
-    valid = [(at, seconds) for at, seconds in points if seconds is not None]
-    if len(valid) < 2:
+def _elasticity(near: Sequence[tuple[float, float]]) -> float | None:
+    """Slope between neighbours (value, seconds) in logarithms; one-sided where one of them is no chip."""
+    if len(near) < 2:
         return None
-    (low, low_s), (high, high_s) = valid[0], valid[-1]
+    (low, low_s), (high, high_s) = near[0], near[-1]
     slope = math.log(high_s / low_s) / math.log(high / low)
     return slope + 0.0

@@ -158,7 +158,10 @@ def solve(
     Raises `BadInput`: unreadable targets and costs, unknown paths, impossible steps.
     """
     built = chip if isinstance(chip, Chip) else load_chip(chip)
-    paths = [vary] if isinstance(vary, str) else list(dict.fromkeys(vary))
+    paths = [vary] if isinstance(vary, str) else list(vary)
+    twice = sorted({path for path in paths if paths.count(path) > 1})
+    if twice:
+        raise BadInput([Problem("is varied twice", "name it once", path=f"--vary {path}") for path in twice])
     wanted = read_target(target, phase)
     for path in paths:
         check_path(built, path, "--vary")

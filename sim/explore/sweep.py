@@ -28,7 +28,7 @@ CHUNK_POINTS = 2**18
 """Points of a chunk where they are evaluated as arrays: about a quarter of a second."""
 
 SCALAR_CHUNK_POINTS = 2**8
-"""Points of a chunk where an engine takes them one by one: at most a few seconds."""
+"""Points of a chunk of any other engine, or one box: at most a few seconds."""
 
 ROW_GROUP = 2**18
 """Rows of a row group of the result."""
@@ -241,6 +241,16 @@ def provenance_of(path: Path) -> dict[str, Any]:
     found = json.loads(metadata.get(b"rooftile", b"{}"))
     assert isinstance(found, dict)
     return found
+
+
+def why_nothing(path: Path) -> str:
+    """Why the first point of a result is invalid, if all are; else nothing."""
+    import pyarrow.parquet as pq
+
+    file = pq.ParquetFile(path)
+    column = file.schema_arrow.get_field_index("valid")
+    groups = [file.metadata.row_group(i).column(column).statistics for i in range(file.num_row_groups)]
+    return "" if any(each is None or each.max for each in groups) else str(file.read_row_group(0, ["reason"])["reason"][0])
 
 
 def _replace(path: Path, write: Callable[[Path], object]) -> None:

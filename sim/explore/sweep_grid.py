@@ -6,9 +6,7 @@ alone, so that neither the size of a chunk nor the number of workers changes wha
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,15 +14,20 @@ import numpy as np
 
 from hwmodels.chip import Chip
 from hwmodels.paths import with_values
+from hwmodels.technology import technology_of
 from sim.explore.choices import with_choice
+from sim.explore.many import parts_families
 from sim.explore.step import Step
 from sim.explore.sweep_file import Sweep
 
 VECTOR_BOX = 2**16
 """Points of a box that is evaluated as arrays."""
 
-SCALAR_BOX = 64
-"""Points of a box that an engine takes one by one."""
+FAMILY_BOX = 2**12
+"""Points of a box whose chips share the search for their mappings."""
+
+OF_A_FAMILY = 2**6
+"""As many points as those that share nothing with others are counted: a point that an engine takes by itself is a family of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +65,27 @@ class Grid:
         return tuple(len(dimension[0]) for dimension in self.sweep.choices)
 
     @cached_property
+    def parts_families(self) -> tuple[bool, ...]:
+        """Whether chips that differ along a dimension of numbers are timed apart from each other."""
+        sweep = self.sweep
+        if sweep.engine == "roofline":
+            return (False,) * len(sweep.numbers)
+        alone = sweep.engine != "tiled" or any(technology_of(chip) is not None for chip in sweep.chips)
+        return tuple(alone or any(parts_families(axis.path) for axis in dimension) for dimension in sweep.numbers)
+
+    @cached_property
     def _split(self) -> tuple[int, int]:
         """The dimension along which boxes are cut, and how many of its indices one box takes; all later dimensions are whole."""
-        most = VECTOR_BOX if self.sweep.engine == "roofline" else SCALAR_BOX
-        shape = self.sweep.shape
+        is_roofline, shape = self.sweep.engine == "roofline", self.sweep.shape
+        most = VECTOR_BOX if is_roofline else FAMILY_BOX
         for axis in range(len(shape)):
             inside = math.prod(shape[axis + 1 :])
-            if inside <= most:
-                return axis, min(shape[axis], max(1, most // inside))
+            families = 0 if is_roofline else OF_A_FAMILY * math.prod(
+                length for length, parts in zip(shape[axis + 1 :], self.parts_families[axis + 1 :], strict=True) if parts
+            )
+            if max(inside, families) <= most:
+                step = most // max(inside, families if self.parts_families[axis] else 1)
+                return axis, min(shape[axis], max(1, step))
         return -1, 1
 
     @cached_property
@@ -113,7 +129,3 @@ class Grid:
                 else:
                     chip = with_values(chip, {axis.path: float(value)})
         return chip
-
-    def indices(self, box: Box) -> Iterator[tuple[int, ...]]:
-        """The index tuples of a box, in the order of its points."""
-        return itertools.product(*box.ranges)

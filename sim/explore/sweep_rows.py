@@ -16,11 +16,14 @@ from hwmodels.chip import Chip
 from hwmodels.costs import area_mm2
 from hwmodels.paths import with_values
 from sim.engines import roofline
+from sim.engines.tiled_family import takes_families
 from sim.explore.limits import needed_bytes
+from sim.explore.many import tiled
 from sim.explore.step import Step, errors_of, why_not
 from sim.explore.sweep_file import METRICS, Axis, Sweep
 from sim.explore.sweep_grid import Box, Grid
 from sim.explore.vectorised import bound_by, latencies
+from sim.mapper.family import FEWEST
 from sim.timeline import LOST
 
 if TYPE_CHECKING:
@@ -51,6 +54,20 @@ class Results:
     fits: NDArray[np.bool_]
     memory_bytes: int
     reason: NDArray[np.object_] | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    """Results on their way: columns [points] to be filled in, `reason` with empty texts."""
+
+    latency_s: Floats
+    floor_s: Floats
+    energy_j: Floats
+    area_mm2: Floats
+    bound_by: NDArray[np.int32]
+    fits: NDArray[np.bool_]
+    needed: int
+    reason: NDArray[np.object_]
 
 
 @dataclass
@@ -89,7 +106,7 @@ class Evaluator:
         key = id(box.step), chip.default_format
         if key not in self._memory:
             self._memory[key] = int(needed_bytes(graph))
-        evaluate = self._vectorised if self.sweep.engine == "roofline" else self._one_by_one
+        evaluate = self._vectorised if self.sweep.engine == "roofline" else self._by_families
         return evaluate(box, chip, self._memory[key], reason)
 
     def _none(self, box: Box, text: str, reason: NDArray[np.object_] | None = None) -> Results:
@@ -124,34 +141,73 @@ class Evaluator:
             reason,
         )
 
-    def _one_by_one(self, box: Box, chip: Chip, needed: int, reason: NDArray[np.object_] | None) -> Results:
+    def _by_families(self, box: Box, chip: Chip, needed: int, reason: NDArray[np.object_] | None) -> Results:
+        """Chips that differ in rates and capacities together, others apart."""
         latency_s, floor_s, energy_j, area = np.full((4, box.points), np.nan)
-        bounds = np.zeros(box.points, dtype=np.int32)
-        fits = np.zeros(box.points, dtype=np.bool_)
-        reasons = np.full(box.points, "", dtype=object) if reason is None else reason
-        for i, at in enumerate(self.grid.indices(box)):
-            if reasons[i]:
-                continue
-            one = with_values(chip, self._numbers(at))
-            try:
-                timing = box.step.time(one)
-            except BadInput as error:
-                reasons[i] = why_not(error)
-                continue
-            latency_s[i], bounds[i] = timing.latency_s, self._bound(timing.bound_by)
-            energy_j[i], area[i] = timing.energy_j, area_mm2(one)
-            floor_s[i] = float(roofline.floor_s(box.step.plan(one).demand, one))
-            fits[i] = needed <= int(one.dram.capacity_bytes)
+        columns = _Columns(
+            latency_s,
+            floor_s,
+            energy_j,
+            area,
+            np.zeros(box.points, dtype=np.int32),
+            np.zeros(box.points, dtype=np.bool_),
+            needed,
+            np.full(box.points, "", dtype=object) if reason is None else reason,
+        )
+        fewest = FEWEST if self.sweep.engine == "tiled" and takes_families(box.step.plan(chip)) else box.points + 1
+        numbers = np.arange(box.points).reshape(box.shape)
+        cuts = zip(box.ranges, self.grid.parts_families, strict=True)
+        apart: list[Sequence[Any]] = [range(len(taken)) if parts else [slice(None)] for taken, parts in cuts]
+        for at in itertools.product(*apart):
+            points = numbers[at].reshape(-1)
+            self._family(box, chip, points[columns.reason[points] == ""], columns, fewest)
         spent, size = None if chip.energy is None else energy_j, None if chip.area is None else area
-        return Results(latency_s, floor_s, spent, size, bounds, fits, needed, reasons if any(reasons) else None)
+        told = columns.reason if any(columns.reason) else None
+        return Results(latency_s, floor_s, spent, size, columns.bound_by, columns.fits, needed, told)
+
+    def _family(self, box: Box, chip: Chip, points: NDArray[np.int64], columns: _Columns, fewest: int) -> None:
+        """Time chips that share a search, if they are not too few; those that cannot be mapped are found by halves."""
+        if len(points) < fewest:
+            for point in points.tolist():
+                self._one(box, chip, point, columns)
+            return
+        at = np.array(np.unravel_index(points, box.shape))
+        values = self._numbers(at + np.array([[taken.start] for taken in box.ranges]))
+        many = with_values(chip, {path: each if (each != each[0]).any() else float(each[0]) for path, each in values.items()})
+        planned = box.step.plan(many)
+        try:
+            found = tiled(planned)
+        except BadInput:
+            for half in np.array_split(points, 2):
+                self._family(box, chip, half, columns, fewest)
+            return
+        columns.latency_s[points], columns.floor_s[points] = found.latency_s, roofline.floor_s(planned.demand, many)
+        columns.energy_j[points], columns.area_mm2[points] = found.energy_j, area_mm2(many)
+        columns.fits[points] = columns.needed <= np.asarray(many.dram.capacity_bytes)
+        names, index = np.unique(found.bound_by.astype(str), return_inverse=True)
+        columns.bound_by[points] = np.array([self._bound(name) for name in names.tolist()], dtype=np.int32)[index]
+
+    def _one(self, box: Box, chip: Chip, point: int, columns: _Columns) -> None:
+        """Time one chip by itself."""
+        at = [np.array(taken[i]) for taken, i in zip(box.ranges, np.unravel_index(point, box.shape), strict=True)]
+        one = with_values(chip, {path: float(each) for path, each in self._numbers(at).items()})
+        try:
+            timing = box.step.time(one)
+        except BadInput as error:
+            columns.reason[point] = why_not(error)
+            return
+        columns.latency_s[point], columns.bound_by[point] = timing.latency_s, self._bound(timing.bound_by)
+        columns.energy_j[point], columns.area_mm2[point] = timing.energy_j, area_mm2(one)
+        columns.floor_s[point] = float(roofline.floor_s(box.step.plan(one).demand, one))
+        columns.fits[point] = columns.needed <= int(one.dram.capacity_bytes)
 
     def _bound(self, name: str) -> int:
         words = self.words["bound_by"]
         return words.index(name if name in words else OTHER)
 
-    def _numbers(self, at: Sequence[int]) -> dict[str, float]:
-        """The values at one index tuple, in the order in which a bandwidth comes before its directions."""
-        chosen = {axis.path: float(axis.values[i]) for dimension, i in zip(self.sweep.numbers, at, strict=True) for axis in dimension}
+    def _numbers(self, at: Sequence[Any]) -> dict[str, NDArray[np.float64]]:
+        """The values at indices of each dimension, in the order in which a bandwidth comes before its directions."""
+        chosen = {axis.path: np.asarray(axis.values)[i] for dimension, i in zip(self.sweep.numbers, at, strict=True) for axis in dimension}
         return dict(sorted(chosen.items()))
 
     def _reasons(self, box: Box, chip: Chip) -> NDArray[np.object_] | None:

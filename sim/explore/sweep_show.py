@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,13 +23,15 @@ WORKLOAD_COLUMNS = ("model", "phase", "batch", "q_len", "kv_len", "weights", "ac
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """One workload: its `best` rows by the first objective and its `front`, best first; rows are dictionaries by column name."""
+    """One workload: its `best` rows by the first objective and its `front`, best first; rows are dictionaries by column name. `reasons`
+    count why points are invalid, the most frequent first."""
 
     workload: dict[str, Any]
     points: int
     feasible: int
     best: tuple[dict[str, Any], ...]
     front: tuple[dict[str, Any], ...]
+    reasons: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,11 @@ class Shown:
     def axes(self) -> tuple[str, ...]:
         return tuple(self.provenance.get("axes", ()))
 
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Best rows and fronts of all workloads, the first column of which says what a row is."""
+        for found in self.workloads:
+            yield from ({"part": part, **row} for part, rows in (("best", found.best), ("front", found.front)) for row in rows)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data, with all rows of the fronts."""
         return {
@@ -51,7 +59,14 @@ class Shown:
             "units": self.units,
             "objectives": list(self.objectives),
             "workloads": [
-                {**each.workload, "points": each.points, "feasible": each.feasible, "best": list(each.best), "front": list(each.front)}
+                {
+                    **each.workload,
+                    "points": each.points,
+                    "feasible": each.feasible,
+                    "invalid": each.reasons,
+                    "best": list(each.best),
+                    "front": list(each.front),
+                }
                 for each in self.workloads
             ],
         }
@@ -85,14 +100,18 @@ def show(path: str | Path, objectives: Sequence[str] = (), best: int = 10) -> Sh
     units = {field.name: field.metadata[b"unit"].decode() for field in file.schema_arrow if field.metadata and b"unit" in field.metadata}
     gathered: dict[tuple[Any, ...], _Gathered] = {}
     for group in range(file.num_row_groups):
-        for key, costs, rows, points in _by_workload(file, group, chosen):
-            gathered.setdefault(key, _Gathered(best)).add(costs, rows, group, points)
+        for key, costs, rows, points, reasons in _by_workload(file, group, chosen):
+            gathered.setdefault(key, _Gathered(best)).add(costs, rows, group, points, reasons)
     return Shown(provenance, units, chosen, tuple(found.findings(file, key) for key, found in gathered.items()))
 
 
-def _by_workload(file: Any, group: int, objectives: Sequence[str]) -> Iterator[tuple[tuple[Any, ...], NDArray[Any], NDArray[Any], int]]:
-    """For each workload of a row group: its key, the objectives as costs [rows, objectives] and the rows that may count, all its points."""
-    table = file.read_row_group(group, columns=list(dict.fromkeys([*WORKLOAD_COLUMNS, *objectives, "feasible"])))
+def _by_workload(
+    file: Any, group: int, objectives: Sequence[str]
+) -> Iterator[tuple[tuple[Any, ...], NDArray[Any], NDArray[Any], int, Counter[str]]]:
+    """For each workload of a row group: its key, the objectives as costs [rows, objectives] and the rows that may count, all its points,
+    and why those that are invalid are."""
+    table = file.read_row_group(group, columns=list(dict.fromkeys([*WORKLOAD_COLUMNS, *objectives, "feasible", "valid", "reason"])))
+    invalid = ~table["valid"].to_numpy()
     code = np.zeros(len(table), dtype=np.int64)
     for name in WORKLOAD_COLUMNS:
         column = table[name].combine_chunks()
@@ -106,7 +125,7 @@ def _by_workload(file: Any, group: int, objectives: Sequence[str]) -> Iterator[t
         first = int(np.argmax(here))
         key = tuple(table[name][first].as_py() for name in WORKLOAD_COLUMNS)
         rows = np.flatnonzero(here & feasible)
-        yield key, costs[rows], rows, int(here.sum())
+        yield key, costs[rows], rows, int(here.sum()), Counter(table["reason"].filter(here & invalid).to_pylist())
 
 
 def _cost(values: NDArray[Any], name: str) -> NDArray[np.float64]:
@@ -119,11 +138,13 @@ class _Gathered:
     def __init__(self, best: int) -> None:
         self.most = best
         self.points = self.feasible = 0
+        self.reasons: Counter[str] = Counter()
         self.best: tuple[NDArray[Any], NDArray[Any]] | None = None
         self.front: tuple[NDArray[Any], NDArray[Any]] | None = None
 
-    def add(self, costs: NDArray[Any], rows: NDArray[Any], group: int, points: int) -> None:
+    def add(self, costs: NDArray[Any], rows: NDArray[Any], group: int, points: int, reasons: Counter[str]) -> None:
         self.points += points
+        self.reasons += reasons
         self.feasible += len(rows)
         places = np.stack([np.full(len(rows), group), rows], axis=1)
         self.best = _kept(self.best, costs, places, lambda costs: np.lexsort(costs.T[::-1])[: self.most])
@@ -132,7 +153,7 @@ class _Gathered:
     def findings(self, file: Any, key: tuple[Any, ...]) -> Findings:
         workload = dict(zip(WORKLOAD_COLUMNS, key, strict=True))
         best, front = (_read(file, kept[1]) if kept else () for kept in (self.best, self.front))
-        return Findings(workload, self.points, self.feasible, best, front)
+        return Findings(workload, self.points, self.feasible, best, front, dict(self.reasons.most_common()))
 
 
 def _kept(before: tuple[NDArray[Any], NDArray[Any]] | None, costs: NDArray[Any], places: NDArray[Any], choose: Any) -> Any:

@@ -22,7 +22,7 @@ from functional.errors import BadInput, Problem
 from functional.formats import is_integer
 from hwmodels.chip import Chip, MemoryLevel, Role
 from hwmodels.formulas import systolic, tensor_core
-from hwmodels.formulas.elementwise import larger, smaller
+from hwmodels.formulas.elementwise import chosen, larger, plain, slowest, smaller
 from hwmodels.formulas.roofline import transfer_s
 from hwmodels.formulas.systolic import ceil_div, whole_cycles
 from sim.attention_mapping import Attention, AttentionMapping
@@ -47,13 +47,14 @@ ALL_IN_DRAM = InDram()
 
 @dataclass(frozen=True, slots=True)
 class AttentionCost:
-    """Tiled cost of an attention; DRAM bytes, score elements computed and MACs issued are those of the whole chip."""
+    """Tiled cost of an attention; DRAM bytes, score elements computed and MACs issued are those of the whole chip. On many chips
+    times and what binds are arrays."""
 
-    latency_s: float
-    bound_by: str
-    busy_s: dict[str, float]
-    prefix_s: float
-    suffix_s: float
+    latency_s: Any
+    bound_by: Any
+    busy_s: dict[str, Any]
+    prefix_s: Any
+    suffix_s: Any
     dram_read_bytes: float
     dram_written_bytes: float
     computed_scores: float
@@ -96,10 +97,10 @@ def attention_cost(
     score_bytes: tuple[float, float] = (0, 0),
 ) -> AttentionCost:
     """Cost of one mapping. `counts` are the vector primitives of the unmasked scores; `score_bytes` (read, written) pass DRAM besides."""
-    return _cost_of(mapping, chip, counts, in_dram, part, score_bytes, _use(mapping, chip, part, _moves(mapping, chip, part)))
+    return cost_of_use(mapping, chip, counts, in_dram, part, score_bytes, use_of(mapping, chip, part, moves_of(mapping, chip, part)))
 
 
-def _cost_of(
+def cost_of_use(
     mapping: AttentionMapping,
     chip: Chip,
     counts: Mapping[str, Any],
@@ -128,39 +129,38 @@ def _cost_of(
 
 
 def _bounded(
-    mapping: AttentionMapping, chip: Chip, busy: dict[str, float], in_dram: InDram, whole: _Use, read: float, written: float
+    mapping: AttentionMapping, chip: Chip, busy: dict[str, Any], in_dram: InDram, whole: _Use, read: float, written: float
 ) -> AttentionCost:
     dram = chip.dram
-    latency_s = float(dram.latency_s) if read > 0 else 0.0
+    latency_s = dram.latency_s if read > 0 else 0.0
     first_s, suffix_s = _ends_s(mapping, min(mapping.kv_tile, mapping.attention.kv_len), chip, in_dram)
     ends = {name: (latency_s, 0.0) if name == dram.name else (latency_s + first_s, suffix_s) for name in busy}
-    latencies = {name: ends[name][0] + busy[name] + ends[name][1] if busy[name] else 0.0 for name in busy}
-    bound_by = max(latencies, key=latencies.__getitem__)
-    prefix, suffix = ends[bound_by]
-    return AttentionCost(latencies[bound_by], bound_by, busy, prefix, suffix, read, written, whole.computed_scores, whole.issued_macs)
+    bound_by, most_s = slowest({name: chosen(busy[name] > 0, ends[name][0] + busy[name] + ends[name][1], 0.0) for name in busy})
+    prefix, suffix = (chosen(bound_by == dram.name, ends[dram.name][i], ends["matrix"][i]) for i in range(2))
+    return AttentionCost(most_s, bound_by, busy, prefix, suffix, read, written, whole.computed_scores, whole.issued_macs)
 
 
-def _ends_s(mapping: AttentionMapping, keys: Any, chip: Chip, in_dram: InDram) -> tuple[Any, float]:
+def _ends_s(mapping: AttentionMapping, keys: Any, chip: Chip, in_dram: InDram) -> tuple[Any, Any]:
     """Seconds in which the first query tile and the first key tile, of `keys`, pass DRAM's port, and the last output tile does."""
     attention = mapping.attention
     tile_bytes = mapping.q_tile * attention.rows_per_query * attention.head_dim * attention.act_bits / 8
     key_bytes = keys * attention.head_dim * attention.kv_bits / 8
-    first_s = (tile_bytes * in_dram.queries + key_bytes * in_dram.keys) / float(chip.read_bytes_per_s(chip.dram))
+    first_s = (tile_bytes * in_dram.queries + key_bytes * in_dram.keys) / chip.read_bytes_per_s(chip.dram)
     last_rows = (attention.q_len - 1) % mapping.q_tile + 1
     last_bytes = last_rows * attention.rows_per_query * attention.head_dim * attention.act_bits / 8
-    return first_s, last_bytes * in_dram.output / float(chip.write_bytes_per_s(chip.dram)) if mapping.split == (1, 1) else 0.0
+    return first_s, last_bytes * in_dram.output / chip.write_bytes_per_s(chip.dram) if mapping.split == (1, 1) else 0.0
 
 
 def _busy(
     mapping: AttentionMapping, chip: Chip, worst: _Use, whole: _Use, dram_bytes: tuple[float, float], per_score: Mapping[str, float]
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Seconds that each unit and level works."""
     attention = mapping.attention
-    clock = float(chip.clock_hz)
-    lane_cycles = sum(each * float(chip.vector.cycles[name]) for name, each in per_score.items()) * worst.computed_scores
+    clock = chip.clock_hz
+    lane_cycles = sum(each * chip.vector.cycles[name] for name, each in per_score.items()) * worst.computed_scores
     busy = {
         "matrix": worst.cycles / clock,
-        "vector": whole_cycles(lane_cycles / float(chip.vector.lanes)) / clock,
+        "vector": whole_cycles(lane_cycles / chip.vector.lanes) / clock,
         chip.dram.name: transfer_s(*dram_bytes, *_rates(chip, chip.dram), chip.dram.bandwidth.shared),
     }
     passes = _score_passes_bytes(attention, worst, bool(per_score))
@@ -168,8 +168,8 @@ def _busy(
         use = whole if level.per == "chip" else worst
         read, written = _level_bytes(chip, level, attention, use, passes)
         rates = level.bandwidth.read_bytes_per_s(chip.clock_hz), level.bandwidth.write_bytes_per_s(chip.clock_hz)
-        busy[level.name] = float(transfer_s(read, written, *rates, level.bandwidth.shared))
-    return {name: float(seconds) for name, seconds in busy.items()}
+        busy[level.name] = transfer_s(read, written, *rates, level.bandwidth.shared)
+    return {name: plain(seconds) for name, seconds in busy.items()}
 
 
 def _score_passes_bytes(attention: Attention, use: _Use, has_softmax: bool) -> float:
@@ -194,7 +194,8 @@ def _level_bytes(chip: Chip, level: MemoryLevel, attention: Attention, use: _Use
 
 def moved_bytes(mapping: AttentionMapping, chip: Chip, cost: AttentionCost, part: Part, has_softmax: bool) -> dict[str, float]:
     """Bytes that a mapping reads from and writes to each level, over the whole chip."""
-    whole = _Use(*(mapping.attention.pairs * float(np.sum(column)) for column in _use(mapping, chip, part, _moves(mapping, chip, part))))
+    use = use_of(mapping, chip, part, moves_of(mapping, chip, part))
+    whole = _Use(*(mapping.attention.pairs * float(np.sum(column)) for column in use))
     passes = _score_passes_bytes(mapping.attention, whole, has_softmax)
     inner = {level.name: float(sum(_level_bytes(chip, level, mapping.attention, whole, passes))) for level in chip.memory[1:]}
     return {chip.dram.name: float(cost.dram_read_bytes + cost.dram_written_bytes), **inner}
@@ -214,7 +215,7 @@ class InnermostUse(NamedTuple):
 
 def innermost_use(mapping: AttentionMapping, chip: Chip) -> InnermostUse:
     """Both products with the softmax between them; scores that softmax passes over, and sums, are left out of the traffic."""
-    attention, use = mapping.attention, _use(mapping, chip, "all", _moves(mapping, chip, "all"))
+    attention, use = mapping.attention, use_of(mapping, chip, "all", moves_of(mapping, chip, "all"))
     columns = use.operand_bytes, use.query_bytes, use.key_bytes, use.output_bytes
     read, queries, keys, outputs = (attention.pairs * float(np.sum(each)) for each in columns)
     operands, sums = innermost(chip, "activations"), innermost(chip, "psums")
@@ -282,7 +283,8 @@ class _Moves(NamedTuple):
     output_bytes: NDArray[np.float64]
 
 
-def _moves(mapping: AttentionMapping, chip: Chip, part: Part) -> _Moves:
+def moves_of(mapping: AttentionMapping, chip: Chip, part: Part) -> _Moves:
+    """What a pair asks whatever the dataflow."""
     attention, tiles = mapping.attention, _query_tiles(mapping)
     rows = tiles.queries * attention.rows_per_query
     side_bytes = _packed(chip, rows * attention.head_dim * attention.act_bits / 8)
@@ -292,7 +294,7 @@ def _moves(mapping: AttentionMapping, chip: Chip, part: Part) -> _Moves:
     return _Moves(tiles, computed, queries, keys, output)
 
 
-def _use(mapping: AttentionMapping, chip: Chip, part: Part, moves: _Moves) -> _Use:
+def use_of(mapping: AttentionMapping, chip: Chip, part: Part, moves: _Moves) -> _Use:
     """What one pair asks, for each part of the query positions. Query tiles have few lengths: each product is worked out once."""
     attention, tiles = mapping.attention, moves.tiles
     products = np.zeros((5, len(moves.computed_scores)))
@@ -382,16 +384,15 @@ def map_attention(
 
     Three passes over whole rows where they fit; else online, for floats; else unfused. Raises `BadInput` if not one query tile fits.
     """
-    online = [] if is_integer(attention.compute) else [(True, True)]
-    for fused, is_online in [(True, False), *online, (False, False)]:
+    for fused, is_online in attention_modes(attention):
         best: tuple[Any, AttentionMapping, AttentionCost] | None = None
-        for least_s, first, kv_tile in _least_first(attention, chip, counts, in_dram, part, score_bytes, fused, is_online):
-            if best is not None and least_s > best[0][0]:
+        for each_s, first, kv_tile in _least_first(attention, chip, counts, in_dram, part, score_bytes, fused, is_online):
+            if best is not None and each_s > best[0][0]:
                 break
             tiling = replace(first, kv_tile=kv_tile)
-            moves = _moves(tiling, chip, part)
-            for mapping in _flows(tiling, chip):
-                cost = _cost_of(mapping, chip, counts, in_dram, part, score_bytes, _use(mapping, chip, part, moves))
+            moves = moves_of(tiling, chip, part)
+            for mapping in flows_of(tiling, chip):
+                cost = cost_of_use(mapping, chip, counts, in_dram, part, score_bytes, use_of(mapping, chip, part, moves))
                 rank = (cost.latency_s, cost.dram_read_bytes + cost.dram_written_bytes, -mapping.q_tile, -kv_tile)
                 if best is None or rank < best[0]:
                     best = rank, mapping, cost
@@ -399,6 +400,12 @@ def map_attention(
             return best[1], best[2]
     level = innermost(chip, "activations")
     raise BadInput(Problem("not one query with one key fits", f"raise memory.{level.name}.capacity", path=f"memory.{level.name}.capacity"))
+
+
+def attention_modes(attention: Attention) -> list[tuple[bool, bool]]:
+    """(fused, online): the first for which anything fits is taken."""
+    online = [] if is_integer(attention.compute) else [(True, True)]
+    return [(True, False), *online, (False, False)]
 
 
 def attention_candidates(
@@ -413,13 +420,13 @@ def attention_candidates(
     """All mappings of the kind of a known one (fused or not, online or not) whose tiled latency is below a time, least first."""
     found = []
     kind = mapping.fused, mapping.online
-    for least_s, first, kv_tile in _least_first(mapping.attention, chip, counts, in_dram, part, score_bytes, *kind):
-        if least_s >= below_s:
+    for each_s, first, kv_tile in _least_first(mapping.attention, chip, counts, in_dram, part, score_bytes, *kind):
+        if each_s >= below_s:
             break
         tiling = replace(first, kv_tile=kv_tile)
-        moves = _moves(tiling, chip, part)
-        for each in _flows(tiling, chip):
-            found.append((each, _cost_of(each, chip, counts, in_dram, part, score_bytes, _use(each, chip, part, moves))))
+        moves = moves_of(tiling, chip, part)
+        for each in flows_of(tiling, chip):
+            found.append((each, cost_of_use(each, chip, counts, in_dram, part, score_bytes, use_of(each, chip, part, moves))))
     best = sorted(found, key=lambda pair: (pair[1].latency_s, pair[1].dram_read_bytes + pair[1].dram_written_bytes, -pair[0].q_tile))
     return [pair for pair in best if pair[1].latency_s < below_s]
 
@@ -436,13 +443,13 @@ def _least_first(
 ) -> list[tuple[float, AttentionMapping, int]]:
     """Tilings and key tiles in the order of what no dataflow goes below, with that."""
     bounded = []
-    for first, kv_tiles in _tilings(attention, chip, fused, online):
-        least_s = _least_s(first, kv_tiles, chip, counts, in_dram, part, score_bytes) * (1 - 1e-12)
-        bounded += [(each_s, first, kv_tile) for each_s, kv_tile in zip(least_s.tolist(), kv_tiles.tolist(), strict=True)]
+    for first, kv_tiles in tilings_of(attention, chip, fused, online):
+        below_s = least_s(first, kv_tiles, chip, counts, in_dram, part, score_bytes) * (1 - 1e-12)
+        bounded += [(each_s, first, kv_tile) for each_s, kv_tile in zip(below_s.tolist(), kv_tiles.tolist(), strict=True)]
     return sorted(bounded, key=lambda each: each[0])
 
 
-def _tilings(attention: Attention, chip: Chip, fused: bool, online: bool) -> Iterator[tuple[AttentionMapping, Counts]]:
+def tilings_of(attention: Attention, chip: Chip, fused: bool, online: bool) -> Iterator[tuple[AttentionMapping, Counts]]:
     """Splits and query tiles with the first dataflow, each with the key tiles that fit beside; only those for which there are some."""
     unit = chip.matrix
     rows, keys = (unit.rows, unit.cols) if unit.kind == "systolic" else (unit.tile[0], unit.tile[1])
@@ -453,12 +460,12 @@ def _tilings(attention: Attention, chip: Chip, fused: bool, online: bool) -> Ite
         positions = int(ceil_div(attention.q_len, split[1]))
         for q_tile in _sizes(positions, max(1, rows // attention.rows_per_query)):
             mapping = AttentionMapping(attention, q_tile, attention.kv_len, fused, online, buffers, split, dataflow, "m")
-            fine = kv_tiles[_fit(mapping, kv_tiles, chip)]
+            fine = kv_tiles[fit(mapping, kv_tiles, chip)]
             if len(fine):
                 yield mapping, fine
 
 
-def _least_s(
+def least_s(
     mapping: AttentionMapping,
     kv_tiles: Counts,
     chip: Chip,
@@ -468,8 +475,8 @@ def _least_s(
     score_bytes: tuple[float, float],
 ) -> NDArray[np.float64]:
     """Below the latency with each of some key tiles, whatever the dataflow: products at the peak rate, key tiles without whole bursts, and
-    levels on the chip left out."""
-    attention, unit, clock_hz, dram = mapping.attention, chip.matrix, float(chip.clock_hz), chip.dram
+    levels on the chip left out. With one key tile the chips may be many."""
+    attention, unit, clock_hz, dram = mapping.attention, chip.matrix, chip.clock_hz, chip.dram
     cuts, sizes = _query_cuts(attention, mapping.split[1], mapping.q_tile), kv_tiles[:, None]
     keys = np.minimum(-(-cuts.last // sizes) * sizes, attention.kv_len) - cuts.first // sizes * sizes
     rows = cuts.queries * attention.rows_per_query
@@ -488,16 +495,16 @@ def _least_s(
     worst = int(ceil_div(attention.pairs, mapping.split[0])) * computed.max(axis=1)
     peak_macs = unit.count * float(unit.rates[attention.compute]) * (unit.rows * unit.cols if unit.kind == "systolic" else 1)
     visible = attention.batch * attention.heads * float(attention.mask.visible_pairs(attention.q_len, attention.kv_len))
-    lane_cycles = sum(float(count) / visible * float(chip.vector.cycles[name]) for name, count in counts.items())
-    cycles = np.maximum(worst * (products * attention.head_dim / peak_macs), worst * (lane_cycles / float(chip.vector.lanes)))
-    latency_s = np.where(read > 0, float(dram.latency_s), 0.0)
+    lane_cycles = sum(float(count) / visible * chip.vector.cycles[name] for name, count in counts.items())
+    cycles = np.maximum(worst * (products * attention.head_dim / peak_macs), worst * (lane_cycles / chip.vector.lanes))
+    latency_s = np.where(read > 0, dram.latency_s, 0.0)
     first_s, suffix_s = _ends_s(mapping, np.minimum(kv_tiles, attention.kv_len), chip, in_dram)
     busy_s = transfer_s(read, written, *_rates(chip, dram), dram.bandwidth.shared)
     least: NDArray[np.float64] = latency_s + np.maximum(busy_s, first_s + cycles / clock_hz + suffix_s)
     return least
 
 
-def _flows(mapping: AttentionMapping, chip: Chip) -> Iterator[AttentionMapping]:
+def flows_of(mapping: AttentionMapping, chip: Chip) -> Iterator[AttentionMapping]:
     """A tiling with every dataflow and array axis of the chip."""
     unit = chip.matrix
     for dataflow in unit.dataflows if unit.kind == "systolic" else ("",):
@@ -526,16 +533,16 @@ def _sizes(length: int, granule: int) -> list[int]:
 
 def fits(mapping: AttentionMapping, chip: Chip) -> bool:
     """Whether all that the mapping holds at a time fits the levels that hold it."""
-    return bool(_fit(mapping, mapping.kv_tile, chip))
+    return bool(fit(mapping, mapping.kv_tile, chip))
 
 
-def _fit(mapping: AttentionMapping, kv_tiles: Any, chip: Chip) -> Any:
+def fit(mapping: AttentionMapping, kv_tiles: Any, chip: Chip) -> Any:
     """The same with key tiles of other sizes."""
     levels = {level.name: level for level in chip.memory}
     fine: Any = True
     for name, held in _held_bytes(mapping, kv_tiles, chip).items():
-        share = 1 - float(chip.resident_share) if levels[name] is resident_level(chip) else 1.0
-        fine = fine & (held <= share * float(levels[name].capacity_bytes))
+        share = 1 - chip.resident_share if levels[name] is resident_level(chip) else 1.0
+        fine = fine & (held <= share * levels[name].capacity_bytes)
     return fine
 
 

@@ -171,10 +171,11 @@ class Bounder:
         `numbers` [rows, axes, mappings] are columns of tables, one per mapping or box; `order` and `variant` as many indices. `single`:
         columns are mappings.
         """
-        latency_s, dram_bytes, moved_bytes = self.rows.bound(self._demands(numbers, order, variant, single), single)
+        demands = self.demands_of(numbers, order, variant, single)
+        latency_s, (dram_bytes, moved_bytes) = self.rows.latency_s(demands, single), self.rows.bytes_of(demands, single)
         return Bound(latency_s, dram_bytes, moved_bytes, np.multiply.reduce(numbers[self.at.every - 1]))
 
-    def _demands(self, numbers: Floats, order: Any, variant: Any, single: bool) -> Floats:
+    def demands_of(self, numbers: Floats, order: Any, variant: Any, single: bool) -> Floats:
         """[demands, mappings]."""
         at = self.at
         found = np.empty((self.demands if single else self.of_boxes, numbers.shape[2]))
@@ -232,6 +233,7 @@ class Bounder:
     def _round_up(self, found: Floats, numbers: Floats) -> None:
         """Whole bursts: for the first or last tile, and for each tile that the outermost stage fetches, in parts as large as the first."""
         at, burst_bytes, per_element = self.at, self.setting.chip.dram.burst_bytes, self.bursts_per_element
+        found[self.bursts : self.bursts + 3] = 0  # of what does not come from DRAM
         for link in self.from_dram:
             number = ROLES.index(link.role)
             found[link.one_in_bursts] = found[link.one]
@@ -322,16 +324,20 @@ class _Rows:
             found[..., link.one] += coefficients[..., link.one_in_bursts]
         return found
 
-    def bound(self, demands: Floats, single: bool) -> tuple[Floats, Floats, Floats]:
-        """Latency [mappings] or [chips, mappings]; DRAM bytes and moved bytes [mappings]."""
-        found = (self.coefficients if single else self.coefficients_of_boxes) @ demands
+    def latency_s(self, demands: Floats, single: bool, chips: Any = ...) -> Floats:
+        """[mappings]; or, of some of the chips, [chips, mappings]."""
+        found = (self.coefficients if single else self.coefficients_of_boxes)[chips] @ demands
         singles, pairs = len(self._singles), len(self._pairs)
-        latency_s = np.maximum.reduce(found[..., :singles, :], axis=-2)
+        latency_s: Floats = np.maximum.reduce(found[..., :singles, :], axis=-2)
         if pairs:
             least = np.minimum(found[..., singles : singles + pairs, :], found[..., singles + pairs :, :])
             latency_s = np.maximum(latency_s, np.maximum.reduce(least, axis=-2))
-        sizes = (self.sizes if single else self.sizes_of_boxes) @ demands
-        return latency_s, sizes[0], sizes[1]
+        return latency_s
+
+    def bytes_of(self, demands: Floats, single: bool) -> Floats:
+        """[2, mappings]: DRAM bytes, and bytes moved."""
+        sizes: Floats = (self.sizes if single else self.sizes_of_boxes) @ demands
+        return sizes
 
     def _one_s(self, link: Link, bits: int, load: bool) -> Any:
         """Coefficients of the seconds of one transfer: whole bursts where the outer port is the slower one, bits elsewhere."""

@@ -44,7 +44,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple, TypeAlias
 
 from hwmodels.chip import Role
-from hwmodels.formulas.elementwise import chosen, larger, smaller
+from hwmodels.formulas.elementwise import chosen, larger, plain, plain_count, slowest, smaller
 from hwmodels.formulas.systolic import Count
 from hwmodels.formulas.tiling import AxisCuts, Visited, cut_axis, packed_bytes, turns, visited
 from sim.mapper import array
@@ -59,30 +59,31 @@ OPERANDS: tuple[Role, Role] = ("activations", "weights")
 
 @dataclass(frozen=True, slots=True)
 class GemmCost:
-    """Tiled cost of one GEMM; `busy_s`, `prefix_s` and `suffix_s` are keyed by "matrix" and the names of levels.
+    """Tiled cost of one GEMM; `busy_s`, `prefix_s` and `suffix_s` are keyed by "matrix" and the names of levels. On many chips each number
+    is an array.
 
     Bytes of a level are over the whole chip if all cores share it and of the first (most loaded) core otherwise; `array_cycles` and
     `tile_steps` are the first core's. `alternation_s` is the bound from single buffers (0 without). `moved_bytes` stands in for energy.
     """
 
-    latency_s: float
-    bound_by: str
-    busy_s: dict[str, float]
-    prefix_s: dict[str, float]
-    suffix_s: dict[str, float]
-    alternation_s: float
-    dram_read_bytes: int
-    dram_written_bytes: int
-    read_bytes: dict[str, float]
-    written_bytes: dict[str, float]
-    moved_bytes: float
-    issued_macs: int
-    array_cycles: int
-    utilisation: float
-    tile_steps: int
+    latency_s: Seconds
+    bound_by: Any
+    busy_s: dict[str, Seconds]
+    prefix_s: dict[str, Seconds]
+    suffix_s: dict[str, Seconds]
+    alternation_s: Seconds
+    dram_read_bytes: Any
+    dram_written_bytes: Any
+    read_bytes: dict[str, Seconds]
+    written_bytes: dict[str, Seconds]
+    moved_bytes: Seconds
+    issued_macs: Any
+    array_cycles: Any
+    utilisation: Seconds
+    tile_steps: Any
 
     @property
-    def dram_bytes(self) -> int:
+    def dram_bytes(self) -> Any:
         return self.dram_read_bytes + self.dram_written_bytes
 
 
@@ -124,8 +125,8 @@ class Link(NamedTuple):
     all_s: Seconds
 
     @property
-    def latency_s(self) -> float:
-        return float(self.outer.level.latency_s)
+    def latency_s(self) -> Seconds:
+        return self.outer.level.latency_s
 
 
 class _Traffic:
@@ -205,10 +206,10 @@ def chip_bytes(setting: Setting, choice: Choice) -> dict[str, float]:
     return {name: float(read + traffic.written[name]) for name, read in traffic.read.items()}
 
 
-def weights_fetched(setting: Setting, choice: Choice) -> int:
+def weights_fetched(setting: Setting, choice: Choice) -> Any:
     """Elements of weights that leave DRAM, as often as they do."""
     outer, inner = setting.holders["weights"][:2]
-    return int(_elements(_Case(setting, choice).tiles_of("weights", inner, outer)))
+    return plain_count(_elements(_Case(setting, choice).tiles_of("weights", inner, outer)))
 
 
 def room_bits(setting: Setting, choice: Choice) -> dict[str, int]:
@@ -259,7 +260,8 @@ def _axis_ends(extent: int, sizes: list[Count], split_stage: int, parts: int) ->
 
 
 def evaluate(setting: Setting, choice: Choice) -> Costs:
-    """Cost of one mapping, or of as many as the choice holds; capacities are not checked here."""
+    """Cost of one mapping, or of as many as the choice holds; rates, latencies and the clock of the setting may be arrays, too. Capacities
+    are not checked here."""
     case = _Case(setting, choice)
     traffic = _Traffic(setting)
     loads = [_loads(case, role, traffic) for role in OPERANDS]
@@ -322,7 +324,7 @@ def _loads(case: _Case, role: Role, traffic: _Traffic) -> list[Link]:
         traffic.writes(inner, own_bytes)
         tile = case.first_tiles[inner.stage]
         outer_s, inner_s = _one_transfer(tile[x] * tile[y], bits, outer, True, inner)
-        rate = min(outer.read_bytes_per_s, inner.write_bytes_per_s)
+        rate = smaller(outer.read_bytes_per_s, inner.write_bytes_per_s)
         links.append(Link(outer, inner, larger(outer_s, inner_s), outer_s, inner_s, own_bytes / rate))
     return links
 
@@ -342,8 +344,8 @@ def _stores(case: _Case, traffic: _Traffic) -> list[Link]:
         traffic.reads(inner, own_unfinished + own_finished)
         tile = case.last_tiles[inner.stage]
         outer_s, inner_s = _one_transfer(tile[0] * tile[1], gemm.out_bits, outer, False, inner)
-        back_s = own_unfinished / min(outer.read_bytes_per_s, inner.write_bytes_per_s)
-        away_s = (own_unfinished + own_finished) / min(outer.write_bytes_per_s, inner.read_bytes_per_s)
+        back_s = own_unfinished / smaller(outer.read_bytes_per_s, inner.write_bytes_per_s)
+        away_s = (own_unfinished + own_finished) / smaller(outer.write_bytes_per_s, inner.read_bytes_per_s)
         links.append(Link(outer, inner, larger(outer_s, inner_s), outer_s, inner_s, back_s + away_s))
     return links
 
@@ -374,13 +376,13 @@ class _Tail(NamedTuple):
     def step_s(self) -> Seconds:
         """Only levels that do not feed the array ask for it."""
         setting, choice = self.case.setting, self.case.choice
-        return array.step_cycles(setting, choice.dataflow, choice.array_axis, self.tile) / float(setting.chip.clock_hz)
+        return array.step_cycles(setting, choice.dataflow, choice.array_axis, self.tile) / setting.clock_hz
 
 
 def _times(case: _Case, loads: list[list[Link]], stores: list[Link], traffic: _Traffic) -> tuple[dict[str, Term], Seconds]:
     """A term per resource, and the bound from single buffers."""
     setting, choice = case.setting, case.choice
-    clock_hz = float(setting.chip.clock_hz)
+    clock_hz = setting.clock_hz
     used = case.used
     last = case.last_tiles[-1]
     drain_s = array.drain_cycles(setting, choice.dataflow) / clock_hz
@@ -438,7 +440,7 @@ def _level_term(
     read_s = traffic.read[place.level.name] / place.read_bytes_per_s
     write_s = traffic.written[place.level.name] / place.write_bytes_per_s
     if place.stage < 0:
-        prefix_s: Seconds = float(place.level.latency_s)
+        prefix_s: Seconds = place.level.latency_s
         after_read_s: Seconds = 0.0
         after_write_s: Seconds = 0.0
     else:
@@ -480,29 +482,27 @@ def _alternation(loads: list[list[Link]], stores: list[Link], ready_s: Seconds, 
 
 
 def cost_of(setting: Setting, choice: Choice, costs: Costs | None = None) -> GemmCost:
-    """The whole cost of one mapping; `costs` are its, if they are known already."""
+    """The whole cost of one mapping, or of as many as choice and setting hold; `costs` are its, if they are known already."""
     costs = costs or evaluate(setting, choice)
-    terms = {name: Term(*(float(part) for part in term)) for name, term in costs.terms.items()}
-    latency, alternation = float(costs.latency_s), float(costs.alternation_s)
-    bound_by = max(terms, key=lambda name: sum(terms[name]))
-    dram = setting.chip.dram.name
-    unit, cycles = setting.chip.matrix, int(costs.array_cycles)
+    latency, alternation = costs.latency_s, costs.alternation_s
+    bound_by, _ = slowest({name: term.prefix_s + term.busy_s + term.suffix_s for name, term in costs.terms.items()})
+    dram, cycles = setting.chip.dram.name, costs.array_cycles
+    unit = setting.chip.matrix
     peak_macs = setting.cores * unit.count * unit.rows * unit.cols * setting.rate * cycles
-    issued = array.issued_macs(setting, choice.dataflow, choice.array_axis, costs.every)
     return GemmCost(
-        latency_s=latency,
-        bound_by=bound_by if alternation < latency else "alternation",
-        busy_s={name: term.busy_s for name, term in terms.items()},
-        prefix_s={name: term.prefix_s for name, term in terms.items()},
-        suffix_s={name: term.suffix_s for name, term in terms.items()},
-        alternation_s=alternation,
-        dram_read_bytes=int(costs.read_bytes[dram]),
-        dram_written_bytes=int(costs.written_bytes[dram]),
-        read_bytes={name: float(size) for name, size in costs.read_bytes.items()},
-        written_bytes={name: float(size) for name, size in costs.written_bytes.items()},
-        moved_bytes=float(costs.moved_bytes),
-        issued_macs=int(issued),
-        array_cycles=cycles,
+        latency_s=plain(latency),
+        bound_by=chosen(alternation < latency, bound_by, "alternation"),
+        busy_s={name: plain(term.busy_s) for name, term in costs.terms.items()},
+        prefix_s={name: plain(term.prefix_s) for name, term in costs.terms.items()},
+        suffix_s={name: plain(term.suffix_s) for name, term in costs.terms.items()},
+        alternation_s=plain(alternation),
+        dram_read_bytes=plain_count(costs.read_bytes[dram]),
+        dram_written_bytes=plain_count(costs.written_bytes[dram]),
+        read_bytes={name: plain(size) for name, size in costs.read_bytes.items()},
+        written_bytes={name: plain(size) for name, size in costs.written_bytes.items()},
+        moved_bytes=plain(costs.moved_bytes),
+        issued_macs=plain_count(array.issued_macs(setting, choice.dataflow, choice.array_axis, costs.every)),
+        array_cycles=plain_count(cycles),
         utilisation=setting.gemm.macs / peak_macs,
-        tile_steps=int(costs.steps),
+        tile_steps=plain_count(costs.steps),
     )

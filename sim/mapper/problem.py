@@ -38,8 +38,8 @@ class Place(NamedTuple):
 
     level: MemoryLevel
     stage: int
-    read_bytes_per_s: float
-    write_bytes_per_s: float
+    read_bytes_per_s: Amount
+    write_bytes_per_s: Amount
 
 
 @dataclass(frozen=True, slots=True)

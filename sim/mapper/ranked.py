@@ -142,7 +142,7 @@ class _Ranked(Search):
         return None
 
     def _keep(self, boxes: Any) -> None:
-        tiles, ranks = self._tiles(boxes)
+        tiles, ranks = self.tiles(boxes.where)
         choice = Choice(tiles, ranks, *self.chosen[int(boxes.where[0, 0])])
         found = bounds(self.setting, choice, self.besides_s)
         bounds_s, tiled_s, steps = (np.broadcast_to(each, boxes.where.shape[1:]) for each in found)

@@ -37,7 +37,7 @@ from sim.mapper.tables import Asked, Floats, Ints, Kind, axis_tables
 _GRID = 2.0**-33
 """Share of a latency by which two may differ and yet be the same: ten digits."""
 
-_ROUNDING = 1e-14
+ROUNDING = 1e-14
 """Share by which a bound is lowered before it is compared with an exact cost: sums in another order differ in their last bits."""
 
 _NO_TILE = 1e30
@@ -229,7 +229,7 @@ class Search:
     def run(self) -> Found:
         """Open boxes until none is left that could hold anything better: first straight down to an incumbent, the best boxes of each level;
         then level by level, if that is not too much at a time. Where there is a budget, or too much, on along the best."""
-        first = self._bounded(*self._start())
+        first = self._bounded(*self.start())
         waiting: list[list[_Boxes]] = [[] for _ in range(first.level + 1)]
         waiting[first.level].append(first)
         while self.opened < self.budget_boxes or self.found.choice is None:
@@ -248,7 +248,7 @@ class Search:
             if rest is not None:
                 waiting[level].append(rest)
             if len(boxes.score):
-                waiting[level - 1].append(self._bounded(level - 1, self._children(level, boxes.where)))
+                waiting[level - 1].append(self._bounded(level - 1, self.children(level, boxes.where)))
         left = [float(boxes.bounds[self.keys.index(0)].min()) for each in waiting for boxes in each if len(boxes.score)]
         return self.found._replace(least_s=min([*left, self.found.key[self.keys.index(0)]]))
 
@@ -264,7 +264,7 @@ class Search:
             return levels[0] if levels else None
         return next((level for level in reversed(levels) if counts[level] <= self._batch), levels[0])
 
-    def _start(self) -> tuple[int, Ints]:
+    def start(self) -> tuple[int, Ints]:
         """The whole space in boxes of the highest level."""
         level = len(self.levels) - 1
         blocks = [1 << max(0, axis.depth - level) for axis in self.axes]
@@ -273,7 +273,7 @@ class Search:
         where[2:] += begins.take(where[0], axis=1)
         return level, where
 
-    def _children(self, level: int, where: Ints) -> Ints:
+    def children(self, level: int, where: Ints) -> Ints:
         """The parts of each box along every axis that has blocks of this level."""
         _, _, parted, offsets = self.levels[level]
         children = np.empty((5, where.shape[1], offsets.shape[2]), dtype=np.int64)
@@ -291,7 +291,7 @@ class Search:
             where = where.compress(fine, axis=1)
         bounds = self.bounder(table.take(where[2:], axis=1, mode="clip"), where[1], where[0], single=level == 0)
         ranked = np.array([bounds[key] for key in self.keys])
-        ranked *= 1 - _ROUNDING
+        ranked *= 1 - ROUNDING
         if where.shape[1] == 0:
             return _Boxes(level, where, ranked, ranked[0], None)
         latency = self.keys.index(0)
@@ -306,18 +306,18 @@ class Search:
         kept = boxes.bounds[0] <= self.found.key[0]
         if not kept.all():
             boxes = boxes.take(np.flatnonzero(kept))
-        better: Any = boxes.bounds[0] < self.found.key[0] * (1 - 2 * _ROUNDING)
+        better: Any = boxes.bounds[0] < self.found.key[0] * (1 - 2 * ROUNDING)
         if not better.all():
             equal: Any = ~better
             for low, best in zip(boxes.bounds[1:], self.found.key[1:4], strict=True):
-                better = better | (equal & (low < best * (1 - 2 * _ROUNDING)))
+                better = better | (equal & (low < best * (1 - 2 * ROUNDING)))
                 equal = equal & (low <= best)
             if equal.any():
-                better = better | (equal & (self._place(boxes.level, boxes.where) < self.found.key[4]))
+                better = better | (equal & (self.place(boxes.level, boxes.where) < self.found.key[4]))
             boxes = boxes.take(np.flatnonzero(better))
         return boxes._replace(known=self.found.choice)
 
-    def _place(self, level: int, where: Ints) -> Ints:
+    def place(self, level: int, where: Ints) -> Ints:
         """The first place among all mappings that a box has."""
         place = where[0] * len(self.orders) + where[1]
         for axis, column, begin in zip(self.axes, where[2:], self.levels[level].begins[:, 0], strict=True):
@@ -354,21 +354,31 @@ class Search:
             among = among.compress(own == own.min())
             if len(among) == 1:
                 return int(among[0])
-        return int(among[np.argmin(self._place(0, boxes.where.take(among, axis=1)))])
+        return int(among[np.argmin(self.place(0, boxes.where.take(among, axis=1)))])
 
-    def _tiles(self, boxes: _Boxes) -> tuple[Any, Any]:
+    def tiles(self, where: Ints) -> tuple[Any, Any]:
         """Tiles and ranks of single mappings of one variant."""
-        variant = int(boxes.where[0, 0])
+        variant = int(where[0, 0])
         stages = range(len(self.setting.stages))
         tiles = []
-        for axis, column, begin in zip(self.axes, boxes.where[2:], self.levels[0].begins[:, 0], strict=True):
+        for axis, column, begin in zip(self.axes, where[2:], self.levels[0].begins[:, 0], strict=True):
             kind = axis.kinds[variant]
             tiles.append(axis.tiles[kind].take(column - begin - (kind << axis.depth), axis=1, mode="clip"))
-        ranks = self.ranks[..., boxes.where[1]]
+        ranks = self.ranks[..., where[1]]
         return tuple(tuple(axis[s] for axis in tiles) for s in stages), tuple(tuple(ranks[s]) for s in stages)
 
+    def where(self, choice: Choice) -> Ints:
+        """[5, 1]: the variant, the order and the columns of the single mapping that a choice is."""
+        variant = self.chosen.index(Variant(choice.split, choice.dataflow, choice.array_axis))
+        found = [variant, self.orders.index(choice.ranks)]
+        for number, (axis, begin) in enumerate(zip(self.axes, self.levels[0].begins[:, 0].tolist(), strict=True)):
+            kind = axis.kinds[variant]
+            same = np.equal(axis.tiles[kind].T, [tile[number] for tile in choice.tiles]).all(axis=1)
+            found.append(begin + (kind << axis.depth) + int(same.argmax()))
+        return np.array(found)[:, None]
+
     def _chosen(self, boxes: _Boxes, which: int) -> Choice:
-        tiles, ranks = self._tiles(boxes.take([which]))
+        tiles, ranks = self.tiles(boxes.where[:, [which]])
         whole = [tuple(tuple(int(each[0]) for each in stage) for stage in stages) for stages in (tiles, ranks)]
         return Choice(whole[0], whole[1], *self.chosen[int(boxes.where[0, which])])  # type: ignore[arg-type]
 
@@ -379,9 +389,9 @@ class Search:
         self._take(key, boxes, 0, choice, costs)
 
     def _price_many(self, boxes: _Boxes) -> None:
-        tiles, ranks = self._tiles(boxes)
+        tiles, ranks = self.tiles(boxes.where)
         keys = self._keys(evaluate(self.setting, Choice(tiles, ranks, *self.chosen[int(boxes.where[0, 0])])), boxes)
-        best = int(np.lexsort((self._place(0, boxes.where), *keys[::-1]))[0])
+        best = int(np.lexsort((self.place(0, boxes.where), *keys[::-1]))[0])
         self._take(keys[:, best], boxes, best)
 
     def _keys(self, costs: Costs, boxes: _Boxes) -> Floats:
@@ -395,7 +405,7 @@ class Search:
 
     def _take(self, amounts: Floats, boxes: _Boxes, which: int, choice: Choice | None = None, costs: Costs | None = None) -> None:
         """Let a mapping be the incumbent if it comes before it."""
-        place = int(self._place(0, boxes.where[:, which : which + 1])[0])
+        place = int(self.place(0, boxes.where[:, which : which + 1])[0])
         key = (*amounts.tolist(), place)
         if key < self.found.key:
             self.found = Found(key, choice or self._chosen(boxes, which), costs)
@@ -420,8 +430,7 @@ def search(setting: Setting, objective: str, budget_boxes: float = 0) -> Found:
     if stages > 1:
         with suppress(NoTile):
             found = _search_thin(setting, objective)
-    few = stages == 2 and setting.cores <= 2 and setting.gemm.macs <= _ALL_UP_TO_MACS
-    if stages == 1 or few or budget_boxes:
+    if stages == 1 or _has_few(setting) or budget_boxes:
         with suppress(NoTile):
             found = _search_all(setting, objective, budget_boxes or math.inf, found)
     if found.choice is not None:
@@ -431,15 +440,34 @@ def search(setting: Setting, objective: str, budget_boxes: float = 0) -> Found:
 
 
 def _search_all(setting: Setting, objective: str, budget_boxes: float, incumbent: Found) -> Found:
-    chosen, stages = variants(setting), len(setting.stages)
-    (m, n, _), pairs = setting.extents, {variant.split for variant in chosen}
-    alike = stages == 1 and all(m % pm == 0 and n % pn == 0 for pm, pn in pairs)
-    orders = list(product(ORDERS_ALIKE if alike else ORDERS, repeat=stages))
     # The place of what was found among others counts for nothing here.
     found = incumbent._replace(key=(*incumbent.key[:4], math.inf))
-    return Search(setting, chosen, orders, all_tiles, objective, budget_boxes, found).run()
+    return Search(setting, *_all_of(setting), objective, budget_boxes, found).run()
 
 
 def _search_thin(setting: Setting, objective: str) -> Found:
-    orders = list(product(ORDERS_ALIKE, repeat=len(setting.stages)))
-    return Search(setting, thin_variants(setting), orders, thin_tiles, objective).run()._replace(is_exact=False, least_s=0.0)
+    return Search(setting, *_thin_of(setting), objective).run()._replace(is_exact=False, least_s=0.0)
+
+
+Space: TypeAlias = tuple[Sequence[Variant], Sequence[Any], TilesOf]
+"""Variants, orders and tiles that are combined."""
+
+
+def _all_of(setting: Setting) -> Space:
+    chosen, stages = variants(setting), len(setting.stages)
+    (m, n, _), pairs = setting.extents, {variant.split for variant in chosen}
+    alike = stages == 1 and all(m % pm == 0 and n % pn == 0 for pm, pn in pairs)
+    return chosen, list(product(ORDERS_ALIKE if alike else ORDERS, repeat=stages)), all_tiles
+
+
+def _thin_of(setting: Setting) -> Space:
+    return thin_variants(setting), list(product(ORDERS_ALIKE, repeat=len(setting.stages))), thin_tiles
+
+
+def _has_few(setting: Setting) -> bool:
+    return len(setting.stages) == 2 and setting.cores <= 2 and setting.gemm.macs <= _ALL_UP_TO_MACS
+
+
+def space_of(setting: Setting) -> Space:
+    """The space that `search` goes through where there is one stage."""
+    return _all_of(setting)

@@ -37,8 +37,12 @@ def solution_text(solution: Solution) -> str:
     if solution.cost is not None and solution.own_cost is not None:
         costs, own = (written(value, solution.cost_unit) for value in (solution.cost, solution.own_cost))
         lines.append(f"{solution.cost_name} {costs} (the chip as it is: {own})")
-    where = "there" if solution.found else "even then"
-    lines.append(f"{where}: {format_seconds(solution.latency_s, 6)}, {solution.tokens_per_s:,.6g} tokens/s, bound by {_shares(solution)}")
+    speed = f"{format_seconds(solution.latency_s, 6)}, {solution.tokens_per_s:,.6g} tokens/s"
+    if solution.found:
+        lines.append(f"there: {speed}, bound by {_shares(solution)}")
+    else:
+        short = solution.latency_s / solution.target_latency_s
+        lines.append(f"the fastest of these takes {speed}, {short:.3g} times the target; what binds it instead: {_shares(solution)}")
     if not solution.fits:
         lines.append("the model does not fit the chip's memory; predicted as if it did")
     return "\n".join(lines)
@@ -158,6 +162,10 @@ def findings_tables(shown: Shown, most: int) -> list[RenderableType]:
         formats = "/".join(dict.fromkeys(asked[name] for name in ("weights", "activations", "kv")))
         head = f"{asked['model']}, {asked['phase']}, batch {asked['batch']}, {length}, {formats}"
         parts.append(Text(f"{head}: {found.feasible:,} of {found.points:,} points meet all constraints", style="bold"))
+        parts += [Text(f"  {count:,} no chip or not possible: {reason}") for reason, count in list(found.reasons.items())[:REASONS]]
+        others = list(found.reasons.values())[REASONS:]
+        if others:
+            parts.append(Text(f"  {sum(others):,} for {len(others):,} other reasons"))
         if not found.best:
             continue
         parts.append(_rows_table(f"best by {shown.objectives[0]}", shown, found.best))
@@ -167,6 +175,10 @@ def findings_tables(shown: Shown, most: int) -> list[RenderableType]:
             title = f"Pareto front over {', '.join(shown.objectives)}: {len(front)} points" + (f", 1 in {step} shown" if step > 1 else "")
             parts.append(_rows_table(title, shown, front[::step]))
     return parts
+
+
+REASONS = 5
+"""Reasons for which points are invalid that a table tells, the most frequent first."""
 
 
 def _rows_table(title: str, shown: Shown, rows: Sequence[Mapping[str, Any]]) -> RenderableType:

@@ -1,0 +1,385 @@
+"""One GEMM, or one attention, on many chips at once: those that differ in rates, latencies and capacities share the search.
+
+What a mapping moves and computes does not depend on how fast a chip is. So boxes of mappings are laid out once, and bounded for all chips
+with one product of matrices (`sim.mapper.bound`, whose coefficients are arrays over chips); a box is dropped where it holds, for no chip,
+anything that comes before what that chip has already. What is left as a single mapping is priced by `sim.mapper.cost` itself, over arrays
+of chips, and every chip takes the first by the canonical key of `sim.mapper.search`: the very mapping that a search for it alone finds.
+
+Chips lie in *blocks* of neighbours, for which boxes are kept together. The whole space is gone through level by level, for all blocks.
+Where a chip keeps many boxes its incumbent is poor: then it is searched for alone, and what is found is offered to all chips; as neighbours
+have the same best mapping, few are.
+
+Chips with several stages of memory, whose search is thinned out, are asked one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, replace
+from itertools import pairwise
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwmodels.chip import Chip
+from hwmodels.many import chip_at, shape_of, taken
+from sim.attention_mapping import Attention, AttentionMapping
+from sim.mapper import array, map_gemm, moved_bytes, weight_passes
+from sim.mapper.attention import (
+    ALL_IN_DRAM,
+    AttentionCost,
+    InDram,
+    Part,
+    attention_cost,
+    attention_modes,
+    cost_of_use,
+    fit,
+    flows_of,
+    least_s,
+    map_attention,
+    moves_of,
+    tilings_of,
+    use_of,
+)
+from sim.mapper.attention import moved_bytes as attention_bytes
+from sim.mapper.bound import Bounder, selected
+from sim.mapper.cost import GemmCost, chip_traffic, cost_of, evaluate, weights_fetched
+from sim.mapper.problem import Choice, Place, Setting, setting_of
+from sim.mapper.search import ROUNDING, Search, Space, on_grid, search, space_of
+from sim.mapper.tables import Floats, Ints
+from sim.mapping import Gemm
+from sim.plan import resident_level
+
+BLOCK = 64
+"""Chips of a block at most."""
+
+MANY_BOXES = 192
+"""Boxes of a level that a chip with a good incumbent hardly ever keeps."""
+
+FEWEST = 4
+"""Chips for which a search together is worth its while."""
+
+
+
+class GemmCosts(NamedTuple):
+    """The best mapping's cost on each chip, as arrays [chips]; the bytes that pass each level, over the whole chip; and the elements of the
+    weights that it reads from DRAM."""
+
+    cost: GemmCost
+    moved_bytes: Mapping[str, Any]
+    weights_fetched: Any
+
+
+Share: TypeAlias = tuple[Ints, GemmCosts]
+"""Some of the chips, and what the GEMM costs them."""
+
+
+def map_gemms(gemm: Gemm, chips: Chip, a_resident: bool = False) -> GemmCosts:
+    """What `map_gemm` and `moved_bytes` say of each of many chips: of one chip with arrays [chips] for its clock, bandwidths, latencies,
+    capacities or resident share.
+
+    Raises `BadInput` where `map_gemm` does for any of them.
+    """
+    (count,) = shape_of(chips)
+    setting = _largest(gemm, chips, a_resident)
+    if count < FEWEST or len(setting.stages) > 1:
+        parts = [_alone(gemm, chips, i, a_resident) for i in range(count)]
+    else:
+        parts = list(_Family(setting, space_of(setting), chips, a_resident).run())
+        left = np.setdiff1d(np.arange(count), np.concatenate([which for which, _ in parts]))
+        parts += [_alone(gemm, chips, int(i), a_resident) for i in left]
+    found = _joined([(which, {**share._asdict(), "cost": _columns(share.cost)}) for which, share in parts], count)
+    return GemmCosts(**{**found, "cost": GemmCost(**found["cost"])})
+
+
+def _alone(gemm: Gemm, chips: Chip, which: int, a_resident: bool) -> Share:
+    chip = chip_at(chips, which)
+    mapping, cost = map_gemm(gemm, chip, a_resident=a_resident)
+    passes = weight_passes(mapping, chip, a_resident)
+    return np.array([which]), GemmCosts(cost, moved_bytes(mapping, chip, a_resident), int(passes * gemm.n * gemm.k))
+
+
+def _largest(gemm: Gemm, chips: Chip, a_resident: bool) -> Setting:
+    """The setting of a chip with as much room on each level as any of them has."""
+    return setting_of(gemm, _with_most_room(chips), a_resident)
+
+
+def _with_most_room(chips: Chip) -> Chip:
+    """The first of the chips, with as much room on each level as any of them has."""
+    first = chip_at(chips, 0)
+    rooms = [float(np.max(level.capacity_bytes)) for level in chips.memory]
+    memory = [replace(level, capacity_bytes=room) for level, room in zip(first.memory, rooms, strict=True)]
+    return replace(first, memory=tuple(memory), resident_share=float(np.min(chips.resident_share)))
+
+
+def _columns(cost: Any) -> dict[str, Any]:
+    return {field.name: getattr(cost, field.name) for field in fields(cost)}
+
+
+def _joined(parts: Sequence[tuple[Ints, Mapping[str, Any]]], count: int) -> dict[str, Any]:
+    """Numbers of parts of the chips as those of all, by name; numbers within them by name likewise."""
+    found: dict[str, Any] = {}
+    for name, example in parts[0][1].items():
+        if isinstance(example, Mapping):
+            found[name] = _joined([(which, columns[name]) for which, columns in parts], count)
+            continue
+        is_word = isinstance(example, str) or np.asarray(example).dtype.kind in "UO"
+        column = np.empty(count, dtype=object if is_word else np.float64)
+        for which, columns in parts:
+            column[which] = columns[name]
+        found[name] = column
+    return found
+
+
+def on_chips(setting: Setting, chips: Chip, shaped: Any) -> Setting:
+    """A setting on many chips; `shaped` gives their arrays the shape that is wanted. Room is that of the setting's own chip."""
+    clock_hz, places = shaped(chips.clock_hz), []
+    for place, level in zip(setting.places, chips.memory, strict=True):
+        bandwidth = replace(level.bandwidth, read=shaped(level.bandwidth.read), write=shaped(level.bandwidth.write))
+        own = replace(place.level, bandwidth=bandwidth, latency_s=shaped(level.latency_s))
+        places.append(Place(own, place.stage, bandwidth.read_bytes_per_s(clock_hz), bandwidth.write_bytes_per_s(clock_hz)))
+    chip = replace(setting.chip, clock_hz=clock_hz, memory=tuple(place.level for place in places))
+    at = {place.level.name: place for place in places}
+    holders = {role: tuple(at[place.level.name] for place in held) for role, held in setting.holders.items()}
+    return replace(setting, chip=chip, places=tuple(places), holders=holders)
+
+
+def blocks_of(features: Sequence[Floats]) -> tuple[Ints, list[slice]]:
+    """An order of the chips in which neighbours are alike in all features, and the blocks that it falls into."""
+    numbers, blocks = np.log(np.maximum(features, 1e-30)), []
+    waiting = [np.arange(numbers.shape[1])]
+    while waiting:
+        chips = waiting.pop()
+        if len(chips) <= BLOCK:
+            blocks.append(chips)
+            continue
+        own = numbers[:, chips]
+        chips = chips[np.argsort(own[np.argmax(np.ptp(own, axis=1))], kind="stable")]
+        waiting += [chips[: len(chips) // 2], chips[len(chips) // 2 :]]
+    ends = np.cumsum([0, *map(len, blocks)]).tolist()
+    return np.concatenate(blocks), [slice(*each) for each in pairwise(ends)]
+
+
+class _Bounds(NamedTuple):
+    """Boxes `where` of a level, or single mappings, bounded but for their latency: demands, amounts [DRAM bytes, bytes moved, steps;
+    boxes], bits that tiles take [levels, boxes] (empty where all chips have the same room), and the first place among all mappings that
+    each has."""
+
+    level: int
+    where: Ints
+    demands: Floats
+    amounts: Floats
+    needed: Floats
+    places: Ints
+
+    def take(self, which: Any) -> _Bounds:
+        return _Bounds(self.level, *(each.take(which, axis=-1) for each in self[1:]))
+
+
+class _Family:
+    """The search for one GEMM on many chips, in an order of its own; `key` [5, chips] is what each chip's best mapping, `where` [5, chips],
+    is ranked by."""
+
+    def __init__(self, setting: Setting, space: Space, chips: Chip, a_resident: bool) -> None:
+        self.setting, self.a_resident = setting, a_resident
+        columns = [chips.clock_hz, chips.resident_share]
+        columns += [each for level in chips.memory for each in (level.bandwidth.read, level.bandwidth.write, level.capacity_bytes)]
+        self.order, self.blocks = blocks_of([each for each in columns if isinstance(each, np.ndarray)] or [np.zeros(shape_of(chips))])
+        own = taken(chips, self.order)
+        # One number is an array at least, so that all bounds are.
+        self.chips = replace(own, clock_hz=np.broadcast_to(np.asarray(own.clock_hz, dtype=float), self.order.shape))
+        variants, orders, _ = space
+        self.space = Search(setting, *space)
+        upright = on_chips(setting, self.chips, lambda number: number[:, None] if isinstance(number, np.ndarray) else number)
+        self.bounder = Bounder(upright, orders, [array.drain_cycles(setting, variant.dataflow) for variant in variants])
+        self.rooms = self._rooms()
+        self.key = np.full((5, len(self.order)), np.inf)
+        self.where = np.zeros((5, len(self.order)), dtype=np.int64)
+
+    def _rooms(self) -> Floats | None:
+        """[levels, chips]: bits that tiles may take, level by level of the bounder; None if all chips have the same."""
+        rooms: list[Any] = []
+        for stage, _, _ in self.bounder.rooms:
+            for place, level in zip(self.setting.places, self.chips.memory, strict=True):
+                if place.stage == stage:
+                    share = 1 - self.chips.resident_share if level.name == resident_level(self.chips).name else 1.0
+                    rooms.append(np.broadcast_to(8 * (level.capacity_bytes * share), self.order.shape))
+        found = np.array(rooms)
+        return None if (found == found[:, :1]).all() else found
+
+    def run(self) -> Iterator[Share]:
+        """The parts of the chips that have a mapping."""
+        pairs = [(kept.nonzero(), block, bounds.where) for block, bounds, kept in self._walk()]
+        chips = [own + block.start for (own, _), block, _ in pairs]
+        self._price(np.concatenate(chips), np.hstack([where[:, which] for (_, which), _, where in pairs]))
+        found = np.flatnonzero(self.key[0] < np.inf)
+        for variant in np.unique(self.where[0, found]).tolist():
+            own = found[self.where[0, found] == variant]
+            setting, choice = self._setting(own), self._choice(self.where[:, own])
+            traffic = chip_traffic(setting, choice)
+            moved = {name: read + traffic.written[name] for name, read in traffic.read.items()}
+            yield self.order[own], GemmCosts(cost_of(setting, choice), moved, weights_fetched(setting, choice))
+
+    def _ask(self, chip: int) -> None:
+        """Search for one chip alone, and offer what is found to all of them."""
+        found = search(setting_of(self.setting.gemm, chip_at(self.chips, chip), self.a_resident), "latency").choice
+        assert found is not None
+        where = self.space.where(found)
+        bounds = self._bounds(0, where)
+        takers = self._promising(bounds, self._latency_s(bounds, slice(None)), slice(None))[:, 0].nonzero()[0]
+        self._price(takers, np.repeat(where, len(takers), axis=1))
+
+    def _price(self, chips: Ints, where: Ints) -> None:
+        """Price mappings on chips, pair by pair, and note what is better than before."""
+        keys = np.empty((5, len(chips)))
+        for variant in np.unique(where[0]).tolist():
+            mine = np.flatnonzero(where[0] == variant)
+            costs = evaluate(self._setting(chips[mine]), self._choice(where[:, mine]))
+            for row, amounts in enumerate((costs.latency_s, costs.dram_bytes, costs.moved_bytes, costs.steps)):
+                keys[row, mine] = amounts
+        keys[0], keys[4] = on_grid(keys[0]), self.space.place(0, where)
+        all_keys, all_where = np.hstack([keys, self.key]), np.hstack([where, self.where])
+        every = np.concatenate([chips, np.arange(len(self.order))])
+        order = np.lexsort((*all_keys[::-1], every))
+        best = order[np.diff(every[order], prepend=-1) > 0]
+        self.key, self.where = all_keys[:, best], all_where[:, best]
+
+    def _setting(self, chips: Ints) -> Setting:
+        return on_chips(self.setting, self.chips, lambda number: number[chips] if isinstance(number, np.ndarray) else number)
+
+    def _choice(self, where: Ints) -> Choice:
+        """Mappings of one variant."""
+        variant, (tiles, ranks) = self.space.chosen[int(where[0, 0])], self.space.tiles(where)
+        return Choice(tiles, ranks, variant.split, variant.dataflow, variant.array_axis)
+
+    def _walk(self) -> Iterator[tuple[slice, _Bounds, NDArray[np.bool_]]]:
+        """From the whole space down to single mappings: for each block those that may come before the best of one of its chips, and of
+        which chips [chips, mappings]."""
+        level, where = self.space.start()
+        where, asked = where.compress(self._fits_largest(level, where), axis=1), set[int]()
+        alive = np.ones((len(self.blocks), where.shape[1]), dtype=bool)
+        while where.shape[1]:
+            bounds = self._bounds(level, where)
+            for block, own_alive in zip(self.blocks, alive, strict=True):
+                which = np.flatnonzero(own_alive)
+                own = bounds.take(which)
+                kept = self._kept(own, block, asked)
+                if not level:
+                    yield block, own, kept
+                own_alive[which] = kept.any(axis=0)
+            if not level:
+                return
+            some = np.flatnonzero(alive.any(axis=0))
+            children = self.space.children(level, where.take(some, axis=1))
+            level -= 1
+            parents = np.repeat(some, children.shape[1] // max(len(some), 1))
+            fine = self._fits_largest(level, children)
+            where, alive = children.compress(fine, axis=1), alive.take(parents.compress(fine), axis=1)
+
+    def _kept(self, bounds: _Bounds, block: slice, asked: set[int]) -> NDArray[np.bool_]:
+        """What the chips of a block keep, after those of them were asked that kept many boxes."""
+        latency_s = self._latency_s(bounds, block)
+        while True:
+            kept = self._promising(bounds, latency_s, block)
+            counts = kept.sum(axis=1)
+            counts[[chip - block.start for chip in asked if block.start <= chip < block.stop]] = 0
+            chip = int(counts.argmax())
+            if counts[chip] <= MANY_BOXES:
+                return kept
+            asked.add(block.start + chip)
+            self._ask(block.start + chip)
+
+    def _fits_largest(self, level: int, where: Ints) -> NDArray[np.bool_]:
+        """Whether boxes fit the largest of the chips."""
+        sizes = self.bounder.at.sizes
+        table = self.space.levels[level].table[sizes : sizes + len(self.setting.stages)]
+        return self.bounder.fits(table.take(where[2:], axis=1, mode="clip"))
+
+    def _bounds(self, level: int, where: Ints) -> _Bounds:
+        numbers = self.space.levels[level].table.take(where[2:], axis=1, mode="clip")
+        demands = self.bounder.demands_of(numbers, where[1], where[0], single=level == 0)
+        dram_bytes, moved_bytes = self.bounder.rows.bytes_of(demands, level == 0)
+        steps = np.multiply.reduce(numbers[self.bounder.at.every - 1])
+        needed: list[Any] = []
+        if self.rooms is not None:
+            products, sizes = np.empty(numbers.shape[1:]), self.bounder.at.sizes
+            for stage, bits, _ in self.bounder.rooms:
+                selected(numbers[sizes + stage], products)
+                needed += list(bits @ products)
+        found = np.array(needed) if needed else np.empty((0, where.shape[1]))
+        return _Bounds(level, where, demands, np.array([dram_bytes, moved_bytes, steps]), found, self.space.place(level, where))
+
+    def _latency_s(self, bounds: _Bounds, block: slice) -> Floats:
+        """[chips, boxes]; infinite where a box does not fit."""
+        latency_s = on_grid(self.bounder.rows.latency_s(bounds.demands, bounds.level == 0, block) * (1 - ROUNDING))
+        for needed, room in zip(bounds.needed, self.rooms if self.rooms is not None else (), strict=True):
+            latency_s[needed > room[block, None]] = np.inf
+        return np.asarray(latency_s)
+
+    def _promising(self, bounds: _Bounds, latency_s: Floats, block: slice) -> NDArray[np.bool_]:
+        """[chips, boxes]: which hold something that may come before what a chip has."""
+        key = self.key[:, block, None]
+        better = latency_s < key[0] * (1 - 2 * ROUNDING)
+        equal = (latency_s <= key[0]) & ~better & (latency_s < np.inf)
+        if equal.any():
+            for low, best in zip(bounds.amounts * (1 - ROUNDING), key[1:4], strict=True):
+                better |= equal & (low < best * (1 - 2 * ROUNDING))
+                equal &= low <= best
+            better |= equal & (bounds.places < key[4])
+        return np.asarray(better)
+
+
+
+def map_attentions(
+    attention: Attention,
+    chips: Chip,
+    counts: Mapping[str, Any],
+    in_dram: InDram = ALL_IN_DRAM,
+    part: Part = "all",
+    score_bytes: tuple[float, float] = (0, 0),
+) -> tuple[AttentionCost, Mapping[str, Any]]:
+    """What `map_attention` and `moved_bytes` say of each of many chips, as `map_gemms`: every tiling is priced on all of them."""
+    (count,) = shape_of(chips)
+    waiting = np.ones(count, dtype=bool)
+    winner, candidates = np.zeros(count, dtype=np.int64), list[AttentionMapping]()
+    for fused, online in attention_modes(attention):
+        rank = np.full((7, count), np.inf)
+        tilings = list(tilings_of(attention, _with_most_room(chips), fused, online))
+        for number, (first, kv_tile) in enumerate((each, kv_tile) for each, kv_tiles in tilings for kv_tile in kv_tiles.tolist()):
+            tiling = replace(first, kv_tile=kv_tile)
+            fitting = waiting & fit(tiling, kv_tile, chips)
+            below_s = least_s(first, np.array([kv_tile]), chips, counts, in_dram, part, score_bytes) * (1 - 1e-12)
+            if not (fitting & (below_s <= rank[0])).any():
+                continue
+            moves = moves_of(tiling, chips, part)
+            for flow, mapping in enumerate(flows_of(tiling, chips)):
+                cost = cost_of_use(mapping, chips, counts, in_dram, part, score_bytes, use_of(mapping, chips, part, moves))
+                own = cost.latency_s, cost.dram_read_bytes + cost.dram_written_bytes, -mapping.q_tile, -kv_tile, below_s, number, flow
+                better = fitting & _before(own, rank)
+                if better.any():
+                    for row, amounts in zip(rank, own, strict=True):
+                        np.copyto(row, amounts, where=better)
+                    winner[better] = len(candidates)
+                    candidates.append(mapping)
+        waiting &= rank[0] == np.inf
+    if waiting.any():
+        map_attention(attention, chip_at(chips, int(waiting.argmax())), counts, in_dram, part, score_bytes)  # which says why not
+    costs, moved = [], []
+    for each in np.unique(winner).tolist():
+        which, mapping = np.flatnonzero(winner == each), candidates[each]
+        own_chips = taken(chips, which)
+        cost = attention_cost(mapping, own_chips, counts, in_dram, part, score_bytes)
+        costs.append((which, _columns(cost)))
+        moved.append((which, attention_bytes(mapping, own_chips, cost, part, bool(counts))))
+    return AttentionCost(**_joined(costs, count)), _joined(moved, count)
+
+
+def _before(some: Sequence[Any], others: Any) -> Any:
+    """Where the first amounts come before the second ones, the earlier deciding."""
+    before: Any = False
+    equal: Any = True
+    for own, other in zip(some, others, strict=True):
+        before = before | (equal & (own < other))
+        equal = equal & (own == other)
+    return before
