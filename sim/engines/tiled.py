@@ -108,7 +108,7 @@ def timed(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks, lasting: r
     ideal = roofline.time_class(group_class, peaks)
     reached = ideal.busy_s if lasting is peaks else roofline.unit_times_s(group_class.load, lasting)
     reached_s = {name: float(seconds) for name, seconds in reached.items()}
-    packing = packing_s(group_class, plan.chip, mapped.busy_s.get(MATRIX, 0.0), mapped.latency_s)
+    packing = packing_s(group_class, plan.chip, reached_s[MATRIX], mapped.latency_s)
     overhead_s = plan.chip.launch_s + mapped.launch_s + packing
     latency_s, bound_by = with_overhead(mapped.latency_s, mapped.bound_by, overhead_s)
     lost_s = dict(mapped.lost_s or _lost_s(reached_s, mapped, plan.chip))
@@ -136,7 +136,8 @@ def with_overhead(latency_s: Any, bound_by: Any, overhead_s: Any) -> tuple[Any, 
 
 
 def packing_s(group_class: GroupClass, chip: Chip, matrix_s: Any, latency_s: Any) -> Any:
-    """Seconds that packing adds: weights come from DRAM while they are rearranged, and are multiplied when they are."""
+    """Seconds that packing adds: weights come from DRAM while they are rearranged, and are multiplied, which takes the matrix unit `matrix_s`
+    whatever the mapping, when they are."""
     size_bytes = packed_bytes(group_class)
     if chip.pack is None or not size_bytes:
         return 0.0

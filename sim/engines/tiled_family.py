@@ -112,22 +112,23 @@ def _linears(
     flows = (*beside_gemm(group_class), *scales(group_class, Fraction(int(fetched[0]), gemm.n * gemm.k)))
     read, written = dram_bytes(plan, flows)
     moved_bytes = (cost.dram_read_bytes + read) + (cost.dram_written_bytes + written)
-    times = gemm_s(cost, besides(group_class, plan, roofline.Peaks.of(plan.chip), flows))
+    _, *times = gemm_s(cost, besides(group_class, plan, roofline.Peaks.of(plan.chip), flows))
     return _with_overhead(group_class, plan, times, cost.issued_macs, moved_bytes, flows, own, with_energy)
 
 
 def _with_overhead(
     group_class: GroupClass,
     plan: Plan,
-    times: tuple[Mapping[str, Any], Any, Any],
+    times: Sequence[Any],
     issued_macs: Any,
     moved_bytes: Any,
     flows: tuple[Flow, ...],
     own: Mapping[str, Any],
     with_energy: bool,
 ) -> ChipTimes:
-    busy_s, latency_s, bound_by = times
-    packing = packing_s(group_class, plan.chip, busy_s.get(roofline.MATRIX, 0.0), latency_s)
+    latency_s, bound_by = times
+    matrix_s = roofline.unit_times_s(group_class.load, roofline.Peaks.of(plan.chip))[roofline.MATRIX]
+    packing = packing_s(group_class, plan.chip, matrix_s, latency_s)
     latency_s, bound_by = with_overhead(latency_s, bound_by, plan.chip.launch_s + 0.0 + packing)
     macs = issued_by_format(group_class, issued_macs)
     return ChipTimes(latency_s, bound_by, macs, all_moved_bytes(plan.chip, flows, moved_bytes, own) if with_energy else {})
@@ -142,8 +143,7 @@ def _time_class(
     if not products:
         flows, issued_macs = group_class.group.flows, 0.0
         moved_bytes: Any = sum(dram_bytes(plan, flows))
-        others = besides(group_class, plan, peaks, flows)
-        times = others, *stream_s(others, group_class, plan)
+        times: Sequence[Any] = stream_s(besides(group_class, plan, peaks, flows), group_class, plan)
     elif products[0].mask is None:
         asked = gemm_of(group_class, plan)
         if asked not in known:
@@ -159,5 +159,5 @@ def _time_class(
         flows = score_flows(group_class, part)
         cost_of_all, own = map_attentions(attention, plan.chip, group_class.load.counts, in_dram, part, dram_bytes(plan, flows))
         moved_bytes, issued_macs = cost_of_all.dram_read_bytes + cost_of_all.dram_written_bytes, cost_of_all.issued_macs
-        times = attention_s(cost_of_all, besides(group_class, plan, peaks, flows), plan)
+        _, *times = attention_s(cost_of_all, besides(group_class, plan, peaks, flows), plan)
     return _with_overhead(group_class, plan, times, issued_macs, moved_bytes, flows, own, with_energy)
