@@ -49,6 +49,8 @@ def generate_text(
     check_vocabulary(tokenizer, checkpoint.config)
     if not all(prompts):
         raise ScenarioError(Problem("the prompt is empty", "give the text to go on from"))
+    if any("\ud800" <= character <= "\udfff" for prompt in prompts for character in prompt):
+        raise ScenarioError(Problem("the prompt is no UTF-8 text", "give it in UTF-8"))
     ids = [tokenizer.encode(prompt) for prompt in prompts]
     room = checkpoint.config.max_position_embeddings - max(map(len, ids), default=0)
     tokens = max(1, min(DEFAULT_NEW_TOKENS, room)) if max_new_tokens is None else max_new_tokens

@@ -47,13 +47,15 @@ def memory_need(config: ModelConfig, weights: Weights[Tensor], batch: int, token
     return MemoryNeed(sum(tensor.nbytes for tensor in named_weights(weights).values()), batch * tokens * per_token, activations_bytes)
 
 
-def check_memory(need: MemoryNeed, available_bytes: int | None) -> None:
+def check_memory(
+    need: MemoryNeed, available_bytes: int | None, cure: str = "generate fewer tokens or sequences at a time, or take a smaller model"
+) -> None:
     """Raise `ScenarioError` where more is needed than there is; None: nobody knows how much there is."""
     if available_bytes is None or need.total_bytes <= available_bytes:
         return
     parts = f"weights {_gib(need.weights_bytes)}, KV cache {_gib(need.kv_cache_bytes)}, activations {_gib(need.activations_bytes)}"
     message = f"out of memory foreseen: {_gib(need.total_bytes)} are needed ({parts}), {_gib(available_bytes)} are available"
-    raise ScenarioError(Problem(message, "generate fewer tokens or sequences at a time, or take a smaller model"))
+    raise ScenarioError(Problem(message, cure))
 
 
 def available_bytes() -> int | None:

@@ -32,6 +32,7 @@ from functional.format_error import FormatError, format_error
 from functional.formats import ACTIVATION_FORMATS, TENSOR_FORMATS, bits_of, group_of, is_integer
 from functional.interpreters import Interpreter
 from functional.llama import KVCache, Weights, forward
+from functional.memory import MemoryNeed, available_bytes, check_memory
 from functional.model import prefill
 from functional.ops import OPS
 from functional.qtensor import QTensor, common_format, requantise
@@ -231,8 +232,9 @@ class SeededStep:
 
 @torch.no_grad()
 def seeded_step(config: ModelConfig, scenario: Scenario, seed: int) -> SeededStep:
-    """Weights, cache, ids and scales of a step."""
+    """Weights, cache, ids and scales of a step. Raises `ScenarioError` if they would not fit the memory that is left."""
     formats, context = scenario.formats, int(scenario.context)
+    check_memory(memory_floor(config, scenario), available_bytes(), "take fewer layers, tokens or sequences")
     weights = random_weights(config, seed)
     before, ids = seeded_ids(config, scenario, seed)
     cache = new_cache(config, before.shape[0], int(scenario.kv_len))
@@ -242,6 +244,17 @@ def seeded_step(config: ModelConfig, scenario: Scenario, seed: int) -> SeededSte
     small = quantise_weights(weights, formats.weights, formats.activations)
     error = format_error(config, weights, torch.cat((before, ids), 1), (formats.weights, formats.activations, formats.kv), small)
     return SeededStep(config, scenario, small, quantise_cache(cache, scales, formats.kv), ids, scales, error)
+
+
+def memory_floor(config: ModelConfig, scenario: Scenario) -> MemoryNeed:
+    """What a seeded step takes at least: fp32 weights beside those in their format, the fp32 cache, one layer's scores and the logits."""
+    batch, length = int(scenario.batch), int(scenario.kv_len)
+    stored_bytes = max(1, bits_of(scenario.formats.weights) // 8)
+    cache_bytes = 4 * 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * batch * length
+    longest = max(int(scenario.context), int(scenario.q_len))
+    # Logits of all tokens: the error of the formats is that over all of them.
+    activations_bytes = 4 * batch * (config.num_attention_heads * longest * longest + length * config.vocab_size)
+    return MemoryNeed((4 + stored_bytes) * config.parameters, cache_bytes, activations_bytes)
 
 
 def _ports(graph: OpGraph, step: SeededStep, chosen: Iterable[str]) -> dict[str, list[_Port]]:

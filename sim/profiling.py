@@ -204,6 +204,11 @@ def profile(
         raise ScenarioError(problems)
     built = None if chip is None else chip if isinstance(chip, Chip) else load_chip(chip)
     config, tensors = _opened(model, weights)
+    room = config.max_position_embeddings - prompt - 1  # the prefill, too, gives a token
+    if tokens > room:
+        message = f"a prompt of {prompt} tokens and {tokens} decode steps are more than {config.name}'s context holds"
+        cure = f"ask for at most {room} steps" if room >= 1 else f"shorten --prompt to at most {config.max_position_embeddings - 2} tokens"
+        raise ScenarioError(Problem(message, cure, path="--tokens" if room >= 1 else "--prompt"))
     number_format = _format_of(tensors)
     predicted = {} if built is None else _predicted_s(config, built, engine, number_format, batch, prompt, tokens, sampling)
     ids = torch.randint(config.vocab_size, (prompt,), generator=torch.Generator().manual_seed(sampling.seed)).tolist()

@@ -515,6 +515,7 @@ LONG = " ".join(CORPUS)
     [
         ([""], "the prompt is empty; give the text to go on from"),
         (["The", ""], "the prompt is empty; give the text to go on from"),
+        (["The", "\udcff"], "the prompt is no UTF-8 text; give it in UTF-8"),
         ([LONG], "tokens leaves no room in DIR's context of 96; shorten it to at most 95 tokens"),
         (["The", "--max-new-tokens", 96], "new ones are more than DIR's context of 96; ask for at most 94 new tokens"),
         (["The", "--max-new-tokens", 0], "max_new_tokens: 0 new tokens; give 1 or more"),

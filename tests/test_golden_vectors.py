@@ -15,7 +15,7 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from functional.config import ModelConfig
-from functional.errors import BadInput, UnknownName
+from functional.errors import BadInput, ScenarioError, UnknownName
 from functional.formats import torch_dtype
 from functional.ops import OPS, SAMPLING_KINDS
 from functional.weights import random_weights
@@ -23,6 +23,7 @@ from functional.work import Mask
 from sim import golden
 from sim.cli.golden import app
 from sim.golden import MANIFEST, WORDS, to_array, to_hex, tolerance, write_golden
+from workloads.scenario import Formats, Scenario
 
 SMALL = ModelConfig("small", 32, 48, 3, 4, 2, 8, 90, 64, 1e-5, 10000.0, tie_word_embeddings=True)
 DTYPES: dict[str, Any] = {"fp16": np.float16, "fp32": np.float32, "int8": np.int8, "int32": np.int32, "bf16": np.uint16}
@@ -235,6 +236,24 @@ def test_bad_input_is_refused_before_anything_is_written(tmp_path: Path, argumen
     with pytest.raises(BadInput, match=message):
         write_golden(SMALL, tmp_path / "v", **{"prompt": 4, **arguments})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_too_little_memory_is_foreseen_with_what_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(golden, "random_weights", lambda *given, **named: pytest.fail("weights were made"))
+    monkeypatch.setattr(golden, "available_bytes", lambda: 2**30)
+    with pytest.raises(ScenarioError, match=r"out of memory foreseen: .* take fewer layers"):
+        write_golden("llama-3.1-70b", tmp_path / "new", layers=80)
+    with pytest.raises(ScenarioError, match="out of memory foreseen: "):
+        write_golden(SMALL, tmp_path / "new", batch=2**20)
+    assert not (tmp_path / "new").exists()
+
+
+def test_memory_by_hand() -> None:
+    """fp32 beside int8: 5 bytes per parameter; 3 layers x 2 heads x 8 in the cache of 7 tokens; scores of 4 heads, 90 logits per token."""
+    need = golden.memory_floor(SMALL, Scenario.decode(Formats.of("int8"), 2, 6))
+    assert need.weights_bytes == 5 * SMALL.parameters
+    assert need.kv_cache_bytes == 4 * 2 * 3 * 2 * 8 * 2 * 7
+    assert need.activations_bytes == 4 * 2 * (4 * 6 * 6 + 7 * 90)
 
 
 def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path) -> None:

@@ -163,7 +163,9 @@ def test_a_checkpoint_in_its_own_format_and_in_another(tmp_path: Path, rooftile:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("stories15m", "--tokens", 256), "a prompt of 1 tokens and 257 new ones are more than stories15m's context of 256"),
+        (("stories15m", "--tokens", 255), "--tokens: a prompt of 1 tokens and 255 decode steps are more than stories15m's context holds; "),
+        (("stories15m", "--tokens", 255), "ask for at most 254 steps"),
+        (("stories15m", "--prompt", 255, "--tokens", 1), "shorten --prompt to at most 254 tokens"),
         (("stories15m", "--tokens", 0), "--tokens: must be at least 1, found 0"),
         (("stories15m", "--prompt", 0), "--prompt: must be at least 1, found 0"),
         (("stories15m", "--batch", 0), "batch: 0 sequences for each prompt; give 1 or more"),
