@@ -24,7 +24,7 @@ from sim.mapping import Gemm, chip_stages
 from tests.chips import chips, models
 from tests.test_sweep import check_rows, written
 
-quick = settings(max_examples=6, suppress_health_check=list(HealthCheck))
+quick = settings(max_examples=20, suppress_health_check=list(HealthCheck))
 FACTORS = st.lists(st.sampled_from([0.125, 0.3, 0.5, 0.9, 1.0, 1.7, 2.0, 6.0]), min_size=2, max_size=3)
 
 

@@ -211,8 +211,9 @@ class _Family:
     def run(self) -> Iterator[Share]:
         """The parts of the chips that have a mapping."""
         pairs = [(kept.nonzero(), block, bounds.where) for block, bounds, kept in self._walk()]
-        chips = [own + block.start for (own, _), block, _ in pairs]
-        self._price(np.concatenate(chips), np.hstack([where[:, which] for (_, which), _, where in pairs]))
+        if pairs:  # else the chips that were asked alone have left nothing to any
+            chips = [own + block.start for (own, _), block, _ in pairs]
+            self._price(np.concatenate(chips), np.hstack([where[:, which] for (_, which), _, where in pairs]))
         found = np.flatnonzero(self.key[0] < np.inf)
         for variant in np.unique(self.where[0, found]).tolist():
             own = found[self.where[0, found] == variant]
