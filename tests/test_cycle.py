@@ -366,11 +366,11 @@ def test_mappings_are_ranked_by_a_bound_between_tiled_and_played(data: st.DataOb
     assert tiled_s <= bound_s <= play_gemm(mapping, chip, cost).end / chip.clock_hz / ROUNDING
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_the_best_mappings_are_those_of_an_enumeration(data: st.DataObject) -> None:
-    chip = data.draw(some.chips().filter(sees_all))
-    gemm, count = data.draw(some.gemms(12)), data.draw(st.integers(1, 9))
+    chip = data.draw(some.chips().filter(lambda chip: sees_all(chip) and chip.cores <= 3))
+    gemm, count = data.draw(some.gemms(9)), data.draw(st.integers(1, 9))
     besides_s = {level.name: data.draw(st.sampled_from([0.0, 1e-7, 1e-6])) for level in chip.memory} | {"matrix": 0.0, "vector": 0.0}
     setting = setting_of(gemm, chip)
     every = []

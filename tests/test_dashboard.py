@@ -190,12 +190,15 @@ def test_a_chip_or_a_model_given_twice_is_told(rooftile: Run, tmp_path: Path) ->
     assert [path.name for path in tmp_path.iterdir()] == ["same.yaml"]
 
 
-def test_an_engine_that_plays_no_tiles_shows_groups() -> None:
-    """On a calibrated chip cycle has no tiles; an engine without intervals has no page."""
-    data = data_of(dashboard(MODEL, "a100-sxm4-80gb", prompt=8, engine="cycle"))
+@pytest.mark.parametrize(("chip", "engine"), [("a100-sxm4-80gb", "cycle"), ("edge-npu", "cycle"), ("edge-npu", "tiled")])
+def test_tiles_are_shown_where_the_engine_plays_some(chip: str, engine: str) -> None:
+    data = data_of(dashboard(MODEL, chip, prompt=8, engine=engine))
     for phase in data["cases"][0]["phases"]:
-        assert phase["timeline"]["tiles"] == {}
+        assert bool(phase["timeline"]["tiles"]) == (engine == "cycle")
         assert phase["timeline"]["groups"]["start_s"]["deflate"]
+
+
+def test_an_engine_without_intervals_has_no_page() -> None:
     timeline = predict(MODEL, "edge-npu", prompt=8)
     silent = replace(timeline, schedules=[Schedule(lambda whole=each.whole: some(whole(), 0)) for each in timeline.schedules])
     with pytest.raises(BadInput, match="leaves no timeline"):

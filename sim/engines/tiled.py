@@ -136,7 +136,7 @@ def with_overhead(latency_s: Any, bound_by: Any, overhead_s: Any) -> tuple[Any, 
 
 
 def packing_s(group_class: GroupClass, chip: Chip, matrix_s: Any, latency_s: Any) -> Any:
-    """Seconds that packing adds: weights come from DRAM while they are rearranged, and are multiplied, which takes the matrix unit `matrix_s`
+    """Seconds that packing adds: weights come from DRAM while they are rearranged, and are multiplied, which takes `matrix_s`
     whatever the mapping, when they are."""
     size_bytes = packed_bytes(group_class)
     if chip.pack is None or not size_bytes:

@@ -23,7 +23,7 @@ def timeline_data(timeline: Timeline, layer: str) -> dict[str, Any]:
     if not len(groups):
         raise BadInput(Problem(f"engine {timeline.engine} leaves no timeline", "choose roofline, tiled or cycle", path="--engine"))
     rows = _row_of(timeline)
-    plays = all(schedule.tiles is not None for schedule in timeline.schedules)  # cycle, unless the chip is calibrated
+    plays = all(schedule.tiles is not None for schedule in timeline.schedules)  # cycle
     tiles = {name: timeline.tile_intervals(name) for name in (layer, "lm_head")} if plays else {}
     return {
         "resources": list(groups.resources),
