@@ -157,6 +157,8 @@ def _steps(
     for first, last in pairwise([*range(0, longest, chunk), longest]):
         logits = logits_of(ids[:, first:last], first, "last" if last == longest else "none")
     for position in range(longest, tokens + 1):
+        if not logits.amax(-1).isfinite().all():
+            raise ScenarioError(Problem("the logits are not finite", "look for NaN and infinities among the checkpoint's weights"))
         with torch.inference_mode():
             ids = sample(interpreter, logits, sampling, generator)
         chosen = ids[:, 0].tolist()

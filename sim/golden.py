@@ -69,6 +69,10 @@ PRODUCTS = ("Linear", "MatMul")
 MANIFEST = "manifest.json"
 ADDRESS_ORDER = "row-major: the last axis of `shape` varies fastest; line i holds the element of flat index i"
 BIT_ORDER = "one element per line, highest digit first; floats as IEEE 754 bits (bf16: upper half of fp32), integers in two's complement"
+DEQUANTISE = (
+    "value = scale * (code - zero_point); of a product's operands that of the narrower format is rounded to the wider one first; "
+    "two integer operands are multiplied as they are and the int32 sum is scaled once"
+)
 
 _LARGEST_EXPONENT = 104
 """exp(-104) is 0 in fp32: no argument of a larger magnitude matters."""
@@ -145,7 +149,8 @@ def write_golden(
         "context": scenario.context,
         "address_order": ADDRESS_ORDER,
         "hex": BIT_ORDER,
-        "tolerance": "|found - golden| <= absolute + relative * |golden|; int8 and fp8: in codes",
+        "dequantise": DEQUANTISE,
+        "tolerance": "|found - golden| <= absolute + relative * |golden|; of int8 and fp8 in codes, before the scale",
     }
     return _write_folder(folder, header, [op for op in graph.ops if op.name in ports], ports)
 

@@ -38,7 +38,7 @@ def plan(graph: OpGraph, chip: Chip, fused: bool = True) -> Plan:
         raise ScenarioError(
             Problem(
                 f"{chip.name} has no rate for {', '.join(missing)}",
-                f"choose --weights and --activations among {', '.join(chip.formats)}, or add the rate to the chip",
+                f"choose --weights, --activations and --kv among {', '.join(chip.formats)}, or add the rate to the chip",
                 path=f"matrix.rates.{missing[0]}",
             )
         )

@@ -250,6 +250,7 @@ def _opened(model: str | Path | ModelConfig, weights: str | None) -> tuple[Model
 
 def _converted(config: ModelConfig, weights: Weights[Tensor], number_format: str) -> Weights[Tensor]:
     named, dtype = named_weights(weights), dtype_named(number_format)
+    check_memory(MemoryNeed(config.parameters * dtype.itemsize, 0, 0), available_bytes(), "keep the checkpoint's own format")
     return build_weights(config, lambda name, shape: named[name].to(dtype), rotary_frequencies(config))
 
 

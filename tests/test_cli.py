@@ -175,6 +175,17 @@ def test_a_reader_that_leaves_is_no_error(command: list[str]) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+@pytest.mark.parametrize("command", [SMALL, ["chips", "list"]])
+def test_a_full_device_is_told(command: list[str]) -> None:
+    code = "from sim.cli import main; import sys; sys.argv[0] = 'rooftile'; main()"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-c", code, *command], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("rooftile: cannot write: no space is left")
+    assert "Traceback" not in done.stderr
+
+
 def test_a_step_that_does_not_fit_is_predicted_with_a_warning(rooftile: Run) -> None:
     said = rooftile("predict", "llama-3.1-70b", "--chip", "edge-npu", "--phase", "decode", "--engine", "roofline", "--format", "json")
     assert said.code == 0

@@ -367,6 +367,14 @@ def test_steps_are_computed_when_they_are_asked_for(monkeypatch: pytest.MonkeyPa
 # Memory ----------------------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_told(wrong: float) -> None:
+    weights = random_weights(MODELS["plain"])
+    broken = replace(weights, norm=weights.norm.clone().fill_(wrong))
+    with pytest.raises(BadInput, match="the logits are not finite"):
+        next(generate(MODELS["plain"], broken, IDS, 3))
+
+
 def test_memory_by_hand() -> None:
     """48 wide, 112 in the MLP, 6 heads of 8 on 2 key/value heads, 120 words, 3 layers, fp32."""
     config = MODELS["plain"]

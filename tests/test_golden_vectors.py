@@ -105,6 +105,22 @@ def test_int8_linears_by_integers_alone(tmp_path: Path, phase: Any) -> None:
     assert read["layers.1.self_attn.k_cache", "output"][0]["scale"] == read["layers.1.self_attn.k_rope", "output"][0]["scale"]
 
 
+def test_linears_of_grouped_weights_by_the_rule_of_the_manifest(tmp_path: Path) -> None:
+    """scale * (code - zero point), rounded to bf16 as `dequantise` says, then products in float64."""
+    manifest = write_golden(SMALL, tmp_path / "v", ops=["*_proj"], number_format="bf16", weights="int4:g32", prompt=7, layers=2)
+    assert "rounded to the wider one first" in manifest["dequantise"]
+    for op in manifest["ops"]:
+        archive = np.load(tmp_path / "v" / op["npz"])
+        x, weight, output = ({entry["name"]: entry for entry in op["tensors"]}[port] for port in ("x", "weight", "output"))
+        codes, zeros = (archive[name].astype(np.float64) for name in (weight["array"], weight["zero_point"]["array"]))
+        scales = archive[weight["scale"]["array"]].astype(np.float64)
+        each = [np.repeat(part, 32, axis=1)[:, : codes.shape[1]] for part in (scales, zeros)]
+        values = torch.from_numpy(each[0] * (codes - each[1])).to(torch.bfloat16).double()
+        given, golden = (torch.from_numpy(archive[port["array"]].view(np.int16)).view(torch.bfloat16).double() for port in (x, output))
+        allowed = output["tolerance"]["absolute"] + output["tolerance"]["relative"] * golden.abs()
+        assert (((given @ values.T) - golden).abs() <= allowed).all(), op["name"]
+
+
 def test_the_manifest_names_things_as_the_graph_does(tmp_path: Path) -> None:
     out = tmp_path / "v"
     manifest = write_golden(SMALL, out, ops=["*.q_proj", "*.scores"], number_format="int8", batch=2, prompt=5, layers=2, seed=9)

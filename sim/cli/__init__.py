@@ -5,6 +5,7 @@ A command parses, calls one API function and prints. Exit codes: 0; 1 if `verify
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Mapping
@@ -50,9 +51,18 @@ class _LazyGroup(TyperGroup):
             sys.stdout.flush()
             return found
         except BrokenPipeError:
-            # Keeps the interpreter from flushing into the closed pipe at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _close_stdout()
             sys.exit(0)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            _close_stdout()
+            raise BadInput(Problem("cannot write: no space is left where standard output goes", "free some, or write elsewhere")) from error
+
+
+def _close_stdout() -> None:
+    """Keep the interpreter from flushing at exit into what takes nothing any more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _keep_inputs(given: Mapping[str, Any]) -> None:
