@@ -389,10 +389,7 @@ def map_attention(
         for each_s, first, kv_tile in _least_first(attention, chip, counts, in_dram, part, score_bytes, fused, is_online):
             if best is not None and each_s > best[0][0]:
                 break
-            tiling = replace(first, kv_tile=kv_tile)
-            moves = moves_of(tiling, chip, part)
-            for mapping in flows_of(tiling, chip):
-                cost = cost_of_use(mapping, chip, counts, in_dram, part, score_bytes, use_of(mapping, chip, part, moves))
+            for mapping, cost in _priced(replace(first, kv_tile=kv_tile), chip, counts, in_dram, part, score_bytes):
                 rank = (cost.latency_s, cost.dram_read_bytes + cost.dram_written_bytes, -mapping.q_tile, -kv_tile)
                 if best is None or rank < best[0]:
                     best = rank, mapping, cost
@@ -418,17 +415,23 @@ def attention_candidates(
     below_s: float,
 ) -> list[tuple[AttentionMapping, AttentionCost]]:
     """All mappings of the kind of a known one (fused or not, online or not) whose tiled latency is below a time, least first."""
-    found = []
+    found: list[tuple[AttentionMapping, AttentionCost]] = []
     kind = mapping.fused, mapping.online
     for each_s, first, kv_tile in _least_first(mapping.attention, chip, counts, in_dram, part, score_bytes, *kind):
         if each_s >= below_s:
             break
-        tiling = replace(first, kv_tile=kv_tile)
-        moves = moves_of(tiling, chip, part)
-        for each in flows_of(tiling, chip):
-            found.append((each, cost_of_use(each, chip, counts, in_dram, part, score_bytes, use_of(each, chip, part, moves))))
+        found += _priced(replace(first, kv_tile=kv_tile), chip, counts, in_dram, part, score_bytes)
     best = sorted(found, key=lambda pair: (pair[1].latency_s, pair[1].dram_read_bytes + pair[1].dram_written_bytes, -pair[0].q_tile))
     return [pair for pair in best if pair[1].latency_s < below_s]
+
+
+def _priced(
+    tiling: AttentionMapping, chip: Chip, counts: Mapping[str, Any], in_dram: InDram, part: Part, score_bytes: tuple[float, float]
+) -> Iterator[tuple[AttentionMapping, AttentionCost]]:
+    """The mappings of a tiling with their costs; they move the same tiles."""
+    moves = moves_of(tiling, chip, part)
+    for mapping in flows_of(tiling, chip):
+        yield mapping, cost_of_use(mapping, chip, counts, in_dram, part, score_bytes, use_of(mapping, chip, part, moves))
 
 
 def _least_first(

@@ -46,7 +46,7 @@ from sim.mapper.attention import moved_bytes as attention_bytes
 from sim.mapper.bound import Bounder, selected
 from sim.mapper.cost import GemmCost, chip_traffic, cost_of, evaluate, weights_fetched
 from sim.mapper.problem import Choice, Place, Setting, setting_of
-from sim.mapper.search import ROUNDING, Search, Space, on_grid, search, space_of
+from sim.mapper.search import ROUNDING, Search, Space, all_of, on_grid, search
 from sim.mapper.tables import Floats, Ints
 from sim.mapping import Gemm
 from sim.plan import resident_level
@@ -86,7 +86,7 @@ def map_gemms(gemm: Gemm, chips: Chip, a_resident: bool = False) -> GemmCosts:
     if count < FEWEST or len(setting.stages) > 1:
         parts = [_alone(gemm, chips, i, a_resident) for i in range(count)]
     else:
-        parts = list(_Family(setting, space_of(setting), chips, a_resident).run())
+        parts = list(_Family(setting, all_of(setting), chips, a_resident).run())
         left = np.setdiff1d(np.arange(count), np.concatenate([which for which, _ in parts]))
         parts += [_alone(gemm, chips, int(i), a_resident) for i in left]
     found = _joined([(which, {**share._asdict(), "cost": _columns(share.cost)}) for which, share in parts], count)

@@ -12,17 +12,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from hwmodels.chip import Chip
 from sim.mapper import MappedGemm, array, mapping_of
-from sim.mapper.candidates import ORDERS, ORDERS_ALIKE, all_tiles, thin_tiles, thin_variants, variants
 from sim.mapper.cost import cost_of, evaluate, last_step_s
 from sim.mapper.problem import Choice, Setting, setting_of
-from sim.mapper.search import Found, NoTile, Search
+from sim.mapper.search import Found, NoTile, Search, all_of, thin_of
 from sim.mapping import Gemm, chip_stages
 
 _BATCH = 512
@@ -70,15 +68,10 @@ def sees_all(chip: Chip) -> bool:
 def _search(
     setting: Setting, besides_s: Mapping[str, float], range_s: tuple[float, float], count: int, most_tiles: int
 ) -> _Ranked | None:
-    stages = len(setting.stages)
     whole = sees_all(setting.chip)
-    chosen = variants(setting) if whole else thin_variants(setting)
-    (m, n, _), splits = setting.extents, {variant.split for variant in chosen}
-    alike = not whole or all(m % pm == 0 and n % pn == 0 for pm, pn in splits)
-    orders = list(product(ORDERS_ALIKE if alike else ORDERS, repeat=stages))
     try:
         budget_boxes = math.inf if whole and setting.cores <= 2 else _MOST_BOXES
-        search = _Ranked(setting, chosen, orders, all_tiles if whole else thin_tiles, "latency", budget_boxes)
+        search = _Ranked(setting, *(all_of(setting) if whole else thin_of(setting)), "latency", budget_boxes)
     except NoTile:
         return None
     search.besides_s, search.count, search.most_tiles, search.is_whole = besides_s, count, most_tiles, whole

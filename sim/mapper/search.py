@@ -442,32 +442,29 @@ def search(setting: Setting, objective: str, budget_boxes: float = 0) -> Found:
 def _search_all(setting: Setting, objective: str, budget_boxes: float, incumbent: Found) -> Found:
     # The place of what was found among others counts for nothing here.
     found = incumbent._replace(key=(*incumbent.key[:4], math.inf))
-    return Search(setting, *_all_of(setting), objective, budget_boxes, found).run()
+    return Search(setting, *all_of(setting), objective, budget_boxes, found).run()
 
 
 def _search_thin(setting: Setting, objective: str) -> Found:
-    return Search(setting, *_thin_of(setting), objective).run()._replace(is_exact=False, least_s=0.0)
+    return Search(setting, *thin_of(setting), objective).run()._replace(is_exact=False, least_s=0.0)
 
 
 Space: TypeAlias = tuple[Sequence[Variant], Sequence[Any], TilesOf]
 """Variants, orders and tiles that are combined."""
 
 
-def _all_of(setting: Setting) -> Space:
+def all_of(setting: Setting) -> Space:
+    """All candidates: what `search` goes through where there is one stage."""
     chosen, stages = variants(setting), len(setting.stages)
     (m, n, _), pairs = setting.extents, {variant.split for variant in chosen}
     alike = stages == 1 and all(m % pm == 0 and n % pn == 0 for pm, pn in pairs)
     return chosen, list(product(ORDERS_ALIKE if alike else ORDERS, repeat=stages)), all_tiles
 
 
-def _thin_of(setting: Setting) -> Space:
+def thin_of(setting: Setting) -> Space:
+    """What is left of them where they are too many."""
     return thin_variants(setting), list(product(ORDERS_ALIKE, repeat=len(setting.stages))), thin_tiles
 
 
 def _has_few(setting: Setting) -> bool:
     return len(setting.stages) == 2 and setting.cores <= 2 and setting.gemm.macs <= _ALL_UP_TO_MACS
-
-
-def space_of(setting: Setting) -> Space:
-    """The space that `search` goes through where there is one stage."""
-    return _all_of(setting)
