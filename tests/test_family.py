@@ -15,7 +15,9 @@ from functional.errors import BadInput
 from hwmodels import Chip, load_chip, with_values
 from hwmodels.many import chip_at, flat, shape_of, taken
 from hwmodels.paths import value_of
+from sim.cli import main
 from sim.explore.many import tiled
+from sim.explore.solve import solve
 from sim.explore.step import Step
 from sim.explore.sweep import sweep_table
 from sim.mapper import map_gemm, moved_bytes
@@ -158,3 +160,16 @@ def test_boards_that_are_timed_as_calibrated_are_swept_one_by_one(tmp_path: Path
     level = load_chip("h100-sxm5-80gb").dram.name
     table = sweep_table(written(tmp_path, text.replace("memory.hbm", f"memory.{level}")))
     assert check_rows(table, "tiled") == 6
+
+
+def test_what_is_asked_in_vain_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    text = "base: edge-npu\naxes: {memory.sram.capacity: [1 B, 2 B]}\nworkloads: [{model: stories15m, prompt: 8}]\nengine: tiled\n"
+    command = ["rooftile", "sweep", str(written(tmp_path, text)), "--out", str(tmp_path / "a.parquet")]
+    for more in (["--workers", "0"], []):  # no workers; and a sweep of which no chip can be
+        monkeypatch.setattr("sys.argv", [*command, *more])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 2
+        assert ("--workers" if more else "memory.sram.capacity") in capsys.readouterr().err
+    with pytest.raises(BadInput, match="clock: is varied twice"):
+        solve("stories15m", "edge-npu", "TPOT 1 ms", ["clock", "clock"], cost="clock=1")
