@@ -426,7 +426,7 @@ def test_a_mapping_that_plays_better_than_the_mapper_s_choice_is_found(chip_name
     assert (again.end, again.stalls) == (visited.played.end, visited.played.stalls)
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_what_is_said_to_be_proved_is_the_best_of_all_mappings(data: st.DataObject) -> None:
     """Every mapping of a small GEMM that is charged less than the best of them takes, played."""
