@@ -382,10 +382,10 @@ def all_choices(setting: Setting) -> Iterator[Choice]:
             yield from (Choice(((m[fine], n[fine], k[fine]),), (order,), *variant) for order in ORDERS)
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_the_best_mappings_are_those_of_an_enumeration(data: st.DataObject) -> None:
-    chip = data.draw(some.chips().filter(lambda chip: sees_all(chip) and chip.cores <= 3))
+    chip = data.draw(some.chips().filter(lambda chip: sees_all(chip) and chip.cores <= 2))  # on more the search may give up, and says so
     gemm, count = data.draw(some.gemms(9)), data.draw(st.integers(1, 9))
     besides_s = {level.name: data.draw(st.sampled_from([0.0, 1e-7, 1e-6])) for level in chip.memory} | {"matrix": 0.0, "vector": 0.0}
     setting = setting_of(gemm, chip)
@@ -395,6 +395,7 @@ def test_the_best_mappings_are_those_of_an_enumeration(data: st.DataObject) -> N
     best_s = min(every)
     below_s = data.draw(st.sampled_from([1.0, 1.05, 2.0])) * best_s
     found = candidates(gemm, chip, False, besides_s, (0.0, below_s), count, 10**9)
+    assert found.others_s > 0
     assert [each.bound_s for each in found.best] == sorted(each.bound_s for each in found.best)
     distinct = sorted(bound for bound in every if bound < below_s)
     assert bool(found.best) == bool(distinct)
