@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from functional import generate as module
-from functional import ops
+from functional.ops import attention
 from functional.checkpoint import Checkpoint, open_checkpoint
 from functional.config import ModelConfig
 from functional.errors import BadInput, ScenarioError
@@ -322,7 +322,7 @@ def test_a_mask_is_left_out_exactly_where_it_hides_nothing(window: int | None) -
         for queries in range(1, keys + 1):
             for offset in range(keys - queries, keys + 2):
                 scores, mask = torch.zeros(1, 1, queries, keys), Mask(offset, window)
-                assert ops._sees_all(scores, mask) == (not ops._hidden(scores, mask).any())
+                assert attention._sees_all(scores, mask) == (not attention._hidden(scores, mask).any())
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 5, 12, 13, 500])
