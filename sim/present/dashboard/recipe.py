@@ -82,7 +82,7 @@ def _described(table: NDArray[Any], batches: Ints, lengths: Ints) -> tuple[Any, 
 
 
 def _polynomial(values: Ints, lengths: Ints) -> tuple[float, float, float] | None:
-    """Coefficients of 1, x and x^2 if the values are such a polynomial at every length, and the page's arithmetic has it exactly, else None.
+    """Coefficients of 1, x and x^2 if the values are such a polynomial at every length and the page can compute it exactly, else None.
 
     Newton's divided differences of three lengths, as whole numbers over `common`.
     """
