@@ -239,6 +239,7 @@ class Walk:
     def __init__(self, nest: Nest, codes: bytes) -> None:
         self._codes = codes
         self._places = [Place(nest.whole, 0, [0, 0, 0])]
+        self._ends = [0] * (3 * len(nest.mapping.stages))  # of each loop, the end of the alike trips that were found last
         self.row, self.loop, self.is_over = 0, -1, False
         self._enter()
 
@@ -263,6 +264,7 @@ class Walk:
                     trips[loop] += 1
                     trips[loop + 1 :] = [0] * (2 - loop)
                     self.loop = 3 * stage + loop
+                    self._ends[self.loop + 1 :] = [0] * (len(self._ends) - self.loop - 1)
                     self._enter()
                     return
             self._places.pop()
@@ -290,6 +292,8 @@ class Walk:
         end = trip
         if trip >= count:
             return 0
+        if trip < self._ends[self.loop]:
+            return self._ends[self.loop] - trip
         begin, stop = self._range(stage, loop, trip - 1)
         before = self._codes[begin:stop]
         while end < count:
@@ -297,6 +301,7 @@ class Walk:
             if self._codes[begin:stop] != before:
                 break
             end = count - KEPT if told_trip(end, count) == KEPT and count > 2 * KEPT + 1 else end + 1
+        self._ends[self.loop] = end
         return end - trip
 
     def skip(self, trips: int) -> int:
