@@ -19,7 +19,9 @@ from hwmodels.formulas import systolic
 from sim import predict_graph, trace_model
 from sim.engines import ENGINES, play, roofline, tiled
 from sim.engines.cycle import play_classes
-from sim.engines.play_gemm import Played, Player, flatten, play_gemm, stays
+from sim.engines.nest import Walk, nest_of
+from sim.engines.play_gemm import play_gemm
+from sim.engines.played import Played
 from sim.engines.ports import Ports, Unit, Window, move
 from sim.intervals import CAUSES, Intervals, Log
 from sim.mapper import choice_of, cost_gemm, map_gemm, mapping_of
@@ -72,7 +74,7 @@ def test_random_mappings_on_random_chips(data: st.DataObject) -> None:
     names = [*(level.name for level in chip.memory), "matrix", "vector", "launch"]
     log, repeated = Log(names), Log(names)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Player, "_periods", lambda _: [])  # step by step to the end
+        patch.setattr(Walk, "alike", lambda *_: 0)  # step by step to the end
         in_full = play_gemm(mapping, chip, cost, log=log)
     assert math.isclose(in_full.end, played.end, rel_tol=1e-9)
     play_gemm(mapping, chip, cost, log=repeated)
@@ -328,7 +330,7 @@ def test_equals_a_simulator_that_moves_one_cycle_at_a_time(data: st.DataObject) 
     mapping = small_mapping(data, gemm, chip)
     came, windows = {}, []
     if data.draw(st.booleans()):
-        loads = stays("weights", 0, *flatten(mapping)).elements[: 2 if double else 1].tolist()
+        loads = nest_of(mapping, (("weights", (0,)),)).stays["weights"][0].elements[: 2 if double else 1].tolist()
         share = data.draw(st.sampled_from([1.0, 0.5, 0.25]))
         came = {visit: elements * share if visit == len(loads) - 1 else elements for visit, elements in enumerate(loads)}
         windows = [Window(idle=sum(came.values()) / rate, span=1e6, room_bytes=1e6)]
