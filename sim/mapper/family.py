@@ -43,10 +43,10 @@ from sim.mapper.attention import (
     use_of,
 )
 from sim.mapper.attention import moved_bytes as attention_bytes
-from sim.mapper.bound import Bounder, selected
+from sim.mapper.bound import ROUNDING, Bounder
 from sim.mapper.cost import GemmCost, chip_traffic, cost_of, evaluate, weights_fetched
 from sim.mapper.problem import Choice, Place, Setting, setting_of
-from sim.mapper.search import ROUNDING, Search, Space, all_of, on_grid, search
+from sim.mapper.search import Search, Space, all_of, on_grid, search
 from sim.mapper.tables import Floats, Ints
 from sim.mapping import Gemm
 from sim.plan import resident_level
@@ -190,7 +190,7 @@ class _Family:
         # One number is an array at least, so that all bounds are.
         self.chips = replace(own, clock_hz=np.broadcast_to(np.asarray(own.clock_hz, dtype=float), self.order.shape))
         variants, orders, _ = space
-        self.space = Search(setting, *space)
+        self.space = Search([setting], [space])
         upright = on_chips(setting, self.chips, lambda number: number[:, None] if isinstance(number, np.ndarray) else number)
         self.bounder = Bounder(upright, orders, [array.drain_cycles(setting, variant.dataflow) for variant in variants])
         self.rooms = self._rooms()
@@ -258,6 +258,8 @@ class _Family:
         """From the whole space down to single mappings: for each block those that may come before the best of one of its chips, and of
         which chips [chips, mappings]."""
         level, where = self.space.start()
+        where = np.tile(where, len(self.space.orders))
+        where[1] = np.arange(len(self.space.orders)).repeat(where.shape[1] // len(self.space.orders))
         where, asked = where.compress(self._fits_largest(level, where), axis=1), set[int]()
         alive = np.ones((len(self.blocks), where.shape[1]), dtype=bool)
         while where.shape[1]:
@@ -272,7 +274,7 @@ class _Family:
             if not level:
                 return
             some = np.flatnonzero(alive.any(axis=0))
-            children = self.space.children(level, where.take(some, axis=1))
+            children = self.space.children(level, where.take(some, axis=1), level - 1)
             level -= 1
             parents = np.repeat(some, children.shape[1] // max(len(some), 1))
             fine = self._fits_largest(level, children)
@@ -293,23 +295,18 @@ class _Family:
 
     def _fits_largest(self, level: int, where: Ints) -> NDArray[np.bool_]:
         """Whether boxes fit the largest of the chips."""
-        sizes = self.bounder.at.sizes
-        table = self.space.levels[level].table[sizes : sizes + len(self.setting.stages)]
+        firsts = self.bounder.at.firsts
+        table = self.space.levels[level].table[firsts : firsts + len(self.setting.stages)]
         return self.bounder.fits(table.take(where[2:], axis=1, mode="clip"))
 
     def _bounds(self, level: int, where: Ints) -> _Bounds:
-        numbers = self.space.levels[level].table.take(where[2:], axis=1, mode="clip")
+        table = self.space.levels[level].table if level else self.space.table
+        numbers, rows = table.take(where[2:], axis=1, mode="clip"), self.bounder.rows
         demands = self.bounder.demands_of(numbers, where[1], where[0], single=level == 0)
-        dram_bytes, moved_bytes = self.bounder.rows.bytes_of(demands, level == 0)
-        steps = np.multiply.reduce(numbers[self.bounder.at.every - 1])
-        needed: list[Any] = []
-        if self.rooms is not None:
-            products, sizes = np.empty(numbers.shape[1:]), self.bounder.at.sizes
-            for stage, bits, _ in self.bounder.rooms:
-                selected(numbers[sizes + stage], products)
-                needed += list(bits @ products)
-        found = np.array(needed) if needed else np.empty((0, where.shape[1]))
-        return _Bounds(level, where, demands, np.array([dram_bytes, moved_bytes, steps]), found, self.space.place(level, where))
+        dram_bytes, moved_bytes = rows.bytes_of(demands, level == 0)
+        steps = np.multiply.reduce(numbers[self.bounder.at.own + len(self.setting.stages)])
+        needed = np.empty((0, where.shape[1])) if self.rooms is None else rows.needed[:, : len(demands)] @ demands
+        return _Bounds(level, where, demands, np.array([dram_bytes, moved_bytes, steps]), needed, self.space.place(level, where))
 
     def _latency_s(self, bounds: _Bounds, block: slice) -> Floats:
         """[chips, boxes]; infinite where a box does not fit."""
