@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from itertools import pairwise
+from operator import is_
 from typing import Any
 
 import numpy as np
@@ -409,11 +410,26 @@ def _at(value: Any, place: int) -> Any:
     """The same value with one element of every array in it; what has no array stays the object that it is."""
     if isinstance(value, np.ndarray):
         return value[place].item()
-    if not _has_array(value):
-        return value
-    if isinstance(value, Mapping):
-        return {key: _at(part, place) for key, part in value.items()}
     if isinstance(value, tuple):
         parts = [_at(part, place) for part in value]
+        if all(map(is_, parts, value)):
+            return value
         return type(value)._make(parts) if hasattr(value, "_make") else tuple(parts)
-    return replace(value, **{each.name: _at(getattr(value, each.name), place) for each in fields(value)})
+    if isinstance(value, Mapping):
+        found = {key: _at(part, place) for key, part in value.items()}
+        return value if all(map(is_, found.values(), value.values())) else found
+    if not is_dataclass(value):
+        return value
+    changed = {}
+    for name in _names_of(type(value)):
+        own = getattr(value, name)
+        part = _at(own, place)
+        if part is not own:
+            changed[name] = part
+    return replace(value, **changed) if changed else value  # type: ignore[type-var]
+
+
+@lru_cache
+def _names_of(type_: Any) -> tuple[str, ...]:
+    """The fields of a dataclass."""
+    return tuple(each.name for each in fields(type_))

@@ -12,7 +12,8 @@ them the last output tile is still to be written. DRAM itself waits for its firs
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -425,13 +426,35 @@ def attention_candidates(
     return [pair for pair in best if pair[1].latency_s < below_s]
 
 
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """A tiling and what its price depends on, on the very same chip: it is held, so that its identity stays its own."""
+
+    tiling: AttentionMapping
+    counts: tuple[tuple[str, Any], ...]
+    in_dram: InDram
+    part: Part
+    score_bytes: tuple[float, float]
+    chip_identity: int
+    chip: Chip = field(compare=False)
+
+
 def _priced(
     tiling: AttentionMapping, chip: Chip, counts: Mapping[str, Any], in_dram: InDram, part: Part, score_bytes: tuple[float, float]
-) -> Iterator[tuple[AttentionMapping, AttentionCost]]:
+) -> tuple[tuple[AttentionMapping, AttentionCost], ...]:
     """The mappings of a tiling with their costs; they move the same tiles."""
-    moves = moves_of(tiling, chip, part)
-    for mapping in flows_of(tiling, chip):
-        yield mapping, cost_of_use(mapping, chip, counts, in_dram, part, score_bytes, use_of(mapping, chip, part, moves))
+    return _answer(_Question(tiling, tuple(counts.items()), in_dram, part, score_bytes, id(chip), chip))
+
+
+@lru_cache(maxsize=256)
+def _answer(asked: _Question) -> tuple[tuple[AttentionMapping, AttentionCost], ...]:
+    """Remembered: whoever plays mappings asks for those again that were looked at to choose one."""
+    tiling, chip, part = asked.tiling, asked.chip, asked.part
+    moves, counts = moves_of(tiling, chip, part), dict(asked.counts)
+    return tuple(
+        (mapping, cost_of_use(mapping, chip, counts, asked.in_dram, part, asked.score_bytes, use_of(mapping, chip, part, moves)))
+        for mapping in flows_of(tiling, chip)
+    )
 
 
 def _least_first(
