@@ -1,7 +1,7 @@
 """Plays a group under its mapping, and looks for the mapping that plays best.
 
 **Order.** The mapper's choice is played first. Then others are visited in the order of a bound that is at least their tiled latency
-(`sim.mapper.ranked`; of attention, in the order of that itself), until the bound says that none can be faster by more than `NEAR`. At most
+(`sim.mapper.ranked`; of attention, `least_cycles`), until the bound says that none can be faster by more than `NEAR`. At most
 `MOST_VISITS` of them are played, each for as long as it may still be the fastest, `MOST_STEPS` tile steps in all. What was played, and
 whether the order was followed to its end, is in the result. Mappings that tiled would have taken for faster than its own choice (where its
 search is not exact, or does not see what element-wise ops ask of the levels) are left out, so that no group is below its tiled figure.
@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from hwmodels.chip import Chip
 from sim.engines import roofline, tiled
-from sim.engines.play_attention import AttentionOps, attention_steps, play_attention
+from sim.engines.play_attention import AttentionOps, attention_steps, least_cycles, play_attention
 from sim.engines.play_gemm import play_gemm, played_within
 from sim.engines.play_waves import play_waves
 from sim.engines.played import Besides, GemmOps, Played
@@ -32,6 +32,7 @@ from workloads.split import parts_of
 NEAR = 2e-3
 MOST_VISITS = 12
 MOST_STEPS = 2000
+ROUNDING = 1 - 1e-12
 FEW_TILES = 4096
 """Tiles that a mapping may always have; else up to twice those of the mapper's choice."""
 
@@ -84,7 +85,7 @@ def visit(group_class: GroupClass, mapped: tiled.Mapped, plan: Plan, peaks: roof
     for bound_s, each in others.best:
         if bound_s * clock_hz * (1 + NEAR) >= best.end:
             break
-        if mappings == MOST_VISITS or steps_left <= 0 or each.latency_s < mapped.latency_s * (1 - 1e-12):
+        if mappings == MOST_VISITS or steps_left <= 0 or each.latency_s < mapped.latency_s * ROUNDING:
             is_proved = False
             continue
         mappings += 1
@@ -103,8 +104,9 @@ def _others(group_class: GroupClass, mapped: tiled.Mapped, plan: Plan, peaks: ro
         read, written = tiled.dram_bytes(plan, mapped.flows)
         counts, score_bytes = group_class.load.counts, (float(read), float(written))
         found = attention_candidates(choice.mapping, chip, counts, choice.in_dram, choice.part, score_bytes, below_s)
-        made = [tiled.attention_mapped(replace(choice, mapping=each, cost=cost), group_class, plan, peaks) for each, cost in found]
-        return _Others([(each.latency_s, each) for each in made], below_s)
+        choices = [replace(choice, mapping=each, cost=cost) for each, cost in found if each != choice.mapping]
+        made = [tiled.attention_mapped(each, group_class, plan, peaks) for each in choices]
+        return _Others(sorted(((_least_s(each, chip), each) for each in made), key=lambda pair: pair[0]), below_s)
     assert choice is not None
     if parts_of(plan.graph) > 1:
         return _Others([], 0.0)
@@ -120,6 +122,14 @@ def _others(group_class: GroupClass, mapped: tiled.Mapped, plan: Plan, peaks: ro
         if each.mapped.mapping != choice.mapping
     ]
     return _Others(others, ranked.others_s)
+
+
+def _least_s(mapped: tiled.Mapped, chip: Chip) -> float:
+    """Seconds that no play of a mapped attention goes below; not below the tiled latency."""
+    choice = mapped.choice
+    assert isinstance(choice, tiled.AttentionChoice)
+    least = least_cycles(choice.mapping, chip, choice.cost, mapped.busy_s, choice.in_dram, choice.part)
+    return max(mapped.latency_s, least * ROUNDING / float(chip.clock_hz))
 
 
 def under(choice: tiled.GemmChoice | tiled.AttentionChoice, group_class: GroupClass, plan: Plan, peaks: roofline.Peaks) -> tiled.Mapped:

@@ -4,16 +4,18 @@ They are traced once, with an array of contexts. The roofline evaluates arrays a
 context, to the last bit. The other engines are asked once for the groups that no context changes, and for those that one does (attention,
 whose work and bytes grow) at each of up to `EXACT_CONTEXTS` contexts: to the last bit as well. Of more contexts they are asked where the
 tiling of the keys changes: at the first and the last of each run of keys that the array takes at once. Between two of these all figures are
-interpolated linearly (bytes and MACs grow by the key there, and full passes do not change), if that is right half way, to `TOLERANCE` of
-the step's latency; where it is not, another mapping has become the best, and both halves are looked at alike.
+interpolated linearly (bytes and MACs grow by the key there, and full passes do not change), if both ends of a run lie half way between those
+of the runs beside it, or else if the line is right half way, to `TOLERANCE` of the step's latency; where it is not, another mapping has
+become the best, and both halves are looked at alike.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from itertools import pairwise
+from operator import is_
 from typing import Any
 
 import numpy as np
@@ -327,8 +329,11 @@ class _Asked:
         return self.still_s + sum(count * each.latency_s for count, each in zip(self.counts, self.times[place], strict=True))
 
     def all_that_matter(self, places: Sequence[int]) -> list[int]:
-        """These, half way between any two of them, and there as many more as straight lines need."""
-        gaps = list(pairwise(places)) or [(places[0], places[0])]
+        """These, half way between two of them unless the gaps beside are in line with it, and there as many more as lines need."""
+        gaps = [(places[0], places[0])] if len(places) == 1 else [(a, b) for a, b in pairwise(places) if b > a + 1]
+        gaps = [gaps[i] for i in range(len(gaps)) if not self._in_line(gaps[max(i - 1, 0) : i + 2])]
+        for place in places:
+            self.step_s(place)
         while gaps:
             low, high = gaps.pop()
             middle = (low + high) // 2
@@ -337,6 +342,18 @@ class _Asked:
             if low < middle < high and abs(here_s - line_s) > TOLERANCE * here_s:
                 gaps += [(low, middle), (middle, high)]
         return sorted(self.times)
+
+    def _in_line(self, gaps: Sequence[tuple[int, int]]) -> bool:
+        """Whether the second of three gaps begins and ends half way between the others, both in place and in time."""
+        if len(gaps) < 3:
+            return False
+        for before, here, after in zip(*gaps, strict=True):
+            if 2 * here != before + after:
+                return False
+            middle_s = self.step_s(here)
+            if abs(2 * middle_s - self.step_s(before) - self.step_s(after)) > 2 * TOLERANCE * middle_s:
+                return False
+        return True
 
 
 def _places(planned: Plan, many: int) -> list[int]:
@@ -409,11 +426,26 @@ def _at(value: Any, place: int) -> Any:
     """The same value with one element of every array in it; what has no array stays the object that it is."""
     if isinstance(value, np.ndarray):
         return value[place].item()
-    if not _has_array(value):
-        return value
-    if isinstance(value, Mapping):
-        return {key: _at(part, place) for key, part in value.items()}
     if isinstance(value, tuple):
         parts = [_at(part, place) for part in value]
+        if all(map(is_, parts, value)):
+            return value
         return type(value)._make(parts) if hasattr(value, "_make") else tuple(parts)
-    return replace(value, **{each.name: _at(getattr(value, each.name), place) for each in fields(value)})
+    if isinstance(value, Mapping):
+        found = {key: _at(part, place) for key, part in value.items()}
+        return value if all(map(is_, found.values(), value.values())) else found
+    if not is_dataclass(value):
+        return value
+    changed = {}
+    for name in _names_of(type(value)):
+        own = getattr(value, name)
+        part = _at(own, place)
+        if part is not own:
+            changed[name] = part
+    return replace(value, **changed) if changed else value  # type: ignore[type-var]
+
+
+@lru_cache
+def _names_of(type_: Any) -> tuple[str, ...]:
+    """The fields of a dataclass."""
+    return tuple(each.name for each in fields(type_))
