@@ -153,6 +153,26 @@ def test_one_disturbed_row_does_not_move_the_fit(folder: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_bad_fit_is_warned_about(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every other row took nine times as long as the one before it: no chip is both. Rows as they are leave nothing to warn of."""
+    lines = (folder / "cpu.csv").read_text().splitlines()
+    rows = [line.split(",") for line in lines[2:]]
+    wild = [",".join([*row[:6], str(float(row[6]) * 9 ** (i % 2)), *row[7:]]) for i, row in enumerate(rows)]
+    (folder / "wild.csv").write_text("\n".join([*lines[:2], *wild]) + "\n")
+    warnings = {}
+    for name in ("cpu", "wild"):
+        words = ["calibrate", "--chip", folder / "cpu.yaml", "--data", folder / f"{name}.csv", "--out", folder / "fitted.yaml"]
+        monkeypatch.setattr(sys, "argv", ["rooftile", *map(str, words)])
+        with pytest.raises(SystemExit) as leaving:
+            main()
+        assert not leaving.value.code
+        warnings[name] = [line for line in capsys.readouterr().err.splitlines() if "warning: " in line]
+    assert warnings["cpu"] == []
+    (told,) = warnings["wild"]
+    assert re.fullmatch(r"rooftile: warning: the fit leaves a median error of \d+% on its own points: the machine was busy.*", told)
+
+
+@pytest.mark.slow
 def test_what_no_row_depends_on_stays_as_it_was(folder: Path) -> None:
     (folder / "gemms.csv").write_text(measured_on(planted(chip_of(CPU)), [each for each in shapes() if each[0] == "gemm"]))
     only = calibrate(folder / "cpu.yaml", [folder / "gemms.csv"])

@@ -387,14 +387,16 @@ def _check(config: ModelConfig, prompt: int, tokens: int, chunk: int | None, spe
         problems.append(Problem(f"must be at least 1, found {chunk}", path="--chunk"))
     ahead = speculation.draft_tokens if speculation is not None and tokens > 1 else 0
     models = [config, *([_loaded(speculation.draft)] if speculation is not None else [])]
-    for each in models:
+    for each in {model.name: model for model in models}.values():
         limit = each.max_position_embeddings
         longest = prompt + tokens - 1 + ahead
         if prompt >= 1 and tokens >= 1 and longest > limit:
-            room = limit - prompt + 1 - ahead
+            room, proposals = limit - prompt + 1 - ahead, limit - prompt - tokens + 1
+            path = "--draft-tokens" if ahead and proposals >= 1 else "--generate"
             cure = f"at most {room} after this prompt" if room >= 1 else "shorten the prompt"
+            cure = f"at most {proposals} with this prompt and generation" if path == "--draft-tokens" else cure
             cure = f"{cure} (max_position_embeddings {limit})"
-            problems.append(Problem(f"{each.name} cannot hold {longest} positions", cure, path="--generate"))
+            problems.append(Problem(f"{each.name} cannot hold {longest} positions", cure, path=path))
     draft = models[-1]
     if draft.vocab_size != config.vocab_size:
         message = f"{draft.name} has a vocabulary of {draft.vocab_size}, {config.name} one of {config.vocab_size}"
