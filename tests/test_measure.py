@@ -24,7 +24,7 @@ from sim.cli import main
 from sim.evidence import measure as module
 from sim.evidence import stopwatch
 from sim.evidence.describe import chip_yaml
-from sim.evidence.machine import Processor, kept_memory, processor
+from sim.evidence.machine import Processor, processor
 from sim.evidence.measure import Measured, Measurement, measure
 from sim.evidence.op_rows import Distinct, InPlace
 from sim.evidence.stopwatch import CpuStopwatch, CudaStopwatch, Timed
