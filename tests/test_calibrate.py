@@ -224,6 +224,27 @@ def test_weights_are_packed_and_then_multiplied(pack: float, weights_s: float) -
     assert predict_task(several, packing, "tiled") == pytest.approx(1e-6 + weights_s + 4.096e-6)
 
 
+@pytest.mark.parametrize(
+    ("op", "hidden_ns"),
+    [
+        ("attn_scores", 6 * 16 / 64 + 16 * 4 / 32),  # 64 MACs/ns; the mask is added to all 16 scores; 32 lane cycles/ns
+        ("attn_context", 6 * 16 / 64),
+        ("softmax_max", 6 * 4 / 32),
+        ("softmax_exp", 6 * (4 + 4 + 8) / 32 + 6 * 10),
+        ("softmax_normalize", 6 * (4 + 4) / 32 + 0.6 * 4 * 8 / 32),  # a reciprocal for each of four rows
+    ],
+)
+def test_scores_that_a_mask_hides_are_computed_where_software_does(op: str, hidden_ns: float) -> None:
+    """Four queries see 10 of 16 scores; a decode step sees all."""
+    chip = chip_of(CPU)
+    masking = with_values(replace(chip, hidden_s=0.0), {"overhead.hidden": 10e-9})
+    for queries, extra_ns in ((4, hidden_ns), (1, 0.0)):
+        sizes = {"batch": 1, "heads": 1, "kv_heads": 1, "head_dim": 16, "q_len": queries, "kv_len": 4}
+        task = KernelTask(op, ("fp32", "fp32", "fp32"), tuple((name, sizes[name]) for name in KERNELS[op].dims))
+        added = [predict_task(task, masking, engine) - predict_task(task, chip, engine) for engine in ("tiled", "cycle")]
+        assert added == pytest.approx([extra_ns * 1e-9] * 2, rel=1e-6, abs=1e-15)
+
+
 def test_no_chip_of_the_library_has_fitted_numbers() -> None:
     for name in chip_names():
         assert not [path for path, origin in load_chip(name).provenance.items() if origin.standing == "fitted"], name
