@@ -415,8 +415,11 @@ def attention_mapped(choice: AttentionChoice, group_class: GroupClass, plan: Pla
 
 
 def score_flows(group_class: GroupClass, part: Part) -> tuple[Flow, ...]:
-    """Of an unfused product the score tensor, which passes DRAM."""
-    return tuple(flow for flow in group_class.group.flows if part != "all" and flow.tensor and _is_score(part, flow))
+    """Of an unfused product the score tensor, which passes DRAM: what it writes, or its first operand."""
+    flows = group_class.group.flows
+    if part == "all":
+        return ()
+    return tuple(flow for flow in flows if flow.is_write) if part == "scores" else tuple(flow for flow in flows if not flow.is_write)[:1]
 
 
 def attention_s(cost: AttentionCost, others: Mapping[str, Any], plan: Plan) -> tuple[dict[str, Any], Any, Any]:
@@ -428,11 +431,6 @@ def attention_s(cost: AttentionCost, others: Mapping[str, Any], plan: Plan) -> t
     busy = {name: seconds + (others[name] if name in on_chip else 0.0) for name, seconds in cost.busy_s.items()}
     busiest, busiest_s = slowest(busy)
     return busy, larger(cost.latency_s, busiest_s), chosen(busiest_s <= cost.latency_s, cost.bound_by, busiest)
-
-
-def _is_score(part: Part, flow: Flow) -> bool:
-    """Whether a flow of an unfused product is the score tensor."""
-    return flow.is_write if part == "scores" else not flow.is_write and flow.tensor.endswith("softmax_normalize")
 
 
 def on_chip(plan: Plan, tensor: str) -> bool:
