@@ -1,8 +1,8 @@
 """How long the dashboard takes: `python -m tests.bench.bench_dashboard`.
 
-Writing is measured in a fresh process whose modules are compiled, as pip leaves them, in processor seconds and in wall-clock seconds; the
-page in a headless Chromium without a GPU, which draws everything on the processor and has just been started. Prints medians. Times of a page
-count from the start of its loading.
+Writing is measured in a fresh process whose modules are compiled, as pip leaves them, in processor seconds and in wall-clock seconds;
+the page in a headless Chromium without a GPU, which draws everything on the processor and has just been started. Times of a page count from
+the start of its loading. Prints medians.
 
 * usable: controls, sliders, totals, op table and op graph answer; figures are not drawn yet.
 * interactive: besides, the first figure, the roofline, is drawn and shown, and answers a pointer. The longest task that begins after it is
