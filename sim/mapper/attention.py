@@ -384,12 +384,33 @@ def map_attention(
 
     Three passes over whole rows where they fit; else online, for floats; else unfused. Raises `BadInput` if not one query tile fits.
     """
+    return best_attention(_Question(attention, tuple(counts.items()), in_dram, part, score_bytes, id(chip), chip))
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """What is mapped, on the very same chip: the question holds it, so that its identity stays its own."""
+
+    attention: Attention
+    counts: tuple[tuple[str, Any], ...]
+    in_dram: InDram
+    part: Part
+    score_bytes: tuple[float, float]
+    chip_identity: int
+    chip: Chip = field(compare=False)
+
+
+@lru_cache(maxsize=64)
+def best_attention(question: _Question) -> tuple[AttentionMapping, AttentionCost]:
+    """The answer, remembered: layers ask alike."""
+    attention, chip, counts = question.attention, question.chip, dict(question.counts)
+    asked = question.in_dram, question.part, question.score_bytes
     for fused, is_online in attention_modes(attention):
         best: tuple[Any, AttentionMapping, AttentionCost] | None = None
-        for each_s, first, kv_tile in _least_first(attention, chip, counts, in_dram, part, score_bytes, fused, is_online):
+        for each_s, first, kv_tile in _least_first(attention, chip, counts, *asked, fused, is_online):
             if best is not None and each_s > best[0][0]:
                 break
-            for mapping, cost in _priced(replace(first, kv_tile=kv_tile), chip, counts, in_dram, part, score_bytes):
+            for mapping, cost in _priced(replace(first, kv_tile=kv_tile), chip, counts, *asked):
                 rank = (cost.latency_s, cost.dram_read_bytes + cost.dram_written_bytes, -mapping.q_tile, -kv_tile)
                 if best is None or rank < best[0]:
                     best = rank, mapping, cost

@@ -367,15 +367,17 @@ class Search:
         return _Boxes(boxes.level, boxes.where.take(kept, axis=1), boxes.bounds.take(kept, axis=1), self.known)
 
     def _parted(self, boxes: _Boxes, count: int) -> tuple[_Boxes, _Boxes | None]:
-        """The best ones, of each chip one at least, and the rest."""
+        """The best ones, as many of each chip, and the rest."""
         if boxes.boxes <= count:
             return boxes, None
         first, second, third = boxes.bounds[:3]
         score = first + second * (first[0] / second[0] * 1e-10) + third * (first[0] / third[0] * 1e-13)
         if len(self.settings) > 1:
-            chips, least = self.chip_of_variant.take(boxes.where[0]), np.full(len(self.settings), np.inf)
-            np.minimum.at(least, chips, score)
-            score = score / least.take(chips)
+            chips = self.chip_of_variant.take(boxes.where[0])
+            order = np.lexsort((score, chips))
+            ranks = np.arange(len(order)) - np.searchsorted(chips[order], chips[order])
+            is_best = ranks < count // len(self.settings)
+            return boxes.take(order[is_best]), boxes.take(order[~is_best])
         order = np.argpartition(score, count)
         return boxes.take(order[:count]), boxes.take(order[count:])
 
