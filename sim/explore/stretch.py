@@ -4,9 +4,9 @@ They are traced once, with an array of contexts. The roofline evaluates arrays a
 context, to the last bit. The other engines are asked once for the groups that no context changes, and for those that one does (attention,
 whose work and bytes grow) at each of up to `EXACT_CONTEXTS` contexts: to the last bit as well. Of more contexts they are asked where the
 tiling of the keys changes: at the first and the last of each run of keys that the array takes at once. Between two of these all figures are
-interpolated linearly (bytes and MACs grow by the key there, and full passes do not change), if both ends of a run lie half way between those
-of the runs beside it, or else if the line is right half way, to `TOLERANCE` of the step's latency; where it is not, another mapping has
-become the best, and both halves are looked at alike.
+interpolated linearly (bytes and MACs grow by the key there, and full passes do not change), if both ends of a run lie half way between
+those of the runs beside it, or else if the line is right half way, to `TOLERANCE` of the step's latency; where it is not, another mapping
+has become the best, and both halves are looked at alike.
 """
 
 from __future__ import annotations
@@ -437,7 +437,7 @@ def _at(value: Any, place: int) -> Any:
     if not is_dataclass(value):
         return value
     changed = {}
-    for name in _names_of(type(value)):
+    for name in _names_of(value.__class__):
         own = getattr(value, name)
         part = _at(own, place)
         if part is not own:
