@@ -131,6 +131,12 @@ def test_groups_that_do_not_grow_are_asked_once(engine: str, monkeypatch: pytest
         assert seen["Linear"] <= 14  # of two kinds of layers: the last one is alone
 
 
+def test_progress_counts_contexts() -> None:
+    told: list[tuple[int, int]] = []
+    predict_generation("stories15m", "edge-npu", tokens=5, prompt=9, engine="tiled", progress=lambda done, of: told.append((done, of)))
+    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
 @pytest.mark.parametrize("chip", chip_names())
 def test_all_chips(chip: str) -> None:
     found = predict_generation("stories15m", chip, tokens=3, prompt=10)

@@ -20,7 +20,7 @@ from hwmodels import load_chip
 from hwmodels.chip import Chip
 from hwmodels.costs import area_mm2
 from sim.engines import DEFAULT_ENGINE, ENGINES
-from sim.explore.stretch import OpTotal, Stretch, stretch
+from sim.explore.stretch import OpTotal, Progress, Stretch, stretch
 from sim.intervals import Floats
 from sim.timeline import LOST, Component, Memory
 from workloads.library import load_model
@@ -295,12 +295,14 @@ def predict_generation(
     speculation: Speculation | None = None,
     fused: bool = True,
     split: int = 1,
+    progress: Progress | None = None,
 ) -> Generation:
     """Predict the generation of `tokens` tokens after a prompt, taken in `chunk` tokens at a time (None: in one pass).
 
     Every latency is that of `predict` at its context (with cycle: without prefetch), to the last bit; of more than `EXACT_CONTEXTS`
     contexts tiled and cycle interpolate some, see `sim.explore.stretch`. Of a chunked prompt only the last chunk runs lm_head. With
     speculation a round is `draft_tokens` decode steps of the draft model and one step of the model over those and the token before them.
+    `progress(done, of)` is called as contexts of one of its parts are timed by tiled or cycle.
     Raises `BadInput` for all that `predict` refuses, and for lengths, chunks and drafts that cannot be.
     """
     if engine not in ENGINES:
@@ -311,7 +313,7 @@ def predict_generation(
         speculation = replace(speculation, draft=_loaded(speculation.draft))
     _check(config, prompt, tokens, chunk, speculation)
     formats = Formats.of(built.default_format, weights, activations, kv)
-    run = _Run(built, formats, batch, prompt, tokens, chunk, sampling, engine, fused, split)
+    run = _Run(built, formats, batch, prompt, tokens, chunk, sampling, engine, fused, split, progress)
     prefill = run.prefill(config)
     decode = run.decode(config, run.contexts)
     first = prefill
@@ -419,6 +421,7 @@ class _Run:
     engine: str
     fused: bool
     split: int
+    progress: Progress | None
 
     def drafting(self, speculation: Speculation) -> _Run:
         """The same of the draft model, in its own formats."""
@@ -433,7 +436,7 @@ class _Run:
         return np.arange(self.prompt, self.prompt + self.tokens - 1)
 
     def time(self, config: ModelConfig, scenario: Scenario) -> Stretch:
-        return stretch(config, scenario, self.chip, self.engine, self.fused, self.split)
+        return stretch(config, scenario, self.chip, self.engine, self.fused, self.split, self.progress)
 
     def prefill(self, config: ModelConfig, prefix: str = "") -> list[Part]:
         """The prompt; only its last token goes through lm_head, and through sampling."""

@@ -4,9 +4,9 @@ They are traced once, with an array of contexts. The roofline evaluates arrays a
 context, to the last bit. The other engines are asked once for the groups that no context changes, and for those that one does (attention,
 whose work and bytes grow) at each of up to `EXACT_CONTEXTS` contexts: to the last bit as well. Of more contexts they are asked where the
 tiling of the keys changes: at the first and the last of each run of keys that the array takes at once. Between two of these all figures are
-interpolated linearly (bytes and MACs grow by the key there, and full passes do not change), if both ends of a run lie half way between those
-of the runs beside it, or else if the line is right half way, to `TOLERANCE` of the step's latency; where it is not, another mapping has
-become the best, and both halves are looked at alike.
+interpolated linearly (bytes and MACs grow by the key there, and full passes do not change), if both ends of a run lie half way between
+those of the runs beside it, or else if the line is right half way, to `TOLERANCE` of the step's latency; where it is not, another mapping
+has become the best, and both halves are looked at alike.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property, lru_cache, partial
 from itertools import pairwise
 from operator import is_
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -35,6 +35,9 @@ from workloads.graph import OpGraph
 from workloads.scenario import Scenario
 from workloads.split import split as in_pieces
 from workloads.trace import trace
+
+Progress: TypeAlias = Callable[[int, int], None]
+"""Told how many contexts have been asked for, and of how many."""
 
 EXACT_CONTEXTS = 128
 """How many contexts in a row are all asked for."""
@@ -209,8 +212,11 @@ def _sums(times: ClassTimes, weights: Floats) -> tuple[dict[str, float], Floats,
     return bound_s, np.array([(column * weights).sum(-1) for column in columns]), lost_s
 
 
-def stretch(config: ModelConfig, scenario: Scenario, chip: Chip, engine: str, fused: bool, split: int = 1) -> Stretch:
-    """Time a scenario whose context is a number, or an array of them [n]; every linear in `split` pieces, one per core.
+def stretch(
+    config: ModelConfig, scenario: Scenario, chip: Chip, engine: str, fused: bool, split: int = 1, progress: Progress | None = None
+) -> Stretch:
+    """Time a scenario whose context is a number, or an array of them [n]; every linear in `split` pieces, one per core. `progress` is
+    called as contexts are timed one by one.
 
     Raises `BadInput` for what tracing, splitting and planning refuse.
     """
@@ -222,7 +228,7 @@ def stretch(config: ModelConfig, scenario: Scenario, chip: Chip, engine: str, fu
         latencies_s: list[Any] = [largest(roofline.unit_times_s(each.load, peaks).values()) for each in planned.classes]
         make: Callable[[], Sequence[ClassTimes]] = partial(_arrays, planned)
     else:
-        classes = _one_by_one(planned, engine, many)
+        classes = _one_by_one(planned, engine, many, progress or (lambda done, of: None))
         latencies_s, make = [times.latency_s for times in classes], lambda: classes
     latency_s, _ = step_s(planned.demand, latencies_s)
     floor_s = roofline.floor_s(planned.demand, chip)
@@ -291,7 +297,7 @@ def _rows(values: Sequence[Any]) -> Floats:
 # The other engines: what grows, context by context ---------------------------------------------------------------------------------------
 
 
-def _one_by_one(planned: Plan, engine: str, many: int) -> list[ClassTimes]:
+def _one_by_one(planned: Plan, engine: str, many: int, progress: Progress) -> list[ClassTimes]:
     """All classes; alike ones among those that grow share their times."""
     classes, time_classes = planned.classes, ENGINES[engine]
     grows = [_grows(planned, group_class) for group_class in classes]
@@ -306,8 +312,13 @@ def _one_by_one(planned: Plan, engine: str, many: int) -> list[ClassTimes]:
     if growing:
         counts = [sum(classes[j].count for j, leader in first.items() if leader == i) for i in growing]
         still_s = sum(classes[i].count * found[i].latency_s for i in still)
-        ask = _Asked(lambda place: time_classes(_part(planned, [classes[i] for i in growing], place)), counts, still_s)
-        places = ask.all_that_matter(_places(planned, many))
+        asked = _places(planned, many)
+
+        def time_at(place: int) -> list[GroupTimes]:
+            return time_classes(_part(planned, [classes[i] for i in growing], place))
+
+        ask = _Asked(time_at, counts, still_s, lambda done: progress(done, max(done, len(asked))))
+        places = ask.all_that_matter(asked)
         for column, i in enumerate(growing):
             result[i] = ClassTimes.of([ask.times[place][column] for place in places], prices).spread(places, many)
     return [result[first.get(i, i)] for i in range(len(classes))]
@@ -320,12 +331,14 @@ class _Asked:
     time_at: Callable[[int], list[GroupTimes]]
     counts: Sequence[int]
     still_s: float
+    told: Callable[[int], None]
     times: dict[int, list[GroupTimes]] = field(default_factory=dict)
 
     def step_s(self, place: int) -> float:
         """Seconds of the step at one of the contexts."""
         if place not in self.times:
             self.times[place] = self.time_at(place)
+            self.told(len(self.times))
         return self.still_s + sum(count * each.latency_s for count, each in zip(self.counts, self.times[place], strict=True))
 
     def all_that_matter(self, places: Sequence[int]) -> list[int]:
@@ -437,7 +450,7 @@ def _at(value: Any, place: int) -> Any:
     if not is_dataclass(value):
         return value
     changed = {}
-    for name in _names_of(type(value)):
+    for name in _names_of(value.__class__):
         own = getattr(value, name)
         part = _at(own, place)
         if part is not own:

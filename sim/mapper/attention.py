@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Generic, Literal, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,7 @@ Part: TypeAlias = Literal["all", "scores", "context"]
 """Both products with the softmax between them, or one product by itself."""
 
 Counts: TypeAlias = NDArray[np.int64]
+_Of = TypeVar("_Of", "Attention", "AttentionMapping")
 
 
 class InDram(NamedTuple):
@@ -388,10 +389,10 @@ def map_attention(
 
 
 @dataclass(frozen=True, slots=True)
-class _Question:
-    """What is mapped, on the very same chip: the question holds it, so that its identity stays its own."""
+class _Question(Generic[_Of]):
+    """An attention or a tiling of it, and what its price depends on, on the very same chip: it is held, so that its identity stays its own."""
 
-    attention: Attention
+    of: _Of
     counts: tuple[tuple[str, Any], ...]
     in_dram: InDram
     part: Part
@@ -401,9 +402,9 @@ class _Question:
 
 
 @lru_cache(maxsize=64)
-def best_attention(question: _Question) -> tuple[AttentionMapping, AttentionCost]:
+def best_attention(question: _Question[Attention]) -> tuple[AttentionMapping, AttentionCost]:
     """The answer, remembered: layers ask alike."""
-    attention, chip, counts = question.attention, question.chip, dict(question.counts)
+    attention, chip, counts = question.of, question.chip, dict(question.counts)
     asked = question.in_dram, question.part, question.score_bytes
     for fused, is_online in attention_modes(attention):
         best: tuple[Any, AttentionMapping, AttentionCost] | None = None
@@ -446,19 +447,6 @@ def attention_candidates(
     return [pair for pair in best if pair[1].latency_s < below_s]
 
 
-@dataclass(frozen=True, slots=True)
-class _Question:
-    """A tiling and what its price depends on, on the very same chip: it is held, so that its identity stays its own."""
-
-    tiling: AttentionMapping
-    counts: tuple[tuple[str, Any], ...]
-    in_dram: InDram
-    part: Part
-    score_bytes: tuple[float, float]
-    chip_identity: int
-    chip: Chip = field(compare=False)
-
-
 def _priced(
     tiling: AttentionMapping, chip: Chip, counts: Mapping[str, Any], in_dram: InDram, part: Part, score_bytes: tuple[float, float]
 ) -> tuple[tuple[AttentionMapping, AttentionCost], ...]:
@@ -467,9 +455,9 @@ def _priced(
 
 
 @lru_cache(maxsize=256)
-def _answer(asked: _Question) -> tuple[tuple[AttentionMapping, AttentionCost], ...]:
+def _answer(asked: _Question[AttentionMapping]) -> tuple[tuple[AttentionMapping, AttentionCost], ...]:
     """Remembered: whoever plays mappings asks for those again that were looked at to choose one."""
-    tiling, chip, part = asked.tiling, asked.chip, asked.part
+    tiling, chip, part = asked.of, asked.chip, asked.part
     moves, counts = moves_of(tiling, chip, part), dict(asked.counts)
     return tuple(
         (mapping, cost_of_use(mapping, chip, counts, asked.in_dram, part, asked.score_bytes, use_of(mapping, chip, part, moves)))
