@@ -377,7 +377,7 @@ def test_the_choice_does_not_depend_on_the_order_of_search(
 ) -> None:
     setting = setting_of(Gemm(*shape, 8, 8, 8, 32, "int8"), small_chip(*numbers))
     chosen = set()
-    for at_first, batches in ((512, (16, 64, 512)), (1, (1, 1, 3)), (100_000, (1000, 1000, 1000))):
+    for at_first, batches in ((1024, (32, 64, 512)), (1, (1, 1, 3)), (100_000, (1000, 1000, 1000))):
         monkeypatch.setattr(search_module, "_BOXES_AT_FIRST", at_first)
         monkeypatch.setattr(search_module, "_BATCH_BOXES", batches)
         chosen.add(search_module.search(setting, "latency").choice)

@@ -338,8 +338,6 @@ class _Family:
         """From the whole space down to single mappings: for each block those that may come before the best of one of its chips, and of
         which chips [chips, mappings]."""
         level, where = self.space.start()
-        where = np.tile(where, len(self.space.orders))
-        where[1] = np.arange(len(self.space.orders)).repeat(where.shape[1] // len(self.space.orders))
         where, asked = where.compress(self._fits_largest(level, where), axis=1), set[int]()
         alive = np.ones((len(self.blocks), where.shape[1]), dtype=bool)
         while where.shape[1]:

@@ -98,8 +98,9 @@ class _Ranked(Search):
         self._nothing_from(below_s)
 
     def _promising(self, boxes: Any) -> Any:
-        """Boxes of which the last step is no shorter than the least last tile's."""
+        """Boxes that fit, of which the last step is no shorter than the least last tile's."""
         if boxes.known < 0 and boxes.boxes:
+            boxes = boxes.take((boxes.bounds[0] < np.inf).nonzero()[0])
             row = self.levels[boxes.level].table[self.bounder.at.lasts + len(self.setting.stages) - 1]
             lasts = row.take(boxes.where[2:], mode="clip")
             for variant in np.unique(boxes.where[0]):

@@ -44,10 +44,10 @@ _STEP = int(_GRID * 2**53)
 _NO_TILE = 1e30
 """A number so large that no mapping has it: where there is no candidate."""
 
-_BOXES_AT_FIRST = 512
+_BOXES_AT_FIRST = 1024
 """Boxes with which a search may begin: those of the highest levels are hardly ever discarded."""
 
-_BATCH_BOXES = (16, 64, 512)
+_BATCH_BOXES = (32, 64, 512)
 """Boxes opened at a time: until there is an incumbent, after that with a budget, and without one."""
 
 _PARTS_AT_A_TIME = 512
@@ -221,8 +221,7 @@ class Search:
         drains = [array.drain_cycles(settings[chip], variant.dataflow) for variant, chip in zip(self.chosen, self.chips, strict=True)]
         self.bounder = Bounder(self.setting, self.orders, drains)
         self.axes, self.table = _candidates(settings, self.chosen, self.chips, tiles_of, self.bounder)
-        self.levels = _levels(self.axes, self.table[: self.bounder.numbers_of_boxes], len(self.chosen) // len(settings))
-        self.every_order = np.arange(len(self.orders))[:, None]
+        self.levels = _levels(self.axes, self.table[: self.bounder.numbers_of_boxes], len(self.chosen) * len(self.orders) // len(settings))
         self.keys = [1, 0, 2, 3] if objective == "traffic" else [0, 1, 2, 3]
         self.ranks = np.array(self.orders).transpose(1, 2, 0)
         self.founds = [incumbent] * len(settings)
@@ -293,10 +292,10 @@ class Search:
         return sum(min(level, axis.depth) - min(below, axis.depth) for axis in self.axes)
 
     def start(self) -> tuple[int, Ints]:
-        """The whole space in boxes of the highest level, with all orders."""
+        """The whole space in boxes of the highest level."""
         level = len(self.levels) - 1
         blocks = [1 << max(0, axis.depth - level) for axis in self.axes]
-        where = np.indices((len(self.chosen), 1, *blocks)).reshape(5, -1)
+        where = np.indices((len(self.chosen), len(self.orders), *blocks)).reshape(5, -1)
         for axis, row, begin, count in zip(self.axes, where[2:], self.levels[level].begins, blocks, strict=True):
             row += (begin + axis.kinds * count).take(where[0])
         return level, where
@@ -315,18 +314,11 @@ class Search:
         return children.reshape(5, -1)
 
     def _bounded(self, level: int, where: Ints) -> _Boxes:
-        """Boxes with their bounds, less those that cannot fit or hold nothing better; single mappings order by order."""
-        self.opened += where.shape[1] * len(self.orders)
+        """Boxes with their bounds, less those that cannot fit or hold nothing better."""
+        self.opened += where.shape[1]
         self.calls += 1
         numbers = self.levels[level].table.take(where[2:], axis=1, mode="clip")
-        bounds = self._ranked(*self.bounder(numbers, self.every_order, where[0], single=False))
-        if level:
-            bounds = np.minimum.reduce(bounds.reshape(4, len(self.orders), -1), axis=1)
-        else:
-            orders = self.every_order.repeat(where.shape[1])
-            where = np.tile(where, len(self.orders))
-            where[1] = orders
-        return self._promising(_Boxes(level, where, bounds, -1))
+        return self._promising(_Boxes(level, where, self._ranked(*self.bounder(numbers, where[1], where[0], single=False)), -1))
 
     def _ranked(self, bounds: Floats, unfit: Any) -> Floats:
         """[4, boxes]: bounds in the order of ranking, with latencies on the grid; the first is infinite where tiles do not fit."""

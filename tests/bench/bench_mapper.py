@@ -1,7 +1,6 @@
 """Milliseconds per GEMM of the mapper on chips with systolic arrays, over the layers of Llama 3.2 1B and 3B, nothing remembered from
 before, one by one and as they follow each other in a prefill; how far two-stage mappings are from what all tiles could give; and that
-prefill. The project asks for a median of 3 ms and at
-most 10 ms per GEMM, and 100 ms for the prefill.
+prefill. The project asks for a median of 3 ms and at most 10 ms per GEMM, and 100 ms for the prefill.
 """
 
 from __future__ import annotations
