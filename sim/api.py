@@ -13,7 +13,7 @@ from functional.sampling import Sampling
 from functional.spec import Dim
 from hwmodels import load_chip
 from hwmodels.chip import Chip
-from sim.engines import DEFAULT_ENGINE, check_engine, roofline, timed
+from sim.engines import DEFAULT_ENGINE, check_engine, roofline, roofline_arrays, timed
 from sim.engines.result import assemble
 from sim.plan import plan
 from sim.timeline import Timeline
@@ -111,9 +111,9 @@ def predict(
     return predict_graph(graph, built, engine, fused=fused, prefetch=prefetch)
 
 
-def roofline_grid(graph: OpGraph, chip: Chip, *, fused: bool = True) -> roofline.Grid:
+def roofline_grid(graph: OpGraph, chip: Chip, *, fused: bool = True) -> roofline_arrays.Grid:
     """The roofline over arrays: lengths and batches of the graph, numbers of the chip (`hwmodels.with_values`), or both, broadcast.
 
     Raises `BadInput` for a format without a rate.
     """
-    return roofline.grid(plan(graph, chip, fused))
+    return roofline_arrays.grid(plan(graph, chip, fused))

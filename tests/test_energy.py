@@ -18,9 +18,9 @@ from hwmodels.chip import Area, Energy
 from hwmodels.costs import area_mm2, byte_j, static_w
 from hwmodels.formulas import technology
 from sim import predict, predict_graph
+from sim.engines import roofline_arrays
 from sim.explore.solve import solve
 from sim.explore.step import Step
-from sim.explore.vectorised import latencies
 from sim.mapper import map_gemm, moved_bytes
 from sim.mapping import Gemm
 from sim.plan import plan
@@ -269,7 +269,7 @@ def test_many_chips_take_what_each_of_them_takes(chip: Chip, graph: OpGraph, fac
     paths = ["memory.dram.bandwidth", f"memory.{chip.memory[1].name}.capacity", "energy.memory.dram.access", "clock"]
     values = {path: np.array([_number(chip, path) * factor for factor in factors]) for path in paths}
     many = with_values(chip, values)
-    found = latencies(plan(graph, many))
+    found = roofline_arrays.bounds(plan(graph, many))
     sizes = np.broadcast_to(np.asarray(area_mm2(many)), len(factors))
     for i in range(len(factors)):
         one = with_values(chip, {path: float(column[i]) for path, column in values.items()})

@@ -15,7 +15,7 @@ from functional.errors import BadInput
 from hwmodels import Chip, chip_names, load_chip, with_values
 from sim import predict_graph, roofline_grid, trace_model
 from sim.engines import ENGINES
-from sim.engines.roofline import PIECE, Grid
+from sim.engines.roofline_arrays import PIECE, Grid
 from tests.chips import FORMATS, chips, models, round_chip, round_model
 from workloads.graph import OpGraph
 from workloads.scenario import PHASES, Formats, Phase, Scenario

@@ -19,7 +19,7 @@ from functional.errors import BadInput
 from hwmodels import chip_names, load_chip, with_values
 from hwmodels.chip import Chip
 from sim import predict, trace_model
-from sim.engines import ENGINES
+from sim.engines import ENGINES, roofline_arrays
 from sim.explore.choices import with_choice
 from sim.explore.conditions import Condition, read_condition
 from sim.explore.step import Step, errors_of
@@ -27,7 +27,6 @@ from sim.explore.sweep import provenance_of, sweep, sweep_table
 from sim.explore.sweep_file import load_sweep
 from sim.explore.sweep_grid import Grid
 from sim.explore.sweep_show import pareto_front, show
-from sim.explore.vectorised import latencies
 from sim.plan import plan
 
 pa = pytest.importorskip("pyarrow")
@@ -173,7 +172,7 @@ def test_the_vectorised_roofline_is_the_scalar_one_on_random_chips(chips: int) -
     drawn["matrix.rows"] = rng.integers(1, 300, chips).astype(float)
     for phase, weights in (("prefill", "int8"), ("decode", "int4"), ("decode", "int4:g128")):
         graph = trace_model("stories15m", "bf16", phase=phase, prompt=96, weights=weights, batch=2)  # type: ignore[arg-type]
-        found = latencies(plan(graph, with_values(load_chip("edge-npu"), drawn)))
+        found = roofline_arrays.bounds(plan(graph, with_values(load_chip("edge-npu"), drawn)))
         step = Step("stories15m", phase, 2, 96, weights=weights, activations="bf16", kv="bf16", engine="roofline")  # type: ignore[arg-type]
         bounds = {name: np.broadcast_to(seconds, chips) for name, seconds in found.bound_s.items()}
         for i in range(chips):

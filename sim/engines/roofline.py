@@ -6,9 +6,8 @@ broadcasts: lengths in the graph and numbers of the chip may be arrays.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -22,15 +21,12 @@ from functional.work import Contraction
 from hwmodels.chip import Chip, MemoryLevel, Number
 from hwmodels.formulas.roofline import larger, largest, matrix_s, total, transfer_s
 from sim.engines.prices import UNITS, Prices, prices_of
-from sim.engines.result import GroupTimes, side_by_side, step_s
+from sim.engines.result import GroupTimes, side_by_side
 from sim.intervals import Schedule
 from sim.plan import Plan, resident_capacity_bytes
 from workloads.demand import Demand, GroupClass, Load
 
 MATRIX, VECTOR = UNITS
-
-PIECE = 2**15
-"""Chips that a grid takes at a time: few enough that what one step leaves for the next stays in a processor's cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +67,20 @@ class Peaks:
         rates = (number for level, *rates in self.levels for number in (level.capacity_bytes, *rates))
         return any(isinstance(number, np.ndarray) for number in (*self.macs_per_s.values(), *self.primitive_s.values(), *rates))
 
+    def extreme(self, fastest: bool) -> Peaks:
+        """Plain numbers: the largest of all that any of many chips offers, or the smallest."""
+        most, least = (np.max, np.min) if fastest else (np.min, np.max)
+        resident_bytes = self.resident_range[fastest]
+        return replace(
+            self,
+            macs_per_s={name: float(most(rate)) for name, rate in self.macs_per_s.items()},
+            primitive_s={name: float(least(seconds)) for name, seconds in self.primitive_s.items()},
+            levels=tuple((level, float(most(read)), float(most(written))) for level, read, written in self.levels),
+            resident_bytes=resident_bytes,
+            resident_range=(resident_bytes, resident_bytes),
+            spilled={},
+        )
+
     def spills(self, threshold_bytes: Dim) -> Any:
         """Whether an intermediate goes through DRAM; an array only where lengths or chips differ in it."""
         if not isinstance(threshold_bytes, int):
@@ -85,18 +95,17 @@ class Peaks:
         return known
 
 
-def unit_times_s(load: Load, peaks: Peaks, through_dram: tuple[Number, Number] | None = None) -> dict[str, Number]:
-    """Seconds that each unit and each level of the chip is busy with a load, if it runs at its peak.
-
-    `through_dram`: what `dram_bytes` says of the load, if that is known already.
-    """
-    times = {
-        MATRIX: total(matrix_s(macs, peaks.macs_per_s[number_format]) for number_format, macs in load.macs.items()),
-        VECTOR: total(executions * peaks.primitive_s[primitive] for primitive, executions in load.counts.items()),
-    }
+def unit_times_s(load: Load, peaks: Peaks, only: Container[str] | None = None) -> dict[str, Number]:
+    """Seconds that each unit and each level of the chip (or `only` some) is busy with a load, if it runs at its peak."""
+    times: dict[str, Number] = {}
+    if only is None or MATRIX in only:
+        times[MATRIX] = total(matrix_s(macs, peaks.macs_per_s[number_format]) for number_format, macs in load.macs.items())
+    if only is None or VECTOR in only:
+        times[VECTOR] = total(executions * peaks.primitive_s[primitive] for primitive, executions in load.counts.items())
     for i, (level, read_bytes_per_s, write_bytes_per_s) in enumerate(peaks.levels):
-        moved = inner_bytes(load, level, peaks) if i else through_dram or dram_bytes(load, peaks)
-        times[level.name] = transfer_s(*moved, read_bytes_per_s, write_bytes_per_s, level.bandwidth.shared)
+        if only is None or level.name in only:
+            moved = inner_bytes(load, level, peaks) if i else dram_bytes(load, peaks)
+            times[level.name] = transfer_s(*moved, read_bytes_per_s, write_bytes_per_s, level.bandwidth.shared)
     return times
 
 
@@ -134,6 +143,13 @@ def moved_bytes(load: Load, peaks: Peaks) -> dict[str, Number]:
 def spent_j(load: Load, peaks: Peaks) -> dict[str, Number]:
     """Joules that a load takes by unit and level, without what leaks; empty if nothing is known of the chip's energy."""
     return {} if peaks.prices is None else peaks.prices.spent_j(load.macs, load.counts, moved_bytes(load, peaks))
+
+
+def energy_j(asked: Demand, peaks: Peaks, total_s: Number) -> Number | None:
+    """Joules of a step that takes `total_s` [s]: linear in what all its groups ask together; None if nothing is known of the chip's."""
+    if peaks.prices is None:
+        return None
+    return total(peaks.prices.step_j(spent_j(asked.whole, peaks), total_s).values())
 
 
 def floor_s(asked: Demand, chip: Chip) -> Number:
@@ -182,76 +198,3 @@ def time_class(group_class: GroupClass, peaks: Peaks) -> GroupTimes:
         op_spent_j=np.array([float(total(spent_j(load, peaks).values())) for load in group_class.op_loads]),
         schedule=Schedule(partial(side_by_side, busy_s, op_dram_bytes, op_issued_macs, 0.0)),
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Grid:
-    """Latencies where numbers of the graph or of the chip are arrays; all broadcast to the grid's shape, alike components share one."""
-
-    latency_s: Number
-    components_s: dict[str, Number]
-    floor_s: Number
-
-
-def grid(plan: Plan) -> Grid:
-    """Latency of the step, and of each component, over all chips, batches and lengths of the plan at once."""
-    asked, scenario = plan.demand, plan.graph.scenario
-    distinct = tuple(dict.fromkeys(asked.components.values()))
-
-    def evaluate(chip: Chip) -> list[Number]:
-        total_s, sums_s = step_s(asked, _class_latencies_s(plan.classes, Peaks.of(chip)))
-        return [total_s, floor_s(asked, chip), *(sums_s[classes] for classes in distinct)]
-
-    one_step = not any(np.ndim(value) for value in (scenario.batch, scenario.q_len, scenario.context))
-    total_s, least_s, *sums_s = _in_pieces(evaluate, plan.chip) if one_step else evaluate(plan.chip)
-    component_s = dict(zip(distinct, sums_s, strict=True))
-    return Grid(total_s, {name: component_s[classes] for name, classes in asked.components.items()}, least_s)
-
-
-def _class_latencies_s(classes: Sequence[GroupClass], peaks: Peaks) -> list[Number]:
-    """Seconds of each class. Classes that differ only in which capacity they ask for are worked out once where all of it is there."""
-    known: dict[Any, Number] = {}
-    latencies_s = []
-    for group_class in classes:
-        load = group_class.load
-        through_dram = dram_bytes(load, peaks)
-        asked: Any = object()  # equal to nothing
-        if all(isinstance(size_bytes, int) for size_bytes in (*through_dram, *load.moved.values())):
-            asked = *map(id, (op.work for op in group_class.ops)), *load.moved.items(), *through_dram
-        if asked not in known:
-            known[asked] = largest(unit_times_s(load, peaks, through_dram).values())
-        latencies_s.append(known[asked])
-    return latencies_s
-
-
-def _in_pieces(evaluate: Callable[[Chip], list[Number]], chip: Chip) -> list[Number]:
-    """What `evaluate` makes of a chip with arrays in it, `PIECE` chips at a time."""
-    shapes: list[tuple[int, ...]] = []
-    _mapped(chip, lambda array: shapes.append(array.shape))
-    shape = np.broadcast_shapes(*shapes)
-    chips = math.prod(shape)
-    if chips <= PIECE:
-        return evaluate(chip)
-    flat = _mapped(replace(chip, provenance={}), lambda array: np.broadcast_to(array, shape).reshape(-1))
-    results = np.empty((0, chips))
-    for begin in range(0, chips, PIECE):
-        piece = slice(begin, begin + PIECE)
-        values = evaluate(_mapped(flat, lambda array, piece=piece: array[piece]))
-        if not begin:
-            results = np.empty((len(values), chips))
-        for result, value in zip(results, values, strict=True):
-            result[piece] = value
-    return list(results.reshape(-1, *shape))
-
-
-def _mapped(value: Any, change: Callable[..., Any]) -> Any:
-    """The same value with every array in it changed."""
-    if isinstance(value, np.ndarray):
-        return change(value)
-    if isinstance(value, tuple):
-        return tuple(_mapped(part, change) for part in value)
-    if isinstance(value, Mapping):
-        return {key: _mapped(part, change) for key, part in value.items()}
-    if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{each.name: _mapped(getattr(value, each.name), change) for each in fields(value)})
-    return value

@@ -17,7 +17,7 @@ from hwmodels import load_chip
 from hwmodels.chip import Chip
 from sim.api import trace_model
 from sim.engines.roofline import MATRIX, VECTOR
-from sim.explore.vectorised import latencies
+from sim.engines.roofline_arrays import bounds
 from sim.plan import plan
 from workloads.demand import demand
 from workloads.graph import OpGraph
@@ -130,7 +130,7 @@ def _row(config: ModelConfig, chip: Chip, batch: int, context: int, weights: str
         """Of a step, and of what the matrix and the vector unit bind."""
 
         def of_layers(layers: int) -> Any:
-            found = latencies(plan(graph(layers, batches, context), chip))
+            found = bounds(plan(graph(layers, batches, context), chip))
             units = [found.bound_s.get(name, 0.0) for name in (MATRIX, VECTOR)]
             return np.stack(np.broadcast_arrays(found.latency_s, *units, batches)[:3])
 

@@ -19,7 +19,6 @@ from sim.api import predict_graph, trace_model
 from sim.engines import DEFAULT_ENGINE, check_engine, roofline
 from sim.engines import timed as time_plan
 from sim.engines.result import GroupTimes, spent_j, step_s
-from sim.explore import vectorised
 from sim.plan import Plan, plan
 from sim.timeline import Timeline
 from workloads.graph import OpGraph
@@ -107,7 +106,7 @@ class Step:
         if peaks.prices is None:
             return None
         if not timed:
-            return float(vectorised.energy_j(planned, peaks, total_s) or 0.0)
+            return float(roofline.energy_j(planned.demand, peaks, total_s) or 0.0)
         return float(total(spent_j(planned, peaks.prices, timed, total_s).values()))
 
     def tokens(self, chip: Chip) -> int:

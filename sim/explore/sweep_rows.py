@@ -16,13 +16,13 @@ from hwmodels.chip import Chip
 from hwmodels.costs import area_mm2
 from hwmodels.paths import with_values
 from sim.engines import roofline
+from sim.engines.roofline_arrays import bounds
 from sim.engines.tiled_family import takes_families
 from sim.explore.limits import needed_bytes
 from sim.explore.many import tiled
 from sim.explore.step import Step, errors_of, why_not
 from sim.explore.sweep_file import METRICS, Axis, Sweep
 from sim.explore.sweep_grid import Box, Grid
-from sim.explore.vectorised import bound_by, latencies
 from sim.mapper.family import FEWEST
 from sim.timeline import LOST
 
@@ -124,8 +124,8 @@ class Evaluator:
                 values[axis.path] = _possible(axis, chip)[taken.start : taken.stop].reshape(shape)
         many = with_values(chip, dict(sorted(values.items())))
         planned = box.step.plan(many)
-        found = latencies(planned)
-        names, index = bound_by(found, box.shape)
+        found = bounds(planned)
+        names, index = found.bound_by(box.shape)
 
         def flat(value: Any) -> Any:
             return None if value is None else np.broadcast_to(np.asarray(value), box.shape).reshape(-1)
