@@ -22,6 +22,14 @@ LARGEST_BATCH = 2**20
 
 PHASES: tuple[Phase, ...] = ("prefill", "decode")
 
+DEFAULT_LENGTH = 512
+"""Tokens of a prompt of which nothing is said, where the model can hold it and one more."""
+
+
+def default_length(config: ModelConfig, following: int = 1) -> int:
+    """Tokens of a prompt of which nothing is said: 512, or as many as leave room for those that follow."""
+    return max(1, min(DEFAULT_LENGTH, config.max_position_embeddings - following))
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Formats:

@@ -30,7 +30,7 @@ def predict(
     chip: flags.ChipOption,
     phase: flags.Phase = None,
     batch: flags.Batch = 1,
-    prompt: flags.Prompt = 512,
+    prompt: flags.Prompt = None,
     context: flags.Context = None,
     engine: flags.Engine = DEFAULT_ENGINE,
     weights: flags.Weights = None,
@@ -68,8 +68,6 @@ def predict(
         others = {"--phase": phase, "--context": context, "--logits": logits != "last", "--sensitivity": sensitivity}
         _refuse(others, "a generation is the prompt and all that follows")
         check_engine(engine, not no_prefetch)
-        for note in _notes(prompt, chunk, engine, no_prefetch):
-            print(f"rooftile: warning: {note}", file=sys.stderr)
         from sim.explore.generation import predict_generation
         from sim.present.generation_tables import emit_generation
 
@@ -94,6 +92,8 @@ def predict(
                 split=split,
                 progress=lambda done, of: bar.update(task, completed=done, total=of),
             )
+        for note in _notes(found.prompt, chunk, engine, no_prefetch):
+            print(f"rooftile: warning: {note}", file=sys.stderr)
         if found.power_w is not None and built.tdp_w is not None and found.power_w > built.tdp_w:
             from sim.present import text
 

@@ -24,7 +24,7 @@ from sim.explore.stretch import OpTotal, Progress, Stretch, stretch
 from sim.intervals import Floats
 from sim.timeline import LOST, Component, Memory
 from workloads.library import load_model
-from workloads.scenario import Formats, Scenario
+from workloads.scenario import Formats, Scenario, default_length
 
 DRAFT = "draft."
 """What stands before the names of the draft model's ops and components."""
@@ -284,7 +284,7 @@ def predict_generation(
     chip: str | Path | Chip,
     *,
     tokens: int,
-    prompt: int = 512,
+    prompt: int | None = None,
     batch: int = 1,
     engine: str = DEFAULT_ENGINE,
     weights: str | None = None,
@@ -311,6 +311,9 @@ def predict_generation(
     config = _loaded(model)
     if speculation is not None:
         speculation = replace(speculation, draft=_loaded(speculation.draft))
+    if prompt is None:
+        shortest = min([config, *([_loaded(speculation.draft)] if speculation else [])], key=lambda each: each.max_position_embeddings)
+        prompt = default_length(shortest, tokens - 1 + _ahead(speculation, tokens))
     _check(config, prompt, tokens, chunk, speculation)
     formats = Formats.of(built.default_format, weights, activations, kv)
     run = _Run(built, formats, batch, prompt, tokens, chunk, sampling, engine, fused, split, progress)
@@ -380,6 +383,11 @@ def _memory(parts: Iterable[Part]) -> Memory:
     )
 
 
+def _ahead(speculation: Speculation | None, tokens: int) -> int:
+    """Proposed tokens that may stand after the last one."""
+    return speculation.draft_tokens if speculation is not None and tokens > 1 else 0
+
+
 def _check(config: ModelConfig, prompt: int, tokens: int, chunk: int | None, speculation: Speculation | None) -> None:
     """All mistakes at once; batch and prompt are checked where they are traced."""
     problems = []
@@ -387,7 +395,7 @@ def _check(config: ModelConfig, prompt: int, tokens: int, chunk: int | None, spe
         problems.append(Problem(f"must be at least 1, found {tokens}", path="--generate"))
     if chunk is not None and chunk < 1:
         problems.append(Problem(f"must be at least 1, found {chunk}", path="--chunk"))
-    ahead = speculation.draft_tokens if speculation is not None and tokens > 1 else 0
+    ahead = _ahead(speculation, tokens)
     models = [config, *([_loaded(speculation.draft)] if speculation is not None else [])]
     for each in {model.name: model for model in models}.values():
         limit = each.max_position_embeddings

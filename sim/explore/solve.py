@@ -124,7 +124,7 @@ def solve(
     cost: str | None = None,
     phase: Phase | None = None,
     batch: int = 1,
-    prompt: int = 512,
+    prompt: int | None = None,
     context: int | None = None,
     weights: str | None = None,
     activations: str | None = None,
