@@ -9,9 +9,8 @@ from torch import Tensor
 
 from functional.config import ModelConfig
 from functional.llama import Weights, forward
-from functional.model import prefill
 from functional.qtensor import QTensor
-from functional.quantise import Quantised, calibrate, quantise_cache, quantise_weights
+from functional.quantise import Quantised, calibrated, quantise_cache, quantise_weights
 from functional.weights import new_cache
 
 
@@ -38,12 +37,12 @@ def format_error(
     of_weights, activations, kv = formats
     batch, tokens = ids.shape
     empty = new_cache(config, batch, tokens)
-    scales = calibrate(config, weights, ids, empty, 0, "all", activations, kv)
+    scales, wanted = calibrated(config, weights, ids, empty, 0, "all", activations, kv)
     f = Quantised(scales, lambda name: False, activations)
     cache = quantise_cache(empty, scales, kv)
     small = small or quantise_weights(weights, of_weights, activations)
     found = forward(f, config, small, QTensor(ids, None), cache, 0, tokens, "all", activations)
-    return error_of(found.real().float(), prefill(config, weights, ids, empty, "all"))
+    return error_of(found.real().float(), wanted)
 
 
 def error_of(found: Tensor, wanted: Tensor) -> FormatError:

@@ -133,14 +133,30 @@ def calibrate(
 ) -> dict[str, Tensor]:
     """Scale of every op's output that is in a scaled format, by the op's name, from one run in fp32; the cache is left as it was.
 
-    Deterministic: ids and weights are the caller's, and seeded there.
+    Deterministic: ids and weights are the caller's, and seeded there. Nothing is run where no format is a scaled one.
     """
+    scaled = not LARGEST_CODES.keys().isdisjoint((activations, kv))
+    return calibrated(config, weights, ids, cache, position, logits, activations, kv)[0] if scaled else {}
+
+
+@torch.no_grad()
+def calibrated(
+    config: ModelConfig,
+    weights: Weights[Tensor],
+    ids: Tensor,
+    cache: KVCache[Tensor],
+    position: int,
+    logits: Head = "last",
+    activations: str = "int8",
+    kv: str = "int8",
+) -> tuple[dict[str, Tensor], Tensor]:
+    """The scales of `calibrate`, and the logits of the run in fp32."""
     f = _Calibrate()
     named = map_weights(weights, lambda tensor: _Named(tensor, ""), lambda tensor: _Named(tensor, ""))
     copies = KVCache(*(tuple(_Named(each.clone(), "") for each in side) for side in (cache.keys, cache.values)))
-    forward(f, config, named, _Named(ids, ""), copies, position, ids.shape[1], logits)
+    found = forward(f, config, named, _Named(ids, ""), copies, position, ids.shape[1], logits)
     formats = {name: kv if name in f.caches else activations for name in f.amax}
-    return {name: scale_of(amax, formats[name]) for name, amax in f.amax.items() if formats[name] in LARGEST_CODES}
+    return {name: scale_of(amax, formats[name]) for name, amax in f.amax.items() if formats[name] in LARGEST_CODES}, found.tensor
 
 
 # What each op gives in any formats -------------------------------------------------------------------------------------------------------

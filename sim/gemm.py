@@ -13,7 +13,8 @@ from hwmodels.chip import Chip
 from hwmodels.formulas.communication import gemm_lower_bound_elements
 from hwmodels.formulas.roofline import transfer_s
 from sim.engines import roofline
-from sim.engines.play_gemm import Besides, play_gemm
+from sim.engines.play_gemm import play_gemm
+from sim.engines.played import Besides
 from sim.engines.tiled import besides_s
 from sim.mapper import GemmCost, map_gemm
 from sim.mapping import Gemm, GemmMapping, chip_stages

@@ -1,9 +1,8 @@
 """Golden vectors for RTL verification: inputs, weights and outputs of chosen ops of a model, as NumPy archives and as `$readmemh` files.
 
-Weights are random and seeded, token ids too (from the first `WORDS` words); the KV cache of a decode step is that of a real prefill in
-fp32. Contractions of floats are computed in float64 and rounded once, so that no order of summation shows; vector ops in fp32 and rounded
-once; int8 and mixed formats as `functional.quantise` defines them. The tolerance of an output says how far a correct implementation may be
-from it; the manifest says besides how far the formats themselves are from fp32.
+Weights, token ids and KV cache are those of `sim.golden_step`. Contractions of floats are computed in float64 and rounded once, so that no
+order of summation shows; vector ops in fp32 and rounded once; int8 and mixed formats as `functional.quantise` defines them. The tolerance
+of an output says how far a correct implementation may be from it; the manifest says besides how far the formats themselves are from fp32.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ import json
 import os
 import shutil
 import tempfile
-import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
@@ -28,37 +26,23 @@ from torch import Tensor
 
 from functional.config import ModelConfig
 from functional.errors import BadInput, Problem, UnknownName, did_you_mean
-from functional.format_error import FormatError, format_error
 from functional.formats import ACTIVATION_FORMATS, TENSOR_FORMATS, bits_of, group_of, is_integer
-from functional.interpreters import Interpreter
-from functional.llama import KVCache, Weights, forward
-from functional.memory import MemoryNeed, available_bytes, check_memory
-from functional.model import prefill
 from functional.ops import OPS
 from functional.qtensor import QTensor, common_format, requantise
 from functional.quantise import (
-    InPieces,
     QCaptured,
     Quantised,
-    calibrate,
     product_factor,
-    quantise_cache,
-    quantise_weights,
     scales_in_pieces,
 )
-from functional.weights import new_cache, random_weights
 from functional.work import Mask
-from sim.execute.arithmetic import Arithmetic
-from sim.execute.judge import UNDERFLOW, UNIT_ROUNDOFF, gamma, gemm_bound
+from sim.execute.judge import UNDERFLOW, UNIT_ROUNDOFF, gamma, magnitudes
+from sim.golden_step import WORDS, GoldenModel, SeededStep, seeded_error, seeded_step
 from workloads.graph import OpGraph, OpNode
-from workloads.library import load_model
 from workloads.scenario import Formats, Phase, Scenario
 from workloads.split import parts_of, pieces
 from workloads.split import split as in_pieces
 from workloads.trace import trace
-
-WORDS = 1024
-"""Token ids are below this (and the vocabulary), so that other ops give the same vectors whether or not the whole table is built."""
 
 LARGE = ("embed_tokens", "lm_head")
 """Ops whose vectors are only written, and whose weights are only built, when a pattern names them."""
@@ -98,7 +82,7 @@ class Tolerance:
 
 
 def write_golden(
-    model: str | Path | ModelConfig,
+    model: str | Path | ModelConfig | GoldenModel,
     out: str | Path,
     *,
     ops: Sequence[str] = (),
@@ -120,8 +104,8 @@ def write_golden(
     unless said. Every linear is in `split` pieces. The folder appears whole or not at all. Raises `BadInput`: an unknown model, format,
     phase or op, lengths and layers that the model does not have, linears that do not part, a folder that is not empty or cannot be written.
     """
-    config = model if isinstance(model, ModelConfig) else load_model(model)
-    folder = Path(out)
+    opened = GoldenModel.of(model)
+    config, folder = opened.config, Path(out)
     _check(config, folder, number_format, phase, layers)
     formats = Formats.of(number_format, weights, activations, kv)
     config = replace(config, num_hidden_layers=layers)
@@ -131,7 +115,7 @@ def write_golden(
     chosen = _chosen(graph, ops)
     if not any(name.startswith(LARGE) for name in chosen):
         config = replace(config, vocab_size=min(config.vocab_size, WORDS))
-    step = seeded_step(config, scenario, seed)
+    step = seeded_step(config, scenario, seed, opened.source)
     ports = _ports(graph, step, chosen)
     header = {
         "rooftile": version("rooftile"),
@@ -139,7 +123,8 @@ def write_golden(
         "format": formats.activations,
         "weights": formats.weights,
         "kv": formats.kv,
-        "error_against_fp32": asdict(step.error),
+        "error_against_fp32": asdict(seeded_error(config, scenario, seed, opened.source)),
+        "weights_source": opened.source.name,
         "seed": seed,
         "layers": layers,
         "split": split,
@@ -203,65 +188,6 @@ def _cure(pattern: str, names: list[str]) -> str:
 # What the vectors hold -------------------------------------------------------------------------------------------------------------------
 
 
-def seeded_ids(config: ModelConfig, scenario: Scenario, seed: int) -> tuple[Tensor, Tensor]:
-    """Token ids [B, context] that are in the cache, and [B, q_len] of the step."""
-    generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} ids".encode()))
-    shape = (int(scenario.batch), int(scenario.kv_len))
-    ids = torch.randint(min(config.vocab_size, WORDS), shape, generator=generator, dtype=torch.int32)
-    return ids[:, : int(scenario.context)], ids[:, int(scenario.context) :]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class SeededStep:
-    """A model with random weights in the formats of a scenario, and all that one step of it takes; `cache` is written into by a run.
-
-    `error` is that of its formats against fp32, over all tokens of the sequences, those in the cache too.
-    """
-
-    config: ModelConfig
-    scenario: Scenario
-    weights: Weights[QTensor]
-    cache: KVCache[QTensor]
-    ids: Tensor
-    scales: dict[str, Tensor]
-    error: FormatError
-
-    def interpreted(self, f: Interpreter[QTensor], split: int = 1) -> QTensor:
-        """The step as another interpreter sees it, with every linear in `split` pieces, on a cache of its own."""
-        f = f if split == 1 else InPieces(f, split)
-        copies = KVCache(*(tuple(each.with_values(each.values.clone()) for each in side) for side in (self.cache.keys, self.cache.values)))
-        scenario, ids = self.scenario, QTensor(self.ids, None)
-        length, activations = int(scenario.q_len), scenario.formats.activations
-        return forward(f, self.config, self.weights, ids, copies, int(scenario.context), length, scenario.logits, activations)
-
-
-@torch.no_grad()
-def seeded_step(config: ModelConfig, scenario: Scenario, seed: int) -> SeededStep:
-    """Weights, cache, ids and scales of a step. Raises `ScenarioError` if they would not fit the memory that is left."""
-    formats, context = scenario.formats, int(scenario.context)
-    check_memory(memory_floor(config, scenario), available_bytes(), "take fewer layers, tokens or sequences")
-    weights = random_weights(config, seed)
-    before, ids = seeded_ids(config, scenario, seed)
-    cache = new_cache(config, before.shape[0], int(scenario.kv_len))
-    if context:
-        prefill(config, weights, before, cache)
-    scales = calibrate(config, weights, ids, cache, context, scenario.logits, formats.activations, formats.kv)
-    small = quantise_weights(weights, formats.weights, formats.activations)
-    error = format_error(config, weights, torch.cat((before, ids), 1), (formats.weights, formats.activations, formats.kv), small)
-    return SeededStep(config, scenario, small, quantise_cache(cache, scales, formats.kv), ids, scales, error)
-
-
-def memory_floor(config: ModelConfig, scenario: Scenario) -> MemoryNeed:
-    """What a seeded step takes at least: fp32 weights beside those in their format, the fp32 cache, one layer's scores and the logits."""
-    batch, length = int(scenario.batch), int(scenario.kv_len)
-    stored_bytes = max(1, bits_of(scenario.formats.weights) // 8)
-    cache_bytes = 4 * 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * batch * length
-    longest = max(int(scenario.context), int(scenario.q_len))
-    # Logits of all tokens: the error of the formats is that over all of them.
-    activations_bytes = 4 * batch * (config.num_attention_heads * longest * longest + length * config.vocab_size)
-    return MemoryNeed((4 + stored_bytes) * config.parameters, cache_bytes, activations_bytes)
-
-
 def _ports(graph: OpGraph, step: SeededStep, chosen: Iterable[str]) -> dict[str, list[_Port]]:
     """The tensors of each op under the names of the op table (x, weight) and of the graph (layers.0.self_attn.q_proj.weight)."""
     scales = scales_in_pieces(step.scales, pieces(graph))
@@ -297,7 +223,7 @@ def _rounded_once(captured: QCaptured) -> QTensor:
     if is_integer(wanted):
         return output
     if op.kind == "Linear":
-        exact, _ = gemm_bound(a.values.reshape(-1, a.values.shape[-1]), b.values.T, Arithmetic("fp32", "fp32", "fp32"))
+        exact, _ = magnitudes(a.values.reshape(-1, a.values.shape[-1]), b.values.T)
         exact = exact.view(output.values.shape)
     else:
         exact = op.compute(a.values.double(), b.values.double(), **captured.attrs)

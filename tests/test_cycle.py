@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from itertools import pairwise, product
+from itertools import pairwise
+from operator import itemgetter
 
 import numpy as np
 import pytest
@@ -17,12 +19,15 @@ from hwmodels.formulas import systolic
 from sim import predict_graph, trace_model
 from sim.engines import ENGINES, play, roofline, tiled
 from sim.engines.cycle import play_classes
-from sim.engines.play_gemm import Played, Player, flatten, play_gemm, stays
+from sim.engines.nest import Walk, nest_of
+from sim.engines.play_gemm import play_gemm
+from sim.engines.played import Played
 from sim.engines.ports import Ports, Unit, Window, move
 from sim.intervals import CAUSES, Intervals, Log
 from sim.mapper import choice_of, cost_gemm, map_gemm, mapping_of
 from sim.mapper.candidates import ORDERS, all_tiles, variants
-from sim.mapper.problem import Choice, capacity_bytes, setting_of, tile_bits
+from sim.mapper.cost import evaluate
+from sim.mapper.problem import Choice, Setting, capacity_bytes, setting_of, tile_bits
 from sim.mapper.ranked import bounds, candidates, sees_all
 from sim.mapping import Gemm, GemmMapping, blocks, whole
 from sim.plan import Plan, plan
@@ -69,7 +74,7 @@ def test_random_mappings_on_random_chips(data: st.DataObject) -> None:
     names = [*(level.name for level in chip.memory), "matrix", "vector", "launch"]
     log, repeated = Log(names), Log(names)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Player, "_periods", lambda _: [])  # step by step to the end
+        patch.setattr(Walk, "alike", lambda *_: 0)  # step by step to the end
         in_full = play_gemm(mapping, chip, cost, log=log)
     assert math.isclose(in_full.end, played.end, rel_tol=1e-9)
     play_gemm(mapping, chip, cost, log=repeated)
@@ -91,7 +96,8 @@ def same_intervals(one: Intervals, other: Intervals, end: float) -> None:
         order = np.lexsort((np.round(each.start_s[long] / end, 6), each.role[long], each.what[long], each.resource[long]))
         columns.append([getattr(each, name)[long][order] for name in names])
     for a, b in zip(*columns, strict=True):
-        assert a == pytest.approx(b, rel=1e-6, abs=1e-6 * end)
+        assert a.shape == b.shape
+        assert np.all(np.abs(a - b) <= 1e-6 * np.maximum(np.abs(b), end))
 
 
 def tiles_are_what_was_played(tiles: Intervals, played: Played, chip: Chip) -> None:
@@ -324,7 +330,7 @@ def test_equals_a_simulator_that_moves_one_cycle_at_a_time(data: st.DataObject) 
     mapping = small_mapping(data, gemm, chip)
     came, windows = {}, []
     if data.draw(st.booleans()):
-        loads = stays("weights", 0, *flatten(mapping)).elements[: 2 if double else 1].tolist()
+        loads = nest_of(mapping, (("weights", (0,)),)).stays["weights"][0].elements[: 2 if double else 1].tolist()
         share = data.draw(st.sampled_from([1.0, 0.5, 0.25]))
         came = {visit: elements * share if visit == len(loads) - 1 else elements for visit, elements in enumerate(loads)}
         windows = [Window(idle=sum(came.values()) / rate, span=1e6, room_bytes=1e6)]
@@ -366,6 +372,18 @@ def test_mappings_are_ranked_by_a_bound_between_tiled_and_played(data: st.DataOb
     assert tiled_s <= bound_s <= play_gemm(mapping, chip, cost).end / chip.clock_hz / ROUNDING
 
 
+def all_choices(setting: Setting) -> Iterator[Choice]:
+    """For each variant and order all tiles of a chip of one stage that fit, as arrays."""
+    for variant in variants(setting):
+        per_axis = [all_tiles(setting, axis, (*variant.split, 1)[axis])[0] for axis in range(3)]
+        m, n, k = (each.ravel() for each in np.meshgrid(*per_axis, indexing="ij"))
+        fine = np.ones(len(m), dtype=bool)
+        for place in setting.places[1:]:
+            fine &= tile_bits(setting, place.level, (m, n, k)) <= 8 * capacity_bytes(setting, place.level)
+        if fine.any():
+            yield from (Choice(((m[fine], n[fine], k[fine]),), (order,), *variant) for order in ORDERS)
+
+
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_the_best_mappings_are_those_of_an_enumeration(data: st.DataObject) -> None:
@@ -373,13 +391,11 @@ def test_the_best_mappings_are_those_of_an_enumeration(data: st.DataObject) -> N
     gemm, count = data.draw(some.gemms(9)), data.draw(st.integers(1, 9))
     besides_s = {level.name: data.draw(st.sampled_from([0.0, 1e-7, 1e-6])) for level in chip.memory} | {"matrix": 0.0, "vector": 0.0}
     setting = setting_of(gemm, chip)
-    every = []
-    for variant in variants(setting):
-        per_axis = [all_tiles(setting, axis, (*variant.split, 1)[axis])[0].tolist() for axis in range(3)]
-        for tile in product(*per_axis):
-            if all(tile_bits(setting, place.level, tile) <= 8 * capacity_bytes(setting, place.level) for place in setting.places[1:]):
-                every += [float(bounds(setting, Choice((tile,), (order,), *variant), besides_s)[0]) for order in ORDERS]
-    below_s = data.draw(st.sampled_from([1.0, 1.05, 2.0])) * min(every)
+    every = list[float]()
+    for choices in all_choices(setting):
+        every += bounds(setting, choices, besides_s)[0].tolist()
+    best_s = min(every)
+    below_s = data.draw(st.sampled_from([1.0, 1.05, 2.0])) * best_s
     found = candidates(gemm, chip, False, besides_s, (0.0, below_s), count, 10**9)
     assert [each.bound_s for each in found.best] == sorted(each.bound_s for each in found.best)
     distinct = sorted(bound for bound in every if bound < below_s)
@@ -387,10 +403,10 @@ def test_the_best_mappings_are_those_of_an_enumeration(data: st.DataObject) -> N
     if distinct:
         assert found.best[0].bound_s == pytest.approx(distinct[0], rel=1e-12)
         # Loops that make one trip may stand in any order: the search knows of such mappings once.
-        assert {round(each.bound_s / min(every), 9) for each in found.best} <= {round(bound / min(every), 9) for bound in distinct}
-    seen = {round(each.bound_s / min(every), 9) for each in found.best}
+        assert {round(each.bound_s / best_s, 9) for each in found.best} <= {round(bound / best_s, 9) for bound in distinct}
+    seen = {round(each.bound_s / best_s, 9) for each in found.best}
     for bound in distinct:
-        assert round(bound / min(every), 9) in seen or bound >= found.others_s / (1 + 1e-9)
+        assert round(bound / best_s, 9) in seen or bound >= found.others_s / (1 + 1e-9)
 
 
 @pytest.mark.parametrize(("chip_name", "op", "scenario"), [
@@ -412,10 +428,10 @@ def test_a_mapping_that_plays_better_than_the_mapper_s_choice_is_found(chip_name
     assert (again.end, again.stalls) == (visited.played.end, visited.played.stalls)
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_what_is_said_to_be_proved_is_the_best_of_all_mappings(data: st.DataObject) -> None:
-    """Every mapping of a small GEMM, played."""
+    """Every mapping of a small GEMM that is charged less than the best of them takes, played."""
     rate, double = data.draw(st.sampled_from([0.25, 1.0, 4.0])), data.draw(st.booleans())
     chip = slow_chip(data.draw(st.integers(1, 4)), data.draw(st.integers(1, 4)), rate, 16, double)
     memory = (chip.dram, replace(chip.memory[1], capacity_bytes=data.draw(st.sampled_from([400.0, 1000.0]))))
@@ -423,13 +439,16 @@ def test_what_is_said_to_be_proved_is_the_best_of_all_mappings(data: st.DataObje
     m, n, k = (data.draw(st.integers(1, 8)) for _ in "mnk")
     mapped = map_gemm(Gemm(m, n, k, 8, 8, 8, 32, "int8"), chip)
     setting = setting_of(mapped.mapping.gemm, chip)
+    every = list[tuple[float, Choice]]()
+    for choices in all_choices(setting):
+        latencies_s = evaluate(setting, choices).latency_s.tolist()
+        tiles = zip(*(each.tolist() for each in choices.tiles[0]), strict=True)
+        every += [(latency_s, choices._replace(tiles=(tile,))) for latency_s, tile in zip(latencies_s, tiles, strict=True)]
     best = math.inf
-    for variant in variants(setting):
-        per_axis = [all_tiles(setting, axis, 1)[0].tolist() for axis in range(3)]
-        for tile, order in product(product(*per_axis), ORDERS):
-            if tile_bits(setting, chip.memory[1], tile) <= 8 * capacity_bytes(setting, chip.memory[1]):
-                each = mapping_of(setting, Choice((tile,), (order,), *variant))
-                best = min(best, play_gemm(each, chip, cost_gemm(each, chip)).end)
+    for latency_s, choice in sorted(every, key=itemgetter(0)):
+        if latency_s * chip.clock_hz * ROUNDING < best:  # nothing is played faster than it is charged, as others of these tests hold
+            each = mapping_of(setting, choice)
+            best = min(best, play_gemm(each, chip, cost_gemm(each, chip)).end)
     first = play_gemm(mapped.mapping, chip, mapped.cost)
     found = candidates(mapped.mapping.gemm, chip, False, {}, (mapped.cost.latency_s, first.end / chip.clock_hz), 10**6, 10**6)
     ends = [play_gemm(each.mapped.mapping, chip, each.mapped.cost).end for each in found.best]

@@ -18,7 +18,7 @@ from hwmodels import load_chip, with_values
 from sim import dashboard, load_model, predict, sweep
 from sim.explore.sweep_show import pareto_front
 from sim.intervals import Intervals, Schedule
-from sim.present.dashboard import page as page_module
+from sim.present.dashboard import plotly as plotly_module
 from sim.present.dashboard.intervals import timeline_data
 from sim.present.dashboard.layout import layer_drawing
 from sim.present.dashboard.recipe import positions, recipe
@@ -222,9 +222,32 @@ def test_energy_and_one_phase_are_those_of_the_prediction() -> None:
 
 
 def test_without_plotly_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(page_module, "find_spec", lambda name: None)
+    monkeypatch.setattr(plotly_module, "find_spec", lambda name: None)
     with pytest.raises(BadInput, match=r"rooftile\[plots\]"):
         dashboard(MODEL, "edge-npu", prompt=8)
+
+
+def test_of_plotly_only_the_kinds_of_trace_are_started_that_the_page_draws() -> None:
+    """The installed file has the shape that is looked for; a file of another shape stays as it is."""
+    script = plotly_module.plotly_js(("bar", "icicle"))
+    library = script[script.index("var Plotly=") :]
+    (started,) = re.findall(r"\.register\(\[([^\]]*)\]\);[\w$]+\.exports=", library)
+    bar, icicle = (call.removesuffix("()") for call in started.split(","))
+    for accessor, kind in ((bar, "bar"), (icicle, "icicle")):
+        inner = re.search(rf"var {re.escape(accessor)}=[\w$]+\(\([\w$,]*\)=>{{\"use strict\";[\w$]+\.exports=([\w$]+)\(\)}}\)", library)
+        assert inner is not None
+        assert f'moduleType:"trace",name:"{kind}"' in library[library.index(f"var {inner[1]}=") :][:2000]
+    assert script.isascii()
+    assert "factory" not in script[:1000]
+    assert "MIT license" in script[:200]
+    other = "/* licence */ window.Plotly = (function () { register([bar(), pie()]); })();"
+    assert plotly_module.unwrapped(other) == plotly_module.with_kinds(other, ("bar",)) == other
+    assert plotly_module.with_kinds(script, ("bar", "unheard of")) == script
+
+
+def test_characters_in_a_script_stay_what_they_are() -> None:
+    assert plotly_module.in_page("/\u5341/ '\xb5' </script>") == "/\\u5341/ '\\xb5' <\\/script>"
+    assert plotly_module.in_page("'\U0001f600'") == "'\U0001f600'"
 
 
 # In a browser

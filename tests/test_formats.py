@@ -447,7 +447,7 @@ def test_scales_that_are_not_charged_are_found(monkeypatch: pytest.MonkeyPatch) 
 def test_scales_come_as_often_as_their_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     """An SRAM in which neither operand fits: weights are read again for other rows, and their scales with them."""
     chip = with_values(load_chip("edge-npu"), {"memory.sram.capacity": 6000})
-    asked: dict[str, Any] = {"phase": "prefill", "prompt": 100, "layers": 1, "number_format": "bf16", "weights": "int4:g32"}
+    asked: dict[str, Any] = {"phase": "prefill", "prompt": 40, "layers": 1, "number_format": "bf16", "weights": "int4:g32"}
     result = verify(TINY, chip, **asked)
     assert result.passed, [(each.name, each.differences) for each in result.ops if not each.passed]
     charged = sum(each.charge.dram_read_bytes for each in result.ops if each.charge is not None)

@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from functional import generate as module
-from functional import ops
 from functional.checkpoint import Checkpoint, open_checkpoint
 from functional.config import ModelConfig
 from functional.errors import BadInput, ScenarioError
@@ -27,7 +26,7 @@ from functional.generate import DEFAULT_NEW_TOKENS, LeftPadded, generate, genera
 from functional.interpreters import Torch
 from functional.llama import Weights, forward
 from functional.memory import MemoryNeed, available_bytes, check_memory, memory_need
-from functional.ops import OPS
+from functional.ops import OPS, attention
 from functional.sampling import Sampling, distribution
 from functional.tokenizer import load_tokenizer
 from functional.weights import new_cache, random_weights, rotary_frequencies
@@ -246,6 +245,18 @@ def test_distribution_by_hand() -> None:
     assert distribution(Torch(), logits, Sampling(1.0, top_k=2, top_p=0.6))[0].tolist() == pytest.approx([1, 0, 0, 0])
 
 
+@pytest.mark.parametrize(("rows", "vocabulary", "kept"), [(1, 2, 2), (7, 131, 131), (4, 32_000, 32_000), (4, 32_000, 9), (2, 128_256, 900)])
+def test_a_draw_is_that_of_multinomial(rows: int, vocabulary: int, kept: int) -> None:
+    """The same tokens from the same seed, and the generator is left where it is left there."""
+    logits = 3 * torch.randn(rows, 1, vocabulary, generator=torch.Generator().manual_seed(1))
+    probabilities = distribution(Torch(), logits, Sampling(1.3, top_k=kept))
+    mine, others = (torch.Generator().manual_seed(77) for _ in range(2))
+    for _ in range(5):
+        found = Torch().draw("draw", probabilities, mine)
+        assert found.tolist() == torch.multinomial(probabilities[:, 0], 1, generator=others).tolist()
+    assert torch.equal(mine.get_state(), others.get_state())
+
+
 def test_a_seed_repeats_and_another_does_not() -> None:
     config = MODELS["plain"]
     weights = random_weights(config)
@@ -322,7 +333,7 @@ def test_a_mask_is_left_out_exactly_where_it_hides_nothing(window: int | None) -
         for queries in range(1, keys + 1):
             for offset in range(keys - queries, keys + 2):
                 scores, mask = torch.zeros(1, 1, queries, keys), Mask(offset, window)
-                assert ops._sees_all(scores, mask) == (not ops._hidden(scores, mask).any())
+                assert attention._sees_all(scores, mask) == (not attention._hidden(scores, mask).any())
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 5, 12, 13, 500])

@@ -20,9 +20,10 @@ from functional.formats import torch_dtype
 from functional.ops import OPS, SAMPLING_KINDS
 from functional.weights import random_weights
 from functional.work import Mask
-from sim import golden
+from sim import golden, golden_step
 from sim.cli.golden import app
-from sim.golden import MANIFEST, WORDS, to_array, to_hex, tolerance, write_golden
+from sim.golden import MANIFEST, to_array, to_hex, tolerance, write_golden
+from sim.golden_step import WORDS
 from workloads.scenario import Formats, Scenario
 
 SMALL = ModelConfig("small", 32, 48, 3, 4, 2, 8, 90, 64, 1e-5, 10000.0, tie_word_embeddings=True)
@@ -179,7 +180,7 @@ def test_vectors_do_not_depend_on_what_else_is_asked_for(tmp_path: Path, number_
         built.append(config.vocab_size)
         return random_weights(config, *args)
 
-    monkeypatch.setattr(golden, "random_weights", noting)
+    monkeypatch.setattr(golden_step, "random_weights", noting)
     wide = ModelConfig("wide", 32, 48, 1, 4, 2, 8, 5000, 64, 1e-5, 10000.0, tie_word_embeddings=False)
     for folder, ops in (("few", ["*_proj"]), ("all", ["*"])):
         write_golden(wide, tmp_path / folder, ops=ops, number_format=number_format, prompt=6, phase="decode")
@@ -255,8 +256,8 @@ def test_bad_input_is_refused_before_anything_is_written(tmp_path: Path, argumen
 
 
 def test_too_little_memory_is_foreseen_with_what_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(golden, "random_weights", lambda *given, **named: pytest.fail("weights were made"))
-    monkeypatch.setattr(golden, "available_bytes", lambda: 2**30)
+    monkeypatch.setattr(golden_step, "random_weights", lambda *given, **named: pytest.fail("weights were made"))
+    monkeypatch.setattr(golden_step, "available_bytes", lambda: 2**30)
     with pytest.raises(ScenarioError, match=r"out of memory foreseen: .* take fewer layers"):
         write_golden("llama-3.1-70b", tmp_path / "new", layers=80)
     with pytest.raises(ScenarioError, match="out of memory foreseen: "):
@@ -266,7 +267,7 @@ def test_too_little_memory_is_foreseen_with_what_is_needed(tmp_path: Path, monke
 
 def test_memory_by_hand() -> None:
     """fp32 beside int8: 5 bytes per parameter; 3 layers x 2 heads x 8 in the cache of 7 tokens; scores of 4 heads, 90 logits per token."""
-    need = golden.memory_floor(SMALL, Scenario.decode(Formats.of("int8"), 2, 6))
+    need = golden_step.memory_floor(SMALL, Scenario.decode(Formats.of("int8"), 2, 6))
     assert need.weights_bytes == 5 * SMALL.parameters
     assert need.kv_cache_bytes == 4 * 2 * 3 * 2 * 8 * 2 * 7
     assert need.activations_bytes == 4 * 2 * (4 * 6 * 6 + 7 * 90)
@@ -339,7 +340,7 @@ def test_the_command_writes_and_says_so(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert result.exit_code == 0
     lines = result.output.splitlines()
-    assert lines[0] == f"{out / MANIFEST}: 3 ops, 9 tensors in fp16"
+    assert lines[0] == f"{out / MANIFEST}: 3 ops, 9 tensors in fp16, random weights, seed 5"
     assert lines[1].startswith("logits against fp32: max error 0.00")
     assert lines[1].endswith(" of 14 tokens")
     read = tensors(out)

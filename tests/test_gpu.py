@@ -17,8 +17,8 @@ from hwmodels.formulas import gpu
 from hwmodels.gpu import Product, board_of, score_blocks
 from hwmodels.technology import load_calibration, technology_of
 from sim import predict, predict_graph, trace_model, verify
-from sim.engines.play_gemm import GemmOps, Played
 from sim.engines.play_waves import play_waves
+from sim.engines.played import GemmOps, Played
 from sim.engines.roofline import Peaks
 from sim.engines.tiled import GemmChoice, map_group
 from sim.intervals import Intervals, Log

@@ -27,6 +27,7 @@ IN_SIM = (
     "execute",
     "api",
     "gemm",
+    "golden_step",
     "golden",
     "verification",
     "explore",

@@ -221,6 +221,51 @@ def test_shards_of_different_models(tmp_path: Path) -> None:
     ]
 
 
+def test_shards_under_each_others_names(tmp_path: Path) -> None:
+    folder = save(tmp_path, stored(), 2)
+    first, second = (folder / f"consolidated.0{i}.pth" for i in range(2))
+    first.rename(folder / "first")
+    second.rename(first)
+    (folder / "first").rename(second)
+    cure = "give each shard its own name, or download them again"
+    assert refusal(folder) == [
+        f"consolidated.00.pth: it was saved as consolidated.01.pth; {cure}",
+        f"consolidated.01.pth: it was saved as consolidated.00.pth; {cure}",
+    ]
+
+
+def save_namelessly(tensors: dict[str, Tensor], file: Path) -> None:
+    """Into a stream, whose archive has no name of its own."""
+    with file.open("wb") as stream:
+        torch.save(tensors, stream)
+
+
+def test_a_shard_twice(tmp_path: Path) -> None:
+    folder = save(tmp_path, stored(), 2)
+    save_namelessly(torch.load(folder / "consolidated.00.pth"), folder / "consolidated.01.pth")
+    assert refusal(folder) == ["consolidated.01.pth: it holds the same pieces as consolidated.00.pth; download it again"]
+
+
+def test_a_shard_of_another_model_of_the_same_shape(tmp_path: Path) -> None:
+    folder = save(tmp_path, stored(), 2)
+    tensors = torch.load(folder / "consolidated.01.pth")
+    save_namelessly({**tensors, "layers.1.ffn_norm.weight": tensors["layers.1.ffn_norm.weight"] + 1e-3}, folder / "consolidated.01.pth")
+    assert refusal(folder) == [
+        "consolidated.01.pth: layers.1.ffn_norm.weight: differs from the one in consolidated.00.pth; each shard of a model holds the same; "
+        "download the shards again"
+    ]
+
+
+def test_shards_of_several_dtypes(tmp_path: Path) -> None:
+    folder = save(tmp_path, stored(), 2)
+    tensors = torch.load(folder / "consolidated.01.pth")
+    name = "layers.0.attention.wo.weight"
+    save_namelessly({**tensors, name: tensors[name].half()}, folder / "consolidated.01.pth")
+    assert refusal(folder) == [
+        f"DIR: {name}: the shards do not belong together: pieces of several dtypes; download the shards again"
+    ]
+
+
 def test_wrong_names_shapes_and_dtypes_at_once(tmp_path: Path) -> None:
     tensors = stored()
     del tensors["output.weight"]

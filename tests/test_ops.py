@@ -28,14 +28,14 @@ FORMATS = ("fp32", "bf16", "fp16")
 PER_OUTPUT = {
     "add": ("add", "sub", "rsub", "cumsum"),
     "mul": ("mul", "neg"),
-    "exp": ("exp", "cos", "sin"),
+    "exp": ("exp", "cos", "sin", "log1p"),
     "rsqrt": ("rsqrt", "reciprocal"),
 }
-PER_INPUT = {"add": ("sum", "amax", "argmax", "lt", "le")}
+PER_INPUT = {"add": ("sum", "amax", "lt", "le")}
 MOVES = ("index", "copy_", "gather", "cat")
 FREE = (
     *("_unsafe_view", "clone", "expand", "permute", "select", "slice", "split", "transpose", "unbind", "unsqueeze", "view"),
-    *("arange", "stack", "masked_fill", "empty_like", "full", "fill_", "detach", "lift_fresh"),
+    *("arange", "stack", "masked_fill", "where", "empty_like", "full", "fill_", "rand", "scalar_tensor", "detach", "lift_fresh"),
 )
 """Only another look at a tensor, or a buffer that an accelerator would not make: no arithmetic on elements."""
 
@@ -45,18 +45,29 @@ def heap_compares(k: int) -> int:
     return len(f"{k:b}")
 
 
+def merges(length: int) -> int:
+    """Passes over runs of 1, 2, 4, ...: each touches every element once."""
+    return sum(1 for i in range(length.bit_length()) if 2**i < length)
+
+
+NUMPY: dict[str, Callable[..., int]] = {
+    "sort": merges,
+    "argmax": lambda length: 1,
+    "argmin": lambda length: 1,
+    "less": lambda length, border: 1,
+    "partition": lambda length, place: heap_compares(length - place),
+}
+"""What NumPy compares, per element, in rows of a length."""
+
+
 def whole(name: str, args: tuple[Any, ...]) -> Counter[str] | None:
     """What operators do that ATen has as one piece, by hand; None for others."""
     x = args[0]
     n, width = x.numel(), x.shape[-1] if x.dim() else 0
     if name == "searchsorted":  # what is left is halved
         return Counter(add=args[1].numel() * len(f"{width:b}"))
-    if name == "topk":
-        return Counter(add=n * heap_compares(args[1]))
     if name == "_softmax":  # compare, subtract, add up; then once per row the reciprocal
         return Counter(add=3 * n, exp=n, mul=n, rsqrt=n // width)
-    if name == "exponential_":  # -log(u)
-        return Counter(exp=n, mul=n)
     if name == "div":  # by a number: times its reciprocal, which is known
         return Counter(mul=n, rsqrt=n) if isinstance(args[1], Tensor) and args[1].dim() else Counter(mul=n)
     return None
@@ -66,7 +77,7 @@ def whole(name: str, args: tuple[Any, ...]) -> Counter[str] | None:
 class Tally(TorchDispatchMode):
     """Counts what ATen executes, by element; an operator that it does not know is an error, so that nothing runs uncounted.
 
-    NumPy has one part in it: it sorts.
+    NumPy has a part in it: it sorts and compares.
     """
 
     counts: Counter[str] = field(default_factory=Counter)
@@ -77,22 +88,23 @@ class Tally(TorchDispatchMode):
         super().__init__()
 
     def __enter__(self) -> Tally:
-        self._sorting = patch.object(np, "sort", self._sorted(np.sort))
-        self._sorting.start()
+        self._watched = [patch.object(np, name, self._counting(getattr(np, name), compares)) for name, compares in NUMPY.items()]
+        for each in self._watched:
+            each.start()
         super().__enter__()
         return self
 
     def __exit__(self, *why: Any) -> None:
         super().__exit__(*why)
-        self._sorting.stop()
+        for each in self._watched:
+            each.stop()
 
-    def _sorted(self, sort: Callable[..., Any]) -> Callable[..., Any]:
-        def counted(x: Any, axis: int) -> Any:
-            # Every merge of runs of 1, 2, 4, ... touches each element once.
-            self.counts["add"] += x.size * sum(1 for i in range(x.shape[axis].bit_length()) if 2**i < x.shape[axis])
-            return sort(x, axis=axis)
+    def _counting(self, function: Callable[..., Any], compares: Callable[..., int]) -> Callable[..., Any]:
+        def counting(x: Any, *more: Any, **settings: Any) -> Any:
+            self.counts["add"] += x.size * compares(x.shape[-1], *more)
+            return function(x, *more, **settings)
 
-        return counted
+        return counting
 
     def __torch_dispatch__(self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
         output = function(*args, **(kwargs or {}))
@@ -109,7 +121,9 @@ class Tally(TorchDispatchMode):
             self.written_bytes += output.numel() * output.element_size()
         elif name == "_to_copy":
             # Token ids become addresses; only arithmetic on floating-point values is vector work.
-            self.counts["convert"] += output.numel() if output.is_floating_point() and output.dtype != args[0].dtype else 0
+            # So is random numbers' float64 a matter of PyTorch's generator.
+            counts = output.is_floating_point() and args[0].dtype not in (output.dtype, torch.float64)
+            self.counts["convert"] += output.numel() if counts else 0
         elif name in FREE:
             return
         else:

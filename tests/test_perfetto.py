@@ -13,7 +13,10 @@ import pytest
 
 from hwmodels import load_chip, with_values
 from hwmodels.chip import Chip
+from sim.engines import mapped_by
+from sim.engines.tiled import GemmChoice
 from sim.explore.step import Step
+from sim.mapper import chip_use
 from sim.present.perfetto import ATTENTION, perfetto
 from workloads.demand import demand
 from workloads.fuse import fuse
@@ -176,6 +179,24 @@ def test_tiles_and_what_stays_fit_the_chip_and_every_product_has_tiles(engine: s
     linear = next(op for op in timeline.graph.ops if op.name == "layers.2.mlp.down_proj")
     own = tiles[int(timeline.group[timeline.graph.ops.index(linear)])]
     assert own >= 2 * 3 * 32  # two buffers of a weight, an activation and a sum of each row of the array, and more
+
+
+def test_tiles_are_those_of_the_mapping_that_the_engine_plays() -> None:
+    """Linears that cycle plays under another mapping than tiled charges for; here the mapping's own room is the answer."""
+    chip, step = load_chip("edge-npu"), steps()[0]
+    planned = step.plan(chip)
+    room = {}
+    for engine in ("tiled", "cycle"):
+        seen = [value for _, value in counters(traced(chip, engine))["sram occupancy [B]", "tiles"]]
+        mapped = mapped_by(planned, engine)
+        room[engine] = {
+            i: chip_use(mapped[index].choice.mapping, chip, mapped[index].choice.a_resident).room_bytes["sram"]
+            for i, index in enumerate(planned.demand.class_of)
+            if isinstance(mapped[index].choice, GemmChoice)
+        }
+        assert {i: seen[i] for i in room[engine]} == room[engine]
+    assert len(room["cycle"]) > 20
+    assert room["cycle"] != room["tiled"]
 
 
 _NEEDS = {"B": {"name", "cat", "args"}, "E": set(), "C": {"name", "args"}, "M": {"name", "args"}}

@@ -17,12 +17,13 @@ from sim import Timeline, predict, predict_graph, trace_model
 from sim.cli import main
 from sim.engines import ENGINES, timed
 from sim.engines.cycle import play_classes
-from sim.engines.play_gemm import NOTHING, GemmOps, Played, Player, flatten, play_gemm
-from sim.engines.ports import Ports, Window, weights_level
+from sim.engines.nest import nest_of
+from sim.engines.play_gemm import play_gemm
+from sim.engines.played import Played
+from sim.engines.ports import Window, weights_level
 from sim.engines.prefetch import _room_bytes
 from sim.intervals import Intervals, Log
 from sim.mapper import cost_gemm
-from sim.mapper.problem import setting_of
 from sim.mapping import Gemm, GemmMapping, StageTiling, Tile
 from sim.plan import plan
 from tests import test_mapper as some
@@ -195,15 +196,12 @@ def test_what_comes_through_several_groups_needs_room_in_all_of_them() -> None:
 
 def test_a_step_whose_weights_came_early_is_no_repeat_of_one_whose_did_not() -> None:
     """Eight alike tiles of weights; the first is there and half of the second. What follows each is not what follows the later ones."""
-    chip = load_chip("edge-npu")
     gemm = Gemm(64, 256, 32, 8, 8, 8, 32, "int8")
     mapping = GemmMapping(gemm, (StageTiling(Tile(8, 32, 32), ("n", "m", "k"), 2),), (1, 1), 0, "ws", "m")
-    player = Player(mapping, setting_of(gemm, chip), Ports.of(chip), NOTHING, None, GemmOps())
-    alone = player._hashes().reshape(8, 8)
-    assert np.array_equal(alone[3], alone[4])
-    player.loads[1][0].early = {0: 1.0, 1: 0.5}
-    early = player._hashes().reshape(8, 8)
-    assert np.array_equal(early[3], early[4])
+    nest = nest_of(mapping, (("activations", (0,)), ("weights", (0,)), ("psums", (0,))))
+    alone, early = (np.frombuffer(nest.codes(some_early), np.uint64).reshape(7, 7) for some_early in (False, True))
+    assert np.array_equal(alone[2], alone[3])  # six of the eight are told apart, and one for the two in the middle
+    assert np.array_equal(early[2], early[3])
     assert np.all(early[0] != early[1])
     assert np.all(early[1] != early[2])
 
@@ -225,8 +223,8 @@ def test_room_is_what_the_tiles_in_use_leave(chip_name: str, phase: Phase) -> No
         choice = each.mapped.choice
         if choice is None or not hasattr(choice.mapping, "stages"):
             continue
-        _, lengths = flatten(choice.mapping)
-        m, n, k = lengths[-1, 0].tolist()  # of the first stage, which weights come to on these chips
+        last = nest_of(choice.mapping, ()).rows.lengths[-1]
+        m, n, k = last[0].tolist()  # of the first stage, which weights come to on these chips
         gemm = choice.mapping.gemm
         operands = k * n * gemm.w_bits + ("activations" in home.holds and not choice.a_resident) * m * k * gemm.a_bits
         sums = ("psums" in home.holds) * m * n * gemm.acc_bits * (2 if home.double_buffered else 1)

@@ -304,7 +304,7 @@ def test_the_command_prints_both_phases_and_exits_0(tiny_file: str) -> None:
         assert each["ops"][-1]["tally"] == each["ops"][-1]["charge"]
     table = invoke(tiny_file, "--phase", "decode", "--context", "6", "--batch", "2")
     assert table.exit_code == 0
-    assert "decode of one token after 6, batch 2, int8, 1 layer, as tiled maps it, seed 0" in table.stdout
+    assert "decode of one token after 6, batch 2, int8, 1 layer, as tiled maps it, random weights, seed 0" in table.stdout
     assert "lm_head" in table.stdout
 
 
@@ -345,7 +345,7 @@ def test_pieces_beyond_the_cores_are_refused() -> None:
 
 def test_execution_imports_no_cost() -> None:
     """What is executed and tallied must not know what is charged."""
-    ours_too = ("sim.execute", "sim.golden", "workloads.graph", "workloads.split")
+    ours_too = ("sim.execute", "sim.golden_step", "workloads.graph", "workloads.split")
     allowed = ("functional", "hwmodels.chip", "sim.mapping", "sim.attention_mapping", *ours_too)
     folder = Path(sim.verification.__file__).parent
     for name in ("run", "border", "counts", "golden_run"):

@@ -18,7 +18,7 @@ from functional.config_files import FILE_NAMES, load_config
 from functional.errors import CheckpointError, Problem
 from functional.llama import Weights
 
-__all__ = ["Checkpoint", "load_checkpoint", "open_checkpoint"]
+__all__ = ["Checkpoint", "checkpoint_config", "holds_weights", "load_checkpoint", "open_checkpoint"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,22 +36,43 @@ def open_checkpoint(directory: str | Path, dtype: str | None = None) -> Checkpoi
     Raises `CheckpointError` and, for a configuration that cannot be used, `ModelFileError`.
     """
     directory = Path(directory)
+    config, source = _described(directory)
+    return Checkpoint(directory, config, read_weights(source, config, dtype))
+
+
+def checkpoint_config(directory: str | Path) -> ModelConfig:
+    """Configuration of a directory, with what only its weights tell: the vocabulary of Llama 2, a tied lm_head. No weight is read.
+
+    Raises `CheckpointError` and `ModelFileError`.
+    """
+    return _described(Path(directory))[0]
+
+
+def holds_weights(directory: str | Path) -> bool:
+    """Whether there are weights of a known layout in a directory."""
+    directory = Path(directory)
+    return hugging_face.is_layout_of(directory) or meta.is_layout_of(directory)
+
+
+def _described(directory: Path) -> tuple[ModelConfig, Source]:
     if not any((directory / name).is_file() for name in FILE_NAMES):
         raise CheckpointError(_no_checkpoint(directory, FILE_NAMES))
     config = load_config(directory, directory.resolve().name)
     source = _source(directory)
     if meta.takes_vocabulary_from_weights(directory):
         config = replace(config, vocab_size=source.shape_of("embed_tokens.weight", (config.vocab_size, config.hidden_size))[0])
-    config = replace(config, tie_word_embeddings=config.tie_word_embeddings or source.is_tied)
-    return Checkpoint(directory, config, read_weights(source, config, dtype))
+    return replace(config, tie_word_embeddings=config.tie_word_embeddings or source.is_tied), source
 
 
-def load_checkpoint(directory: str | Path, config: ModelConfig, dtype: str | None = None) -> Weights[Tensor]:
-    """Weights of `config` from a checkpoint's directory, as they are stored or converted to `dtype` (`fp32`, `bf16`, ...).
+def load_checkpoint(
+    directory: str | Path, config: ModelConfig, dtype: str | None = None, layers: int | None = None
+) -> Weights[Tensor]:
+    """Weights of `config` from a checkpoint's directory, as they are stored or converted to `dtype` (`fp32`, `bf16`, ...); with `layers`
+    only so many of its first layers.
 
     Raises `CheckpointError`.
     """
-    return read_weights(_source(Path(directory)), config, dtype)
+    return read_weights(_source(Path(directory)), config, dtype, layers)
 
 
 def _source(directory: Path) -> Source:

@@ -3,6 +3,10 @@
 Two things differ from Hugging Face's besides the names. A matrix is cut among the files along its rows (wq, wk, wv, w1, w3, output) or its
 columns (wo, w2; the embedding either way, by version). And a head's rotated pairs lie side by side, (0, 1), (2, 3), ..., where our text
 has them half a head apart, so rows of wq and wk are moved. Source: `model.py` of Meta's llama and llama-models.
+
+Files under each other's names give tensors of the right shapes, joined in a wrong order. That is noticed by the name that `torch.save` left
+within a file, where it left one; the same file twice, by equal pieces; a file of another model, by its norms, which all files hold whole.
+What goes unnoticed: files exchanged that were saved under other names, and other fine-tunings of a model whose norms stayed as they were.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ import pickle
 import re
 import zipfile
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,6 +28,8 @@ from functional.errors import CheckpointError, Problem
 
 FIRST = "consolidated.00.pth"
 _SHARD = re.compile(r"consolidated\.(\d+)\.pth")
+_SAMPLE = 4096
+"""Elements of a piece that are compared with those of other files; pieces that differ do so in their first."""
 
 _NAMES = {
     "embed_tokens": "tok_embeddings",
@@ -93,6 +100,16 @@ class Meta(Source):
         return 0 if norm and self.pieces[name][0][-1:] == norm[0] else 1
 
     def problems(self, wanted: Shapes) -> Iterable[Problem]:
+        """Files that are missing, or do not belong where they are."""
+        yield from self._missing(wanted)
+        yield from self._misnamed()
+        directory = str(self.directory)
+        uneven = [each for each, shapes in self.pieces.items() if len(set(shapes)) > 1 or len(shapes) < len(self.files)]
+        yield from listed(uneven, lambda each: Problem(self._uneven(each), "download the shards again", directory, None, each), directory)
+        if not uneven:
+            yield from self._mixed()
+
+    def _missing(self, wanted: Shapes) -> Iterator[Problem]:
         """Missing files betray themselves by rows: every one holds the same share of wq."""
         name = "layers.0.self_attn.q_proj.weight"
         pieces = self.pieces.get(self.stored_name(name), [])
@@ -101,9 +118,36 @@ class Meta(Source):
             missing = [f"consolidated.{i:02}.pth" for i in range(len(self.files), expected)]
             problem = f"the shard is missing; {self.files[0].name} holds 1/{expected} of each matrix"
             yield from (Problem(problem, "download it again", str(self.directory / file)) for file in missing)
-        directory = str(self.directory)
-        uneven = [each for each, shapes in self.pieces.items() if len(set(shapes)) > 1 or len(shapes) < len(self.files)]
-        yield from listed(uneven, lambda each: Problem(self._uneven(each), "download the shards again", directory, None, each), directory)
+
+    def _misnamed(self) -> Iterator[Problem]:
+        """`torch.save` names the archive within a file like the file."""
+        for i, file in enumerate(self.files):
+            with zipfile.ZipFile(file) as archive:
+                saved_as = f"{archive.namelist()[0].partition('/')[0]}.pth"
+            number = _SHARD.fullmatch(saved_as)
+            if number is not None and int(number[1]) != i:
+                yield Problem(f"it was saved as {saved_as}", "give each shard its own name, or download them again", str(file))
+
+    def _mixed(self) -> Iterator[Problem]:
+        """The same file twice, or files of several models."""
+        shards = [_open(file) for file in self.files]
+        again, directory = "download the shards again", str(self.directory)
+        several = [name for name in shards[0] if len({shard[name].dtype for shard in shards}) > 1]
+        told = partial(Problem, "the shards do not belong together: pieces of several dtypes", again, directory, None)
+        yield from listed(several, told, directory)
+        if several:
+            return
+        cut = [name for name in shards[0] if self._axis(name) is not None and _is_sampled(name)]
+        first: dict[bytes, Path] = {}
+        for file, shard in zip(self.files, shards, strict=True):
+            rows = b"".join(shard[name].reshape(-1)[:_SAMPLE].view(torch.uint8).numpy().tobytes() for name in cut)
+            other = first.setdefault(rows, file)
+            if cut and other is not file:
+                yield Problem(f"it holds the same pieces as {other.name}", "download it again", str(file))
+        for file, shard in zip(self.files[1:], shards[1:], strict=True):
+            whole = [name for name in shard if self._axis(name) is None and not torch.equal(shard[name], shards[0][name])]
+            message = f"differs from the one in {self.files[0].name}; each shard of a model holds the same"
+            yield from listed(whole, partial(Problem, message, again, str(file), None), directory)
 
     def _uneven(self, name: str) -> str:
         return f"the shards do not belong together: pieces {', '.join(str(list(piece)) for piece in self.pieces[name])}"
@@ -132,6 +176,11 @@ class Meta(Source):
         if _is_rotated(name):
             return _in_halves(pieces, config.head_dim)
         return pieces[0] if axis is None else torch.cat(pieces, axis)
+
+
+def _is_sampled(stored_name: str) -> bool:
+    """Whether a tensor is compared among the files: those of one layer, and of none, are enough."""
+    return stored_name.startswith("layers.0.") or not stored_name.startswith("layers.")
 
 
 def _is_rotated(name: str) -> bool:

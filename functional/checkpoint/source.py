@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
@@ -65,8 +65,9 @@ class Source(ABC):
         return found.shape if found is not None and len(found.shape) == len(default) else default
 
 
-def read_weights(source: Source, config: ModelConfig, dtype: str | None) -> Weights[Tensor]:
-    """Weights of `config`, after everything that can be known beforehand has been checked. Raises `CheckpointError`."""
+def read_weights(source: Source, config: ModelConfig, dtype: str | None, layers: int | None = None) -> Weights[Tensor]:
+    """Weights of `config`, with `layers` only of so many of its first layers, after everything that can be known beforehand has been
+    checked. Raises `CheckpointError`."""
     wanted = _wanted(config)
     problems = list(source.problems(wanted)) or [*_name_problems(source, config, wanted), *_shape_problems(source, wanted)]
     if dtype is None:
@@ -74,10 +75,12 @@ def read_weights(source: Source, config: ModelConfig, dtype: str | None) -> Weig
     if problems:
         raise CheckpointError(problems)
     head_is_tied = source.is_tied and config.tie_word_embeddings
-    names = [name for name in wanted if source.stored_name(name) in source.stored and not (head_is_tied and name == "lm_head.weight")]
+    read = config if layers is None else replace(config, num_hidden_layers=layers)
+    names = [name for name in _wanted(read) if source.stored_name(name) in source.stored]
+    names = [name for name in names if not (head_is_tied and name == "lm_head.weight")]
     tensors = _read(source, config, names, dtype)
     _check_tied(source, config, tensors)
-    return build_weights(config, lambda name, shape: tensors[name], rotary_frequencies(config))
+    return build_weights(read, lambda name, shape: tensors[name], rotary_frequencies(config))
 
 
 def _wanted(config: ModelConfig) -> Shapes:

@@ -39,10 +39,12 @@ def golden(
 ) -> None:
     """Write golden vectors for RTL verification: inputs, weights and outputs of ops, as .npz and $readmemh files with a manifest."""
     from sim.golden import MANIFEST, write_golden
+    from sim.golden_step import GoldenModel
 
     flags.phases_of(phase, context)
+    opened = GoldenModel.of(model)
     manifest = write_golden(
-        model,
+        opened,
         out,
         ops=ops or (),
         number_format=number_format,
@@ -58,7 +60,7 @@ def golden(
         seed=seed,
     )
     tensors, error = sum(len(op["tensors"]) for op in manifest["ops"]), manifest["error_against_fp32"]
-    print(f"{out / MANIFEST}: {len(manifest['ops'])} ops, {tensors} tensors in {manifest['format']}")
+    print(f"{out / MANIFEST}: {len(manifest['ops'])} ops, {tensors} tensors in {manifest['format']}, {opened.source.said(seed)}")
     print(
         f"logits against fp32: max error {error['max_error']:.3g}, RMS {error['rms_error']:.3g} of {error['fp32_rms']:.3g}, "
         f"top-1 agreement {error['top1_agreement']:.1%} of {error['tokens']} tokens"

@@ -36,13 +36,15 @@ def verify(
     out: flags.Out = None,
 ) -> None:
     """Execute the mappings that an engine charges for, tile by tile, against the golden model; exit code 1 on any difference."""
+    from sim.golden_step import GoldenModel
     from sim.present.output import emit, emit_tables
     from sim.present.verify_tables import verification_tables, verifications_json
     from sim.verification import verify as verify_step
 
+    opened = GoldenModel.of(model)  # its weights are made or read once for both phases
     results = [
         verify_step(
-            model,
+            opened,
             chip,
             phase=each,
             batch=batch,

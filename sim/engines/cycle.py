@@ -21,7 +21,7 @@ from hwmodels.chip import Chip
 from hwmodels.technology import technology_of
 from sim.engines import roofline, tiled
 from sim.engines.play import Visited, play, under, visit
-from sim.engines.play_gemm import Played
+from sim.engines.played import Played
 from sim.engines.ports import Window
 from sim.engines.prices import UNITS
 from sim.engines.result import GroupTimes, resources_of

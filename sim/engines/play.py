@@ -16,8 +16,9 @@ from typing import NamedTuple
 from hwmodels.chip import Chip
 from sim.engines import roofline, tiled
 from sim.engines.play_attention import AttentionOps, attention_steps, play_attention
-from sim.engines.play_gemm import Besides, GemmOps, Played, play_gemm, played_within
+from sim.engines.play_gemm import play_gemm, played_within
 from sim.engines.play_waves import play_waves
+from sim.engines.played import Besides, GemmOps, Played
 from sim.engines.ports import Window
 from sim.intervals import Log
 from sim.mapper import MappedGemm

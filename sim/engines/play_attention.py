@@ -15,8 +15,9 @@ from typing import NamedTuple
 
 from hwmodels.chip import Chip
 from sim.attention_mapping import AttentionMapping, core_parts, key_tiles
-from sim.engines.play_gemm import Played
+from sim.engines.played import Played
 from sim.engines.ports import Ports, Wait
+from sim.engines.repeat import Books, State
 from sim.intervals import CAUSES, Log
 from sim.mapper.attention import AttentionCost, InDram, Part
 from sim.mapping import Span, parts
@@ -123,8 +124,11 @@ class _Attention:
         self.drain = float(unit.rows + unit.cols - 2 + os_rows) if unit.kind == "systolic" else 0.0
         self.waits = {cause: Wait() for cause in CAUSES}
         self.tail = self.ports.tail(chip)
+        self.books = Books(self.ports, self.waits, self.tail)
         self.used: dict[str, list[float]] = {"K": [0.0] * mapping.buffers, "V": [0.0] * mapping.buffers}
         self.whole: dict[str, float] = {}
+        # When the last output has left, when its scores have been used, when anything was complete last.
+        self.away = self.consumed = self.last_end = 0.0
 
     def _wait(self, cause: str, start: float, end: float) -> None:
         """The array waits."""
@@ -199,20 +203,44 @@ class _Attention:
             self.log.add("vector", "compute", start, end)
         return end
 
+    def _state(self) -> State:
+        return self.books.state([self.away, self.consumed, self.last_end, *self.used["K"], *self.used["V"]], [])
+
+    def _jump(self, old: State, shift: list[float], pairs: int) -> None:
+        """Add what so many pairs add."""
+        away, consumed, last_end, *used = self.books.jump(old, shift, pairs)
+        self.away, self.consumed, self.last_end = self.away + away, self.consumed + consumed, self.last_end + last_end
+        times = [*self.used["K"], *self.used["V"]]
+        moved, buffers = [time + move for time, move in zip(times, used, strict=True)], self.mapping.buffers
+        self.used = {"K": moved[:buffers], "V": moved[buffers:]}
+
+    def _pair(self) -> None:
+        """All query tiles of a pair."""
+        for index, row in enumerate(self.rows):
+            queries = self._load(row.rows * self.bytes.query, self.away, self.op_of["K"])
+            done, self.consumed = self._row(row, index == 0, queries, self.consumed)
+            self.away = self._write(row.rows * self.bytes.output, done, self.op_of["V"])
+            self.last_end = max(self.last_end, done, self.away)
+
     def play(self) -> Played:
-        """All pairs and query tiles, then the last store."""
-        away = consumed = 0.0  # when the last output has left, when its scores have been used
-        ends = [0.0]
-        for _ in range(self.pairs):
-            for index, row in enumerate(self.rows):
-                queries = self._load(row.rows * self.bytes.query, away, self.op_of["K"])
-                done, consumed = self._row(row, index == 0, queries, consumed)
-                away = self._write(row.rows * self.bytes.output, done, self.op_of["V"])
-                ends += done, away
+        """All pairs, then the last store. They are alike: what they add is added up as soon as one has only moved all times."""
+        known: tuple[State, int] | None = None
+        pairs = self.pairs
+        while pairs:
+            state, logged = self._state(), 0 if self.log is None else len(self.log)
+            shift = None if known is None else known[0].shift_to(state)
+            if known is not None and shift is not None:
+                if self.log is not None:
+                    self.log.repeat(known[1], pairs, shift[0])
+                self._jump(known[0], shift, pairs)
+                break
+            known = state, logged
+            self._pair()
+            pairs -= 1
         matrix = self.ports.matrix
         drained = matrix.free + self.drain
         vector = max(drained, self.ports.vector.free)
-        end = max(*ends, vector, *(unit.free for unit in self.ports.units))
+        end = max(self.last_end, vector, *(unit.free for unit in self.ports.units))
         self._wait("array", matrix.free, drained)
         self._wait("vector", drained, vector)
         self._wait("dram", vector, end)

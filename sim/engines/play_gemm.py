@@ -18,175 +18,60 @@ not rounded.
 end; `vector` element-wise work; `dependency` ports on the chip and tiles from levels on the chip, unless these waited in turn for
 something else, which is then the cause. Busy time and stalls sum to the end.
 
-Where steps repeat (same shapes, same order) and the state after a period is the one before it, moved in time, the repeats are not played
-but added up: max and + commute with a common shift, so the result is the same. Cross-op prefetch is not played.
+Where trips of a loop repeat (same shapes, same order: `sim.engines.nest`) and the state after one is the one before it, moved in time, the
+repeats are not played but added up: max and + commute with a common shift, so the result is the same.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from functional.errors import Problem, ScenarioError
 from hwmodels.chip import Chip, Role
 from hwmodels.formulas.tiling import AxisCuts, Blocks
-from sim.engines.ports import Port, Ports, Span, Tail, Unit, Wait, Window, later, move
+from sim.engines.nest import Nest, Walk, nest_of
+from sim.engines.played import NOTHING, Ahead, Besides, GemmOps, Played
+from sim.engines.ports import Port, Ports, Unit, Wait, Window, later, move
+from sim.engines.repeat import Books, State
 from sim.intervals import CAUSES, Log
 from sim.mapper import GemmCost, array
-from sim.mapper.problem import ROLE_AXES, Place, Setting, setting_of
-from sim.mapping import AXES, GemmMapping
+from sim.mapper.problem import ROLE_AXES, Setting, setting_of
+from sim.mapping import GemmMapping
 
-Counts = NDArray[np.int64]
-Hashes = NDArray[np.uint64]
-
-State: TypeAlias = tuple[list[float], list[str], list[float], list[float]]
-"""Times, causes, what only adds up, and when things happened last."""
 
 class Abandoned(Exception):
     """A play that goes beyond what it was given."""
 
 
 LARGEST_PLAY = 2**25
-"""Tiles of one GEMM that are played; more would take gigabytes."""
-MIX = np.uint64(0x9E3779B97F4A7C15)
-
-
-class Ahead(NamedTuple):
-    """Weights that came before the start: at moments since `begin` a port worked `busy` cycles for them."""
-
-    resource: str
-    what: str
-    begin: float
-    busy: float
-    size_bytes: float
-
-    def write(self, log: Log, op: int) -> None:
-        """As an interval."""
-        log.add(self.resource, self.what, self.begin, 0.0, busy=self.busy, size_bytes=self.size_bytes, role="weights", op=op)
-
-
-@dataclass(frozen=True, slots=True)
-class Played:
-    """A schedule [cycles]: its end, busy times and spans of units and levels, what the array waited for in all and from when to when, bytes
-    (read, written) of the first core by level, after its last transfer from DRAM how long the ports of weights are idle within the last
-    `span` cycles (when tiles used before have left their room), what came `ahead` of its start, and, if it was asked for, every tile."""
-
-    end: float
-    busy: dict[str, float]
-    spans: dict[str, Span]
-    waits: dict[str, Wait]
-    moved_bytes: dict[str, tuple[float, float]]
-    idle: float
-    span: float
-    ahead: tuple[Ahead, ...]
-    log: Log | None
-
-    @property
-    def stalls(self) -> dict[str, float]:
-        """Cycles that the array waited, by cause."""
-        return {cause: wait.cycles for cause, wait in self.waits.items()}
-
-
-class Besides(NamedTuple):
-    """Element-wise work in the group of a GEMM: vector cycles of the first core, cycles that its tensors take each level's port, and the
-    bytes of them that DRAM moves."""
-
-    vector: float
-    levels: Mapping[str, float]
-    dram_bytes: float
-
-
-NOTHING = Besides(0.0, {}, 0.0)
-
-
-class GemmOps(NamedTuple):
-    """Which op of its group the product is, and which one the element-wise work; -1 for several."""
-
-    product: int = -1
-    elementwise: int = -1
-
-
-def flatten(mapping: GemmMapping) -> tuple[Counts, Counts]:
-    """The steps of the first core: for each stage, and last for the array, first index and length along m, n, k. [steps, stages + 1, 3]"""
-    known: dict[tuple[tuple[int, ...], int], tuple[Counts, Counts]] = {}
-    stages = len(mapping.stages)
-
-    def below(extents: tuple[int, ...], stage: int) -> tuple[Counts, Counts]:
-        if stage == mapping.split_stage:
-            extents = -(-extents[0] // mapping.split[0]), -(-extents[1] // mapping.split[1]), extents[2]
-        if stage == stages:
-            return np.zeros((1, 1, 3), np.int64), np.array([[extents]], np.int64)
-        if (extents, stage) in known:
-            return known[extents, stage]
-        tiling = mapping.stages[stage]
-        ranks = [tiling.order.index(axis) for axis in AXES]
-        trips = [-(-extent // size) for extent, size in zip(extents, tiling.tile, strict=True)]
-        grid = np.indices([trips[AXES.index(axis)] for axis in tiling.order]).reshape(3, -1)
-        starts = np.stack([grid[rank] * size for rank, size in zip(ranks, tiling.tile, strict=True)], axis=1)
-        lengths = np.minimum(np.array(tiling.tile), np.array(extents) - starts)
-        if stage == stages - 1 and mapping.split_stage != stages:
-            found = np.repeat(starts[:, None], 2, axis=1), np.repeat(lengths[:, None], 2, axis=1)
-        else:
-            all_starts, all_lengths = [], []
-            for start, length in zip(starts, lengths, strict=True):
-                inner_starts, inner_lengths = below(tuple(length.tolist()), stage + 1)
-                here = np.broadcast_to(start, (len(inner_starts), 1, 3))
-                all_starts.append(np.concatenate([here, inner_starts + start], axis=1))
-                all_lengths.append(np.concatenate([np.broadcast_to(length, here.shape), inner_lengths], axis=1))
-            found = np.concatenate(all_starts), np.concatenate(all_lengths)
-        known[extents, stage] = found
-        return found
-
-    return below((mapping.gemm.m, mapping.gemm.n, mapping.gemm.k), 0)
-
-
-class Visits(NamedTuple):
-    """Stays of a role's tiles in a level: first step of each, elements, whether its tile was held before or will be again, and how many
-    visits ago at the least (0: never; at most 3)."""
-
-    begin: Counts
-    elements: Counts
-    last: NDArray[np.bool_]
-    ago: Counts
-
-
-def stays(role: Role, stage: int, starts: Counts, lengths: Counts) -> Visits:
-    """The visits of a role's tiles in a stage."""
-    x, y, _ = ROLE_AXES[role]
-    sx, sy = starts[:, stage, x], starts[:, stage, y]
-    begin = np.flatnonzero(np.concatenate([[True], (sx[1:] != sx[:-1]) | (sy[1:] != sy[:-1])]))
-    elements = lengths[begin, stage, x] * lengths[begin, stage, y]
-    last, ago = np.ones(len(begin), bool), np.zeros(len(begin), np.int64)
-    if role == "psums":
-        tile = sx[begin] * (int(sy.max()) + 1) + sy[begin]
-        order = np.argsort(tile, kind="stable")
-        same = tile[order][1:] == tile[order][:-1]
-        last[order[:-1][same]] = False
-        ago[order[1:][same]] = np.minimum((order[1:] - order[:-1])[same], 3)
-    return Visits(begin, elements, last, ago)
+"""Tiles of one GEMM that are played."""
 
 
 class Link:
-    """Transfers of one role between two neighbouring holders: the visits of the inner one, and where the play of them stands."""
+    """Transfers of one role between two neighbouring holders: the stays (*visits*) of tiles in the inner one, and where the play of them
+    stands."""
 
-    def __init__(self, role: Role, outer: Place, inner: Place, ports: Ports, setting: Setting, visits: Visits, above: Link | None) -> None:
+    def __init__(self, role: Role, depth: int, nest: Nest, ports: Ports, setting: Setting, above: Link | None) -> None:
         self.role, self.above = role, above
+        outer, inner = setting.holders[role][depth : depth + 2]
         self.outer: Port = ports.of_level[outer.level.name]
         self.inner: Port = ports.of_level[inner.level.name]
         self.from_dram = outer.stage < 0
         self.of_all = setting.shared(inner)
         self.burst_bits = 8 * outer.level.burst_bytes if self.from_dram else 0
         self.double = bool(inner.level.double_buffered)
-        self.visits = visits
-        self.steps = np.diff(visits.begin, append=0)
-        # Whether the tile around it changes with it.
-        self.turns = np.zeros(len(visits.begin), bool) if above is None else np.isin(visits.begin, above.visits.begin)
+        self.stays = stays = nest.stays[role][depth]
+        self.elements: list[int] = stays.elements.tolist()
+        self.steps: list[int] = stays.steps.tolist()
+        self.last: list[bool] = stays.last.tolist()
+        self.ago: list[int] = stays.ago.tolist()
+        self.turns: list[bool] = nest.turns[role][depth].tolist()
+        self.begins: list[bool] = stays.begins.tolist()
+        self.stay_of_row: list[int] = stays.of_row.tolist()
         self.early: dict[int, float] = {}  # which part of a visit's tile came before the group began
         self.at = -1
         # Operands: when the tile in use is whole, when it and the one before it were last used, when the next one is whole.
@@ -224,30 +109,29 @@ class Player:
 
     def __init__(self, mapping: GemmMapping, setting: Setting, ports: Ports, besides: Besides, log: Log | None, ops: GemmOps) -> None:
         self.mapping, self.setting, self.ports, self.besides = mapping, setting, ports, besides
-        self.starts, self.lengths = flatten(mapping)
-        self.total = len(self.starts)
+        self.nest = nest_of(mapping, tuple([(role, tuple([place.stage for place in held[1:]])) for role, held in setting.holders.items()]))
         self.log, self.ops = log, ops
         self.bits = {"activations": mapping.gemm.a_bits, "weights": mapping.gemm.w_bits}
-        self.loads: list[list[Link]] = [self._links(role) for role in ("activations", "weights")]
+        roles: tuple[Role, Role] = ("activations", "weights")
+        self.loads: list[list[Link]] = [self._links(role) for role in roles]
         self.sums = self._links("psums")
+        self.links = *self.loads[0], *self.loads[1], *self.sums
         self.waits = {cause: Wait() for cause in CAUSES}
         self.tail = ports.tail(setting.chip)
+        self.books = Books(ports, self.waits, self.tail)
         self.ahead: tuple[Ahead, ...] = ()
         self.pieces: dict[tuple[int, int, int, bool], Step] = {}
         self.drained = 0.0
         self.latest, self.most_steps, self.array_cycles = math.inf, math.inf, 0  # see `played_within`
         self.steps = 0
-        whole = self.lengths[:, -1]
         self.issued_share = 1.0  # MACs that the chip issues per useful one of the played core
-        self.own_sums = float(whole[self.starts[:, -1, 2] == 0][:, :2].prod(axis=1).sum())
+        rows = self.nest.rows
+        self.own_sums = float(((rows.starts[:, -1, 2] == 0) * rows.lengths[:, -1, :2].prod(axis=1) * rows.often).sum())
 
     def _links(self, role: Role) -> list[Link]:
         links: list[Link] = []
-        for outer, inner in pairwise(self.setting.holders[role]):
-            visits = stays(role, inner.stage, self.starts, self.lengths)
-            links.append(Link(role, outer, inner, self.ports, self.setting, visits, links[-1] if links else None))
-        for link in links:
-            link.steps[-1] += self.total
+        for depth in range(len(self.setting.holders[role]) - 1):
+            links.append(Link(role, depth, self.nest, self.ports, self.setting, links[-1] if links else None))
         return links
 
     # --- transfers ---
@@ -283,7 +167,7 @@ class Player:
 
     def _load(self, link: Link, visit: int, slices: int, room: float, above: Link | None) -> None:
         """A slice of an operand's tile, or all of it."""
-        outside, inside = link.bytes_of(int(link.visits.elements[visit]), self.bits[link.role], slices)
+        outside, inside = link.bytes_of(link.elements[visit], self.bits[link.role], slices)
         if visit in link.early:
             outside, inside = outside * (1.0 - link.early[visit]), inside * (1.0 - link.early[visit])
             if not outside:
@@ -303,10 +187,10 @@ class Player:
         link.times[NEXT] = end
         link.causes[1] = cause
 
-    def _turn_operand(self, link: Link) -> None:
+    def _turn_operand(self, link: Link, row: int) -> None:
         """The next tile comes into use; what of it could not come earlier is loaded now."""
         times = link.times
-        visit = link.at = link.at + 1
+        visit = link.at = link.stay_of_row[row]
         if visit == 0 or not link.double or link.turns[visit]:
             room = times[USED_BEFORE if link.double else USED] if visit else 0.0
             self._load(link, visit, 1, room, link.above)
@@ -317,11 +201,11 @@ class Player:
         """A slice of the tile after the one in use."""
         visit = link.at + 1
         if link.double and visit < len(link.steps) and not link.turns[visit]:
-            self._load(link, visit, int(link.steps[link.at]), link.times[USED_BEFORE], link.above)
+            self._load(link, visit, link.steps[link.at], link.times[USED_BEFORE], link.above)
 
     def _finish(self, link: Link, visit: int, slices: int, sums: float) -> float:
         """Element-wise work on a slice of a finished tile, and what it moves besides; when both are done."""
-        share = float(link.visits.elements[visit]) / self.own_sums / slices
+        share = link.elements[visit] / self.own_sums / slices
         return self._beside(sums, share)
 
     def _beside(self, ready: float, share: float) -> float:
@@ -349,10 +233,10 @@ class Player:
     def _store(self, link: Link, visit: int, slices: int) -> None:
         """A slice of the sums of a visit that is over, or all of them."""
         times, gemm = link.times, self.mapping.gemm
-        finished = bool(link.visits.last[visit])
+        finished = link.last[visit]
         if finished and link is self.sums[-1]:
             times[SUMS_BEFORE] = self._finish(link, visit, slices, times[SUMS_BEFORE])
-        outside, inside = link.bytes_of(int(link.visits.elements[visit]), gemm.out_bits if finished else gemm.acc_bits, slices)
+        outside, inside = link.bytes_of(link.elements[visit], gemm.out_bits if finished else gemm.acc_bits, slices)
         ready = times[SUMS_BEFORE]
         if link.above is not None:
             ready = max(ready, link.above.times[ROOM])
@@ -361,30 +245,31 @@ class Player:
         if link.above is not None:
             link.above.times[SUMS] = max(link.above.times[SUMS], end)
 
-    def _give_way(self, link: Link) -> None:
-        """The sums in use are over: those before them are away by now; with one buffer, or where the tile around ends, so are these."""
+    def _give_way(self, link: Link, is_at_once: bool) -> None:
+        """The sums in use are over: those before them are away by now, and so are these if they go at once."""
         times = link.times
         times[STORED_2], times[STORED_1] = times[STORED_1], times[STORED]
         times[SUMS_BEFORE], times[SUMS] = times[SUMS], 0.0
-        if self._at_once(link, link.at + 1):
+        if is_at_once:
             self._store(link, link.at, 1)
 
     def _at_once(self, link: Link, visit: int) -> bool:
-        return not link.double or visit == len(link.steps) or bool(link.turns[visit])
+        """Whether the sums before a visit are stored when it begins: with one buffer, or where the tile around ends."""
+        return not link.double or link.turns[visit]
 
-    def _turn_sums(self, link: Link) -> None:
+    def _turn_sums(self, link: Link, row: int) -> None:
         """The next tile of sums comes into use, read back if it continues."""
         times = link.times
-        visit = link.at = link.at + 1
+        visit = link.at = link.stay_of_row[row]
         room = times[STORED_1] if link.double else times[STORED]
         link.causes[0] = "sram_space"
-        if link.visits.ago[visit]:
-            ago = int(link.visits.ago[visit])
+        ago = link.ago[visit]
+        if ago:
             # The store of the visit before the last is the one before `STORED_1` if the last one has been stored at once.
             whole = times[STORED if self._at_once(link, visit) and ago == 1 else STORED_1 if ago <= 2 else STORED_2]
             if link.above is not None:
                 whole = max(whole, link.above.times[ROOM])
-            outside, inside = link.bytes_of(int(link.visits.elements[visit]), self.mapping.gemm.acc_bits, 1)
+            outside, inside = link.bytes_of(link.elements[visit], self.mapping.gemm.acc_bits, 1)
             ready = max(room, whole + link.outer.latency)
             if later(max(link.outer.reader.free, whole + link.outer.latency), room):
                 link.causes[0] = "dram" if link.from_dram else "dependency"
@@ -393,13 +278,11 @@ class Player:
 
     # --- steps ---
 
-    def _step_of(self, at: int) -> Step:
+    def _step_of(self, row: int) -> Step:
         """What the array does at a step, worked out once for alike pieces."""
-        m, n, k = (int(length) for length in self.lengths[at, -1])
-        continues = bool(self.starts[at, -1, 2] > 0)
-        key = m, n, k, continues
+        key = self.nest.pieces[row]
         if key not in self.pieces:
-            self.pieces[key] = self._work(m, n, k, continues)
+            self.pieces[key] = self._work(*key)
         return self.pieces[key]
 
     def _work(self, m: int, n: int, k: int, continues: bool) -> Step:
@@ -429,8 +312,8 @@ class Player:
         cycles, extra = float(used.cycles), float(used.extra_cycles)
         return Step(cycles, extra, drain, folds_drain, tuple(takes.values()), tuple(moves), longest, m * n * k)
 
-    def _step(self, at: int) -> None:
-        step = self._step_of(at)
+    def _step(self, row: int) -> None:
+        step = self._step_of(row)
         matrix = self.ports.matrix
         free = start = matrix.free
         cause = "dependency"
@@ -474,20 +357,20 @@ class Player:
                     taken[id(unit)] = begin + size_bytes * cycles_per_byte
                     log.add(port.name, what, begin, taken[id(unit)], size_bytes=size_bytes * share, op=self.ops.product)
 
-    def _switch(self, at: int) -> None:
+    def _switch(self, row: int) -> None:
         """Everything before a step."""
         for link in reversed(self.sums):
-            if 0 <= link.at < len(link.steps) - 1 and at == link.visits.begin[link.at + 1]:
-                self._give_way(link)
+            if link.at >= 0 and link.begins[row]:
+                self._give_way(link, self._at_once(link, link.stay_of_row[row]))
         for links in self.loads:
             for link in links:
-                if link.at + 1 < len(link.steps) and at == link.visits.begin[link.at + 1]:
-                    self._turn_operand(link)
+                if link.begins[row]:
+                    self._turn_operand(link, row)
         for link in self.sums:
-            if link.at + 1 < len(link.steps) and at == link.visits.begin[link.at + 1]:
-                self._turn_sums(link)
+            if link.begins[row]:
+                self._turn_sums(link, row)
 
-    def _after(self, at: int) -> None:
+    def _after(self, row: int) -> None:
         """Everything after a step."""
         for links in self.loads:
             for link in links:
@@ -495,8 +378,8 @@ class Player:
         for link in reversed(self.sums):
             if link.at < 1 or self._at_once(link, link.at):
                 continue
-            steps, place = int(link.steps[link.at]), at - int(link.visits.begin[link.at])
-            if steps == 1 or place:
+            steps = link.steps[link.at]
+            if steps == 1 or not link.begins[row]:
                 self._store(link, link.at - 1, max(steps - 1, 1))
 
     # --- before the start ---
@@ -505,8 +388,8 @@ class Player:
         """Let the first weights come in windows before the start: of the tile that is used first, and then of the one after it if there are
         two buffers, as much as the ports have time for and the groups of those windows leave room for."""
         link = self.loads[1][0]
-        visits = range(min(2 if link.double else 1, len(link.visits.begin)))
-        sizes = [link.bytes_of(int(link.visits.elements[visit]), self.bits["weights"], 1) for visit in visits]
+        visits = range(min(2 if link.double else 1, len(link.elements)))
+        sizes = [link.bytes_of(link.elements[visit], self.bits["weights"], 1) for visit in visits]
         shares = (1.0, 1.0) if link.of_all else (link.outer.read_share, link.inner.write_share)
         outer, inner = link.outer.read_cycles_per_byte * shares[0], link.inner.write_cycles_per_byte * shares[1]
         # Both ports are taken for as long as the slower one needs; bytes that fill up a burst take no room.
@@ -535,177 +418,81 @@ class Player:
         """Bytes (read, written) that the play will ask of each level, for transfers of all cores together or for those of each."""
         gemm = self.mapping.gemm
         read, written = dict.fromkeys(self.ports.of_level, 0.0), dict.fromkeys(self.ports.of_level, 0.0)
-        for link in (*self.loads[0], *self.loads[1], *self.sums):
+        for link in self.links:
             if link.of_all != of_all:
                 continue
-            elements = link.visits.elements
+            elements, often, returns = link.stays.elements, link.stays.often, link.stays.ago > 0
             if link.role == "psums":
-                back = link.bytes_of(elements[link.visits.ago > 0], gemm.acc_bits, 1)
-                away = link.bytes_of(elements, np.where(link.visits.last, gemm.out_bits, gemm.acc_bits), 1)
-                read[link.inner.name] += float(np.sum(away[1]))
-                written[link.outer.name] += float(np.sum(away[0]))
+                back, often_back = link.bytes_of(elements, gemm.acc_bits, 1), often * returns
+                away = link.bytes_of(elements, np.where(link.stays.last, gemm.out_bits, gemm.acc_bits), 1)
+                read[link.inner.name] += float(np.sum(often * away[1]))
+                written[link.outer.name] += float(np.sum(often * away[0]))
             else:
-                back = link.bytes_of(elements, self.bits[link.role], 1)
-            read[link.outer.name] += float(np.sum(back[0]))
-            written[link.inner.name] += float(np.sum(back[1]))
+                back, often_back = link.bytes_of(elements, self.bits[link.role], 1), often
+            read[link.outer.name] += float(np.sum(often_back * back[0]))
+            written[link.inner.name] += float(np.sum(often_back * back[1]))
         if of_all:
             return {name: (read[name], written[name]) for name in read}
-        continues = (self.starts[:, -1:, 2] > 0).astype(np.int64)
-        shapes, often = np.unique(np.concatenate([self.lengths[:, -1], continues], axis=1), axis=0, return_counts=True)
-        for (m, n, k, again), steps in zip(shapes.tolist(), often.tolist(), strict=True):
-            for port, out, into in self._work(m, n, k, bool(again)).moves:
-                read[port.name] += out * steps
-                written[port.name] += into * steps
+        steps: dict[tuple[int, int, int, bool], int] = {}
+        for piece, count in zip(self.nest.pieces, self.nest.rows.often.tolist(), strict=True):
+            steps[piece] = steps.get(piece, 0) + count
+        for piece, count in steps.items():
+            for port, out, into in self._work(*piece).moves:
+                read[port.name] += out * count
+                written[port.name] += into * count
         return {name: (read[name], written[name]) for name in read}
-
-    def _hashes(self) -> Hashes:
-        """A number per step: equal where the same is done in the same way (up to collisions of 64-bit hashes)."""
-        found = np.zeros(self.total, np.uint64)
-
-        def mix(column: Any) -> None:
-            nonlocal found
-            found = (found ^ (found >> np.uint64(29))) * MIX + column.astype(np.uint64)
-
-        for axis in range(3):
-            mix(self.lengths[:, -1, axis])
-        mix(self.starts[:, -1, 2] > 0)
-        for link in (*self.loads[0], *self.loads[1], *self.sums):
-            visits = link.visits
-            code = np.zeros(len(visits.begin), np.uint64)
-            after = np.append(visits.elements[1:], 0)
-            before = np.append([0], visits.elements[:-1])
-            last_before = np.append([False], visits.last[:-1])
-            turns_after = np.append(link.turns[1:], True)
-            columns = [visits.elements, after, link.steps, link.turns, turns_after]
-            if link.early:
-                here = np.arange(len(visits.begin))
-                columns += [here < 1, here < 2]  # what comes into use, and what is loaded for later, is not what it is further on
-            if link.role == "psums":
-                columns += [before, visits.last, last_before, visits.ago]
-            for column in columns:
-                code = (code ^ (code >> np.uint64(31))) * MIX + column.astype(np.uint64)
-            where = np.repeat(np.arange(len(code)), link.steps)
-            mix(code[where])
-            mix(np.minimum(np.arange(self.total) - visits.begin[where], 2))
-        return found
-
-    def _periods(self) -> list[int]:
-        """Steps after which the nest may repeat itself: the trips of its inner loops."""
-        found = {1}
-        links = (*self.loads[0], *self.loads[1], *self.sums)
-        for link in links:
-            found.update(link.steps[np.array([len(link.steps) // 2, 0])].tolist())
-        period, sizes = 1, self.lengths[0]
-        for stage in reversed(range(len(self.mapping.stages))):
-            around = sizes[stage - 1] if stage else np.array([self.mapping.gemm.m, self.mapping.gemm.n, self.mapping.gemm.k])
-            if stage == self.mapping.split_stage:
-                around = -(-around // np.array([*self.mapping.split, 1]))
-            for axis in reversed(self.mapping.stages[stage].order):
-                period *= int(-(-around[AXES.index(axis)] // sizes[stage][AXES.index(axis)]))
-                found.add(period)
-        return sorted(period for period in found if 3 * period <= self.total)
 
     def _state(self) -> State:
         """All times, all causes, all that only adds up."""
-        links = (*self.loads[0], *self.loads[1], *self.sums)
-        times = [unit.free for unit in self.ports.units] + [self.drained]
-        causes = []
-        for link in links:
+        times, causes = [self.drained], []
+        for link in self.links:
             times += link.times
             causes += link.causes
-        tallies = [unit.busy for unit in self.ports.units] + [wait.cycles for wait in self.waits.values()]
-        for port in self.ports.of_level.values():
-            tallies += (port.read_bytes, port.written_bytes)
-        return times, causes, tallies, [each.last for each in self._clocked()]
+        return self.books.state(times, causes)
 
-    def _clocked(self) -> list[Unit | Wait | Tail]:
-        """Everything that knows when it happened last."""
-        return [*self.ports.units, *self.waits.values(), self.tail]
-
-    def _shift(self, old: State, new: State) -> list[float] | None:
-        """By how much each time moves in a period, if the state is the old one moved in time."""
-        if old[1] != new[1]:
-            return None
-        delta = new[0][0] - old[0][0]
-        tolerance = 1e-10 * delta
-        moves = [b - a for a, b in zip(old[0], new[0], strict=True)]
-        moving = [abs(each - delta) <= tolerance for each in moves]
-        least = min(time for time, is_moving in zip(old[0], moving, strict=True) if is_moving)
-        for time, is_moving, each in zip(old[0], moving, moves, strict=True):
-            if not is_moving and (each or time > least):
-                return None
-        return [delta if is_moving else 0.0 for is_moving in moving]
-
-    def _jump(self, shift: list[float], old: State, periods: int, at: int) -> None:
-        """Add what so many periods add."""
-        _, _, tallies, _ = self._state()
-        before_tail, after_tail = self.tail.last, self.tail.busy_now - self.tail.busy
-        tallies = [new + periods * (new - before) for before, new in zip(old[2], tallies, strict=True)]
-        # What happened in the period happens in each of them; the array works in all.
-        for each, before in zip(self._clocked(), old[3], strict=True):
-            if each.last != before:
-                each.last += periods * shift[0]
-        moves = iter(shift)
-        for unit in self.ports.units:
-            unit.free += periods * next(moves)
-        self.drained += periods * next(moves)
-        for link in (*self.loads[0], *self.loads[1], *self.sums):
-            link.times = [time + periods * next(moves) for time in link.times]
-            link.at = int(np.searchsorted(link.visits.begin, at, side="left")) - 1
-        values = iter(tallies)
-        for unit in self.ports.units:
-            unit.busy = next(values)
-        for wait in self.waits.values():
-            wait.cycles = next(values)
-        for port in self.ports.of_level.values():
-            port.read_bytes, port.written_bytes = next(values), next(values)
-        if self.tail.last != before_tail:
-            self.tail.busy = self.tail.busy_now - after_tail
+    def _jump(self, shift: list[float], old: State, periods: int, row: int) -> None:
+        """Add what so many periods add, whose last step is that of a row."""
+        moves = iter(self.books.jump(old, shift, periods))
+        self.drained += next(moves)
+        for link in self.links:
+            link.times = [time + next(moves) for time in link.times]
+            link.at = link.stay_of_row[row]
 
     def play(self) -> Played:
         """All steps, then the last stores."""
         if self.log is not None:
             for each in self.ahead:
                 each.write(self.log, self.ops.product)
-        periods = [] if self.total < 8 else self._periods()
-        hashes = self._hashes() if periods else np.zeros(0, np.uint64)
-        differ = {period: np.flatnonzero(hashes[period:] != hashes[:-period]) + period for period in periods}
+        walk = Walk(self.nest, self.nest.codes(some_early=bool(self.loads[1][0].early)))
         seen: dict[int, tuple[int, State, int]] = {}
-        at = 0
-        while at < self.total:
-            state = None
+        while not walk.is_over:
             # What the array has waited for so far, and all that it has to do.
             if self.ports.matrix.free - self.ports.matrix.busy + self.array_cycles > self.latest or self.steps >= self.most_steps:
                 raise Abandoned
             self.steps += 1
-            for period, longer in zip(periods, [*periods, self.total][1:], strict=True):
-                if at % period:
-                    continue
-                state = state or self._state()
-                known = seen.get(period)
-                seen[period] = at, state, 0 if self.log is None else len(self.log)
-                if known is None or known[0] != at - period:
-                    continue
-                breaks = differ[period]
-                place = int(np.searchsorted(breaks, at))
-                until = int(breaks[place]) if place < len(breaks) else self.total
-                # Not past where a longer period may be seen to repeat.
-                repeats = (min(until, at - at % longer + longer) - at) // period
-                if repeats < 1:
-                    continue
-                shift = self._shift(known[1], state)
-                if shift is not None:
-                    at += repeats * period
-                    if self.log is not None:
-                        self.log.repeat(known[2], repeats, shift[0])
-                    self._jump(shift, known[1], repeats, at)
-                    break
-            else:
-                self._switch(at)
-                self._step(at)
-                self._after(at)
-                at += 1
+            if walk.loop >= 0 and self._repeat(walk, seen):
+                continue
+            self._switch(walk.row)
+            self._step(walk.row)
+            self._after(walk.row)
+            walk.go_on()
         return self._close()
+
+    def _repeat(self, walk: Walk, seen: dict[int, tuple[int, State, int]]) -> bool:
+        """Where a trip of a loop begins: if the one before moved the state in time, and those to come are like it, add up what they do."""
+        loop, trip = walk.loop, walk.trip
+        repeats, known, state = walk.alike(trip), seen.pop(loop, None), None
+        if repeats and known is not None and known[0] == trip - 1:
+            state = self._state()
+            shift = known[1].shift_to(state)
+            if shift is not None:
+                if self.log is not None:
+                    self.log.repeat(known[2], repeats, shift[0])
+                self._jump(shift, known[1], repeats, walk.skip(repeats))
+                return True
+        if repeats > 1 or walk.alike(trip + 1):
+            seen[loop] = trip, state or self._state(), 0 if self.log is None else len(self.log)
+        return False
 
     def _close(self) -> Played:
         """What follows the last step."""
@@ -713,7 +500,7 @@ class Player:
         drained = max(self.drained, matrix.free)
         self._wait("array", matrix.free, drained)
         for link in reversed(self.sums):
-            self._give_way(link)
+            self._give_way(link, is_at_once=True)
         done = max(self.sums[-1].times[SUMS_BEFORE], drained) if self.sums else self._beside(drained, 1.0)
         self._wait("vector", drained, done)
         end = max(done, *(unit.free for unit in self.ports.units)) if self.sums else done
@@ -771,7 +558,8 @@ def _player(
         raise ScenarioError(Problem(message, "take another engine, or a smaller product"))
     setting = setting_of(mapping.gemm, chip, a_resident)
     player = Player(mapping, setting, Ports.of(chip), besides, log, ops)
-    player.issued_share = cost.issued_macs / float(player.lengths[:, -1].prod(axis=1).sum())
+    rows = player.nest.rows
+    player.issued_share = cost.issued_macs / float((rows.often * rows.lengths[:, -1].prod(axis=1)).sum())
     if mapping.split != (1, 1):
         once = player.own_bytes(of_all=True)
         for name, (read, written) in player.own_bytes(of_all=False).items():

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sim.engines.play_gemm import GemmOps, Played
+from sim.engines.played import GemmOps, Played
 from sim.engines.ports import Span, Wait
 from sim.engines.roofline import MATRIX, VECTOR
 from sim.engines.tiled import GemmChoice, Mapped

@@ -26,7 +26,7 @@ from dataclasses import replace
 from functional.formats import bits_of
 from sim.engines import tiled
 from sim.engines.cycle import PlayedClass, play_classes
-from sim.engines.play_gemm import Played
+from sim.engines.played import Played
 from sim.engines.ports import Window, weights_level
 from sim.engines.result import GroupTimes
 from sim.intervals import LAUNCH

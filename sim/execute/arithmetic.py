@@ -79,8 +79,8 @@ class Arithmetic:
         return requantise(sums.float() * factor, torch.ones(()), self.output)
 
 
-_ELEMENTS_AT_ONCE = 2**23
-"""So that the fp32 copy of a vocabulary's weights stays small."""
+_ELEMENTS_AT_ONCE = 2**19
+"""So that the fp32 copies of a vocabulary's weights stay in the cache."""
 
 _OVER_THE_ARRAY = {"os": ("m", "n"), "ws": ("k", "n"), "is": ("k", "m")}
 """Axes that lie over the rows and over the columns of a systolic array; the third is streamed and never padded."""

@@ -28,8 +28,8 @@ UNIT_ROUNDOFF = {"fp32": 2.0**-24, "bf16": 2.0**-8, "fp16": 2.0**-11, "fp8": 2.0
 UNDERFLOW = {"fp32": 2.0**-150, "bf16": 2.0**-134, "fp16": 2.0**-25, "fp8": 2.0**-10, "int8": 0.5}
 """Largest absolute error of rounding a number below the normal range: half of the smallest subnormal; of codes that are integers, half."""
 
-_COLUMNS_AT_ONCE = 8192
-"""So that the float64 copies of a vocabulary's weights stay small."""
+_ELEMENTS_AT_ONCE = 2**19
+"""So that the float64 copies of a vocabulary's weights stay in the cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,19 +63,29 @@ def judge(found: Tensor, golden: Tensor, bound: Tensor | None = None) -> Judgeme
     return Judgement(not bool((share > limit).any()), found.numel(), int((share > limit).sum()), float(share.flatten()[index]), index)
 
 
-def gemm_bound(a: Tensor, w: Tensor, arithmetic: Arithmetic) -> tuple[Tensor, Tensor]:
-    """(exact a w in float64, bound on the distance of any floating-point execution to it) for a[m, k], w[k, n].
+def magnitudes(a: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+    """(a w, |a| |w|) in float64 for a[m, k], w[k, n]."""
+    exact = torch.empty((a.shape[0], w.shape[1]), dtype=torch.float64)
+    sizes = torch.empty_like(exact)
+    wide_a = a.double()
+    size_a = wide_a.abs()
+    for columns in _column_pieces(w):
+        wide_w = w[:, columns].to(torch.float64, copy=True)
+        exact[:, columns] = wide_a @ wide_w
+        sizes[:, columns] = size_a @ wide_w.abs_()
+    return exact, sizes
+
+
+def gemm_bound(a: Tensor, w: Tensor, arithmetic: Arithmetic, known: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+    """(exact a w in float64, bound on the distance of any floating-point execution to it) for a[m, k], w[k, n]; `known` are their
+    `magnitudes`.
 
     k additions in the accumulator's format; a k + 1st rounding is that of fp32 sums within a tile where the accumulator is narrower, and
     one more that of the product with a factor, after which codes end at the largest.
     """
     relative = gamma(a.shape[1] + 1 + (arithmetic.factor is not None), UNIT_ROUNDOFF[arithmetic.accumulate])
-    exact = torch.empty((a.shape[0], w.shape[1]), dtype=torch.float64)
-    bound = torch.empty_like(exact)
-    for columns in _column_pieces(w.shape[1]):
-        wide_a, wide_w = a.double(), w[:, columns].double()
-        exact[:, columns] = wide_a @ wide_w
-        bound[:, columns] = relative * (wide_a.abs() @ wide_w.abs())
+    exact, sizes = known or magnitudes(a, w)
+    bound = relative * sizes
     if arithmetic.factor is not None:
         bound *= arithmetic.factor
         exact = (exact * arithmetic.factor).clamp(-LARGEST[arithmetic.output], LARGEST[arithmetic.output])
@@ -87,9 +97,10 @@ def output_rounding(exact: Tensor, error: Tensor, output: str) -> Tensor:
     return error + UNIT_ROUNDOFF[output] * (exact.abs() + error) + UNDERFLOW[output]
 
 
-def _column_pieces(columns: int) -> Iterator[slice]:
-    for start in range(0, columns, _COLUMNS_AT_ONCE):
-        yield slice(start, start + _COLUMNS_AT_ONCE)
+def _column_pieces(w: Tensor) -> Iterator[slice]:
+    width = max(_ELEMENTS_AT_ONCE // w.shape[0], 1)
+    for start in range(0, w.shape[1], width):
+        yield slice(start, start + width)
 
 
 def attention_bound(

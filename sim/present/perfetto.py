@@ -16,7 +16,7 @@ import numpy as np
 from functional.spec import format_shape
 from functional.work import flops
 from hwmodels.chip import Chip
-from sim.engines import roofline, tiled
+from sim.engines import mapped_by, tiled
 from sim.explore.step import Step
 from sim.mapper import chip_use
 from sim.mapper.attention import held_bytes
@@ -215,7 +215,7 @@ def _counters(pid: int, timeline: Timeline, step: Step, chip: Chip, begin_s: flo
     stays = kept_bytes(demand.groups, demand.residency, float(resident_capacity_bytes(chip)))
     taken: dict[str, Sequence[float]] = {"intermediates": stays}
     if timeline.engine != "roofline":
-        of_class = _tiles_bytes(planned)
+        of_class = _tiles_bytes(planned, timeline.engine)
         taken["tiles"] = [of_class[index] for index in demand.class_of]
     occupancy = f"{level.name} occupancy [B]"
     at_s = begin_s
@@ -228,19 +228,18 @@ def _counters(pid: int, timeline: Timeline, step: Step, chip: Chip, begin_s: flo
         yield {"name": name, "ph": "C", "ts": _us(at_s), "pid": pid, "args": dict.fromkeys(series, 0)}
 
 
-def _tiles_bytes(planned: Plan) -> list[float]:
-    """What the tiles of each class of groups take of the level where intermediates stay, on all cores, by the mapping that tiled charges
-    for; nothing where everything streams, and on a calibrated chip, whose kernels hold their tiles elsewhere."""
-    lasting = sustained(planned)
-    chip, level, peaks = lasting.chip, resident_level(lasting.chip), roofline.Peaks.of(lasting.chip)
+def _tiles_bytes(planned: Plan, engine: str) -> list[float]:
+    """What the tiles of each class of groups take of the level where intermediates stay, on all cores, by the mapping that the engine
+    charges for; nothing where everything streams, and on a calibrated chip, whose kernels hold their tiles elsewhere."""
+    chip = sustained(planned).chip
+    level = resident_level(chip)
     copies = int(chip.cores) if level.per == "core" else 1
     found = []
-    for group_class in planned.classes:
-        choice = tiled.map_group(group_class, lasting, peaks).choice
+    for mapped in mapped_by(planned, engine):
         held: Mapping[str, float] = {}
-        if isinstance(choice, tiled.GemmChoice):
-            held = chip_use(choice.mapping, chip, choice.a_resident).room_bytes
-        elif isinstance(choice, tiled.AttentionChoice):
-            held = held_bytes(choice.mapping, chip)
+        if isinstance(mapped.choice, tiled.GemmChoice):
+            held = chip_use(mapped.choice.mapping, chip, mapped.choice.a_resident).room_bytes
+        elif isinstance(mapped.choice, tiled.AttentionChoice):
+            held = held_bytes(mapped.choice.mapping, chip)
         found.append(copies * held.get(level.name, 0.0))
     return found

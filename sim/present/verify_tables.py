@@ -58,7 +58,7 @@ def _headline(result: Verification) -> str:
     formats = formats_text(scenario.formats)
     parts = [what, f"batch {scenario.batch}", formats, layers]
     parts += [f"linears in {result.split} pieces"] if result.split > 1 else []
-    parts += [f"as {result.engine} maps it", f"seed {result.seed}"]
+    parts += [f"as {result.engine} maps it", result.source.said(result.seed)]
     return f"{result.model} on {result.chip}: {', '.join(parts)}\n"
 
 
@@ -72,10 +72,11 @@ def _conclusion(result: Verification) -> str:
             f"top-1 agreement {logits.top1_agreement:.1%} ({judged})"
         )
     error = result.error
-    lines.append(
-        f"these formats against fp32: logits max error {error.max_error:.3g}, RMS {error.rms_error:.3g} of {error.fp32_rms:.3g}, "
-        f"top-1 agreement {error.top1_agreement:.1%} of {error.tokens} tokens"
-    )
+    if error is not None:
+        lines.append(
+            f"these formats against fp32: logits max error {error.max_error:.3g}, RMS {error.rms_error:.3g} of {error.fp32_rms:.3g}, "
+            f"top-1 agreement {error.top1_agreement:.1%} of {error.tokens} tokens"
+        )
     groups = sum(check.tally is not None for check in result.ops)
     if result.passed:
         lines.append(f"{len(result.ops)} ops give the golden output; MACs, DRAM and on-chip bytes of {groups} groups equal those charged")

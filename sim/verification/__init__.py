@@ -1,6 +1,7 @@
 """Verification: what is timed is executed.
 
-The golden model runs once, with seeded random weights, in the chip's number format, and keeps what goes into and comes out of every op.
+The golden model runs once, in the chip's number format, and keeps what goes into and comes out of every op. Weights are those of a
+checkpoint's directory, else random and seeded.
 Then each op runs again from its golden inputs, products through the very mappings that an engine charges for, tile by tile
 (`sim.execute`), and its output, the MACs issued and the DRAM bytes moved are compared with the golden output and with the charge.
 """
@@ -19,12 +20,12 @@ from hwmodels import load_chip
 from hwmodels.chip import Chip
 from sim.api import trace_model
 from sim.plan import Plan, plan
-from workloads.library import load_model
 from workloads.scenario import Phase, Scenario
 from workloads.split import parts_of
 
 if TYPE_CHECKING:
     from functional.format_error import FormatError
+    from sim.golden_step import GoldenModel, WeightSource
     from sim.verification.charge import ChargedGroup
     from sim.verification.check import LogitsCheck, OpCheck
     from sim.verification.golden_run import GoldenStep
@@ -36,7 +37,7 @@ __all__ = ["Verification", "verify"]
 class Verification:
     """One phase of a model on a chip, verified op by op; `logits` is None where an op could not be executed.
 
-    `error` is that of the formats themselves: golden logits against those in fp32.
+    `error` is that of the formats themselves, where it was asked for: golden logits against those in fp32.
     """
 
     model: str
@@ -45,10 +46,11 @@ class Verification:
     layers: int
     split: int
     seed: int
+    source: WeightSource
     scenario: Scenario
     ops: tuple[OpCheck, ...]
     logits: LogitsCheck | None
-    error: FormatError
+    error: FormatError | None
 
     @property
     def first_difference(self) -> str | None:
@@ -74,7 +76,8 @@ class Verification:
             "format": scenario.formats.activations,
             "weights": scenario.formats.weights,
             "kv": scenario.formats.kv,
-            "error_against_fp32": asdict(self.error),
+            "error_against_fp32": None if self.error is None else asdict(self.error),
+            "weights_source": self.source.name,
             "layers": self.layers,
             "split": self.split,
             "seed": self.seed,
@@ -90,7 +93,7 @@ class Verification:
 
 
 def verify(
-    model: str | Path | ModelConfig,
+    model: str | Path | ModelConfig | GoldenModel,
     chip: str | Path | Chip,
     *,
     phase: Phase = "prefill",
@@ -109,13 +112,16 @@ def verify(
     """Execute the mappings of one prefill or decode step on tensors, as the engine of that name maps it. `number_format` (the chip's
     default one unless said) is that of weights, of what is between ops and of the KV cache, unless said.
 
-    `layers` decoder layers are built, besides the whole embedding and lm_head; every linear is in `split` pieces, one per core. Raises
-    `BadInput` for all that `predict` refuses, for an engine that maps nothing, and for layers that the model does not have.
+    `layers` decoder layers are built, besides the whole embedding and lm_head; every linear is in `split` pieces, one per core. The
+    directory of a checkpoint is verified with its weights, any other model with random ones (`sim.golden_step`). Raises `BadInput` for all
+    that `predict` refuses, for an engine that maps nothing, and for layers that the model does not have.
     """
+    from sim.golden_step import GoldenModel, seeded_error
     from sim.verification.charge import charged_groups
     from sim.verification.golden_run import golden_step
 
-    config = model if isinstance(model, ModelConfig) else load_model(model)
+    opened = GoldenModel.of(model)
+    config, source = opened.config, opened.source
     built = chip if isinstance(chip, Chip) else load_chip(chip)
     name = number_format or built.default_format
     _check(config, name, layers)
@@ -134,10 +140,13 @@ def verify(
     )
     planned = plan(graph, built)
     groups = charged_groups(planned, engine)
-    return checked(planned, groups, golden_step(config, graph, seed), engine=engine, layers=layers, seed=seed)
+    result = checked(planned, groups, golden_step(config, graph, seed, source), engine=engine, layers=layers, seed=seed, source=source)
+    return replace(result, error=seeded_error(config, graph.scenario, seed, source))
 
 
-def checked(plan: Plan, groups: Sequence[ChargedGroup], golden: GoldenStep, *, engine: str, layers: int, seed: int) -> Verification:
+def checked(
+    plan: Plan, groups: Sequence[ChargedGroup], golden: GoldenStep, *, engine: str, layers: int, seed: int, source: WeightSource
+) -> Verification:
     """Execute the groups of a planned step, as they are charged, against the golden step of the same graph."""
     from sim.verification.charge import resident_tensors
     from sim.verification.check import Checker
@@ -150,7 +159,7 @@ def checked(plan: Plan, groups: Sequence[ChargedGroup], golden: GoldenStep, *, e
     integers = all(is_integer(each) for each in (used.activations, used.weights, used.kv))
     exact = integers and all(check.passed for check in checks)
     logits = checker.logits(exact) if could_run else None
-    return Verification(graph.model, chip.name, engine, layers, parts_of(graph), seed, graph.scenario, checks, logits, golden.error)
+    return Verification(graph.model, chip.name, engine, layers, parts_of(graph), seed, source, graph.scenario, checks, logits, None)
 
 
 def _check(config: ModelConfig, number_format: str, layers: int) -> None:

@@ -14,7 +14,7 @@ from functional.formats import is_integer
 from functional.qtensor import QTensor
 from functional.quantise import QCaptured
 from sim.execute import Judgement, gemm_bound, judge
-from sim.execute.judge import attention_bound
+from sim.execute.judge import attention_bound, magnitudes
 from sim.verification.border import attention_counts, linear_counts, scale_bytes, streamed_bytes
 from sim.verification.charge import ChargedGroup
 from sim.verification.counts import Counts
@@ -122,7 +122,10 @@ class Checker:
         if is_integer(product.arithmetic.compute):
             return _compared(golden, found.values, how)
         x, weight = product.a.values, product.b.values
-        exact, bound = gemm_bound(x.reshape(-1, x.shape[-1]), weight.T, product.arithmetic)
+        rows, columns, known = x.reshape(-1, x.shape[-1]), weight.T, self.golden.magnitudes
+        if golden.name not in known:
+            known[golden.name] = magnitudes(rows, columns)
+        exact, bound = gemm_bound(rows, columns, product.arithmetic, known[golden.name])
         return _compared(golden, found.values, how, (exact.view(found.values.shape), bound.view(found.values.shape)))
 
     def _attention(self, step: AttentionStep, group: ChargedGroup) -> tuple[list[OpCheck], Counts]:

@@ -19,7 +19,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from sim.present.dashboard.page import plotly_js
+import plotly
+
 from tests.browser import browser_path, opened
 
 WRITE = """
@@ -165,7 +166,8 @@ def main() -> None:
             print("no browser: the page is not looked at")
             return
         blank = folder / "bare.html"
-        blank.write_text(BARE.format(plotly=plotly_js().replace("</script", "<\\/script")))
+        library = (Path(plotly.__file__).parent / "package_data" / "plotly.min.js").read_text(encoding="utf-8")
+        blank.write_text(BARE.format(plotly=library.replace("</script", "<\\/script")))
         bare = look(blank, folder)
         for name, page in (("one model, one chip", plain), ("with the sweep", explorer)):
             told(name, look(page, folder), bare)

@@ -41,9 +41,10 @@ def dashboard(
     from hwmodels import Chip, load_chip
     from sim.explore.step import Step
     from sim.present.dashboard.data import page_data
-    from sim.present.dashboard.page import page, plotly_js
+    from sim.present.dashboard.page import page
+    from sim.present.dashboard.plotly import plotly_js
 
-    plotly = plotly_js()
+    plotly = plotly_js(("bar", "icicle") if sweep is None else ("bar", "icicle", "scattergl"))
     named = [models] if isinstance(models, str) else list(models)
     given = [chips] if isinstance(chips, str | Path | Chip) else list(chips)
     built = [chip if isinstance(chip, Chip) else load_chip(chip) for chip in given]

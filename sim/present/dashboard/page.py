@@ -7,11 +7,7 @@ import json
 import re
 from collections.abc import Mapping
 from importlib.resources import files
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
-
-from functional.errors import BadInput, Problem
 
 SCRIPTS = (
     "engine.js",
@@ -29,14 +25,6 @@ SCRIPTS = (
 """In the order in which they stand in the page."""
 
 
-def plotly_js() -> str:
-    """The library as text, without importing its Python package; raises `BadInput` if it is not installed."""
-    spec = find_spec("plotly")
-    if spec is None or not spec.submodule_search_locations:
-        raise BadInput(Problem("the dashboard needs plotly", "pip install 'rooftile[plots]'"))
-    return (Path(spec.submodule_search_locations[0]) / "package_data" / "plotly.min.js").read_text(encoding="utf-8")
-
-
 def page(data: Mapping[str, Any], plotly: str) -> str:
     """One HTML document that asks nothing of any network."""
     folder = files("sim.present.dashboard") / "page"
@@ -47,7 +35,7 @@ def page(data: Mapping[str, Any], plotly: str) -> str:
         "title": html.escape(f"{', '.join(names)} on {', '.join(chips)}"),
         "style": (folder / "style.css").read_text(encoding="utf-8"),
         "data": embedded(data),
-        "plotly": plotly.replace("</script", "<\\/script"),
+        "plotly": plotly,
         "script": f'(() => {{\n"use strict";\n{scripts}\n}})();',
     }
     text = (folder / "page.html").read_text(encoding="utf-8")

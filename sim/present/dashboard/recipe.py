@@ -7,9 +7,9 @@ the page has the very numbers of `roofline_grid` at every position.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -81,26 +81,29 @@ def _described(table: NDArray[Any], batches: Ints, lengths: Ints) -> tuple[Any, 
     return "linear", tuple(start.tolist()), tuple(slope.tolist())
 
 
-def _polynomial(values: NDArray[Any], lengths: Ints) -> tuple[float, float, float] | None:
-    """Coefficients of 1, x and x^2 if the values are such a polynomial at every length, else None."""
-    if np.all(values == values[0]):
+def _polynomial(values: Ints, lengths: Ints) -> tuple[float, float, float] | None:
+    """Coefficients of 1, x and x^2 if the values are such a polynomial at every length and the page can compute it exactly, else None.
+
+    Newton's divided differences of three lengths, as whole numbers over `common`.
+    """
+    if (values == values[0]).all():
         return float(values[0]), 0.0, 0.0
-    at = sorted({0, len(lengths) // 2, len(lengths) - 1})
-    points = [(Fraction(int(lengths[i])), Fraction(int(values[i]))) for i in at]
-    coefficients = [Fraction(0)] * 3
-    for i, (x, y) in enumerate(points):  # Lagrange
-        basis = [Fraction(1), Fraction(0), Fraction(0)]
-        for j, (other, _) in enumerate(points):
-            if j != i:
-                basis = [(-other * c + before) / (x - other) for c, before in zip(basis, [Fraction(0), *basis], strict=False)]
-        coefficients = [c + y * b for c, b in zip(coefficients, basis, strict=True)]
-    common = int(np.lcm.reduce([c.denominator for c in coefficients]))
-    if common & (common - 1) or any(abs(c.numerator) >= 2**53 for c in coefficients):  # not exact in the page's arithmetic
+    if len(lengths) < 3:
         return None
-    zero, one, two = (int(c * common) for c in coefficients)
+    at = (0, len(lengths) // 2, len(lengths) - 1)
+    x, y, z = (int(lengths[i]) for i in at)
+    p, q, r = (int(values[i]) for i in at)
+    two = (r - q) * (y - x) - (q - p) * (z - y)
+    one = (q - p) * (z - x) * (z - y) - two * (x + y)
+    common = (y - x) * (z - x) * (z - y)
+    zero = p * common - (two * x + one) * x
+    shared = math.gcd(common, two, one, zero)
+    common, two, one, zero = common // shared, two // shared, one // shared, zero // shared
+    if common & (common - 1) or max(abs(two), abs(one), abs(zero)) >= 2**53:
+        return None
     if not np.array_equal((two * lengths + one) * lengths + zero, common * values):
         return None
-    return float(coefficients[0]), float(coefficients[1]), float(coefficients[2])
+    return zero / common, one / common, two / common
 
 
 SHORT = 4
