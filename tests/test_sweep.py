@@ -322,10 +322,12 @@ def test_a_torn_write_is_done_again(tmp_path: Path, file: Path) -> None:
     parts = tmp_path / "r.parquet.parts"
     torn = parts / ".chunk-00000003.arrow.1.unfinished"
     torn.write_bytes(b"ARROW1")
+    (tmp_path / ".r.parquet.1.unfinished").write_bytes(b"PAR1")
     sweep(file, out, resume=True)
     sweep(file, tmp_path / "whole.parquet")
     assert out.read_bytes() == (tmp_path / "whole.parquet").read_bytes()
     assert not parts.exists()
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_resume_with_nothing_there_begins_afresh_and_overwrite_begins_again(tmp_path: Path, file: Path) -> None:

@@ -6,6 +6,7 @@ last whole chunk. The result appears in one step, too. Its bytes depend on the s
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import shutil
@@ -195,6 +196,9 @@ class _Run:
                 for group in self._row_groups():
                     writer.write_table(group.replace_schema_metadata(columns.metadata), row_group_size=ROW_GROUP)
 
+        # Names of processes that were killed while they merged; the result is never written by two at a time.
+        for torn in self.out.parent.glob(f".{glob.escape(self.out.name)}.*.unfinished"):
+            torn.unlink(missing_ok=True)
         _replace(self.out, write)
         shutil.rmtree(self.parts, ignore_errors=True)
 
