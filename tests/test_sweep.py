@@ -473,6 +473,7 @@ def test_an_output_in_no_folder_and_a_scheduler_that_is_not_there(tmp_path: Path
     monkeypatch.setattr("sim.explore.cluster.CONNECT_S", 1)
     with pytest.raises(BadInput, match=r"--scheduler: no scheduler at tcp://127\.0\.0\.1:9"):
         sweep(file, tmp_path / "r.parquet", scheduler="tcp://127.0.0.1:9")
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]
 
 
 @pytest.mark.parametrize(

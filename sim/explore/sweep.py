@@ -83,7 +83,7 @@ def sweep(
     tell = progress or (lambda done, of: None)
     done = asked.points - sum(run.points_of(chunk) for chunk in missing)
     tell(done, asked.points)
-    with run.explained():
+    with run.explained(), run.out_of_the_way():
         for chunk in _evaluated(run, missing, workers, scheduler):
             done += run.points_of(chunk)
             tell(done, asked.points)
@@ -217,6 +217,16 @@ class _Run:
         rest = pa.concat_tables(waiting)
         if len(rest):
             yield rest
+
+    @contextmanager
+    def out_of_the_way(self) -> Iterator[None]:
+        """What is refused before the first chunk leaves no folder behind, which the next try would take for an interrupted sweep."""
+        try:
+            yield
+        except BadInput:
+            if len(self.missing()) == self.chunks:
+                shutil.rmtree(self.parts, ignore_errors=True)
+            raise
 
     @contextmanager
     def explained(self) -> Iterator[None]:
