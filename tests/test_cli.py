@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import io
 import json
 import os
@@ -15,9 +16,12 @@ from typing import Any
 
 import pytest
 
+from functional.errors import BadInput
+from functional.sampling import Sampling
 from hwmodels import chip_names
 from sim import model_names, predict, trace_model
-from sim.cli import COMMANDS, main
+from sim.cli import COMMANDS, flags, main
+from sim.explore.step import Step
 from workloads.graph import OpGraph
 from workloads.scenario import PHASES
 
@@ -409,3 +413,26 @@ def test_a_key_given_twice_in_a_model_file(rooftile: Run, tmp_path: Path) -> Non
     file = tmp_path / "config.json"
     file.write_text(json.dumps(CONFIG, indent=1).replace('"vocab_size": 100', '"vocab_size": 100,\n "vocab_size": 200'))
     is_one_message(rooftile("predict", file, "--chip", "edge-npu"), "vocab_size")
+
+
+def test_every_flag_of_a_group_reaches_the_step() -> None:
+    scenario = flags.Scenario("decode", 3, 40, 50, "cycle", "int4", "bf16", "int8", "last")
+    (step,) = flags.steps_of("stories15m", scenario, flags.Execution(2, no_fuse=True, no_prefetch=True), Sampling(1.0))
+    sampled = Sampling(1.0)
+    assert step == Step("stories15m", "decode", 3, 40, 50, "int4", "bf16", "int8", "last", False, "cycle", sampled, False, 2)
+    assert [each.phase for each in flags.steps_of("stories15m", flags.Scenario(logits="all"), flags.Execution())] == ["prefill", "decode"]
+
+
+def test_a_command_has_the_flags_of_its_groups_in_their_place() -> None:
+    seen: list[object] = []
+
+    @flags.grouped
+    def command(model: flags.Model, drawing: flags.Drawing, out: flags.Out = None) -> None:
+        seen.extend((model, drawing, out))
+
+    assert list(inspect.signature(command).parameters) == ["model", "temperature", "top_k", "top_p", "out"]
+    command("m", top_k=3, temperature=0.5)
+    assert seen == ["m", flags.Drawing(0.5, 3, None), None]
+    for refused in ({"top_k": 3}, {"temperature": 0.0, "top_p": 0.5}):
+        with pytest.raises(BadInput, match="--temperature"):
+            flags.Drawing(**refused).sampling()  # type: ignore[arg-type]

@@ -322,10 +322,12 @@ def test_a_torn_write_is_done_again(tmp_path: Path, file: Path) -> None:
     parts = tmp_path / "r.parquet.parts"
     torn = parts / ".chunk-00000003.arrow.1.unfinished"
     torn.write_bytes(b"ARROW1")
+    (tmp_path / ".r.parquet.1.unfinished").write_bytes(b"PAR1")
     sweep(file, out, resume=True)
     sweep(file, tmp_path / "whole.parquet")
     assert out.read_bytes() == (tmp_path / "whole.parquet").read_bytes()
     assert not parts.exists()
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_resume_with_nothing_there_begins_afresh_and_overwrite_begins_again(tmp_path: Path, file: Path) -> None:
@@ -471,6 +473,7 @@ def test_an_output_in_no_folder_and_a_scheduler_that_is_not_there(tmp_path: Path
     monkeypatch.setattr("sim.explore.cluster.CONNECT_S", 1)
     with pytest.raises(BadInput, match=r"--scheduler: no scheduler at tcp://127\.0\.0\.1:9"):
         sweep(file, tmp_path / "r.parquet", scheduler="tcp://127.0.0.1:9")
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]
 
 
 @pytest.mark.parametrize(

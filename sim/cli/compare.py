@@ -9,25 +9,18 @@ from typing import Annotated, Literal
 import typer
 
 from sim.cli import flags
-from sim.engines import DEFAULT_ENGINE
 
 app = typer.Typer(rich_markup_mode=None)
 
 
 @app.command()
+@flags.grouped
 def compare(
     chip_a: Annotated[str, typer.Argument(metavar="CHIP_A", help="A library chip, or a YAML file.")],
     chip_b: Annotated[str, typer.Argument(metavar="CHIP_B", help="The chip to compare it with.")],
     model: Annotated[str, typer.Option("--model", metavar="MODEL", help="A library model, or a config.json or params.json.")],
-    phase: flags.Phase = None,
-    batch: flags.Batch = 1,
-    prompt: flags.Prompt = None,
-    context: flags.Context = None,
-    engine: flags.Engine = DEFAULT_ENGINE,
-    weights: flags.Weights = None,
-    activations: flags.Activations = None,
-    kv: flags.Kv = None,
-    logits: flags.Logits = "last",
+    *,
+    scenario: flags.Scenario,
     no_fuse: flags.NoFuse = False,
     form: Annotated[Literal["table", "json", "md", "csv"], typer.Option("--format", help="How to print.")] = "table",
     out: flags.Out = None,
@@ -39,22 +32,9 @@ def compare(
     from sim.present.explore_tables import comparison_tables
     from sim.present.output import emit, emit_tables
 
-    flags.phases_of(phase, context)
+    scenario.phases()
     chips = load_chip(chip_a), load_chip(chip_b)
-    comparisons = compare_chips(
-        model,
-        *chips,
-        phase=phase,
-        batch=batch,
-        prompt=prompt,
-        context=context,
-        engine=engine,
-        weights=weights,
-        activations=activations,
-        kv=kv,
-        logits=logits,
-        fused=not no_fuse,
-    )
+    comparisons = compare_chips(model, *chips, **scenario.to_dict(), fused=not no_fuse)
     for comparison in comparisons:
         for timeline, chip in zip((comparison.a, comparison.b), chips, strict=True):
             for warning in text.step_warnings(timeline, chip.tdp_w):

@@ -6,6 +6,7 @@ last whole chunk. The result appears in one step, too. Its bytes depend on the s
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import shutil
@@ -82,7 +83,7 @@ def sweep(
     tell = progress or (lambda done, of: None)
     done = asked.points - sum(run.points_of(chunk) for chunk in missing)
     tell(done, asked.points)
-    with run.explained():
+    with run.explained(), run.out_of_the_way():
         for chunk in _evaluated(run, missing, workers, scheduler):
             done += run.points_of(chunk)
             tell(done, asked.points)
@@ -195,6 +196,9 @@ class _Run:
                 for group in self._row_groups():
                     writer.write_table(group.replace_schema_metadata(columns.metadata), row_group_size=ROW_GROUP)
 
+        # Names of processes that were killed while they merged; the result is never written by two at a time.
+        for torn in self.out.parent.glob(f".{glob.escape(self.out.name)}.*.unfinished"):
+            torn.unlink(missing_ok=True)
         _replace(self.out, write)
         shutil.rmtree(self.parts, ignore_errors=True)
 
@@ -213,6 +217,16 @@ class _Run:
         rest = pa.concat_tables(waiting)
         if len(rest):
             yield rest
+
+    @contextmanager
+    def out_of_the_way(self) -> Iterator[None]:
+        """What is refused before the first chunk leaves no folder behind, which the next try would take for an interrupted sweep."""
+        try:
+            yield
+        except BadInput:
+            if len(self.missing()) == self.chunks:
+                shutil.rmtree(self.parts, ignore_errors=True)
+            raise
 
     @contextmanager
     def explained(self) -> Iterator[None]:

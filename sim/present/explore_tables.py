@@ -48,6 +48,10 @@ def solution_text(solution: Solution) -> str:
     return "\n".join(lines)
 
 
+_ROUNDING = 1e-12
+"""Share of a target that is told as such, not in seconds."""
+
+
 def _answer(border: Border, limit_s: float) -> str:
     assert border.at is not None
     value, own = _just_met(border, border.at.value), written(border.own, border.unit)
@@ -59,7 +63,8 @@ def _answer(border: Border, limit_s: float) -> str:
         return f"{text}: beyond it there is no such chip: {border.beyond.reason}"
     digits = 12 if math.isclose(border.beyond.value, border.at.value, rel_tol=1e-6) else 6
     miss_s = border.beyond.latency_s - limit_s
-    return f"{text}; {written(border.beyond.value, border.unit, digits)} misses by {format_seconds(miss_s, 3)}"
+    by = format_seconds(miss_s, 3) if miss_s > _ROUNDING * limit_s else "less than 1 part in 10^12"
+    return f"{text}; {written(border.beyond.value, border.unit, digits)} misses by {by}"
 
 
 def _just_met(border: Border, value: float, digits: int = 6) -> str:
