@@ -19,7 +19,7 @@ from sim.plan import plan
 from sim.timeline import Timeline
 from workloads.graph import OpGraph
 from workloads.library import load_model
-from workloads.scenario import PHASES, Formats, Phase, Scenario
+from workloads.scenario import PHASES, Formats, Phase, Scenario, default_length
 from workloads.split import split as in_pieces
 from workloads.trace import trace
 
@@ -30,7 +30,7 @@ def trace_model(
     *,
     phase: Phase = "prefill",
     batch: Dim = 1,
-    prompt: Dim = 512,
+    prompt: Dim | None = None,
     context: Dim | None = None,
     weights: str | None = None,
     activations: str | None = None,
@@ -39,8 +39,8 @@ def trace_model(
     sampling: Sampling | None = None,
     split: int = 1,
 ) -> OpGraph:
-    """The op graph of one step. `context` defaults to `prompt`; formats default to `default_format`; with `sampling` it ends with a token;
-    every linear is in `split` pieces, one per core.
+    """The op graph of one step. `prompt` defaults to 512 or what the model holds, `context` to `prompt`, formats to `default_format`; with
+    `sampling` it ends with a token; every linear is in `split` pieces, one per core.
 
     Raises `BadInput`: an unknown model, phase or format, a length that the model cannot hold.
     """
@@ -48,6 +48,7 @@ def trace_model(
         raise UnknownName(Problem(f"unknown phase '{phase}'", did_you_mean(phase, PHASES), path="--phase"))
     config = model if isinstance(model, ModelConfig) else load_model(model)
     formats = Formats.of(default_format, weights, activations, kv)
+    prompt = default_length(config) if prompt is None else prompt
     if phase == "prefill":
         scenario = Scenario.prefill(formats, batch, prompt, logits, sampling)
     else:
@@ -77,7 +78,7 @@ def predict(
     *,
     phase: Phase = "prefill",
     batch: int = 1,
-    prompt: int = 512,
+    prompt: int | None = None,
     context: int | None = None,
     engine: str = DEFAULT_ENGINE,
     weights: str | None = None,

@@ -88,6 +88,31 @@ def test_context_is_the_prompt_unless_given(rooftile: Run) -> None:
     assert (decode["q_len"], decode["kv_len"]) == (1, 17)
 
 
+EDGE = ["stories15m", "--chip", "edge-npu"]
+NO_LENGTH = [
+    (["predict", *EDGE, "--engine", "roofline"], ["prefill of 255 tokens", "decode of one token after 255"]),
+    (["predict", *EDGE, "--engine", "roofline", "--generate", "10"], ["10 tokens after a prompt of 247"]),
+    (["predict", *EDGE, "--engine", "roofline", "--generate", "10", "--draft", "stories15m"], ["10 tokens after a prompt of 243"]),
+    (["limits", *EDGE], ["largest batch at context 255"]),
+    (["graph", "stories15m"], ["[1, 255, 288]"]),
+    (["solve", *EDGE, "--engine", "roofline", "--target", "100 tok/s", "--vary", "clock"], ["clock"]),
+    (["compare", "edge-npu", "tpu-v4i", "--model", "stories15m", "--engine", "roofline"], ["stories15m, decode"]),
+]
+
+
+@pytest.mark.parametrize(("command", "parts"), NO_LENGTH)
+def test_lengths_that_are_not_given_fit_the_model(rooftile: Run, command: list[str], parts: list[str]) -> None:
+    """stories15m holds 256 positions: a prompt of 255 and what follows it; of a generation, all new tokens and four proposed ones."""
+    said = rooftile(*command)
+    assert (said.code, said.err) == (0, "")
+    assert all(part in " ".join(said.out.split()) for part in parts), said.out
+
+
+def test_other_models_have_512_tokens(rooftile: Run) -> None:
+    found = json.loads(rooftile("predict", "llama-3.2-1b", "--chip", "edge-npu", "--engine", "roofline", "--format", "json").out)
+    assert [(each["q_len"], each["kv_len"]) for each in found] == [(512, 512), (1, 513)]
+
+
 def test_each_flag_reaches_the_prediction(rooftile: Run) -> None:
     flags = ["--weights", "int8", "--activations", "bf16", "--kv", "int8", "--logits", "all", "--no-fuse", "--phase", "prefill"]
     (said,) = json.loads(rooftile(*SMALL, *flags, "--format", "json").out)
@@ -267,7 +292,11 @@ def is_one_message(said: Said, *parts: str) -> None:
         ([*SMALL, "--format", "yaml"], ["--format", "'yaml'", "'json'"]),
         ([*SMALL, "--logits", "some"], ["--logits", "'some'"]),
         ([*SMALL, "--weights", "int3"], ["--weights", "unknown number format 'int3'", "did you mean 'int8'?"]),
-        ([*SMALL, "--kv", "f16"], ["--kv", "unknown number format 'f16'"]),
+        ([*SMALL, "--kv", "f16"], ["--kv", "unknown number format 'f16'", "did you mean 'fp16'?"]),
+        ([*SMALL, "--kv", ""], ["--kv", "is empty", "give a value, or leave it out"]),
+        ([*SMALL, "--weights", "fp8:g128"], ["--weights", "unknown number format 'fp8:g128'", "of fp8 there is fp8"]),
+        ([*SMALL, "--weights", "INT8"], ["--weights", "unknown number format 'INT8'", "did you mean 'int8'?"]),
+        (["predict", "", "--chip", "edge-npu"], ["MODEL", "is empty"]),
         ([*SMALL, "--activations", "fp8"], ["matrix.rates.fp8", "edge-npu has no rate for fp8", "int8, bf16"]),
         ([*SMALL, "--batch", "0"], ["--batch", "at least 1, found 0"]),
         ([*SMALL, "--batch", "-3"], ["--batch", "at least 1, found -3"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from sim import golden, golden_step
 from sim.cli.golden import app
 from sim.golden import MANIFEST, to_array, to_hex, tolerance, write_golden
 from sim.golden_step import WORDS
+from tests.small_checkpoints import LAYOUTS, write_checkpoint
 from workloads.scenario import Formats, Scenario
 
 SMALL = ModelConfig("small", 32, 48, 3, 4, 2, 8, 90, 64, 1e-5, 10000.0, tie_word_embeddings=True)
@@ -236,10 +238,11 @@ def test_a_float64_implementation_is_within_tolerance_and_a_wrong_one_is_not(kin
         ({"ops": ["q_proj"]}, r"no op is named 'q_proj'; did you mean '\*\.q_proj'\?"),
         ({"ops": ["norm", "layers.7.*"]}, r"no op is named 'layers\.7\.\*'"),
         ({"ops": ["layers.0.mlp.gate_prj"]}, r"did you mean 'layers\.0\.mlp\.gate_proj'\?"),
-        ({"number_format": "int4"}, r"--activations: 'int4' is no format between ops"),
+        ({"number_format": "int4"}, r"--format: 'int4' is no format between ops; give it as --weights int4, and here one of bf16"),
+        ({"number_format": "int8:g32"}, r"--format: 'int8:g32' is no format between ops; give it as --weights int8:g32, and here one of"),
         ({"split": 3}, r"--split: the 32 outputs of layers.0.self_attn.q_proj do not part into 3 equal pieces; take a divisor"),
         ({"split": 0}, r"--split: must be at least 1, found 0"),
-        ({"weights": "int4:g100"}, r"--weights: unknown number format 'int4:g100'; did you mean 'int4:g128'\?"),
+        ({"weights": "int4:g100"}, r"--weights: unknown number format 'int4:g100'; of int4 there is int4, int4:g32, int4:g64, int4:g128"),
         ({"kv": "int4:g128"}, r"--kv: 'int4:g128' is a format of weights; known here: bf16, fp16, fp32, fp8, int8, int4"),
         ({"number_format": "int9"}, r"--format: unknown number format 'int9'; did you mean 'int8'\?"),
         ({"layers": 0}, r"--layers: cannot build 0 layers; small has 1 to 3"),
@@ -352,3 +355,59 @@ def test_the_command_writes_and_says_so(tmp_path: Path) -> None:
 def test_the_command_refuses_bad_input(tmp_path: Path) -> None:
     with pytest.raises(UnknownName, match="unknown model 'stories15'"):
         CliRunner().invoke(app, ["stories15", "--out", str(tmp_path / "v")], catch_exceptions=False)
+
+
+# Weights of a checkpoint -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_checkpoint_gives_its_own_weights(tmp_path: Path, layout: str) -> None:
+    """To the bit, in fp32; only the first words and layers are built, and the manifest says whose they are."""
+    folder = tmp_path / "given"
+    folder.mkdir()
+    config, weights = write_checkpoint(folder, layout)
+    manifest = write_golden(folder, tmp_path / "v", ops=["*_proj", "lm_head"], number_format="fp32", prompt=5, layers=2)
+    read = tensors(tmp_path / "v")
+    assert (manifest["weights_source"], manifest["model"]) == (str(folder), "given")
+    assert torch.equal(read["lm_head", "weight"][1], weights.lm_head)
+    assert read["lm_head", "weight"][1].shape[0] == config.vocab_size
+    for i in range(2):
+        assert torch.equal(read[f"layers.{i}.self_attn.q_proj", "weight"][1], weights.layers[i].q_proj)
+        assert torch.equal(read[f"layers.{i}.mlp.down_proj", "weight"][1], weights.layers[i].down_proj)
+    # A configuration by itself has random ones.
+    name = "params.json" if layout.startswith("meta") else "config.json"
+    other = write_golden(folder / name, tmp_path / "other", ops=["*.q_proj"], number_format="fp32", prompt=5)
+    assert other["weights_source"] == "random"
+    assert not torch.equal(tensors(tmp_path / "other")["layers.0.self_attn.q_proj", "weight"][1], weights.layers[0].q_proj)
+
+
+def test_the_first_words_of_a_checkpoint_are_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "given"
+    folder.mkdir()
+    config, weights = write_checkpoint(folder, "hugging face")
+    monkeypatch.setattr(golden_step, "WORDS", 50)
+    monkeypatch.setattr(golden, "WORDS", 50)
+    write_golden(folder, tmp_path / "few", ops=["layers.0.input_layernorm", "*_proj"], number_format="int8", prompt=6, layers=3)
+    write_golden(folder, tmp_path / "all", ops=["*"], number_format="int8", prompt=6, layers=3)
+    for file in (tmp_path / "few").glob("*.hex"):
+        assert file.read_bytes() == (tmp_path / "all" / file.name).read_bytes(), file.name
+    taken = golden_step.WeightSource(folder).weights(replace(config, vocab_size=50), 0, Formats.of("fp32"))[0]
+    assert torch.equal(taken.embed_tokens, weights.embed_tokens[:50])
+    assert torch.equal(taken.lm_head, weights.lm_head[:50])
+
+
+def test_a_folder_without_weights_has_random_ones(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path, "hugging face")
+    (tmp_path / "model.safetensors").unlink()
+    opened = golden_step.GoldenModel.of(tmp_path)
+    assert opened.source.said(3) == "random weights, seed 3"
+    write_checkpoint(tmp_path, "hugging face")
+    assert golden_step.GoldenModel.of(str(tmp_path)).source.said(3) == f"weights of {tmp_path}, ids of seed 3"
+
+
+def test_a_broken_checkpoint_is_told(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path, "hugging face")
+    (tmp_path / "model.safetensors").write_bytes(b"nothing")
+    with pytest.raises(BadInput, match=r"model\.safetensors"):
+        write_golden(tmp_path, tmp_path / "v", prompt=4)
+    assert not (tmp_path / "v").exists()

@@ -21,14 +21,16 @@ from functional.formats import ACTIVATION_FORMATS
 from functional.qtensor import QTensor
 from hwmodels import load_chip, with_values
 from hwmodels.chip import Chip
-from sim import predict, verify
+from sim import golden_step, predict, trace_model, verify
 from sim.attention_mapping import AttentionMapping
 from sim.cli.verify import app
 from sim.engines import cycle, tiled
 from sim.execute import Tally
+from sim.golden_step import GoldenModel
 from sim.mapping import Gemm, GemmMapping, StageTiling, Tile
 from sim.verification import charge, check, golden_run, run
 from sim.verification.check import compare_logits
+from tests.small_checkpoints import LAYOUTS, write_checkpoint
 from workloads.scenario import PHASES, Phase
 
 TINY = ModelConfig("tiny", 40, 56, 2, 6, 2, 8, 203, 256, 1e-5, 10000.0, tie_word_embeddings=True)
@@ -308,6 +310,30 @@ def test_the_command_prints_both_phases_and_exits_0(tiny_file: str) -> None:
     assert "lm_head" in table.stdout
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_checkpoint_is_verified_with_its_weights(tmp_path: Path, layout: str) -> None:
+    config, weights = write_checkpoint(tmp_path, layout)
+    table = CliRunner().invoke(app, [str(tmp_path), "--chip", "edge-npu", "--prompt", "5", "--layers", "2"])
+    assert table.exit_code == 0
+    assert f"as tiled maps it, weights of {tmp_path}, ids of seed 0" in " ".join(table.stdout.split())
+    opened = GoldenModel.of(tmp_path)
+    graph = trace_model(replace(opened.config, num_hidden_layers=2), "int8", prompt=5)
+    golden = golden_run.golden_step(replace(opened.config, num_hidden_layers=2), graph, 0, opened.source)
+    for name, weight in (("layers.1.self_attn.k_proj", weights.layers[1].k_proj), ("lm_head", weights.lm_head)):
+        found = golden.ops[name].inputs[1].real()
+        assert (found - weight).abs().max() <= weight.abs().max() / 127
+    assert verify(tmp_path, "edge-npu", prompt=5, layers=2).to_dict()["weights_source"] == str(tmp_path)
+    assert verify(config, "edge-npu", prompt=5).to_dict()["weights_source"] == "random"
+
+
+def test_both_phases_take_the_same_weights_once(monkeypatch: pytest.MonkeyPatch, tiny_file: str) -> None:
+    made: list[int] = []
+    true = golden_step.random_weights
+    monkeypatch.setattr(golden_step, "random_weights", lambda *given: made.append(1) or true(*given))
+    assert invoke(tiny_file).exit_code == 0
+    assert made == [1]
+
+
 def test_the_command_exits_1_and_names_the_first_op(monkeypatch: pytest.MonkeyPatch, tiny_file: str) -> None:
     change_mapping(monkeypatch, smaller, GemmMapping)
     result = invoke(tiny_file, "--phase", "prefill")
@@ -318,7 +344,7 @@ def test_the_command_exits_1_and_names_the_first_op(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"number_format": "int4"}, "--activations: 'int4' is no format between ops"),
+        ({"number_format": "int4"}, "--dtype: 'int4' is no format between ops; give it as --weights int4, and here one of bf16"),
         ({"activations": "int4"}, "--activations: 'int4' is no format between ops"),
         ({"number_format": "int9"}, "--dtype: unknown number format 'int9'; did you mean 'int8'"),
         ({"kv": "fp16"}, "edge-npu has no rate for fp16"),

@@ -22,6 +22,14 @@ LARGEST_BATCH = 2**20
 
 PHASES: tuple[Phase, ...] = ("prefill", "decode")
 
+DEFAULT_LENGTH = 512
+"""Tokens of a prompt of which nothing is said, where the model can hold it and one more."""
+
+
+def default_length(config: ModelConfig, following: int = 1) -> int:
+    """Tokens of a prompt of which nothing is said: 512, or as many as leave room for those that follow."""
+    return max(1, min(DEFAULT_LENGTH, config.max_position_embeddings - following))
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Formats:
@@ -42,9 +50,9 @@ class Formats:
     ) -> Formats:
         """One default for all; what is given overrides it. `flag` names the weights' format in messages."""
         return cls(
-            check_format(weights or default, flag, WEIGHT_FORMATS),
-            check_format(activations or default, "--activations", ACTIVATION_FORMATS),
-            check_format(kv or default, "--kv"),
+            check_format(default if weights is None else weights, flag, WEIGHT_FORMATS),
+            check_format(default if activations is None else activations, "--activations", ACTIVATION_FORMATS),
+            check_format(default if kv is None else kv, "--kv"),
         )
 
 

@@ -21,7 +21,7 @@ def compare(
     model: Annotated[str, typer.Option("--model", metavar="MODEL", help="A library model, or a config.json or params.json.")],
     phase: flags.Phase = None,
     batch: flags.Batch = 1,
-    prompt: flags.Prompt = 512,
+    prompt: flags.Prompt = None,
     context: flags.Context = None,
     engine: flags.Engine = DEFAULT_ENGINE,
     weights: flags.Weights = None,

@@ -20,7 +20,7 @@ def dashboard(
     out: Annotated[Path, typer.Option("--out", metavar="PAGE.html", help="The page to write.")],
     phase: flags.Phase = None,
     batch: flags.Batch = 1,
-    prompt: flags.Prompt = 512,
+    prompt: flags.Prompt = None,
     context: flags.Context = None,
     engine: flags.Engine = DEFAULT_ENGINE,
     weights: flags.Weights = None,

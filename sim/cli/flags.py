@@ -11,13 +11,17 @@ from functional.errors import BadInput, Problem
 from functional.llama import Logits as LogitsChoice
 from functional.sampling import Sampling
 from sim.engines import ENGINES
-from workloads.scenario import PHASES
+from workloads.scenario import DEFAULT_LENGTH, PHASES
 from workloads.scenario import Phase as PhaseChoice
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A library model (`rooftile models list`), or a config.json or params.json.")]
 ChipOption = Annotated[str, typer.Option("--chip", metavar="CHIP", help="A library chip (`rooftile chips list`), or a YAML file.")]
 Batch = Annotated[int, typer.Option("--batch", metavar="B", help="Sequences at a time.")]
-Prompt = Annotated[int, typer.Option("--prompt", metavar="N", help="Tokens of the prompt (prefill).")]
+DEFAULT_PROMPT = f"[default: {DEFAULT_LENGTH}, or what the model holds]"
+SomePrompt = Annotated[int, typer.Option("--prompt", metavar="N", help="Tokens of the prompt (prefill).")]
+Prompt = Annotated[
+    Optional[int], typer.Option("--prompt", metavar="N", help=f"Tokens of the prompt (prefill). {DEFAULT_PROMPT}")  # noqa: UP045
+]
 # Typer reads annotations at run time, and `int | None` in an Annotated alias only from Python 3.14 on without Optional.
 Context = Annotated[
     Optional[int], typer.Option("--context", metavar="N", help="Tokens in the KV cache before a decode step. [default: the prompt]")  # noqa: UP045

@@ -32,7 +32,7 @@ def golden(
     split: flags.Split = 1,
     phase: Annotated[Phase, typer.Option("--phase", help="The step to compute.")] = "prefill",
     batch: flags.Batch = 1,
-    prompt: flags.Prompt = 16,
+    prompt: flags.SomePrompt = 16,
     context: flags.Context = None,
     layers: Annotated[int, typer.Option("--layers", metavar="L", help="Decoder layers to build.")] = 1,
     seed: Annotated[int, typer.Option("--seed", metavar="S", help="Seed of weights and token ids.")] = 0,

@@ -17,7 +17,7 @@ def graph(
     model: flags.Model,
     phase: Annotated[Phase, typer.Option("--phase", help="The step to trace.")] = "prefill",
     batch: flags.Batch = 1,
-    prompt: flags.Prompt = 512,
+    prompt: flags.Prompt = None,
     context: flags.Context = None,
     weights: flags.Weights = None,
     activations: flags.Activations = None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Optional
 
 import typer
 
@@ -17,7 +17,10 @@ def limits(
     model: flags.Model,
     chip: flags.ChipOption,
     batch: Annotated[int, typer.Option("--batch", metavar="B", help="Sequences at a time, for the longest context.")] = 1,
-    context: Annotated[int, typer.Option("--context", metavar="N", help="Tokens in the KV cache, for the largest batch.")] = 512,
+    context: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("--context", metavar="N", help=f"Tokens in the KV cache, for the largest batch. {flags.DEFAULT_PROMPT}"),
+    ] = None,
     weights: flags.Weights = None,
     activations: flags.Activations = None,
     kv: flags.Kv = None,

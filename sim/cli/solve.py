@@ -32,7 +32,7 @@ def solve(
         typer.Option("--phase", help="The step to time. [default: what the target means]"),
     ] = None,
     batch: flags.Batch = 1,
-    prompt: flags.Prompt = 512,
+    prompt: flags.Prompt = None,
     context: flags.Context = None,
     engine: flags.Engine = DEFAULT_ENGINE,
     weights: flags.Weights = None,

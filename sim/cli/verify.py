@@ -17,7 +17,7 @@ def verify(
     chip: flags.ChipOption,
     phase: flags.Phase = None,
     batch: flags.Batch = 1,
-    prompt: flags.Prompt = 37,
+    prompt: flags.SomePrompt = 37,
     context: flags.Context = None,
     engine: Annotated[str, typer.Option("--engine", metavar="tiled|cycle", help="Whose mappings are executed.")] = "tiled",
     layers: Annotated[int, typer.Option("--layers", metavar="L", help="Decoder layers to build.")] = 1,

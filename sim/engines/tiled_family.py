@@ -29,6 +29,7 @@ from sim.engines.tiled import (
     dram_bytes,
     gemm_of,
     gemm_s,
+    hidden_scores_s,
     issued_by_format,
     packing_s,
     scales,
@@ -130,7 +131,7 @@ def _with_overhead(
     latency_s, bound_by = times
     matrix_s = roofline.unit_times_s(group_class.load, roofline.Peaks.of(plan.chip))[roofline.MATRIX]
     packing = packing_s(group_class, plan.chip, matrix_s, latency_s)
-    latency_s, bound_by = with_overhead(latency_s, bound_by, plan.chip.launch_s + 0.0 + packing)
+    latency_s, bound_by = with_overhead(latency_s, bound_by, plan.chip.launch_s + 0.0 + packing + hidden_scores_s(group_class, plan.chip))
     macs = issued_by_format(group_class, issued_macs)
     return ChipTimes(latency_s, bound_by, macs, all_moved_bytes(plan.chip, flows, moved_bytes, own) if with_energy else {})
 

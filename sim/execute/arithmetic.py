@@ -52,10 +52,13 @@ class Arithmetic:
         """The same for ranges of k, one step after another.
 
         Values are multiplied in fp32, which holds those of every format. int8 goes in pieces of k that are so short that every sum is an
-        exact integer; since those may be added in any order, they need not be the steps.
+        exact integer; since those may be added in any order, they need not be the steps. Nor does it matter to sums in fp32, whose bound
+        is that of any order, in how many steps they are added: they take one. Narrower sums are rounded after each step.
         """
         if is_integer(self.compute):
             steps = parts(Span(0, a.shape[1]), EXACT_IN_FP32)
+        elif self.accumulate == "fp32":
+            steps = (Span(0, a.shape[1]),)
         a = a.float()
         width = max(_ELEMENTS_AT_ONCE // b.shape[0], 1)
         for columns in parts(Span(0, b.shape[1]), width):

@@ -1,29 +1,27 @@
 """A GEMM mapping, executed on tensors as its loops say.
 
 The loops of the outer stages are walked tile by tile. The tiles of the innermost stage within one enclosing tile, of which there may be
-hundreds of thousands, are walked as arrays: the fetch rule compares each with the one before it, all at once, and each counts for itself.
-They are multiplied one step of k after another, all tiles of a step together, which changes no sum's order.
+hundreds of thousands, are walked as arrays (`sim.execute.tiles`): the fetch rule compares each with the one before it, all at once, and
+each counts for itself. All tiles of a step of k are multiplied together, and all steps where their sums are not rounded in between.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from hwmodels.chip import Chip, MemoryLevel, Role
 from sim.execute.arithmetic import Arithmetic, Exchanged, block_elements, exchanged_elements, issued_macs
 from sim.execute.check import check_buffers, check_compute
 from sim.execute.tally import Cargo, Tally
+from sim.execute.tiles import Counted, Mask, Tiles, counted
 from sim.mapping import (
     AXES,
     OPERAND_AXES,
-    Axis,
     Block,
     ChipStage,
     GemmMapping,
@@ -33,7 +31,6 @@ from sim.mapping import (
     blocks,
     chip_stages,
     core_blocks,
-    parts,
     whole,
 )
 
@@ -42,8 +39,6 @@ Core = tuple[int, int] | None
 
 Area = tuple[Span, Span]
 """What a tile of one role covers: ranges along its two axes."""
-
-Indices = NDArray[np.int64]
 
 
 @dataclass(slots=True)
@@ -61,50 +56,6 @@ class _Held:
         if first.start < rows.start or first.stop > rows.stop or second.start < cols.start or second.stop > cols.stop:
             raise AssertionError(f"{area} was never fetched; {self.area} is held")
         return self.data[first.start - rows.start : first.stop - rows.start, second.start - cols.start : second.stop - cols.start]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Tiles:
-    """The tiles of one stage within an enclosing block, in the order of its loops: where each begins within the block and how long it is,
-    by axis; `steps` are the ranges into which the block is cut along k."""
-
-    block: Block
-    starts: dict[Axis, Indices]
-    lengths: dict[Axis, Indices]
-    steps: tuple[Span, ...]
-
-    @classmethod
-    def of(cls, block: Block, tiling: StageTiling) -> _Tiles:
-        extents = [span.stop - span.start for span in block]
-        cuts = {axis: parts(Span(0, extent), size) for axis, extent, size in zip(AXES, extents, tiling.tile, strict=True)}
-        loops = np.indices([len(cuts[axis]) for axis in tiling.order]).reshape(3, -1)
-        index = dict(zip(tiling.order, loops, strict=True))
-        starts = {axis: np.array([cut.start for cut in cuts[axis]])[index[axis]] for axis in AXES}
-        lengths = {axis: np.array([cut.stop - cut.start for cut in cuts[axis]])[index[axis]] for axis in AXES}
-        return cls(block, starts, lengths, tuple(cuts["k"]))
-
-    def __getitem__(self, index: int) -> Block:
-        """One of them."""
-        m, n, k = (
-            Span(outer.start + int(self.starts[axis][index]), outer.start + int(self.starts[axis][index] + self.lengths[axis][index]))
-            for axis, outer in zip(AXES, self.block, strict=True)
-        )
-        return m, n, k
-
-    def moves(self, *axes: Axis) -> NDArray[np.bool_]:
-        """Whether a tile lies elsewhere along some axes than the one before it, from the second on."""
-        elsewhere: NDArray[np.bool_] = np.any([np.diff(self.starts[axis]) != 0 for axis in axes], axis=0)
-        return elsewhere
-
-    def places(self, extents: tuple[int, int, int]) -> Indices:
-        """A number for where each lies in the block, the same in every block of a product of those extents."""
-        return _index([self.starts[axis] for axis in AXES], extents)
-
-
-def _index(numbers: Sequence[Indices], extents: tuple[int, int, int]) -> Indices:
-    """Three numbers as one, each below its extent."""
-    first, second, third = numbers
-    return (first * extents[1] + second) * extents[2] + third
 
 
 def execute_gemm(
@@ -158,6 +109,7 @@ class _Run:
             self.sources["activations"] = stages[home].level_of("activations")
         self.roles_at = [[role for role in OPERAND_AXES if depth in self.holders[role]] for depth in range(len(stages))]
         self.bits: dict[Role, int] = {"activations": gemm.a_bits, "weights": gemm.w_bits, "psums": gemm.acc_bits}
+        self.tiles = lru_cache(maxsize=None)(self._tiles)
         self.issued = lru_cache(maxsize=None)(self._issued)
         self.exchanged = lru_cache(maxsize=None)(self._exchanged)
         self.outer = lru_cache(maxsize=None)(self._outer)
@@ -175,10 +127,10 @@ class _Run:
                 self.walk(depth, part, position, ())
             return
         if depth == len(self.stages):  # all stages are shared; a core works on its part of a tile
-            self.multiply(_Tiles.of(block, StageTiling(Tile(*block_elements(block)), AXES, 1)), depth, core, path)
+            self.multiply(self.tiles(block_elements(block), None), block, depth, core, path)
             return
         if depth == len(self.stages) - 1 and (core is not None or depth + 1 != self.mapping.split_stage):
-            self.innermost(_Tiles.of(block, self.mapping.stages[depth]), depth, core, path)
+            self.innermost(self.tiles(block_elements(block), depth), block, depth, core, path)
             return
         for tile in blocks(block, self.mapping.stages[depth]):
             self.note_turns(depth, core, tile, tile)
@@ -212,95 +164,88 @@ class _Run:
 
     # The innermost stage
 
-    def innermost(self, tiles: _Tiles, depth: int, core: Core, path: tuple[object, ...]) -> None:
+    def innermost(self, tiles: Tiles, block: Block, depth: int, core: Core, path: tuple[object, ...]) -> None:
         """All tiles of the innermost stage within an enclosing block, and their products."""
-        self.note_turns(depth, core, tiles[0], tiles[-1])
+        self.note_turns(depth, core, tiles.first(block), tiles.last(block))
         if core in (None, (0, 0)):
-            for axis in AXES:
-                self.tally.turns[depth, axis] += int(tiles.moves(axis).sum())
+            for axis, turns in tiles.turns.items():
+                self.tally.turns[depth, axis] += turns
         for role in self.roles_at[depth]:
             if role != "psums":
-                self.need_all(role, tiles, depth, core, path)
+                self.need_all(role, tiles, block, depth, core, path)
         if "psums" not in self.roles_at[depth]:
-            self.multiply(tiles, depth, core, path)
+            self.multiply(tiles, block, depth, core, path)
             return
-        begun = self.begin_sums(tiles, depth, core)
-        self.multiply(tiles, depth, core, path, begun)
-        self.end_sums(tiles, depth, core, begun)
+        begun = self.begin_sums(tiles, block, depth, core)
+        self.multiply(tiles, block, depth, core, path, begun)
+        self.end_sums(tiles, block, depth, core, begun)
 
-    def need_all(self, role: Role, tiles: _Tiles, depth: int, core: Core, path: tuple[object, ...]) -> None:
+    def need_all(self, role: Role, tiles: Tiles, block: Block, depth: int, core: Core, path: tuple[object, ...]) -> None:
         """The fetch rule for an operand."""
-        first, second = OPERAND_AXES[role]
-        held, sizes = self.held.get((depth, core, role)), tiles.lengths[first] * tiles.lengths[second]
-        is_held = held is not None and held.area == _area(role, tiles[0])
-        fetched = np.concatenate(([not is_held], tiles.moves(first, second)))
-        for elements, number in _counted(sizes[fetched]):
+        held = self.held.get((depth, core, role))
+        is_held = held is not None and held.area == _area(role, tiles.first(block))
+        sizes, fetched, places = tiles.fetched(role, is_held)
+        for elements, number in fetched:
             self.tally.move(self.name(role, depth), role, "write", elements, number)
-        places = tiles.places(self.extents)[fetched].tolist()
-        for elements, number in _counted(sizes[fetched][self.is_read(role, depth, _area(role, tiles.block), path, places)]):
+        read = self.is_read(role, depth, _area(role, block), path, places)
+        for elements, number in fetched if read is None else counted(sizes[read]):
             self.tally.move(self.name(role, self.outer(role, depth)), role, "read", elements, number)
-        area = _area(role, tiles[-1])
+        area = _area(role, tiles.last(block))
         self.held[depth, core, role] = _Held(area, self.nearest(role, depth, core, area))
-        self.note_room(role, depth, int(sizes.max()))
+        self.note_room(role, depth, tiles.largest[role])
 
-    def is_read(self, role: Role, depth: int, area: Area, path: tuple[object, ...], places: list[int]) -> NDArray[np.bool_]:
-        """Whether an operand's tiles cost a read each: those in an area, at some places of the loops that cut it and of the loops around
-        (`path`). Cores that need one tile at the same place cost one read of a level that all share and that multicasts."""
+    def is_read(self, role: Role, depth: int, area: Area, path: tuple[object, ...], places: list[int]) -> Mask | None:
+        """Whether an operand's tiles cost a read each (None: all of them): those in an area, at some places of the loops that cut it and of
+        the loops around (`path`). Cores that need one tile at the same place cost one read of a level that all share and that
+        multicasts."""
         level = self.level(role, self.outer(role, depth))
         is_shared = depth >= self.mapping.split_stage and (level is self.chip.dram or level.per == "chip")
         if not (is_shared and level.multicast):
-            return np.ones(len(places), dtype=bool)
+            return None
         seen = self.broadcast.setdefault((role, depth, area, path), set())
-        fresh = np.array([place not in seen for place in places], dtype=bool)
+        fresh = np.array([place not in seen for place in places], dtype=bool) if seen else None
         seen.update(places)
         return fresh
 
-    def multiply(self, tiles: _Tiles, depth: int, core: Core, path: tuple[object, ...], sums: Tensor | None = None) -> None:
+    def multiply(
+        self, tiles: Tiles, block: Block, depth: int, core: Core, path: tuple[object, ...], sums: Tensor | None = None
+    ) -> None:
         """Tiles on the matrix units of one core; `sums` are those of the whole block, unless they lie further out."""
-        block = tiles.block
         a, w = (self.nearest(role, depth, core, _area(role, block)) for role in ("activations", "weights"))
         sums = self.nearest("psums", depth, core, _area("psums", block)) if sums is None else sums
         self.arithmetic.add_products(sums, a, w, tiles.steps)
         m, n, k = block_elements(block)
         self.tally.useful_macs += m * n * k
-        continues = tiles.starts["k"] + block[2].start > 0
-        shapes = 2 * _index([tiles.lengths[axis] for axis in AXES], (m + 1, n + 1, k + 1)) + continues
-        _, examples, kind_of, numbers = np.unique(shapes, return_index=True, return_inverse=True, return_counts=True)
-        inside, places = len(self.stages), tiles.places(self.extents).tolist()
-        read = {
-            role: np.bincount(kind_of[self.is_read(role, inside, _area(role, block), path, places)], minlength=len(examples))
-            for role in _OPERANDS
-        }
-        levels = {role: self.name(role, self.outer(role, inside)) for role in OPERAND_AXES}
-        for i, example in enumerate(examples.tolist()):
-            number, shape = int(numbers[i]), [int(tiles.lengths[axis][example]) for axis in AXES]
-            self.tally.issued_by_core[core] += number * self.issued(*shape)
-            counts = self.exchanged(*shape, bool(continues[example]))
-            self.tally.exchange(levels["activations"], "activations", "read", int(read["activations"][i]) * counts.a_reads)
-            self.tally.exchange(levels["weights"], "weights", "read", int(read["weights"][i]) * counts.b_reads)
-            self.tally.exchange(levels["psums"], "psums", "read", number * counts.sums_reads)
-            self.tally.exchange(levels["psums"], "psums", "write", number * counts.sums_writes)
+        inside, work = len(self.stages), tiles.work(block[2].start > 0, self.issued, self.exchanged)
+        self.tally.issued_by_core[core] += work.issued_macs
+        for index, role in enumerate(_OPERANDS):
+            read = self.is_read(role, inside, _area(role, block), path, tiles.places)
+            numbers = work.numbers if read is None else np.bincount(work.kind_of[read], minlength=len(work.numbers))
+            elements = sum(number * each[index] for number, each in zip(numbers.tolist(), work.exchanged, strict=True))
+            self.tally.exchange(self.name(role, self.outer(role, inside)), role, "read", elements)
+        level = self.name("psums", self.outer("psums", inside))
+        tiles_of_kind = list(zip(work.numbers.tolist(), work.exchanged, strict=True))
+        self.tally.exchange(level, "psums", "read", sum(number * each.sums_reads for number, each in tiles_of_kind))
+        self.tally.exchange(level, "psums", "write", sum(number * each.sums_writes for number, each in tiles_of_kind))
 
-    def begin_sums(self, tiles: _Tiles, depth: int, core: Core) -> Tensor:
+    def begin_sums(self, tiles: Tiles, block: Block, depth: int, core: Core) -> Tensor:
         """Sums of a whole block before its first step: zeros, or what an earlier block left, in the tile that is held and further out."""
-        first, block = _area("psums", tiles[0]), tiles.block
+        first = _area("psums", tiles.first(block))
         held = self.held.get((depth, core, "psums"))
         if held is not None and held.area != first:
             self.put_away(depth, core)
             held = None
-        sizes, outer = tiles.lengths["m"] * tiles.lengths["n"], self.outer("psums", depth)
-        moves = tiles.moves("m", "n")
-        arrives = np.concatenate(([held is None], moves)) & (tiles.starts["k"] + block[2].start > 0)
-        for elements, number in _counted(sizes[arrives]):
-            self.tally.move(self.name("psums", outer), "psums", "read", elements, number)
-            self.tally.move(self.name("psums", depth), "psums", "write", elements, number)
-        complete = tiles.starts["k"] + tiles.lengths["k"] + block[2].start == self.mapping.gemm.k
-        leaving: dict[Cargo, NDArray[np.bool_]] = {"outputs": moves & complete[:-1], "psums": moves & ~complete[:-1]}
+        here, outer = self.name("psums", depth), self.outer("psums", depth)
+        there, moved = self.name("psums", outer), tiles.sums(held is not None, block[2].start)
+        for elements, number in moved.arriving:
+            self.tally.move(there, "psums", "read", elements, number)
+            self.tally.move(here, "psums", "write", elements, number)
+        leaving: dict[Cargo, Counted] = {"outputs": moved.finished, "psums": moved.unfinished}
         for cargo, leaves in leaving.items():
-            for elements, number in _counted(sizes[:-1][leaves]):
-                self.tally.move(self.name("psums", depth), cargo, "read", elements, number)
-                self.tally.move(self.name("psums", outer), cargo, "write", elements, number)
-        self.note_room("psums", depth, int(sizes.max()))
+            for elements, number in leaves:
+                self.tally.move(here, cargo, "read", elements, number)
+                self.tally.move(there, cargo, "write", elements, number)
+        self.note_room("psums", depth, tiles.largest["psums"])
         area = _area("psums", block)
         rows, cols = (span.stop - span.start for span in area)
         if block[2].start == 0:
@@ -312,13 +257,18 @@ class _Run:
             _Held(area, sums).part(first).copy_(held.data)
         return sums
 
-    def end_sums(self, tiles: _Tiles, depth: int, core: Core, sums: Tensor) -> None:
+    def end_sums(self, tiles: Tiles, block: Block, depth: int, core: Core, sums: Tensor) -> None:
         """The last tile of sums stays; all others are where they have to be."""
-        area, last = _area("psums", tiles.block), _area("psums", tiles[-1])
+        area, last = _area("psums", block), _area("psums", tiles.last(block))
         if last != area:
-            self.write_sums(depth, core, _Held(area, sums), complete=tiles.block[2].stop == self.mapping.gemm.k)
+            self.write_sums(depth, core, _Held(area, sums), complete=block[2].stop == self.mapping.gemm.k)
         self.held[depth, core, "psums"] = _Held(last, _Held(area, sums).part(last))
-        self.depth_done[depth, last] = tiles.block[2].stop
+        self.depth_done[depth, last] = block[2].stop
+
+    def _tiles(self, extents: tuple[int, int, int], depth: int | None) -> Tiles:
+        """Of blocks of some lengths: the tiles of a stage, or (None) the whole block as one."""
+        tiling = StageTiling(Tile(*extents), AXES, 1) if depth is None else self.mapping.stages[depth]
+        return Tiles(extents, tiling, self.extents)
 
     def _issued(self, m: int, n: int, k: int) -> int:
         mapping = self.mapping
@@ -341,7 +291,8 @@ class _Run:
         else:
             data = self.nearest(role, depth, core, area)
             self.tally.move(self.name(role, depth), role, "write", data.numel())
-            if self.is_read(role, depth, area, path, [0])[0]:
+            read = self.is_read(role, depth, area, path, [0])
+            if read is None or read[0]:
                 self.tally.move(self.name(role, self.outer(role, depth)), role, "read", data.numel())
         self.held[depth, core, role] = _Held(area, data)
         self.note_room(role, depth, data.numel())
@@ -388,7 +339,8 @@ class _Run:
         held = self.held.pop((depth, core, "psums"), None)
         if held is None:
             return
-        within = [key for key in self.held if key[2] == "psums" and key[0] > depth and core in (None, key[1])]
+        innermost = depth == self.holders["psums"][-1]
+        within = [] if innermost else [key for key in self.held if key[2] == "psums" and key[0] > depth and core in (None, key[1])]
         self.held[depth, core, "psums"] = held  # the inner ones are put into it
         for inner in sorted(within, key=lambda key: -key[0]):
             self.put_away(inner[0], inner[1])
@@ -436,11 +388,6 @@ class _Run:
 
 
 _OPERANDS: tuple[Role, Role] = ("activations", "weights")
-
-
-def _counted(sizes: Indices) -> Iterator[tuple[int, int]]:
-    """Sizes and how many there are of each."""
-    return zip(*(each.tolist() for each in np.unique(sizes, return_counts=True)), strict=True)
 
 
 _PLACES = {role: (AXES.index(first), AXES.index(second)) for role, (first, second) in OPERAND_AXES.items()}

@@ -22,6 +22,7 @@ from sim.plan import plan
 from workloads.demand import demand
 from workloads.graph import OpGraph
 from workloads.library import load_model
+from workloads.scenario import default_length
 
 LARGEST_BATCH = 2**20
 """Where the search for a batch ends."""
@@ -72,7 +73,7 @@ def limits(
     chip: str | Path | Chip,
     *,
     batch: int = 1,
-    context: int = 512,
+    context: int | None = None,
     weights: str | None = None,
     activations: str | None = None,
     kv: str | None = None,
@@ -83,7 +84,8 @@ def limits(
     """
     built = chip if isinstance(chip, Chip) else load_chip(chip)
     config = model if isinstance(model, ModelConfig) else load_model(model)
-    activation = activations or built.default_format
+    context = default_length(config) if context is None else context
+    activation = built.default_format if activations is None else activations
     trace_model(config, built.default_format, phase="decode", batch=batch, context=context, weights=weights, activations=activation, kv=kv)
     weight_formats, caches = ([weights] if weights else _widths(built)), ([kv] if kv else _widths(built))
     found = (_row(config, built, batch, context, weight, activation, cache) for weight in weight_formats for cache in caches)

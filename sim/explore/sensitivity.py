@@ -69,7 +69,7 @@ def sensitivity(
     *,
     phase: Phase = "prefill",
     batch: int = 1,
-    prompt: int = 512,
+    prompt: int | None = None,
     context: int | None = None,
     engine: str = DEFAULT_ENGINE,
     weights: str | None = None,

@@ -22,17 +22,19 @@ from sim.engines.result import GroupTimes, spent_j, step_s
 from sim.plan import Plan, plan
 from sim.timeline import Timeline
 from workloads.graph import OpGraph
-from workloads.scenario import PHASES, Phase
+from workloads.library import load_model
+from workloads.scenario import PHASES, Phase, default_length
 
 
 @dataclass(frozen=True)
 class Step:
-    """What is run: formats that are None are the chip's default, a context that is None is the prompt."""
+    """What is run: formats that are None are the chip's default, a context that is None is the prompt, a prompt that is None is 512 tokens
+    or what the model holds."""
 
     model: str | Path | ModelConfig
     phase: Phase = "decode"
     batch: int = 1
-    prompt: int = 512
+    prompt: int | None = None
     context: int | None = None
     weights: str | None = None
     activations: str | None = None
@@ -53,6 +55,18 @@ class Step:
     def __reduce__(self) -> tuple[type[Step], tuple[object, ...]]:
         """Graphs stay where they were traced."""
         return Step, tuple(getattr(self, name) for name in list(self.__dataclass_fields__)[:-1])
+
+    @property
+    def prompt_length(self) -> int:
+        """Tokens of the prompt."""
+        if self.prompt is not None:
+            return self.prompt
+        return default_length(self.model if isinstance(self.model, ModelConfig) else load_model(self.model))
+
+    @property
+    def context_length(self) -> int:
+        """Tokens in the KV cache before a decode step."""
+        return self.prompt_length if self.context is None else self.context
 
     def graph(self, default_format: str) -> OpGraph:
         """The traced step for chips of this default format; raises `BadInput` for an impossible length or format."""

@@ -69,7 +69,7 @@ class WorkloadFields(_Fields):
     model: str
     phase: Literal["prefill", "decode"] | None = None
     batch: Annotated[int, Gt(0)] = 1
-    prompt: Annotated[int, Gt(0)] = 512
+    prompt: Annotated[int, Gt(0)] | None = None
     context: Annotated[int, Gt(0)] | None = None
     weights: str | None = None
     activations: str | None = None
@@ -451,11 +451,10 @@ class _Reader:
             found = [Step(model=config, phase=each, engine=self.given.engine, **asked) for each in ([phase] if phase else PHASES)]
             for step in found:
                 formats = Formats.of(chips[0].default_format, step.weights, step.activations, step.kv)
-                context = step.prompt if step.context is None else step.context
                 if step.phase == "prefill":
-                    Scenario.prefill(formats, step.batch, step.prompt, step.logits).check(config)
+                    Scenario.prefill(formats, step.batch, step.prompt_length, step.logits).check(config)
                 else:
-                    Scenario.decode(formats, step.batch, context, step.logits).check(config)
+                    Scenario.decode(formats, step.batch, step.context_length, step.logits).check(config)
         except BadInput as error:
             for problem in error.problems:
                 where = (*place, problem.path.removeprefix("--")) if problem.path.startswith("--") else place

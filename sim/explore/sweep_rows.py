@@ -393,8 +393,7 @@ def _described(sweep: Sweep, box: Box) -> dict[str, Any]:
     default = chip.default_format
     for dimension, at in zip(sweep.choices, box.choice, strict=True):
         default = next((str(axis.values[at]) for axis in dimension if axis.path == "default_format"), default)
-    context = step.prompt if step.context is None else step.context
-    q_len, kv_len = (step.prompt, step.prompt) if step.phase == "prefill" else (1, context + 1)
+    q_len, kv_len = (step.prompt_length, step.prompt_length) if step.phase == "prefill" else (1, step.context_length + 1)
     formats = {name: getattr(step, name) or default for name in ("weights", "activations", "kv")}
     return {
         "model": _model_name(step),
@@ -423,7 +422,7 @@ def _axis_columns(sweep: Sweep, box: Box) -> dict[str, Any]:
 
 def _figures(sweep: Sweep, box: Box, results: Results) -> dict[str, Any]:
     with np.errstate(invalid="ignore", divide="ignore"):
-        tokens_per_s = box.step.batch * (box.step.prompt if box.step.phase == "prefill" else 1) / results.latency_s
+        tokens_per_s = box.step.batch * (box.step.prompt_length if box.step.phase == "prefill" else 1) / results.latency_s
         power_w = None if results.energy_j is None else results.energy_j / results.latency_s
     return {
         "latency_s": results.latency_s,

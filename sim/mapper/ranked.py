@@ -17,12 +17,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hwmodels.chip import Chip
-from sim.mapper import MappedGemm, array, mapping_of
-from sim.mapper.cost import cost_of, evaluate, last_step_s
+from sim.mapper import array, mapping_of
+from sim.mapper.cost import evaluate, last_step_s
 from sim.mapper.problem import Choice, Setting, setting_of
 from sim.mapper.search import Found, NoTile, Search, all_of, thin_of
 from sim.mapper.tables import Ints
-from sim.mapping import Gemm, chip_stages
+from sim.mapping import Gemm, GemmMapping, chip_stages
 
 _BATCH = 512
 _MOST_BOXES = 6000
@@ -35,7 +35,7 @@ class Candidate(NamedTuple):
     """A mapping and a bound on every schedule of it in its group [s], not below the tiled one."""
 
     bound_s: float
-    mapped: MappedGemm
+    mapping: GemmMapping
 
 
 class Candidates(NamedTuple):
@@ -55,9 +55,7 @@ def candidates(
     if search is None:
         return Candidates([], 0.0)
     is_exact = search.run()[0].is_exact and search.is_whole
-    best = [
-        Candidate(bound_s, MappedGemm(mapping_of(setting, choice), cost_of(setting, choice))) for bound_s, _, choice in search.best
-    ]
+    best = [Candidate(bound_s, mapping_of(setting, choice)) for bound_s, _, choice in search.best]
     return Candidates(best, min(search.found.key[0], search.left_out_s) if is_exact else 0.0)
 
 

@@ -21,7 +21,7 @@ def dashboard(
     *,
     phase: Phase | None = None,
     batch: int = 1,
-    prompt: int = 512,
+    prompt: int | None = None,
     context: int | None = None,
     engine: str = DEFAULT_ENGINE,
     weights: str | None = None,

@@ -50,12 +50,11 @@ class _Shared:
 def _recipe(step: Step, formats: Formats) -> Recipe:
     config = load_model(str(step.model))
     batch = np.array(positions(max(LARGEST_BATCH, step.batch), 2, step.batch))[:, None]
-    longest, prompt = config.max_position_embeddings, step.prompt
+    longest = config.max_position_embeddings
     if step.phase == "prefill":
-        scenario = Scenario.prefill(formats, batch, np.array(positions(longest, 4, prompt))[None, :], step.logits)
+        scenario = Scenario.prefill(formats, batch, np.array(positions(longest, 4, step.prompt_length))[None, :], step.logits)
     else:
-        asked = prompt if step.context is None else step.context
-        scenario = Scenario.decode(formats, batch, np.array(positions(longest - 1, 4, asked))[None, :], step.logits)
+        scenario = Scenario.decode(formats, batch, np.array(positions(longest - 1, 4, step.context_length))[None, :], step.logits)
     return recipe(config, scenario, step.fused, step.split)
 
 
