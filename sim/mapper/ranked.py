@@ -118,7 +118,6 @@ class _Ranked(Search):
 
     def _price(self, boxes: Any) -> Any:
         """Price single mappings, best first."""
-        boxes = self._alone(boxes) if boxes.boxes else boxes
         while boxes.boxes:
             if self.priced >= _MOST_PRICED:
                 self.budget_boxes = self.opened

@@ -47,7 +47,7 @@ _NO_TILE = 1e30
 _BOXES_AT_FIRST = 1024
 """Boxes with which a search may begin: those of the highest levels are hardly ever discarded."""
 
-_BATCH_BOXES = (32, 64, 512)
+_BATCH_BOXES = (48, 64, 512)
 """Boxes opened at a time: until there is an incumbent, after that with a budget, and without one."""
 
 _PARTS_AT_A_TIME = 512
@@ -317,8 +317,9 @@ class Search:
         """Boxes with their bounds, less those that cannot fit or hold nothing better."""
         self.opened += where.shape[1]
         self.calls += 1
-        numbers = self.levels[level].table.take(where[2:], axis=1, mode="clip")
-        return self._promising(_Boxes(level, where, self._ranked(*self.bounder(numbers, where[1], where[0], single=False)), -1))
+        table = self.levels[level].table if level else self.table
+        numbers = table.take(where[2:], axis=1, mode="clip")
+        return self._promising(_Boxes(level, where, self._ranked(*self.bounder(numbers, where[1], where[0], single=level == 0)), -1))
 
     def _ranked(self, bounds: Floats, unfit: Any) -> Floats:
         """[4, boxes]: bounds in the order of ranking, with latencies on the grid; the first is infinite where tiles do not fit."""
@@ -329,12 +330,6 @@ class Search:
             bounds = bounds.take(self.keys, axis=0)
         bounds[0, unfit] = np.inf
         return bounds
-
-    def _alone(self, boxes: _Boxes) -> _Boxes:
-        """Single mappings with bounds that count whole bursts."""
-        numbers = self.table.take(boxes.where[2:], axis=1, mode="clip")
-        bounds = self._ranked(*self.bounder(numbers, boxes.where[1], boxes.where[0], single=True))
-        return self._promising(_Boxes(0, boxes.where, bounds, -1))
 
     def _key_of(self, where: Ints) -> Floats:
         """[5, 1 or boxes]: what the incumbents of the boxes' chips are ranked by."""
@@ -391,8 +386,8 @@ class Search:
         return None
 
     def _price_on(self, chip: int, boxes: _Boxes) -> _Boxes | None:
-        """The best one by one: mostly the very best is among them; then all together. Bounds count whole bursts from the second on."""
-        has_bursts, alone = False, 0
+        """The best one by one: mostly the very best is among them; then all together."""
+        alone = 0
         while boxes.boxes:
             if self.priced >= self.budget_boxes / _BOXES_PER_PRICED and self._has_all:
                 return boxes
@@ -401,8 +396,6 @@ class Search:
                 self._price_one(chip, boxes.where[:, best : best + 1])
                 self.priced, alone = self.priced + 1, alone + 1
                 boxes = self._promising(boxes.take((np.arange(boxes.boxes) != best).nonzero()[0]))
-                if boxes.boxes and not has_bursts:
-                    boxes, has_bursts = self._alone(boxes), True
                 continue
             first, rest = self._parted(boxes, _BATCH_PRICED)
             for variant in np.unique(first.where[0]):

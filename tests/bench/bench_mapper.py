@@ -12,6 +12,7 @@ from collections.abc import Callable
 from functools import lru_cache, partial
 
 from functional.formats import bits_of
+from hwmodels.chip import Chip
 from hwmodels.load import load_chip
 from sim import predict, trace_model
 from sim.engines.tiled import gemm_of
@@ -63,10 +64,9 @@ def model_gemms(chip_name: str) -> list[tuple[Gemm, bool]]:
     return list(dict.fromkeys(gemm_of(each, planned) for each in linears))
 
 
-def map_model(chip_name: str) -> None:
+def map_model(chip: Chip) -> None:
     """One after another, as a prediction maps them."""
-    chip = load_chip(chip_name)
-    for gemm, a_resident in model_gemms(chip_name):
+    for gemm, a_resident in model_gemms(chip.name):
         map_gemm(gemm, chip, a_resident=a_resident)
 
 
@@ -87,7 +87,7 @@ def main() -> None:
         shapes = [gemm_on(name, m, n, k) for m in TOKENS for n, k in LAYERS]
         times = {(gemm.m, gemm.n, gemm.k): best_ms(partial(map_gemm, gemm, chip)) for gemm in shapes}
         slowest = max(times, key=lambda shape: times[shape])
-        inside_ms = best_ms(partial(map_model, name)) / len(model_gemms(name))
+        inside_ms = best_ms(partial(map_model, chip)) / len(model_gemms(name))
         whole_ms = best_ms(partial(predict, "llama-3.2-1b", name, phase="prefill", prompt=2048, engine="tiled"))
         print(f"{name:18} median {statistics.median(times.values()):6.1f} ms, at most {times[slowest]:6.1f} ms at {slowest}", flush=True)
         print(f"{name:18} prefill of 2,048 with llama-3.2-1b: {whole_ms:.0f} ms; {inside_ms:.1f} ms per GEMM in it", flush=True)
