@@ -76,15 +76,18 @@ def read_document(path: str | Path, error: type[BadInput] = BadInput) -> tuple[D
 
 
 def _read_text(text: str, file: str, error: type[BadInput]) -> tuple[Document, list[Problem]]:
+    is_json = file.endswith(".json")
     if not text.strip():
-        raise error(Problem("the file is empty", "write at least one 'field: value'", file))
-    read = _read_json if file.endswith(".json") else _read_yaml
+        cure = """write an object, {"field": value, ...}""" if is_json else "write at least one 'field: value'"
+        raise error(Problem("the file is empty", cure, file))
+    read = _read_json if is_json else _read_yaml
     try:
         data, find_line, problems = read(text, file)
     except RecursionError:
         raise error(Problem("nested too deeply", "no field lies deeper than a few levels", file)) from None
     if not isinstance(data, dict):
-        found = Problem(f"expected fields at the top, found {_describe(data)}", "write 'field: value' lines", file, 1)
+        cure = """write an object, {"field": value, ...}""" if is_json else "write 'field: value' lines"
+        found = Problem(f"expected fields at the top, found {_describe(data)}", cure, file, 1)
         raise error(problems or found)
     return Document(file, data, find_line), problems
 

@@ -72,6 +72,9 @@ class ScenarioError(BadInput):
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The cure for a misspelt name: `did you mean 'x'?`, or the list of what there is."""
     known = list(known)
+    spelt = name.strip().lower()
+    if spelt in known:
+        return f"did you mean '{spelt}'?"
     begun = [each for each in known if name and each.startswith(name)]
     close = begun[:1] if len(begun) == 1 else difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return f"did you mean '{close[0]}'?" if close else "known: " + ", ".join(known)

@@ -96,15 +96,36 @@ def scales_bytes(number_format: str, rows: Any, columns: Any) -> Any:
 def check_format(number_format: str, path: str = "format", known: tuple[str, ...] = TENSOR_FORMATS) -> str:
     """Return the name, or raise `UnknownName` with the cure; `known` is what may be said in this place."""
     if number_format not in known:
-        if number_format in WEIGHT_FORMATS and path == "--activations":
-            cure = f"known here: {', '.join(known)}"
-            problem = Problem(f"'{number_format}' is no format between ops: the golden model does not compute in it", cure, path=path)
-        elif number_format in WEIGHT_FORMATS:
-            problem = Problem(f"'{number_format}' is a format of weights", f"known here: {', '.join(known)}", path=path)
-        else:
-            problem = Problem(f"unknown number format '{number_format}'", did_you_mean(number_format, known), path=path)
-        raise UnknownName(problem)
+        raise UnknownName(_unknown(number_format, path, known))
     return number_format
+
+
+def check_default(number_format: str, path: str, activations: str | None) -> list[Problem]:
+    """What is wrong with a format that weights, activations and KV cache have unless said; `activations` is what is said of these."""
+    if number_format in ACTIVATION_FORMATS or (number_format in TENSOR_FORMATS and activations is not None):
+        return []
+    if number_format in WEIGHT_FORMATS:
+        cure = f"give it as --weights {number_format}, and here one of {', '.join(ACTIVATION_FORMATS)}"
+        return [Problem(f"'{number_format}' is no format between ops", cure, path=path)]
+    return [_unknown(number_format, path, ACTIVATION_FORMATS)]
+
+
+_OTHER_NAMES = {"float16": "fp16", "f16": "fp16", "half": "fp16", "bfloat16": "bf16", "float32": "fp32", "f32": "fp32", "e4m3": "fp8"}
+"""What others call our formats."""
+
+
+def _unknown(number_format: str, path: str, known: tuple[str, ...]) -> Problem:
+    """What to say of a format that is not `known` in this place."""
+    if number_format in WEIGHT_FORMATS:
+        is_between = path == "--activations"
+        found = "no format between ops: the golden model does not compute in it" if is_between else "a format of weights"
+        return Problem(f"'{number_format}' is {found}", f"known here: {', '.join(known)}", path=path)
+    element, colon, _ = number_format.partition(":")
+    alike = [name for name in known if element_of(name) == element]
+    cure = did_you_mean(_OTHER_NAMES.get(number_format, number_format), known)
+    if colon and alike:
+        cure = f"of {element} there is {', '.join(alike)}"
+    return Problem(f"unknown number format '{number_format}'", cure, path=path)
 
 
 def torch_dtype(number_format: str) -> torch.dtype:

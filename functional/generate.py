@@ -112,16 +112,16 @@ def _check(config: ModelConfig, prompts: Sequence[Sequence[int]], max_new_tokens
     if not prompts or not all(prompts):
         raise ScenarioError(Problem("the prompt is empty", "give at least one token"))
     if copies < 1:
-        raise ScenarioError(Problem(f"{copies} sequences for each prompt", "give 1 or more", path="batch"))
+        raise ScenarioError(Problem(f"{copies} sequences for each prompt", "give 1 or more", path="--batch"))
     if max_new_tokens < 1:
-        raise ScenarioError(Problem(f"{max_new_tokens} new tokens", "give 1 or more", path="max_new_tokens"))
+        raise ScenarioError(Problem(f"{max_new_tokens} new tokens", "give 1 or more", path="--max-new-tokens"))
     longest, context = max(map(len, prompts)), config.max_position_embeddings
     if longest >= context:
         message = f"a prompt of {longest} tokens leaves no room in {config.name}'s context of {context}"
         raise ScenarioError(Problem(message, f"shorten it to at most {context - 1} tokens"))
     if longest + max_new_tokens > context:
         message = f"a prompt of {longest} tokens and {max_new_tokens} new ones are more than {config.name}'s context of {context}"
-        raise ScenarioError(Problem(message, f"ask for at most {context - longest} new tokens", path="max_new_tokens"))
+        raise ScenarioError(Problem(message, f"ask for at most {context - longest} new tokens", path="--max-new-tokens"))
     outside = next((token for prompt in prompts for token in prompt if not 0 <= token < config.vocab_size), None)
     if outside is not None:
         raise ScenarioError(Problem(f"the prompt holds token {outside}, beyond a vocabulary of {config.vocab_size}", "check the tokenizer"))

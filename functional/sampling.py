@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_COLDEST = 1e-30
+"""The lowest temperature above 0: logits of up to 10^8 stay finite in fp32."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
@@ -38,19 +41,21 @@ class Sampling:
 
     def _problems(self) -> Iterable[Problem]:
         if not 0 <= self.temperature < math.inf:
-            yield Problem(f"{self.temperature} is no temperature", "0 is greedy, 1 the model's own distribution", path="temperature")
+            yield Problem(f"{self.temperature} is no temperature", "0 is greedy, 1 the model's own distribution", path="--temperature")
+        if 0 < self.temperature < _COLDEST:
+            yield Problem(f"logits divided by {self.temperature} leave fp32", "give 0, which is greedy", path="--temperature")
         if self.top_k is not None and self.top_k < 1:
-            yield Problem(f"cannot draw from the {self.top_k} most likely tokens", "give 1 or more", path="top_k")
+            yield Problem(f"cannot draw from the {self.top_k} most likely tokens", "give 1 or more", path="--top-k")
         if not 0 < self.top_p <= 1:
-            yield Problem(f"{self.top_p} is no probability above 0", "give more than 0 and at most 1", path="top_p")
+            yield Problem(f"{self.top_p} is no probability above 0", "give more than 0 and at most 1", path="--top-p")
         if not -(2**63) <= self.seed < 2**64:
-            yield Problem(f"{self.seed} does not fit 64 bits", "give a smaller seed", path="seed")
+            yield Problem(f"{self.seed} does not fit 64 bits", "give a smaller seed", path="--seed")
 
     def beyond(self, vocabulary: int) -> list[Problem]:
         """What a vocabulary of this size has no room for."""
         if self.top_k is None or self.top_k <= vocabulary:
             return []
-        return [Problem(f"the vocabulary has only {vocabulary} tokens to draw from, not {self.top_k}", "give less", path="top_k")]
+        return [Problem(f"the vocabulary has only {vocabulary} tokens to draw from, not {self.top_k}", "give less", path="--top-k")]
 
     @property
     def is_greedy(self) -> bool:

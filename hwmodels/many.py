@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ def mapped(value: Any, change: Callable[[NDArray[Any]], Any]) -> Any:
     """The same value with every array in it changed; what has none stays the object that it is."""
     if isinstance(value, np.ndarray):
         return change(value)
+    if value is None or isinstance(value, str | int | float | frozenset):
+        return value
     if isinstance(value, tuple):
         parts = tuple([mapped(part, change) for part in value])
         return value if all(new is old for new, old in zip(parts, value, strict=True)) else parts
@@ -23,11 +26,20 @@ def mapped(value: Any, change: Callable[[NDArray[Any]], Any]) -> Any:
         changed = {key: mapped(part, change) for key, part in value.items()}
         return value if all(changed[key] is part for key, part in value.items()) else changed
     if is_dataclass(value) and not isinstance(value, type):
-        found = {each.name: getattr(value, each.name) for each in fields(value) if each.name != "provenance"}
-        new = {name: mapped(part, change) for name, part in found.items()}
-        different = {name: part for name, part in new.items() if part is not found[name]}
+        different = {}
+        for name in _names(type(value)):
+            part = getattr(value, name)
+            new = mapped(part, change)
+            if new is not part:
+                different[name] = new
         return replace(value, **different) if different else value
     return value
+
+
+@lru_cache(maxsize=64)
+def _names(kind: type) -> tuple[str, ...]:
+    """Fields of a dataclass in which there may be numbers."""
+    return tuple(each.name for each in fields(kind) if each.name != "provenance")
 
 
 def shape_of(chips: Chip) -> tuple[int, ...]:

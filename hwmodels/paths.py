@@ -31,6 +31,7 @@ def numeric_paths(chip: Chip) -> list[str]:
         *(path for level in chip.memory for path in _level_paths(level)),
         "overhead.launch",
         *(["overhead.pack"] if chip.pack is not None else []),
+        *(["overhead.hidden"] if chip.hidden_s is not None else []),
         "resident_share",
         *_costs(chip),
     ]
@@ -114,6 +115,8 @@ def _with_value(chip: Chip, path: list[str], value: Any) -> Chip:
             return replace(chip, launch_s=value)
         case ["overhead", "pack"] if chip.pack is not None:
             return replace(chip, pack=replace(chip.pack, read=value, write=value))
+        case ["overhead", "hidden"] if chip.hidden_s is not None:
+            return replace(chip, hidden_s=value)
         case ["cores" | "resident_share" as name]:
             return replace(chip, **{name: value})
         case ["matrix", *rest]:
@@ -216,6 +219,8 @@ def value_of(chip: Chip, path: str) -> Number:
             return chip.launch_s
         case ["overhead", "pack"] if chip.pack is not None:
             return chip.pack.read
+        case ["overhead", "hidden"] if chip.hidden_s is not None:
+            return chip.hidden_s
         case ["cores" | "resident_share" as name]:
             return float(getattr(chip, name))
         case ["matrix", "rates", number_format]:

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from functional.config import ModelConfig
 from functional.errors import BadInput, Problem, UnknownName, did_you_mean
-from functional.formats import ACTIVATION_FORMATS, TENSOR_FORMATS, bits_of, group_of, is_integer
+from functional.formats import bits_of, check_default, group_of, is_integer
 from functional.ops import OPS
 from functional.qtensor import QTensor, common_format, requantise
 from functional.quantise import (
@@ -106,7 +106,7 @@ def write_golden(
     """
     opened = GoldenModel.of(model)
     config, folder = opened.config, Path(out)
-    _check(config, folder, number_format, phase, layers)
+    _check(config, folder, number_format, activations, phase, layers)
     formats = Formats.of(number_format, weights, activations, kv)
     config = replace(config, num_hidden_layers=layers)
     tokens = prompt if phase == "prefill" or context is None else context
@@ -143,12 +143,9 @@ def write_golden(
 # What is asked for -----------------------------------------------------------------------------------------------------------------------
 
 
-def _check(config: ModelConfig, folder: Path, number_format: str, phase: str, layers: int) -> None:
+def _check(config: ModelConfig, folder: Path, number_format: str, activations: str | None, phase: str, layers: int) -> None:
     """All mistakes at once, before anything is computed."""
-    problems = []
-    if number_format not in TENSOR_FORMATS:
-        cure = did_you_mean(number_format, ACTIVATION_FORMATS)
-        problems.append(Problem(f"unknown number format '{number_format}'", cure, path="--format"))
+    problems = check_default(number_format, "--format", activations)
     if phase not in get_args(Phase):
         problems.append(Problem(f"unknown phase '{phase}'", did_you_mean(phase, get_args(Phase)), path="--phase"))
     if not 1 <= layers <= config.num_hidden_layers:

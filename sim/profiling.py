@@ -194,7 +194,7 @@ def profile(
     `model` is a checkpoint's folder, or a configuration that gets random weights (in fp32 unless `weights` says otherwise). Raises
     `BadInput` for what cannot be loaded, generated or predicted.
     """
-    flags = {"--prompt": prompt, "--tokens": tokens}
+    flags = {"--batch": batch, "--prompt": prompt, "--tokens": tokens}
     problems = [Problem(f"must be at least 1, found {value}", path=flag) for flag, value in flags.items() if value < 1]
     if weights is not None and weights not in TORCH_FORMATS:
         problems.append(Problem(f"nothing is measured in '{weights}'", did_you_mean(weights, TORCH_FORMATS), path="--weights"))
@@ -243,7 +243,7 @@ def _opened(model: str | Path | ModelConfig, weights: str | None) -> tuple[Model
         checkpoint = open_checkpoint(Path(model))
         return checkpoint.config, checkpoint.weights if weights is None else _converted(checkpoint.config, checkpoint.weights, weights)
     config = model if isinstance(model, ModelConfig) else load_model(model)
-    number_format = weights or "fp32"
+    number_format = "fp32" if weights is None else weights
     check_memory(MemoryNeed(config.parameters * bits_of(number_format) // 8, 0, 0), available_bytes())
     return config, random_weights(config, dtype=number_format)
 

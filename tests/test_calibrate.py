@@ -153,6 +153,26 @@ def test_one_disturbed_row_does_not_move_the_fit(folder: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_bad_fit_is_warned_about(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every other row took nine times as long as the one before it: no chip is both. Rows as they are leave nothing to warn of."""
+    lines = (folder / "cpu.csv").read_text().splitlines()
+    rows = [line.split(",") for line in lines[2:]]
+    wild = [",".join([*row[:6], str(float(row[6]) * 9 ** (i % 2)), *row[7:]]) for i, row in enumerate(rows)]
+    (folder / "wild.csv").write_text("\n".join([*lines[:2], *wild]) + "\n")
+    warnings = {}
+    for name in ("cpu", "wild"):
+        words = ["calibrate", "--chip", folder / "cpu.yaml", "--data", folder / f"{name}.csv", "--out", folder / "fitted.yaml"]
+        monkeypatch.setattr(sys, "argv", ["rooftile", *map(str, words)])
+        with pytest.raises(SystemExit) as leaving:
+            main()
+        assert not leaving.value.code
+        warnings[name] = [line for line in capsys.readouterr().err.splitlines() if "warning: " in line]
+    assert warnings["cpu"] == []
+    (told,) = warnings["wild"]
+    assert re.fullmatch(r"rooftile: warning: the fit leaves a median error of \d+% on its own points: the machine was busy.*", told)
+
+
+@pytest.mark.slow
 def test_what_no_row_depends_on_stays_as_it_was(folder: Path) -> None:
     (folder / "gemms.csv").write_text(measured_on(planted(chip_of(CPU)), [each for each in shapes() if each[0] == "gemm"]))
     only = calibrate(folder / "cpu.yaml", [folder / "gemms.csv"])
@@ -202,6 +222,27 @@ def test_weights_are_packed_and_then_multiplied(pack: float, weights_s: float) -
         assert predict_task(vector, packing, engine) == predict_task(vector, chip, engine)
         assert predict_task(several, packing, engine) >= predict_task(several, packing, "tiled")
     assert predict_task(several, packing, "tiled") == pytest.approx(1e-6 + weights_s + 4.096e-6)
+
+
+@pytest.mark.parametrize(
+    ("op", "hidden_ns"),
+    [
+        ("attn_scores", 6 * 16 / 64 + 16 * 4 / 32),  # 64 MACs/ns; the mask is added to all 16 scores; 32 lane cycles/ns
+        ("attn_context", 6 * 16 / 64),
+        ("softmax_max", 6 * 4 / 32),
+        ("softmax_exp", 6 * (4 + 4 + 8) / 32 + 6 * 10),
+        ("softmax_normalize", 6 * (4 + 4) / 32 + 0.6 * 4 * 8 / 32),  # a reciprocal for each of four rows
+    ],
+)
+def test_scores_that_a_mask_hides_are_computed_where_software_does(op: str, hidden_ns: float) -> None:
+    """Four queries see 10 of 16 scores; a decode step sees all."""
+    chip = chip_of(CPU)
+    masking = with_values(replace(chip, hidden_s=0.0), {"overhead.hidden": 10e-9})
+    for queries, extra_ns in ((4, hidden_ns), (1, 0.0)):
+        sizes = {"batch": 1, "heads": 1, "kv_heads": 1, "head_dim": 16, "q_len": queries, "kv_len": 4}
+        task = KernelTask(op, ("fp32", "fp32", "fp32"), tuple((name, sizes[name]) for name in KERNELS[op].dims))
+        added = [predict_task(task, masking, engine) - predict_task(task, chip, engine) for engine in ("tiled", "cycle")]
+        assert added == pytest.approx([extra_ns * 1e-9] * 2, rel=1e-6, abs=1e-15)
 
 
 def test_no_chip_of_the_library_has_fitted_numbers() -> None:

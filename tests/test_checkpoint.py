@@ -199,7 +199,7 @@ def test_a_mixture_of_dtypes_must_be_converted(tmp_path: Path) -> None:
     tensors = stored(UNTIED)
     tensors["model.layers.0.mlp.up_proj.weight"] = tensors["model.layers.0.mlp.up_proj.weight"].bfloat16()
     folder = save(tmp_path, tensors)
-    assert refusal(folder) == ["DIR: weights of several dtypes: BF16, F32; ask for one dtype when loading"]
+    assert refusal(folder) == ["DIR: weights of several dtypes: BF16, F32; convert them to one, or open the checkpoint with a dtype"]
     assert load_checkpoint(folder, UNTIED, "fp32").layers[0].up_proj.dtype == torch.float32
 
 

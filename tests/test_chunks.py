@@ -184,6 +184,16 @@ def test_sampling_of_a_step_by_hand() -> None:
     assert OpGraph.from_json(plain.to_json()).scenario.sampling is None
 
 
+def test_a_search_and_a_gather_read_what_they_look_at() -> None:
+    """32 rows of 32,000: 15 halvings of each row, then one element of it, 4 bytes each; what is sorted is read and written whole."""
+    asked: dict[str, Any] = {"phase": "decode", "batch": 32, "context": 100, "engine": "roofline"}
+    step = predict("stories15m", "apple-m3-pro", sampling=Sampling(1.0, top_p=0.9), **asked)
+    moved = {op.name.removeprefix("sampling.top_p."): row["dram_bytes"] for op, row in step.rows() if op.component == "sampling"}
+    assert moved["outside"] == 32 * 15 * 4  # how many there are stays on the chip, as what is gathered does
+    assert moved["gather"] == 32 * 4
+    assert moved["sort"] == 2 * 32 * 32_000 * 4
+
+
 @pytest.mark.parametrize("engine", ["roofline", "tiled", "cycle"])
 def test_sampling_adds_a_component_and_changes_no_other(engine: str) -> None:
     asked: dict[str, Any] = {"phase": "decode", "batch": 4, "context": 50, "engine": engine}

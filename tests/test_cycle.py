@@ -264,10 +264,32 @@ def program(
     return jobs, sizes
 
 
-def simulate(
-    mapping: GemmMapping, chip: Chip, rate: float, latency: int, came: dict[int, float] | None = None
-) -> tuple[int, dict[str, int]]:
-    """Last cycle and stalls; only whole durations are played."""
+@dataclass(frozen=True)
+class Simulated:
+    """Last cycle, stalls, and the window for weights of the next group: how many of its last `span` cycles DRAM is idle."""
+
+    end: int
+    stalls: dict[str, int]
+    idle: int
+    span: int
+
+
+def window_of(mapping: GemmMapping, jobs: list[Job], end: int, latency: int, double: bool) -> tuple[int, int]:
+    """Idle and all cycles after the last load, when one of two buffers of each operand is free; stores after it are counted one by one."""
+    dram, steps = ([job for job in jobs if job.resource == name] for name in ("dram", "array"))
+    last = max((i for i, job in enumerate(dram) if job.cause != "store"), default=-1)
+    begin = max(latency, dram[last].left if last >= 0 else 0)
+    tiles = list(blocks(whole(mapping.gemm), mapping.stages[0]))
+    for axes in ((0, 2), (2, 1)) if double else ():
+        firsts = [i for i, tile in enumerate(tiles) if i and any(tile[axis] != tiles[i - 1][axis] for axis in axes)]
+        begin = max(begin, steps[firsts[-1] - 1].left if firsts else 0)
+    begin = min(begin, end)
+    stored = {now for job in dram[last + 1 :] for now in range(job.start, job.left)}
+    return max(0, end - begin - len(stored)), end - begin
+
+
+def simulate(mapping: GemmMapping, chip: Chip, rate: float, latency: int, came: dict[int, float] | None = None) -> Simulated:
+    """A schedule, moved on cycle by cycle; only whole durations are played."""
     unit, double = chip.matrix, chip.memory[1].double_buffered
     jobs, sizes = program(mapping, double, rate, latency, came)
     assume(all(job.cycles == int(job.cycles) for job in jobs))
@@ -307,7 +329,7 @@ def simulate(
     stalls["array"] = sums - free["array"]
     end = max(sums, *free.values())
     stalls["dram"] += end - sums
-    return end, stalls
+    return Simulated(end, stalls, *window_of(mapping, jobs, end, latency, double))
 
 
 def slow_chip(rows: int, cols: int, rate: float, latency: int, double: bool) -> Chip:
@@ -334,10 +356,33 @@ def test_equals_a_simulator_that_moves_one_cycle_at_a_time(data: st.DataObject) 
         share = data.draw(st.sampled_from([1.0, 0.5, 0.25]))
         came = {visit: elements * share if visit == len(loads) - 1 else elements for visit, elements in enumerate(loads)}
         windows = [Window(idle=sum(came.values()) / rate, span=1e6, room_bytes=1e6)]
-    end, stalls = simulate(mapping, chip, rate, latency, came)
-    played: Played = play_gemm(mapping, chip, cost_gemm(mapping, chip), windows=windows)
-    assert played.end == pytest.approx(end, abs=1e-6)
-    assert {cause: round(cycles) for cause, cycles in played.stalls.items()} == stalls
+    played = play_gemm(mapping, chip, cost_gemm(mapping, chip), windows=windows)
+    equal(played, simulate(mapping, chip, rate, latency, came))
+
+
+def equal(played: Played, simulated: Simulated) -> None:
+    assert played.end == pytest.approx(simulated.end, abs=1e-6)
+    assert {cause: round(cycles) for cause, cycles in played.stalls.items()} == simulated.stalls
+    assert (played.idle, played.span) == pytest.approx((simulated.idle, simulated.span), abs=1e-6)
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+@given(st.data())
+def test_groups_that_fetch_ahead_equal_the_simulator(data: st.DataObject) -> None:
+    """Three groups, one after the other: the weights that come while DRAM is idle in one are missing from the loads of the next."""
+    double, rate, latency = data.draw(st.booleans()), data.draw(st.sampled_from([0.5, 1.0, 4.0])), data.draw(st.sampled_from([0, 64]))
+    chip = slow_chip(data.draw(st.integers(1, 8)), data.draw(st.integers(1, 8)), rate, latency, double)
+    came: dict[int, float] = {}
+    windows: list[Window] = []
+    for _ in range(3):
+        gemm = Gemm(*(data.draw(st.integers(1, 24)) for _ in "mnk"), 8, 8, 8, 32, "int8")
+        mapping = small_mapping(data, gemm, chip)
+        tiles = nest_of(mapping, (("weights", (0,)),)).stays["weights"][0].elements[: 2 if double else 1].tolist()
+        held = min(windows[0].idle * rate, windows[0].room_bytes) if windows else 0.0
+        came = {visit: min(max(held - sum(tiles[:visit]), 0.0), elements) for visit, elements in enumerate(tiles)}
+        simulated = simulate(mapping, chip, rate, latency, came)
+        equal(play_gemm(mapping, chip, cost_gemm(mapping, chip), windows=windows), simulated)
+        windows = [Window(simulated.idle, simulated.span, data.draw(st.sampled_from([0.0, 40.0, 1e6])))]
 
 
 def small_mapping(data: st.DataObject, gemm: Gemm, chip: Chip) -> GemmMapping:
@@ -384,10 +429,10 @@ def all_choices(setting: Setting) -> Iterator[Choice]:
             yield from (Choice(((m[fine], n[fine], k[fine]),), (order,), *variant) for order in ORDERS)
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_the_best_mappings_are_those_of_an_enumeration(data: st.DataObject) -> None:
-    chip = data.draw(some.chips().filter(lambda chip: sees_all(chip) and chip.cores <= 3))
+    chip = data.draw(some.chips().filter(lambda chip: sees_all(chip) and chip.cores <= 2))  # on more the search may give up, and says so
     gemm, count = data.draw(some.gemms(9)), data.draw(st.integers(1, 9))
     besides_s = {level.name: data.draw(st.sampled_from([0.0, 1e-7, 1e-6])) for level in chip.memory} | {"matrix": 0.0, "vector": 0.0}
     setting = setting_of(gemm, chip)
@@ -397,6 +442,7 @@ def test_the_best_mappings_are_those_of_an_enumeration(data: st.DataObject) -> N
     best_s = min(every)
     below_s = data.draw(st.sampled_from([1.0, 1.05, 2.0])) * best_s
     found = candidates(gemm, chip, False, besides_s, (0.0, below_s), count, 10**9)
+    assert found.others_s > 0
     assert [each.bound_s for each in found.best] == sorted(each.bound_s for each in found.best)
     distinct = sorted(bound for bound in every if bound < below_s)
     assert bool(found.best) == bool(distinct)
@@ -451,7 +497,7 @@ def test_what_is_said_to_be_proved_is_the_best_of_all_mappings(data: st.DataObje
             best = min(best, play_gemm(each, chip, cost_gemm(each, chip)).end)
     first = play_gemm(mapped.mapping, chip, mapped.cost)
     found = candidates(mapped.mapping.gemm, chip, False, {}, (mapped.cost.latency_s, first.end / chip.clock_hz), 10**6, 10**6)
-    ends = [play_gemm(each.mapped.mapping, chip, each.mapped.cost).end for each in found.best]
+    ends = [play_gemm(each.mapping, chip, cost_gemm(each.mapping, chip)).end for each in found.best]
     assert min([first.end, *ends]) == pytest.approx(best, rel=1e-9)
 
 

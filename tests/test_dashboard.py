@@ -21,7 +21,7 @@ from sim.intervals import Intervals, Schedule
 from sim.present.dashboard import plotly as plotly_module
 from sim.present.dashboard.intervals import timeline_data
 from sim.present.dashboard.layout import layer_drawing
-from sim.present.dashboard.recipe import positions, recipe
+from sim.present.dashboard.recipe import _polynomial, positions, recipe
 from sim.present.folded import op_rows
 from tests.browser import WHY_NOT, browser_path, complaints, misplaced, opened, requests
 from tests.chips import round_model
@@ -75,6 +75,19 @@ def test_the_recipe_is_exact_wherever_the_sliders_stand(phase: str, window: int 
                     class_index, place = found.places[name]
                     assert as_numbers(found.data["loads"][found.data["classes"][class_index][place]], values) == plain(load), name
             assert seen == set(found.places)
+
+
+def test_what_is_a_polynomial_in_the_length_is_written_as_one() -> None:
+    lengths = np.array([1, 2, 5, 8, 40, 131_071])
+    for values, expected in (
+        (np.full(6, 7), (7.0, 0.0, 0.0)),
+        (3 * lengths + 2, (2.0, 3.0, 0.0)),
+        (lengths * (lengths + 1) // 2, (0.0, 0.5, 0.5)),
+        (8192 * lengths**2, (0.0, 0.0, 8192.0)),
+        (lengths // 2, None),
+        (lengths**2 // 3, None),
+    ):
+        assert _polynomial(values, lengths) == expected
 
 
 def as_numbers(load: dict[str, Any], values: list[float]) -> list[Any]:
@@ -291,14 +304,15 @@ def traces(driver: Any, view: str) -> list[dict[str, Any]]:
 
 def move(driver: Any, **sliders: int) -> dict[str, float]:
     """Move sliders to positions, and read the totals by phase."""
-    for name, position in sliders.items():
-        driver.execute_script(
-            "const s = document.getElementById(`slider-${arguments[0]}`); s.value = arguments[1]; s.dispatchEvent(new Event('input'));",
-            name,
-            position,
-        )
-    script = "return [...document.querySelectorAll('#totals tr[data-phase]')].map((r) => [r.dataset.phase, Number(r.dataset.seconds)])"
-    return dict(driver.execute_script(script))
+    script = """
+      for (const [name, position] of Object.entries(arguments[0])) {
+        const slider = document.getElementById(`slider-${name}`);
+        slider.value = position;
+        slider.dispatchEvent(new Event("input"));
+      }
+      return [...document.querySelectorAll('#totals tr[data-phase]')].map((r) => [r.dataset.phase, Number(r.dataset.seconds)]);
+    """
+    return dict(driver.execute_script(script, sliders))
 
 
 @needs_browser
@@ -438,11 +452,15 @@ def test_an_op_chosen_in_one_view_is_shown_in_the_others(browser: Any, place: st
 def test_the_keyboard_reaches_controls_and_walks_the_ops(browser: Any) -> None:
     from selenium.webdriver.common.keys import Keys
 
-    reached = set()
-    browser.execute_script("document.body.tabIndex = -1; document.body.focus()")
-    for _ in range(80):
-        browser.switch_to.active_element.send_keys(Keys.TAB)
-        reached.add(browser.execute_script("const e = document.activeElement; return e.id || e.dataset.op || e.textContent"))
+    script = """
+      window.reached = [];
+      document.addEventListener("focusin", ({ target }) => window.reached.push(target.id || target.dataset.op || target.textContent));
+      document.body.tabIndex = -1;
+      document.body.focus();
+    """
+    browser.execute_script(script)
+    browser.switch_to.active_element.send_keys(Keys.TAB * 80)
+    reached = set(browser.execute_script("return window.reached"))
     assert {"model", "chip", "phase", "op", "theme", "slider-bandwidth", "slider-context", "PNG", "SVG", "lm_head"} <= reached
     rows = browser.execute_script("return [...document.querySelectorAll('#ops tbody tr')].map((row) => row.dataset.op)")
     browser.execute_script("document.querySelector('#ops tbody tr').focus()")
@@ -464,6 +482,20 @@ def test_the_front_is_the_pareto_front(browser: Any, written: Path) -> None:
     shown = browser.execute_script("return document.getElementById('sweep-point').textContent")
     assert "matrix.rows" in shown
     assert "tokens_per_s" in shown
+
+
+@needs_browser
+def test_components_and_dear_ops_carry_their_names(browser: Any) -> None:
+    """The sectors of the layers and of ops that take a tenth of the step or more, in both phases."""
+    script = """
+      const texts = [...document.querySelectorAll("#breakdown text.slicetext")];
+      return texts.filter((text) => text.getBoundingClientRect().width > 1).map((text) => text.textContent);
+    """
+    shown = [text.partition("  ")[0] for text in browser.execute_script(script)]
+    assert shown.count("layers.0 ... 5") == 2
+    for phase in data_of(Path(browser.current_url.removeprefix("file://")).read_text())["cases"][0]["phases"]:
+        for name, latency_s in zip(phase["rows"]["name"], phase["rows"]["latency_s"], strict=True):
+            assert latency_s < 0.1 * phase["total_s"] or name.rpartition(".")[2] in shown, name
 
 
 @needs_browser
@@ -631,6 +663,8 @@ def test_the_cycle_engine_zooms_from_the_step_to_a_tile(tmp_path: Path) -> None:
             start, end = driver.execute_script(window)
             spans.append(end - start)
             assert any("tile" in text for trace in traces(driver, "timeline") for text in trace["text"])
+            ticks = driver.execute_script("return document.getElementById('timeline').layout.xaxis.ticktext")
+            assert len(set(ticks)) == len(ticks) >= 3
         assert whole[1] > 5 * spans[0] > 25 * spans[1]
 
 

@@ -149,7 +149,8 @@ def test_nesting_without_end(opening: str) -> None:
     ("text", "expected"),
     [
         ('{"a": NaN}', "my.json:1: NaN is not a JSON number; write a finite number or null"),
-        ("[1]", "my.json:1: expected fields at the top, found a list; write 'field: value' lines"),
+        ("", 'my.json: the file is empty; write an object, {"field": value, ...}'),
+        ("[1]", 'my.json:1: expected fields at the top, found a list; write an object, {"field": value, ...}'),
     ],
 )
 def test_refused_json(text: str, expected: str) -> None:

@@ -36,11 +36,13 @@ def families(draw: st.DrawFn, most_cores: int, most_stages: int = 1) -> Chip:
     chip = draw(chips().filter(lambda chip: chip.cores <= most_cores and len(chip_stages(chip)) <= most_stages))
     paths = ["clock", "resident_share", "vector.lanes", "vector.cycles.exp", "overhead.launch"]
     paths += [f"memory.{level.name}.{field}" for level in chip.memory for field in ("latency", "capacity", "bandwidth")]
+    paths += ["matrix.rows", "matrix.cols"] * (chip.matrix.kind == "systolic")
     chosen = draw(st.lists(st.sampled_from(paths), min_size=2, max_size=2, unique=True))
     values = {}
     for path, grid in zip(chosen, np.meshgrid(*(draw(FACTORS) for _ in chosen), indexing="ij"), strict=True):
         several = grid * float(value_of(chip, path))
-        values[path] = np.floor(several) if path.endswith("capacity") else np.minimum(several, 0.99) if "share" in path else several
+        is_whole = path.endswith(("capacity", "rows", "cols"))
+        values[path] = np.maximum(np.floor(several), 1) if is_whole else np.minimum(several, 0.99) if "share" in path else several
     return flat(with_values(chip, values))
 
 
@@ -128,6 +130,14 @@ def test_every_chip_of_a_fine_grid_has_its_own_best_mapping(m: int) -> None:
     for i, (_, cost) in enumerate(each):
         own = found.cost.latency_s[i], found.cost.moved_bytes[i], found.cost.tile_steps[i], found.cost.issued_macs[i]
         assert own == (cost.latency_s, cost.moved_bytes, cost.tile_steps, cost.issued_macs)
+
+
+@pytest.mark.parametrize("name", ["edge-npu", "cloud-npu"])
+@pytest.mark.parametrize("phase", ["prefill", "decode"])
+def test_chips_that_differ_in_their_arrays_only_are_searched_side_by_side(name: str, phase: Any) -> None:
+    rows, cols = np.meshgrid([5, 16, 32, 96], [8, 48, 64, 70], indexing="ij")
+    many = flat(with_values(load_chip(name), {"matrix.rows": rows.astype(float), "matrix.cols": cols.astype(float)}))
+    check_family(Step("stories15m", phase, 2, 48, engine="tiled"), many)
 
 
 def test_rows_of_a_tiled_sweep_are_predictions_also_where_chips_cannot_be(tmp_path: Path) -> None:

@@ -66,12 +66,15 @@ def test_what_a_name_says() -> None:
 @pytest.mark.parametrize(
     ("weights", "activations", "kv", "message"),
     [
-        ("int4:g127", None, None, "--weights: unknown number format 'int4:g127'; did you mean 'int4:g128'?"),
+        ("int4:g127", None, None, "--weights: unknown number format 'int4:g127'; of int4 there is int4, int4:g32, int4:g64, int4:g128"),
         ("int4g32", None, None, "did you mean 'int4:g32'?"),
-        ("int8:channel", None, None, "--weights: unknown number format 'int8:channel'; known: bf16, fp16"),
+        ("int8:channel", None, None, "--weights: unknown number format 'int8:channel'; of int8 there is int8, int8:g32, int8:g64"),
         (None, "int4:g32", None, "--activations: 'int4:g32' is no format between ops: the golden model does not compute in it"),
         (None, "int4", None, "--activations: 'int4' is no format between ops: the golden model does not compute in it"),
         (None, None, "int8:g64", "--kv: 'int8:g64' is a format of weights"),
+        ("", None, None, "--weights: unknown number format ''; known: bf16"),
+        (None, "", None, "--activations: unknown number format ''; known: bf16"),
+        (None, None, "", "--kv: unknown number format ''; known: bf16"),
     ],
 )
 def test_a_format_that_cannot_be_is_refused(weights: str | None, activations: str | None, kv: str | None, message: str) -> None:
@@ -462,7 +465,7 @@ def test_scales_come_as_often_as_their_weights(monkeypatch: pytest.MonkeyPatch) 
     [
         ({"number_format": "fp8"}, "matrix.rates.fp8: edge-npu has no rate for fp8"),
         ({"activations": "int4"}, "--activations: "),
-        ({"weights": "int4:g33"}, "--weights: unknown number format 'int4:g33'; did you mean 'int4:g32'"),
+        ({"weights": "int4:g33"}, "--weights: unknown number format 'int4:g33'; of int4 there is int4, int4:g32"),
     ],
 )
 def test_what_is_not_executed_is_refused(wrong: dict[str, Any], message: str) -> None:

@@ -270,6 +270,13 @@ def test_a_seed_repeats_and_another_does_not() -> None:
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
+def test_the_lowest_temperature_is_greedy() -> None:
+    logits = 1e7 * torch.randn(4, 1, 5000, generator=torch.Generator().manual_seed(3))
+    found = distribution(Torch(), logits, Sampling(1e-30, top_p=0.9))
+    assert torch.equal(found.argmax(-1), logits.argmax(-1))
+    assert torch.equal(found.amax(-1), torch.ones(4, 1))
+
+
 def test_greedy_is_the_most_likely_whatever_else_is_said() -> None:
     config = MODELS["plain"]
     weights = random_weights(config)
@@ -537,15 +544,16 @@ LONG = " ".join(CORPUS)
         (["The", "\udcff"], "the prompt is no UTF-8 text; give it in UTF-8"),
         ([LONG], "tokens leaves no room in DIR's context of 96; shorten it to at most 95 tokens"),
         (["The", "--max-new-tokens", 96], "new ones are more than DIR's context of 96; ask for at most 94 new tokens"),
-        (["The", "--max-new-tokens", 0], "max_new_tokens: 0 new tokens; give 1 or more"),
-        (["The", "--batch", 0], "batch: 0 sequences for each prompt; give 1 or more"),
+        (["The", "--max-new-tokens", 0], "--max-new-tokens: 0 new tokens; give 1 or more"),
+        (["The", "--batch", 0], "--batch: 0 sequences for each prompt; give 1 or more"),
         (["The", "--batch", 10**9], "out of memory foreseen: "),
-        (["The", "--temperature", -1], "temperature: -1.0 is no temperature; 0 is greedy, 1 the model's own distribution"),
-        (["The", "--temperature", "nan"], "temperature: nan is no temperature; "),
-        (["The", "--top-k", 0], "top_k: cannot draw from the 0 most likely tokens; give 1 or more"),
-        (["The", "--top-p", 0], "top_p: 0.0 is no probability above 0; give more than 0 and at most 1"),
-        (["The", "--top-p", 1.5], "top_p: 1.5 is no probability above 0; "),
-        (["The", "--seed", 2**64], "seed: 18446744073709551616 does not fit 64 bits; "),
+        (["The", "--temperature", -1], "--temperature: -1.0 is no temperature; 0 is greedy, 1 the model's own distribution"),
+        (["The", "--temperature", 1e-31], "--temperature: logits divided by 1e-31 leave fp32; give 0, which is greedy"),
+        (["The", "--temperature", "nan"], "--temperature: nan is no temperature; "),
+        (["The", "--top-k", 0], "--top-k: cannot draw from the 0 most likely tokens; give 1 or more"),
+        (["The", "--top-p", 0], "--top-p: 0.0 is no probability above 0; give more than 0 and at most 1"),
+        (["The", "--top-p", 1.5], "--top-p: 1.5 is no probability above 0; "),
+        (["The", "--seed", 2**64], "--seed: 18446744073709551616 does not fit 64 bits; "),
     ],
 )
 def test_requests_that_cannot_be(tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[object], message: str) -> None:
@@ -569,7 +577,7 @@ def test_memory_that_is_missing_is_stated(tmp_path: Path, capsys: pytest.Capture
 def test_all_wrong_numbers_are_told_at_once() -> None:
     with pytest.raises(BadInput) as raised:
         Sampling(-1, 0, 2, 2**70)
-    assert [problem.path for problem in raised.value.problems] == ["temperature", "top_k", "top_p", "seed"]
+    assert [problem.path for problem in raised.value.problems] == ["--temperature", "--top-k", "--top-p", "--seed"]
 
 
 def test_tokens_that_the_model_has_not() -> None:

@@ -131,6 +131,12 @@ def test_groups_that_do_not_grow_are_asked_once(engine: str, monkeypatch: pytest
         assert seen["Linear"] <= 14  # of two kinds of layers: the last one is alone
 
 
+def test_progress_counts_contexts() -> None:
+    told: list[tuple[int, int]] = []
+    predict_generation("stories15m", "edge-npu", tokens=5, prompt=9, engine="tiled", progress=lambda done, of: told.append((done, of)))
+    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
 @pytest.mark.parametrize("chip", chip_names())
 def test_all_chips(chip: str) -> None:
     found = predict_generation("stories15m", chip, tokens=3, prompt=10)
@@ -419,13 +425,17 @@ def test_what_does_not_fit_is_warned_about(rooftile: Run) -> None:
         ((*GENERATE, "--draft-tokens", 3), "--draft-tokens: has no part in this: no draft model is given"),
         ((*GENERATE[:3], "--draft", "stories15m"), "--draft: a draft model proposes tokens after the first; give --generate N"),
         ((*GENERATE, "--draft", "stories15m", "--acceptance", 2), "--acceptance: 2.0 is no probability; give 0 to 1"),
+        (
+            (*GENERATE, "--draft", "stories15m", "--draft-tokens", 10**6),
+            "--draft-tokens: stories15m cannot hold 1000035 positions; at most 221 with this prompt and generation",
+        ),
         ((*GENERATE, "--top-p", 0.9), "--temperature: --top-k and --top-p choose what is drawn from; give --temperature above 0"),
         ((*GENERATE, "--temperature", 0, "--top-k", 3), "--temperature: --top-k and --top-p choose what is drawn from"),
         ((*GENERATE, "--draft-weights", "int4"), "--draft-weights: has no part in this: no draft model is given"),
         ((*GENERATE, "--no-prefetch"), "--no-prefetch: engine tiled never prefetches"),
-        ((*GENERATE, "--temperature", 1, "--top-k", 32001), "top_k: the vocabulary has only 32000 tokens to draw from, not 32001"),
+        ((*GENERATE, "--temperature", 1, "--top-k", 32001), "--top-k: the vocabulary has only 32000 tokens to draw from, not 32001"),
         ((*GENERATE[:3], "--phase", "decode", "--logits", "all"), "--logits: has no part in this: a decode step has one token, the last"),
-        ((*GENERATE, "--temperature", -1), "temperature: -1.0 is no temperature"),
+        ((*GENERATE, "--temperature", -1), "--temperature: -1.0 is no temperature"),
     ],
 )
 def test_flags_are_never_ignored(rooftile: Run, arguments: tuple[object, ...], message: str) -> None:

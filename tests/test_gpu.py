@@ -450,3 +450,22 @@ def test_groups_say_what_bounds_them() -> None:
 def test_what_is_timed_is_executed(phase: str, number_format: str) -> None:
     found = verify("stories15m", H100, phase=phase, prompt=70, batch=2, layers=1, number_format=number_format)  # type: ignore[arg-type]
     assert found.passed, found.first_difference
+
+
+@pytest.mark.parametrize(("m", "n", "k"), [(2048, 2048, 128), (2048, 128, 2048), (1, 3072, 128)])
+def test_a_batched_product_moves_each_operand_once(m: int, n: int, k: int) -> None:
+    """A head's keys or values lie in the L2 while all its queries pass, and scores pass DRAM whether written or read."""
+    product = kernel_graph("bmm", BF16, {"batch": 192, "M": m, "N": n, "K": k})
+    timeline = predict_graph(product, A100, "tiled")
+    every = 2 * 192 * (m * k + n * k + m * n)
+    assert float(timeline.dram_bytes.sum()) == pytest.approx(every, rel=1e-3)
+    assert timeline.total_s >= every / 2039e9
+
+
+def test_unfused_scores_pass_dram_on_other_chips_too() -> None:
+    """edge-npu: 64 queries and keys of four heads; what is read once and written once is no less than all tensors."""
+    edge = load_chip("edge-npu")
+    for op in ("attn_scores", "attn_context"):
+        sizes = {"batch": 1, "heads": 4, "kv_heads": 4, "head_dim": 32, "q_len": 64, "kv_len": 64}
+        timeline = predict_graph(kernel_graph(op, BF16, sizes), edge, "tiled")
+        assert float(timeline.dram_bytes.sum()) >= 2 * 4 * (64 * 32 * 2 + 64 * 64)

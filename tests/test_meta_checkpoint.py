@@ -338,6 +338,13 @@ def test_truncated(tmp_path: Path, kept: int) -> None:
     assert line.endswith("; refused; download it again")
 
 
+def test_a_folder_is_no_shard(tmp_path: Path) -> None:
+    (save(tmp_path, stored()) / "consolidated.00.pth").unlink()
+    (tmp_path / "consolidated.00.pth").mkdir()
+    with pytest.raises(CheckpointError, match=r"neither model.safetensors nor model.safetensors.index.json nor consolidated.00.pth"):
+        open_checkpoint(tmp_path)
+
+
 def test_a_folder_that_is_no_checkpoint_says_what_was_looked_for(tmp_path: Path) -> None:
     with pytest.raises(BadInput) as raised:
         open_checkpoint(tmp_path)

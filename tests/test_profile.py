@@ -168,14 +168,17 @@ def test_a_checkpoint_in_its_own_format_and_in_another(tmp_path: Path, rooftile:
         (("stories15m", "--prompt", 255, "--tokens", 1), "shorten --prompt to at most 254 tokens"),
         (("stories15m", "--tokens", 0), "--tokens: must be at least 1, found 0"),
         (("stories15m", "--prompt", 0), "--prompt: must be at least 1, found 0"),
-        (("stories15m", "--batch", 0), "batch: 0 sequences for each prompt; give 1 or more"),
+        (("stories15m", "--batch", 0), "--batch: must be at least 1, found 0"),
         (("stories15m", "--weights", "int4"), "--weights: nothing is measured in 'int4'; "),
         (("stories15m", "--chip", "edge"), "edge"),
         (("stories15m", "--engine", "tile", "--chip", "edge-npu"), "unknown engine 'tile'"),
         (("stories15m", "--engine", "tiled"), "--engine: "),
         (("stories15", "--tokens", 2), "stories15"),
         (("llama-3.1-70b",), "out of memory foreseen: "),
-        (("stories15m", "--top-p", 2), "top_p: 2.0 is no probability above 0"),
+        (("stories15m", "--temperature", 0, "--top-p", 0.9), "--temperature: --top-k and --top-p choose what is drawn from"),
+        (("stories15m", "--engine", ""), "--engine: is empty; give a value, or leave it out"),
+        (("",), "MODEL_OR_DIR: is empty"),
+        (("stories15m", "--top-p", 2), "--top-p: 2.0 is no probability above 0"),
     ],
 )
 def test_what_cannot_be_measured(rooftile: Any, arguments: tuple[object, ...], message: str) -> None:
@@ -187,6 +190,6 @@ def test_what_cannot_be_measured(rooftile: Any, arguments: tuple[object, ...], m
 
 def test_bad_input_is_told_before_weights_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sim.profiling.random_weights", lambda *given, **named: pytest.fail("weights were made"))
-    for wrong in ({"tokens": 0}, {"chip": "no-chip"}, {"chip": "edge-npu", "engine": "tile"}, {"weights": "int3"}):
+    for wrong in ({"tokens": 0}, {"batch": 0}, {"chip": "no-chip"}, {"chip": "edge-npu", "engine": "tile"}, {"weights": "int3"}):
         with pytest.raises(BadInput):
             profile("stories15m", **wrong)  # type: ignore[arg-type]

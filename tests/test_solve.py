@@ -8,14 +8,18 @@ import math
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from functional.errors import BadInput
 from hwmodels import load_chip, numeric_paths, with_values
 from sim import predict
 from sim.engines import ENGINES
+from sim.explore.bracket import DOUBLINGS, TOLERANCE, Line, Probe
 from sim.explore.fields import is_whole, less_is_faster
 from sim.explore.solve import Solution, solve
 from sim.explore.target import read_target
@@ -214,9 +218,69 @@ def test_command_prints_the_answer_with_its_proof_and_refuses_with_exit_code_2()
     assert "Traceback" not in refused.stderr
 
 
-def test_it_takes_less_than_a_second() -> None:
+def line(path: str, limit_s: float, latency_s: Callable[[float], float], cheaper: Line | None = None) -> tuple[Line, list[float]]:
+    """A line over a made-up latency, and what it asks."""
+    asked: list[float] = []
+
+    def probe(value: float) -> Probe:
+        asked.append(value)
+        seconds = latency_s(value)
+        return Probe(value, seconds, seconds <= limit_s)
+
+    return Line(path, 64.0, limit_s, probe, cheaper, is_bound=cheaper is not None), asked
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(st.tuples(st.floats(0.01, 10), st.floats(0.01, 1000)), min_size=1, max_size=6),
+    st.floats(1, 1.5),
+    st.floats(0.01, 30),
+    st.sampled_from(["memory.dram.bandwidth", "matrix.rows", "memory.dram.latency"]),
+    st.booleans(),
+)
+def test_brackets_of_made_up_latencies(parts: list[tuple[float, float]], above: float, limit_s: float, path: str, in_steps: bool) -> None:
+    """Sums of largest ones of a constant and a time in proportion; the border is known by bisection of one's own."""
+
+    def least_s(value: float) -> float:
+        times = value if less_is_faster(path) else 1 / value
+        return sum(max(still, moving * times) for still, moving in parts)
+
+    def latency_s(value: float) -> float:
+        seconds = above * least_s(value)
+        return math.ceil(seconds * 8) / 8 if in_steps else seconds
+
+    cheaper, _ = line(path, limit_s, least_s)
+    with_bound, asked = line(path, limit_s, latency_s, cheaper)
+    at, beyond = with_bound.border()
+    assert len(asked) <= 80
+    fastest = 64.0 * 2.0 ** (-DOUBLINGS if less_is_faster(path) else DOUBLINGS)
+    assert (at is not None) == (latency_s(0.0 if less_is_faster(path) else fastest) <= limit_s)
+    if at is None:
+        assert beyond is not None
+        assert not beyond.meets
+    else:
+        assert latency_s(at.value) <= limit_s
+        if beyond is not None:
+            assert latency_s(beyond.value) > limit_s
+            gap = abs(at.value - beyond.value)
+            assert gap == 1 if is_whole(path) else gap <= 1.0001 * TOLERANCE * max(at.value, beyond.value)
+            assert (at.value < beyond.value) == less_is_faster(path)
+
+
+def test_the_roofline_leaves_little_to_try() -> None:
+    """It says where to begin, and of a target that it misses everywhere only the fastest value is left."""
+    found = solve("llama-3.2-3b", "edge-npu", "9 tok/s", "memory.dram.bandwidth", context=4096)
+    assert found.evaluations <= 6
+    missed = solve("llama-3.2-3b", "edge-npu", "30 tok/s", "clock", context=4096)
+    assert not missed.found
+    assert missed.evaluations == 1
+    assert next(iter(missed.bound_shares)) == "dram"
+
+
+@pytest.mark.parametrize("engine", ["roofline", "tiled"])
+def test_it_takes_less_than_a_second(engine: str) -> None:
     begin = time.process_time()
-    solve("llama-3.2-3b", "edge-npu", "30 tok/s", "memory.dram.bandwidth", context=4096, engine="roofline")
+    solve("llama-3.2-3b", "edge-npu", "9 tok/s", "memory.dram.bandwidth", context=4096, engine=engine)
     assert time.process_time() - begin < 1
 
 

@@ -344,7 +344,7 @@ def test_the_command_exits_1_and_names_the_first_op(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"number_format": "int4"}, "--activations: 'int4' is no format between ops"),
+        ({"number_format": "int4"}, "--dtype: 'int4' is no format between ops; give it as --weights int4, and here one of bf16"),
         ({"activations": "int4"}, "--activations: 'int4' is no format between ops"),
         ({"number_format": "int9"}, "--dtype: unknown number format 'int9'; did you mean 'int8'"),
         ({"kv": "fp16"}, "edge-npu has no rate for fp16"),

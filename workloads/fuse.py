@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Literal, NamedTuple, TypeAlias
 
-from functional.spec import Dim
-from functional.work import Move
+from functional.spec import Dim, TensorSpec
+from functional.work import Move, Vector
 from workloads.graph import OpGraph, OpNode, Use
 from workloads.split import pieces
 
@@ -127,7 +127,7 @@ class _Borders:
             return
         self.read_later.add(use.tensor)
         if made_by.kind != "MemCopy":
-            flows.append(Flow(i, use.tensor, "activations", use.spec.size_bytes, False))
+            flows.append(Flow(i, use.tensor, "activations", _read_bytes(self.graph.ops[i], use), False))
             return
         # Of a KV cache, what was there before the step comes from DRAM; the new entries may still be on the chip.
         new_bytes = _moved_bytes(made_by)
@@ -143,7 +143,7 @@ class _Borders:
         op, role = self.graph.ops[i], self.graph.tensors[use.tensor].role
         warm = use.tensor in self.graph.warm
         if role == "weight":
-            flows.append(Flow(i, "", "weights", _moved_bytes(op) if op.kind == "Embedding" else use.spec.size_bytes, False, warm))
+            flows.append(Flow(i, "", "weights", _read_bytes(op, use), False, warm))
         elif role != "constant" and op.kind != "MemCopy":
             flows.append(Flow(i, "", "activations", use.spec.size_bytes, False, warm))
 
@@ -156,6 +156,15 @@ class _Borders:
             flows.append(Flow(i, op.name, "activations", op.output.size_bytes, True))
         elif self.graph.tensors[op.name].role == "output":
             flows.append(Flow(i, "", "activations", op.output.size_bytes, True, op.name in self.graph.warm))
+
+
+def _read_bytes(op: OpNode, use: Use) -> Dim:
+    """What an op reads of a tensor: all of it, but where it gathers or searches only the elements that it looks at."""
+    if (op.kind == "Embedding" and use is op.inputs[1]) or (op.kind == "Gather" and use is op.inputs[0]):
+        return _moved_bytes(op)
+    if op.kind == "LeastLikely" and isinstance(op.work, Vector):
+        return TensorSpec((op.work.counts["add"],), use.spec.format).size_bytes
+    return use.spec.size_bytes
 
 
 def _moved_bytes(op: OpNode) -> Dim:

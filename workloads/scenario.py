@@ -50,9 +50,9 @@ class Formats:
     ) -> Formats:
         """One default for all; what is given overrides it. `flag` names the weights' format in messages."""
         return cls(
-            check_format(weights or default, flag, WEIGHT_FORMATS),
-            check_format(activations or default, "--activations", ACTIVATION_FORMATS),
-            check_format(kv or default, "--kv"),
+            check_format(default if weights is None else weights, flag, WEIGHT_FORMATS),
+            check_format(default if activations is None else activations, "--activations", ACTIVATION_FORMATS),
+            check_format(default if kv is None else kv, "--kv"),
         )
 
 

@@ -51,7 +51,7 @@ _STORED_DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "
 
 def is_layout_of(directory: Path) -> bool:
     """Whether a directory holds weights of this layout."""
-    return any(_SHARD.fullmatch(file.name) for file in directory.glob("consolidated.*.pth"))
+    return any(_SHARD.fullmatch(file.name) and file.is_file() for file in directory.glob("consolidated.*.pth"))
 
 
 def takes_vocabulary_from_weights(directory: Path) -> bool:
@@ -196,7 +196,7 @@ def _in_halves(pieces: list[Tensor], head_dim: int) -> Tensor:
 
 def _shards(directory: Path) -> list[Path]:
     """consolidated.00.pth and its successors without a gap."""
-    numbers = [int(match[1]) for file in directory.iterdir() if (match := _SHARD.fullmatch(file.name))]
+    numbers = [int(match[1]) for file in directory.iterdir() if (match := _SHARD.fullmatch(file.name)) and file.is_file()]
     files = [directory / f"consolidated.{i:02}.pth" for i in range(max(numbers) + 1)]
     missing = [file for file in files if not file.is_file()]
     if missing:

@@ -143,7 +143,8 @@ def _mixture_problem(source: Source, wanted: Shapes) -> Iterable[Problem]:
     matrices = [source.stored.get(source.stored_name(name)) for name, shape in wanted.items() if len(shape) == 2]
     dtypes = sorted({found.dtype for found in matrices if found is not None} & set(_DTYPES))
     if len(dtypes) > 1:
-        yield Problem(f"weights of several dtypes: {', '.join(dtypes)}", "ask for one dtype when loading", str(source.directory))
+        cure = "convert them to one, or open the checkpoint with a dtype"
+        yield Problem(f"weights of several dtypes: {', '.join(dtypes)}", cure, str(source.directory))
 
 
 def listed(names: list[str], problem: Callable[[str], Problem], directory: str) -> Iterable[Problem]:

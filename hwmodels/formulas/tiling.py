@@ -21,6 +21,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
 
+import numpy as np
+
 from hwmodels.formulas.elementwise import chosen, larger, smaller
 from hwmodels.formulas.systolic import Count, ceil_div
 
@@ -50,7 +52,7 @@ class AxisCuts(NamedTuple):
     around: tuple[tuple[Blocks, ...], ...]
     sizes: tuple[Count, ...]
     split_stage: int
-    parts: int
+    parts: Count
     every: bool
     at_once: bool = False
 
@@ -65,9 +67,9 @@ def divide(block: Blocks, size: Count) -> tuple[Blocks, ...]:
     return full, Blocks(block.blocks * smaller(rest, 1), rest, trips)
 
 
-def share_out(block: Blocks, parts: int, every: bool) -> tuple[Blocks, ...]:
+def share_out(block: Blocks, parts: Count, every: bool) -> tuple[Blocks, ...]:
     """Blocks cut into equal parts for as many cores (rounded up, the last one smaller): all of them, or those of the first core."""
-    if parts == 1:
+    if isinstance(parts, int) and parts == 1:
         return (block,)
     size = larger(ceil_div(block.length, parts), 1)
     if not every:
@@ -75,7 +77,7 @@ def share_out(block: Blocks, parts: int, every: bool) -> tuple[Blocks, ...]:
     return tuple(piece._replace(trips=block.trips) for piece in divide(block, size))
 
 
-def cut_axis(extent: Count, sizes: Sequence[Count], split_stage: int, parts: int, every: bool) -> AxisCuts:
+def cut_axis(extent: Count, sizes: Sequence[Count], split_stage: int, parts: Count, every: bool) -> AxisCuts:
     """An axis of `extent` elements, cut by stage after stage."""
     level: tuple[Blocks, ...] = (Blocks(1, extent, ()),)
     around = []
@@ -138,7 +140,7 @@ def _active_parts(length: Count, axis: AxisCuts, stage: int) -> Count:
         most: Count = larger(_busy(smaller(length, size), axis), _busy(length % size, axis))
         return most
     total: Count = 0
-    for core in range(axis.parts if axis.every else 1):
+    for core in range(int(np.max(axis.parts)) if axis.every else 1):
         total = total + _runs(length, axis, stage, core).number
     return total
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ class _LazyGroup(TyperGroup):
         run = command.invoke
 
         def invoke(ctx: Any) -> Any:
+            _refuse_empty(command.params, ctx.params)
             _keep_inputs(ctx.params)
             return run(ctx)
 
@@ -63,6 +64,14 @@ class _LazyGroup(TyperGroup):
 def _close_stdout() -> None:
     """Keep the interpreter from flushing at exit into what takes nothing any more."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _refuse_empty(parameters: Sequence[Any], given: Mapping[str, Any]) -> None:
+    """Raise `BadInput` for a text that says nothing, such as that of an unset shell variable: nobody means the default by it."""
+    named = {each.name: each.opts[0] if each.param_type_name == "option" else each.metavar for each in parameters}
+    problems = [Problem("is empty", "give a value, or leave it out", path=named[name]) for name, value in given.items() if value == ""]
+    if problems:
+        raise BadInput(problems)
 
 
 def _keep_inputs(given: Mapping[str, Any]) -> None:

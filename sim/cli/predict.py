@@ -14,6 +14,8 @@ from sim.cli import flags
 from sim.engines import DEFAULT_ENGINE, check_engine
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from hwmodels.chip import Chip
     from sim.explore.generation import Speculation
     from sim.explore.sensitivity import Sensitivity
@@ -71,22 +73,25 @@ def predict(
 
         if speculation is not None and tokens is None:
             raise BadInput(Problem("a draft model proposes tokens after the first", "give --generate N", path="--draft"))
-        found = predict_generation(
-            model,
-            built,
-            tokens=1 if tokens is None else tokens,
-            prompt=prompt,
-            batch=batch,
-            engine=engine,
-            weights=weights,
-            activations=activations,
-            kv=kv,
-            sampling=sampling,
-            chunk=chunk,
-            speculation=speculation,
-            fused=not no_fuse,
-            split=split,
-        )
+        with _bar() as bar:
+            task = bar.add_task("contexts", total=None)
+            found = predict_generation(
+                model,
+                built,
+                tokens=1 if tokens is None else tokens,
+                prompt=prompt,
+                batch=batch,
+                engine=engine,
+                weights=weights,
+                activations=activations,
+                kv=kv,
+                sampling=sampling,
+                chunk=chunk,
+                speculation=speculation,
+                fused=not no_fuse,
+                split=split,
+                progress=lambda done, of: bar.update(task, completed=done, total=of),
+            )
         for note in _notes(found.prompt, chunk, engine, no_prefetch):
             print(f"rooftile: warning: {note}", file=sys.stderr)
         if found.power_w is not None and built.tdp_w is not None and found.power_w > built.tdp_w:
@@ -129,14 +134,19 @@ def _emit_steps(steps: Sequence[Step], chip: Chip, sensitivity: bool, form: str,
         emit_tables([each for part in parts for each in part], out, form)
 
 
-def _responses(steps: Sequence[Step], chip: Chip) -> list[tuple[Sensitivity, ...]]:
-    """The sensitivities of each step, with a bar on a terminal."""
+def _bar() -> Progress:
+    """Progress on a terminal, on stderr; nothing where there is none."""
     from rich.console import Console
     from rich.progress import Progress
 
+    return Progress(transient=True, disable=not sys.stderr.isatty(), console=Console(stderr=True))
+
+
+def _responses(steps: Sequence[Step], chip: Chip) -> list[tuple[Sensitivity, ...]]:
+    """The sensitivities of each step, with a bar on a terminal."""
     from sim.explore.sensitivity import sensitivity_of
 
-    with Progress(transient=True, disable=not sys.stderr.isatty(), console=Console(stderr=True)) as bar:
+    with _bar() as bar:
         tasks = [bar.add_task(f"{step.phase}, one number changed at a time", total=None) for step in steps]
         return [
             sensitivity_of(step, chip, lambda done, of, task=task: bar.update(task, completed=done, total=of))  # type: ignore[misc]

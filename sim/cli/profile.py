@@ -24,7 +24,10 @@ def profile(
     ] = None,
     temperature: Annotated[float, typer.Option("--temperature", metavar="T", help="0 is greedy.")] = 1.0,
     top_k: flags.TopK = None,
-    top_p: Annotated[float, typer.Option("--top-p", metavar="P", help="Draw from the most likely tokens that make up P.")] = 0.9,
+    top_p: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option("--top-p", metavar="P", help="Draw from the most likely tokens that make up P. [default: 0.9]"),
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", metavar="S", help="Of prompt and draws.")] = 0,
     chip: Annotated[
         Optional[str],  # noqa: UP045
@@ -43,17 +46,19 @@ def profile(
     from functional.errors import BadInput, Problem
     from functional.sampling import Sampling
     from sim.present.output import emit, emit_tables
+    from sim.profiling import TOP_P
     from sim.profiling import profile as measure
 
     if engine is not None and chip is None:
         raise BadInput(Problem("nothing is predicted without a chip", "give --chip CHIP", path="--engine"))
+    flags.sampling_of(temperature, top_k, top_p)  # refuses filters of a greedy choice
     found = measure(
         model,
         batch=batch,
         prompt=prompt,
         tokens=tokens,
         weights=weights,
-        sampling=Sampling(temperature, top_k, top_p, seed),
+        sampling=Sampling(temperature, top_k, TOP_P.top_p if top_p is None else top_p, seed),
         chip=chip,
         engine=engine or DEFAULT_ENGINE,
     )

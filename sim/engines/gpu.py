@@ -26,7 +26,7 @@ from sim.engines import roofline, tiled
 from sim.engines.roofline import MATRIX, VECTOR
 from sim.engines.tiled import AttentionChoice, GemmChoice, Mapped
 from sim.mapper import cost_gemm
-from sim.mapper.attention import attention_cost, map_attention
+from sim.mapper.attention import AttentionCost, InDram, Part, attention_cost, map_attention
 from sim.mapping import Gemm, GemmMapping, StageTiling, Tile
 from sim.plan import Plan
 from workloads.demand import GroupClass
@@ -117,14 +117,7 @@ class _Group:
     def attention(self) -> Mapped:
         """Both products and the softmax between them."""
         attention, in_dram, part = tiled.attention_of(self.group_class, self.plan)
-        counts = self.group_class.load.counts
-        if is_integer(attention.compute):  # scores are rounded to integers once per row, so whole rows of them stay on the chip
-            mapping, _ = map_attention(attention, self.chip, counts, in_dram, part)
-            mapping = replace(mapping, keys_shared=True)  # in the L2
-            cost = attention_cost(mapping, self.chip, counts, in_dram, part)
-        else:
-            mapping = _attention_mapping(attention, self.chip, self.board)
-            cost = attention_cost(mapping, self.chip, counts, in_dram, part)
+        mapping, cost = self._tiles(attention, in_dram, part)
         heads = Heads(
             attention.batch,
             attention.heads,
@@ -154,16 +147,32 @@ class _Group:
         return self._mapped({MATRIX: work_s}, work_s, launch_s, moved, cost.issued_macs, choice)
 
     def product_of_attention(self) -> Mapped:
-        """One product by itself, whose scores pass through DRAM: a batched GEMM with the tiles that the mapper cuts."""
-        bound = tiled.mapped_attention(self.group_class, self.plan, self.peaks)
+        """One product by itself, whose scores pass through DRAM: a batched GEMM. SMs that work on one head share its keys in the L2."""
+        attention, in_dram, part = tiled.attention_of(self.group_class, self.plan)
+        scores = tiled.score_flows(self.group_class, part)
+        score_bytes = tiled.dram_bytes(self.plan, scores)
+        mapping, cost = self._tiles(attention, in_dram, part, score_bytes)
         work = next(op.work for op in self.group_class.ops if isinstance(op.work, Contraction))
         a_bytes, b_bytes = bits_of(work.a_format) / 8, bits_of(work.b_format) / 8
         product = Product(int(work.m), int(work.n), int(work.k), (a_bytes, b_bytes, a_bytes), batch=int(work.batch))
-        moved_bytes = np.full(len(formulas.GEMM_TILES), bound.dram_bytes)
+        moved = cost.dram_read_bytes, cost.dram_written_bytes
+        moved_bytes = np.full(len(formulas.GEMM_TILES), sum(moved))
         warm_bytes = _warm_bytes(self.group_class.group.flows)
         work_s = float(gpu.gemm_candidates_s(product, self.board, self.kernels, moved_bytes, warm_bytes).min())
-        moved = bound.dram_read_bytes, bound.dram_written_bytes
-        return self._mapped({MATRIX: work_s}, work_s, self.kernels.gemm.launch_s, moved, bound.issued_macs, bound.choice, bound.flows)
+        choice = AttentionChoice(mapping, cost, in_dram, part)
+        return self._mapped({MATRIX: work_s}, work_s, self.kernels.gemm.launch_s, moved, cost.issued_macs, choice, scores)
+
+    def _tiles(
+        self, attention: Attention, in_dram: InDram, part: Part, score_bytes: tuple[int, int] = (0, 0)
+    ) -> tuple[AttentionMapping, AttentionCost]:
+        """The tiles of attention, or of one of its products, and their cost."""
+        counts = self.group_class.load.counts
+        if is_integer(attention.compute):  # scores are rounded to integers once per row, so whole rows of them stay on the chip
+            mapping, _ = map_attention(attention, self.chip, counts, in_dram, part)
+            mapping = replace(mapping, keys_shared=True)  # in the L2
+        else:
+            mapping = _attention_mapping(attention, self.chip, self.board)
+        return mapping, attention_cost(mapping, self.chip, counts, in_dram, part, score_bytes)
 
     def _mapped(
         self,

@@ -1,7 +1,8 @@
 """Plays a group under its mapping, and looks for the mapping that plays best.
 
-**Order.** The mapper's choice is played first. Then others are visited in the order of a bound that is at least their tiled latency
-(`sim.mapper.ranked`; of attention, in the order of that itself), until the bound says that none can be faster by more than `NEAR`. At most
+**Order.** The mapper's choice is played first. Then others are visited of which a bound that is at least their tiled latency
+(`sim.mapper.ranked`; of attention, `least_cycles`) does not say that they cannot be faster by more than `NEAR`: attention in the order of
+the bound; of the `RANKED` GEMMs with the least, for many tie in it, those first that a guess says to end soonest. At most
 `MOST_VISITS` of them are played, each for as long as it may still be the fastest, `MOST_STEPS` tile steps in all. What was played, and
 whether the order was followed to its end, is in the result. Mappings that tiled would have taken for faster than its own choice (where its
 search is not exact, or does not see what element-wise ops ask of the levels) are left out, so that no group is below its tiled figure.
@@ -13,17 +14,20 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from hwmodels.chip import Chip
+from hwmodels.chip import Chip, Role
 from sim.engines import roofline, tiled
-from sim.engines.play_attention import AttentionOps, attention_steps, play_attention
+from sim.engines.play_attention import AttentionOps, attention_steps, least_cycles, play_attention
 from sim.engines.play_gemm import play_gemm, played_within
 from sim.engines.play_waves import play_waves
 from sim.engines.played import Besides, GemmOps, Played
 from sim.engines.ports import Window
 from sim.intervals import Log
-from sim.mapper import MappedGemm
+from sim.mapper import MappedGemm, cost_gemm
+from sim.mapper.array import step_cycles
 from sim.mapper.attention import attention_candidates
+from sim.mapper.problem import ROLE_AXES, setting_of
 from sim.mapper.ranked import candidates, sees_all
+from sim.mapping import AXES, GemmMapping
 from sim.plan import Plan
 from sim.timeline import Visits
 from workloads.demand import GroupClass
@@ -31,7 +35,9 @@ from workloads.split import parts_of
 
 NEAR = 2e-3
 MOST_VISITS = 12
+RANKED = 64
 MOST_STEPS = 2000
+ROUNDING = 1 - 1e-12
 FEW_TILES = 4096
 """Tiles that a mapping may always have; else up to twice those of the mapper's choice."""
 
@@ -67,7 +73,8 @@ def _besides(choice: tiled.GemmChoice, mapped: tiled.Mapped, chip: Chip) -> Besi
 
 
 class _Others(NamedTuple):
-    """Mappings with a bound on each [s], least first, and a bound on all that are not among them: 0 if nothing is known of these."""
+    """Mappings with a bound on each [s], in the order of visits, and a bound on all that are not among them: 0 if nothing is known of
+    these."""
 
     best: Sequence[tuple[float, tiled.Mapped]]
     rest_s: float
@@ -83,8 +90,8 @@ def visit(group_class: GroupClass, mapped: tiled.Mapped, plan: Plan, peaks: roof
     mappings, steps_left, is_proved = 1, MOST_STEPS, True
     for bound_s, each in others.best:
         if bound_s * clock_hz * (1 + NEAR) >= best.end:
-            break
-        if mappings == MOST_VISITS or steps_left <= 0 or each.latency_s < mapped.latency_s * (1 - 1e-12):
+            continue
+        if mappings == MOST_VISITS or steps_left <= 0 or each.latency_s < mapped.latency_s * ROUNDING:
             is_proved = False
             continue
         mappings += 1
@@ -103,8 +110,9 @@ def _others(group_class: GroupClass, mapped: tiled.Mapped, plan: Plan, peaks: ro
         read, written = tiled.dram_bytes(plan, mapped.flows)
         counts, score_bytes = group_class.load.counts, (float(read), float(written))
         found = attention_candidates(choice.mapping, chip, counts, choice.in_dram, choice.part, score_bytes, below_s)
-        made = [tiled.attention_mapped(replace(choice, mapping=each, cost=cost), group_class, plan, peaks) for each, cost in found]
-        return _Others([(each.latency_s, each) for each in made], below_s)
+        choices = [replace(choice, mapping=each, cost=cost) for each, cost in found if each != choice.mapping]
+        made = [tiled.attention_mapped(each, group_class, plan, peaks) for each in choices]
+        return _Others(sorted(((_least_s(each, chip), each) for each in made), key=lambda pair: pair[0]), below_s)
     assert choice is not None
     if parts_of(plan.graph) > 1:
         return _Others([], 0.0)
@@ -113,13 +121,48 @@ def _others(group_class: GroupClass, mapped: tiled.Mapped, plan: Plan, peaks: ro
     few = max(FEW_TILES, 2 * choice.cost.tile_steps)
     range_s = mapped.latency_s, below_s
     besides_s = tiled.least_besides_s(group_class, plan, peaks)
-    ranked = candidates(choice.mapping.gemm, chip, choice.a_resident, besides_s, range_s, MOST_VISITS, few)
-    others = [
-        (each.bound_s, tiled.mapped_gemm(group_class, plan, peaks, each.mapped, choice.a_resident))
-        for each in ranked.best
-        if each.mapped.mapping != choice.mapping
-    ]
-    return _Others(others, ranked.others_s)
+    ranked = candidates(choice.mapping.gemm, chip, choice.a_resident, besides_s, range_s, RANKED, few)
+    some = [each for each in ranked.best if each.mapping != choice.mapping]
+    guesses_s = [max(each.bound_s, _guess_s(each.mapping, chip, choice.a_resident)) for each in some]
+    order = sorted(range(len(some)), key=guesses_s.__getitem__)
+    best = []
+    for each in [some[i] for i in order[: MOST_VISITS - 1]]:
+        as_mapped = MappedGemm(each.mapping, cost_gemm(each.mapping, chip, choice.a_resident))
+        best.append((each.bound_s, tiled.mapped_gemm(group_class, plan, peaks, as_mapped, choice.a_resident)))
+    return _Others(best, min([ranked.others_s, *(some[i].bound_s for i in order[MOST_VISITS - 1 :])]))
+
+
+def _guess_s(mapping: GemmMapping, chip: Chip, a_resident: bool) -> float:
+    """About when a GEMM ends: one of its operands comes from DRAM, as often as it does, and then all steps with its last tile follow."""
+    gemm, tiling, clock_hz = mapping.gemm, mapping.stages[0], float(chip.clock_hz)
+    setting = setting_of(gemm, chip, a_resident)
+    extents = gemm.m, gemm.n, gemm.k
+    trips = [-(-extent // size) for extent, size in zip(extents, tiling.tile, strict=True)]
+    last = [extent - (count - 1) * size for extent, count, size in zip(extents, trips, tiling.tile, strict=True)]
+    guess_s = 0.0
+    bits_of: dict[Role, int] = {"activations": gemm.a_bits, "weights": gemm.w_bits}
+    for role, bits in bits_of.items():
+        x, y, other = ROLE_AXES[role]
+        if setting.holders[role][0].level is not chip.dram:
+            continue
+        within = [axis for axis in tiling.order[tiling.order.index(AXES[other]) + 1 :] if trips[AXES.index(axis)] > 1]
+        passes = trips[other] if within else 1
+        steps = [*last]
+        if not within:
+            steps[other] = extents[other]
+        piece = -(-steps[0] // mapping.split[0]), -(-steps[1] // mapping.split[1]), steps[2]
+        cycles = float(step_cycles(setting, mapping.dataflow, mapping.array_axis, piece))
+        read_s = passes * extents[x] * extents[y] * bits / 8 / float(chip.read_bytes_per_s(chip.dram))
+        guess_s = max(guess_s, float(chip.dram.latency_s) + read_s + cycles / clock_hz)
+    return guess_s
+
+
+def _least_s(mapped: tiled.Mapped, chip: Chip) -> float:
+    """Seconds that no play of a mapped attention goes below; not below the tiled latency."""
+    choice = mapped.choice
+    assert isinstance(choice, tiled.AttentionChoice)
+    least = least_cycles(choice.mapping, chip, choice.cost, mapped.busy_s, choice.in_dram, choice.part)
+    return max(mapped.latency_s, least * ROUNDING / float(chip.clock_hz))
 
 
 def under(choice: tiled.GemmChoice | tiled.AttentionChoice, group_class: GroupClass, plan: Plan, peaks: roofline.Peaks) -> tiled.Mapped:

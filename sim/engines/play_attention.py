@@ -106,6 +106,7 @@ class _Attention:
         tile_rows = sum(row.rows for row in self.rows)
         read = tile_rows * self.bytes.query + products * sum(fetched) * self.bytes.key + scores * self.bytes.score_read
         written = tile_rows * self.bytes.output + scores * self.bytes.score_written
+        self.read = read
         # How many bytes of the chip stand for one of the played core.
         self.dram.read_share = cost.dram_read_bytes / (read * self.pairs) if read else 1.0
         self.dram.write_share = cost.dram_written_bytes / (written * self.pairs) if written else 1.0
@@ -114,6 +115,7 @@ class _Attention:
         self.array_cycles = busy_s["matrix"] * clock_hz / (all_scores * products)
         self.vector_cycles = busy_s["vector"] * clock_hz / all_scores
         self.macs = cost.issued_macs / (all_scores * products)  # that the chip issues, per score and product of the played core
+        self.all_scores, self.products = all_scores, products
         self.level_cycles = [
             (port, busy_s[name] * clock_hz / (all_scores * products))
             for name, port in self.ports.of_level.items()
@@ -129,6 +131,27 @@ class _Attention:
         self.whole: dict[str, float] = {}
         # When the last output has left, when its scores have been used, when anything was complete last.
         self.away = self.consumed = self.last_end = 0.0
+
+    def least(self) -> float:
+        """Cycles that the play does not go below.
+
+        Of the whole attention: the first keys come, and then for one query tile after another its queries, scores, softmax and values
+        (online: scores, softmax and values of one key tile after another), and its output leaves, all of which wait for each other, for
+        each of these has one place. And all reads of DRAM come before the last product with values, or with keys if there are no others.
+        """
+        dram, last = self.dram, self.rows[-1]
+        per_score = max([self.array_cycles, *(cycles for _, cycles in self.level_cycles)])
+        from_dram, to_dram = dram.read_cycles_per_byte * dram.read_share, dram.write_cycles_per_byte * dram.write_share
+        output = self.bytes.output * to_dram
+        reads = self.read * self.pairs * from_dram
+        least = dram.latency + reads + last.rows * (last.keys[-1] * per_score + output) + self.drain if reads else 0.0
+        if self.part != "all":
+            return least
+        drains = sum((len(each.keys) if self.mapping.online else 1) + 1 for each in self.rows) * self.drain
+        sides = sum(each.rows for each in self.rows) * (self.bytes.query * from_dram + output)
+        keys = self.rows[0].keys[0] * self.bytes.key * from_dram
+        begin = dram.latency + keys if keys or self.bytes.query else 0.0
+        return max(least, begin + self.all_scores * (self.products * per_score + self.vector_cycles) + self.pairs * (drains + sides))
 
     def _wait(self, cause: str, start: float, end: float) -> None:
         """The array waits."""
@@ -286,3 +309,10 @@ def play_attention(
 ) -> Played:
     """Play a mapping; `busy_s` is what its group is charged per unit and level. Given a `log`, every tile is written into it, in cycles."""
     return _Attention(mapping, chip, cost, busy_s, in_dram, part, log, ops).play()
+
+
+def least_cycles(
+    mapping: AttentionMapping, chip: Chip, cost: AttentionCost, busy_s: Mapping[str, float], in_dram: InDram, part: Part
+) -> float:
+    """Cycles that `play_attention` does not go below."""
+    return _Attention(mapping, chip, cost, busy_s, in_dram, part, None, AttentionOps()).least()

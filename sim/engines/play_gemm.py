@@ -121,6 +121,7 @@ class Player:
         self.books = Books(ports, self.waits, self.tail)
         self.ahead: tuple[Ahead, ...] = ()
         self.pieces: dict[tuple[int, int, int, bool], Step] = {}
+        self.moves: dict[tuple[int, int, int, bool], tuple[tuple[Port, float, float], ...]] = {}
         self.drained = 0.0
         self.latest, self.most_steps, self.array_cycles = math.inf, math.inf, 0  # see `played_within`
         self.steps = 0
@@ -285,19 +286,28 @@ class Player:
             self.pieces[key] = self._work(*key)
         return self.pieces[key]
 
+    def _moves(self, m: int, n: int, k: int, continues: bool) -> tuple[tuple[Port, float, float], ...]:
+        """Bytes (read, written) that the array exchanges with each port for a piece, worked out once for alike ones."""
+        key = m, n, k, continues
+        if key not in self.moves:
+            setting, mapping, gemm = self.setting, self.mapping, self.mapping.gemm
+            axes = _cuts(m, n, k)
+            counts = array.accesses(setting, mapping.dataflow, mapping.array_axis, dict.fromkeys(ROLE_AXES, axes))
+            innermost = {role: self.ports.of_level[holders[-1].level.name] for role, holders in setting.holders.items()}
+            psums = (float(counts.psum_reads) + m * n * continues) * gemm.acc_bits / 8
+            self.moves[key] = (
+                (innermost["activations"], float(counts.a_reads) * gemm.a_bits / 8, 0.0),
+                (innermost["weights"], float(counts.w_reads) * gemm.w_bits / 8, 0.0),
+                (innermost["psums"], psums, 0.0),
+                (innermost["psums"], 0.0, float(counts.psum_writes) * gemm.acc_bits / 8),
+            )
+        return self.moves[key]
+
     def _work(self, m: int, n: int, k: int, continues: bool) -> Step:
-        setting, mapping, gemm = self.setting, self.mapping, self.mapping.gemm
-        axes = tuple(AxisCuts(((Blocks(1, extent, ()),),), (), 0, 1, False) for extent in (m, n, k))
-        used = array.use(setting, mapping.dataflow, mapping.array_axis, axes, (m, n, k), (m, n, k))
-        counts = array.accesses(setting, mapping.dataflow, mapping.array_axis, dict.fromkeys(ROLE_AXES, axes))
-        innermost = {role: self.ports.of_level[holders[-1].level.name] for role, holders in setting.holders.items()}
-        reads: dict[Role, float] = {}
-        reads["activations"] = float(counts.a_reads) * gemm.a_bits / 8
-        reads["weights"] = float(counts.w_reads) * gemm.w_bits / 8
-        reads["psums"] = (float(counts.psum_reads) + m * n * continues) * gemm.acc_bits / 8
-        written = float(counts.psum_writes) * gemm.acc_bits / 8
+        setting, mapping = self.setting, self.mapping
+        used = array.use(setting, mapping.dataflow, mapping.array_axis, _cuts(m, n, k), (m, n, k), (m, n, k))
         takes: dict[int, tuple[Unit, float]] = {}
-        moves = [(innermost[role], size, 0.0) for role, size in reads.items()] + [(innermost["psums"], 0.0, written)]
+        moves = self._moves(m, n, k, continues)
         for port, read, write in moves:
             out, into = read * port.read_cycles_per_byte * port.read_share, write * port.write_cycles_per_byte * port.write_share
             for unit, cycles in ((port.reader, out), (port.writer, into)):
@@ -310,7 +320,7 @@ class Player:
         drain = float(array.drain_cycles(setting, mapping.dataflow))
         longest = max((cycles for _, cycles in takes.values()), default=0.0)
         cycles, extra = float(used.cycles), float(used.extra_cycles)
-        return Step(cycles, extra, drain, folds_drain, tuple(takes.values()), tuple(moves), longest, m * n * k)
+        return Step(cycles, extra, drain, folds_drain, tuple(takes.values()), moves, longest, m * n * k)
 
     def _step(self, row: int) -> None:
         step = self._step_of(row)
@@ -437,7 +447,7 @@ class Player:
         for piece, count in zip(self.nest.pieces, self.nest.rows.often.tolist(), strict=True):
             steps[piece] = steps.get(piece, 0) + count
         for piece, count in steps.items():
-            for port, out, into in self._work(*piece).moves:
+            for port, out, into in self._moves(*piece):
                 read[port.name] += out * count
                 written[port.name] += into * count
         return {name: (read[name], written[name]) for name in read}
@@ -510,6 +520,11 @@ class Player:
         begin = min(max(self.tail.last, *left, 0.0), end)
         idle = self.tail.idle(begin, end)
         return Played(end, self.ports.busy, self.ports.spans, self.waits, moved, idle, end - begin, self.ahead, self.log)
+
+
+def _cuts(m: int, n: int, k: int) -> tuple[AxisCuts, ...]:
+    """A single piece, as the array's formulas take them."""
+    return tuple(AxisCuts(((Blocks(1, extent, ()),),), (), 0, 1, False) for extent in (m, n, k))
 
 
 def play_gemm(

@@ -2,8 +2,9 @@
 
 **What is played.** Groups follow one another as without prefetch. Before a group of linears begins, part of its first tile of weights, and
 then of the one after it if there are two buffers, comes in *windows* of the groups since the linears before it (these included); the play
-of the group then finds them there. Nothing else comes early: activations depend on the groups before, the rest of a KV cache and gathered
-rows are left where they are. If a launch takes time, nothing comes early, for what is launched is not known before.
+of the group then finds them there. Nothing else comes early. Activations depend on the groups before. Entries of a KV cache that earlier
+steps have written could come, and are left: of a layer's attention that is at most DRAM's latency and its first tile of keys. So are
+gathered rows. If a launch takes time, nothing comes early, for what is launched is not known before.
 
 **Why it is legal.** *Data*: weights are there before the step. *Ports*: a window of linears or attention begins when the last of their own
 transfers from DRAM is over; only moments count in which neither DRAM's port nor that of the level to which weights come works for the group

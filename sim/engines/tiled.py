@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from functional.errors import Problem, ScenarioError
 from functional.formats import bits_of
-from functional.work import Contraction
+from functional.work import Contraction, Vector
 from hwmodels.chip import Chip, MemoryLevel
 from hwmodels.formulas.elementwise import chosen, larger, plain, slowest
 from hwmodels.formulas.roofline import pack_s, transfer_s
@@ -109,7 +109,7 @@ def timed(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks, lasting: r
     reached = ideal.busy_s if lasting is peaks else roofline.unit_times_s(group_class.load, lasting)
     reached_s = {name: float(seconds) for name, seconds in reached.items()}
     packing = packing_s(group_class, plan.chip, reached_s[MATRIX], mapped.latency_s)
-    overhead_s = plan.chip.launch_s + mapped.launch_s + packing
+    overhead_s = plan.chip.launch_s + mapped.launch_s + packing + hidden_scores_s(group_class, plan.chip)
     latency_s, bound_by = with_overhead(mapped.latency_s, mapped.bound_by, overhead_s)
     lost_s = dict(mapped.lost_s or _lost_s(reached_s, mapped, plan.chip))
     lost_s["sustained"] = lost_s.get("sustained", 0.0) + max(reached_s.values()) - ideal.latency_s
@@ -143,6 +143,26 @@ def packing_s(group_class: GroupClass, chip: Chip, matrix_s: Any, latency_s: Any
         return 0.0
     packed_s = pack_s(size_bytes, chip.pack.read_bytes_per_s(chip.clock_hz), chip.read_bytes_per_s(chip.dram))
     return larger(0.0, packed_s + matrix_s - latency_s)
+
+
+def hidden_scores_s(group_class: GroupClass, chip: Chip) -> Any:
+    """Seconds for the scores that a mask hides, where software computes them like the others: their products, the addition that hides
+    them, their share of the passes of softmax, and what the exponential of minus infinity takes besides."""
+    if chip.hidden_s is None:
+        return 0.0
+    seconds: Any = 0.0
+    for op in group_class.ops:
+        work, scores = op.work, op.inputs[0].spec.elements if op.inputs else 0
+        if isinstance(work, Contraction) and work.mask is not None:
+            unseen_macs = work.batch * work.m * work.n * work.k - work.useful_macs
+            seconds += unseen_macs / chip.peak_macs_per_s(compute_format(work))
+            if unseen_macs and work.mask_axis == "n":
+                seconds += op.output.elements * chip.primitive_s("add")
+        elif isinstance(work, Vector) and scores > work.elements:
+            unseen = scores - work.elements
+            seconds += unseen / work.elements * sum(count * chip.primitive_s(name) for name, count in work.counts.items())
+            seconds += unseen * chip.hidden_s if "exp" in work.counts else 0.0
+    return seconds
 
 
 def packed_bytes(group_class: GroupClass) -> float:
@@ -395,8 +415,11 @@ def attention_mapped(choice: AttentionChoice, group_class: GroupClass, plan: Pla
 
 
 def score_flows(group_class: GroupClass, part: Part) -> tuple[Flow, ...]:
-    """Of an unfused product the score tensor, which passes DRAM."""
-    return tuple(flow for flow in group_class.group.flows if part != "all" and flow.tensor and _is_score(part, flow))
+    """Of an unfused product the score tensor, which passes DRAM: what it writes, or its first operand."""
+    flows = group_class.group.flows
+    if part == "all":
+        return ()
+    return tuple(flow for flow in flows if flow.is_write) if part == "scores" else tuple(flow for flow in flows if not flow.is_write)[:1]
 
 
 def attention_s(cost: AttentionCost, others: Mapping[str, Any], plan: Plan) -> tuple[dict[str, Any], Any, Any]:
@@ -408,11 +431,6 @@ def attention_s(cost: AttentionCost, others: Mapping[str, Any], plan: Plan) -> t
     busy = {name: seconds + (others[name] if name in on_chip else 0.0) for name, seconds in cost.busy_s.items()}
     busiest, busiest_s = slowest(busy)
     return busy, larger(cost.latency_s, busiest_s), chosen(busiest_s <= cost.latency_s, cost.bound_by, busiest)
-
-
-def _is_score(part: Part, flow: Flow) -> bool:
-    """Whether a flow of an unfused product is the score tensor."""
-    return flow.is_write if part == "scores" else not flow.is_write and flow.tensor.endswith("softmax_normalize")
 
 
 def on_chip(plan: Plan, tensor: str) -> bool:

@@ -1,4 +1,5 @@
-"""The tiled engine on many chips at once: chips that differ only in clock, bandwidths, latencies, capacities and costs.
+"""The tiled engine on many chips at once: chips that differ only in clock, bandwidths, latencies, capacities and costs, or in the rows
+and columns of their arrays.
 
 The same formulas as `sim.engines.tiled`, over arrays; the mappings of all chips come from one search (`sim.mapper.family`). Equal to the
 engine on each chip alone to the last bit, as numbers are added and compared in the same order.
@@ -28,6 +29,7 @@ from sim.engines.tiled import (
     dram_bytes,
     gemm_of,
     gemm_s,
+    hidden_scores_s,
     issued_by_format,
     packing_s,
     scales,
@@ -42,7 +44,7 @@ from workloads.demand import GroupClass
 from workloads.fuse import Flow
 from workloads.split import parts_of
 
-ONE_FOR_ALL = ("cores", "matrix", "burst", "channels", "efficiency")
+ONE_FOR_ALL = ("cores", "count", "rates", "tile", "burst", "channels", "efficiency")
 """Parts of dotted paths: numbers that all chips of a family have alike."""
 
 
@@ -95,7 +97,7 @@ def _joined(parts: Sequence[tuple[NDArray[np.int64], ChipTimes]], count: int) ->
 def _time_alike(plan: Plan) -> list[ChipTimes]:
     """The same for chips on which the same intermediates stay."""
     lasting, with_energy = sustained(plan), plan.chip.energy is not None
-    peaks, known = roofline.Peaks.of(lasting.chip), dict[tuple[Gemm, bool], GemmCosts]()
+    peaks, known = roofline.Peaks.of(lasting.chip), dict[Any, Any]()
     return [_time_class(group_class, lasting, peaks, known, with_energy) for group_class in plan.classes]
 
 
@@ -129,15 +131,13 @@ def _with_overhead(
     latency_s, bound_by = times
     matrix_s = roofline.unit_times_s(group_class.load, roofline.Peaks.of(plan.chip))[roofline.MATRIX]
     packing = packing_s(group_class, plan.chip, matrix_s, latency_s)
-    latency_s, bound_by = with_overhead(latency_s, bound_by, plan.chip.launch_s + 0.0 + packing)
+    latency_s, bound_by = with_overhead(latency_s, bound_by, plan.chip.launch_s + 0.0 + packing + hidden_scores_s(group_class, plan.chip))
     macs = issued_by_format(group_class, issued_macs)
     return ChipTimes(latency_s, bound_by, macs, all_moved_bytes(plan.chip, flows, moved_bytes, own) if with_energy else {})
 
 
-def _time_class(
-    group_class: GroupClass, plan: Plan, peaks: roofline.Peaks, known: dict[tuple[Gemm, bool], GemmCosts], with_energy: bool
-) -> ChipTimes:
-    """One class: its mapping, priced, and what comes before it. `known` are GEMMs that are mapped already."""
+def _time_class(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks, known: dict[Any, Any], with_energy: bool) -> ChipTimes:
+    """One class: its mapping, priced, and what comes before it. `known` are GEMMs and attentions that are mapped already."""
     products = [op.work for op in group_class.ops if isinstance(op.work, Contraction)]
     own: Mapping[str, Any] = {}
     if not products:
@@ -157,7 +157,11 @@ def _time_class(
     else:
         attention, in_dram, part = attention_of(group_class, plan)
         flows = score_flows(group_class, part)
-        cost_of_all, own = map_attentions(attention, plan.chip, group_class.load.counts, in_dram, part, dram_bytes(plan, flows))
+        counts, score_bytes = group_class.load.counts, dram_bytes(plan, flows)
+        question = attention, tuple(counts.items()), in_dram, part, score_bytes
+        if question not in known:
+            known[question] = map_attentions(attention, plan.chip, counts, in_dram, part, score_bytes)
+        cost_of_all, own = known[question]
         moved_bytes, issued_macs = cost_of_all.dram_read_bytes + cost_of_all.dram_written_bytes, cost_of_all.issued_macs
         _, *times = attention_s(cost_of_all, besides(group_class, plan, peaks, flows), plan)
     return _with_overhead(group_class, plan, times, issued_macs, moved_bytes, flows, own, with_energy)

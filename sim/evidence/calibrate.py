@@ -36,7 +36,7 @@ POINTS = 30
 BAD_FIT = 0.25
 """Median |error| on its own points from which on a fit is warned about."""
 
-_GEMM_SHARE = 0.5
+_GEMM_SHARE = 1 / 3
 _ROUNDS = 25
 _ANCHORS = 6
 """How often the engine is asked for all points, at most."""
@@ -167,7 +167,7 @@ def _part(validation: Validation, used: set[tuple[str, str]], inside: bool) -> V
 
 
 def choose(comparisons: Iterable[Comparison], points: int) -> list[Comparison]:
-    """Rows of one op to fit to: half of them GEMMs, the others shared among the other ops; of each evenly over the times."""
+    """Rows of one op to fit to: a third of them GEMMs, the others shared among the other ops; of each evenly over the times."""
     by_op: dict[str, list[Comparison]] = {}
     for each in comparisons:
         if not isinstance(each.case.tasks[0], StepTask) and len(each.case.tasks) == 1:
@@ -187,8 +187,10 @@ def choose(comparisons: Iterable[Comparison], points: int) -> list[Comparison]:
 
 
 def _evenly(rows: Sequence[Comparison], count: int) -> list[Comparison]:
-    """`count` rows from the first to the last."""
+    """`count` rows from the first to the last; one alone from the middle."""
     count = min(count, len(rows))
+    if count == 1:
+        return [rows[len(rows) // 2]]
     return [rows[round(i * (len(rows) - 1) / max(count - 1, 1))] for i in range(count)]
 
 

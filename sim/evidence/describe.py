@@ -29,7 +29,6 @@ def chip_yaml(found: Measurement, clock: str | None = None) -> str:
     told = "given" if clock else "/proc/cpuinfo" if clock_hz else "nobody says: rates per cycle follow from it, seconds do not"
     clock_hz = clock_hz or _ASSUMED_CLOCK_HZ
     measured = f"rooftile measure, {found.date}, {found.threads} threads"
-    launch_ns = 1e9 * found.primitives_s["launch"]
     data = {
         "name": _slug(found.hardware),
         "aliases": [found.hardware],
@@ -42,7 +41,7 @@ def chip_yaml(found: Measurement, clock: str | None = None) -> str:
         "matrix": _matrix(found, clock_hz, measured),
         "vector": _vector(found, clock_hz, measured),
         "memory": _memory(found, clock_hz, measured),
-        "overhead": {"launch": {"value": f"{launch_ns:.4g} ns", "source": f"an addition of one element; {measured}"}},
+        "overhead": _overhead(found, measured),
     }
     head = "# A CPU as a chip. Peaks are the best that was measured; `rooftile calibrate` fits what is sustained of them.\n"
     return head + yaml.safe_dump(data, sort_keys=False, width=_WIDTH, default_flow_style=None)
@@ -76,9 +75,17 @@ def _vector(found: Measurement, clock_hz: float, measured: str) -> dict[str, Any
     cycles = {
         name: {"value": _round(seconds * lane_cycles_per_s), "source": source}
         for name, seconds in found.primitives_s.items()
-        if name != "launch"
+        if name not in ("launch", "hidden")
     }
     return {"lanes": {"value": lanes, "source": f"{found.processor.simd_bits} bits of fp32, from the processor's flags"}, "cycles": cycles}
+
+
+def _overhead(found: Measurement, measured: str) -> dict[str, Any]:
+    launch_ns, hidden_ns = (f"{1e9 * found.primitives_s[name]:.4g} ns" for name in ("launch", "hidden"))
+    return {
+        "launch": {"value": launch_ns, "source": f"an addition of one element; {measured}"},
+        "hidden": {"value": hidden_ns, "source": f"exponential of minus infinity, more than of another number; {measured}"},
+    }
 
 
 def _memory(found: Measurement, clock_hz: float, measured: str) -> dict[str, Any]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +40,33 @@ def processor(cpuinfo: str | None = None, caches: Path = _CACHES) -> Processor:
     flags = set((_field(text, "flags") or _field(text, "Features")).split())
     simd_bits = next((bits for flag, bits in _SIMD if flag in flags), 128)
     return Processor(re.sub(r"\s+", " ", name), 1e6 * float(mhz) if mhz else 0.0, simd_bits, _data_caches(caches), _memory_bytes())
+
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+_TRIM_BYTES, _MMAP_MAX = 128 * 2**10, 2**16
+"""What glibc begins with (man mallopt)."""
+
+
+@contextmanager
+def kept_memory() -> Iterator[bool]:
+    """Freed memory stays with the process meanwhile; says whether the C library can be asked for that.
+
+    Else glibc takes every large tensor from the kernel anew, which fills it with zeros page by page: more than an element-wise op takes
+    itself. PyTorch's performance tuning guide advises allocators that keep it.
+    """
+    library = ctypes.CDLL(None) if os.name == "posix" else None
+    mallopt = getattr(library, "mallopt", None)
+    if library is None or mallopt is None:
+        yield False
+        return
+    mallopt(_M_TRIM_THRESHOLD, -1)
+    mallopt(_M_MMAP_MAX, 0)
+    try:
+        yield True
+    finally:
+        mallopt(_M_TRIM_THRESHOLD, _TRIM_BYTES)
+        mallopt(_M_MMAP_MAX, _MMAP_MAX)
+        library.malloc_trim(0)
 
 
 def _data_caches(folder: Path) -> tuple[tuple[int, int, int], ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -25,7 +26,7 @@ from functional.memory import MemoryNeed, available_bytes, check_memory, memory_
 from functional.model import decode, prefill
 from functional.weights import dtype_named, random_weights, rotary_frequencies
 from sim.evidence.cases import OURS
-from sim.evidence.machine import Processor, processor
+from sim.evidence.machine import Processor, kept_memory, processor
 from sim.evidence.stopwatch import FLUSHED, Stopwatch, Timed, stopwatch
 from workloads.library import load_model
 
@@ -43,7 +44,10 @@ STREAM_BYTES = 2**27
 VECTOR_BYTES = 2**23
 """Bytes of each array from which a vector primitive's rate is taken: those of an activation of a thousand tokens."""
 
-_BUDGET_S = 2.0
+PASSES = 2
+"""How often everything is timed, one after the other: what else the machine does meanwhile slows all of it alike."""
+
+_BUDGET_S = 1.0
 _WARM = "as it comes"
 
 
@@ -61,7 +65,7 @@ class Measurement:
     """Everything that one run of `measure` found.
 
     `primitives_s`: by name, seconds per element of vector primitives, each a call that leaves its result in memory of its own, as the
-    functional model calls them; and `launch`, seconds of the least call.
+    functional model calls them; `launch`, seconds of the least call; and `hidden`, more seconds of the exponential of minus infinity.
     """
 
     hardware: str
@@ -103,7 +107,8 @@ def measure(
 ) -> Measurement:
     """Time this machine with a model's ops and steps; `contexts` of decode steps default to `prompts`.
 
-    Raises `BadInput`: an unknown model, lengths that it cannot hold, no CUDA device, less memory than is needed.
+    Each is run `runs` times at most. Raises `BadInput`: an unknown model, lengths that it cannot hold, no CUDA device, less memory than is
+    needed.
     """
     config = model if isinstance(model, ModelConfig) else load_model(model)
     _check(config, layers, batches, prompts, contexts, dtype, runs)
@@ -111,21 +116,24 @@ def measure(
     steps = [(batch, prompt, 0) for batch in batches for prompt in prompts]
     steps += [(batch, 1, context) for batch in batches for context in (contexts or prompts)]
     machine = processor()
-    stream_bytes = max(STREAM_BYTES, 4 * machine.last_cache_bytes)
-    watch = stopwatch(device, runs, _BUDGET_S, stream_bytes)
+    stream_bytes = max(STREAM_BYTES, 4 * _last_cache_bytes(device, machine))
+    watch = stopwatch(device, -(-runs // PASSES), _BUDGET_S, stream_bytes)
     _check_memory(config, steps, dtype, stream_bytes, device)
 
-    rows: list[Measured] = [*_streams(watch, stream_bytes), *_gemms(watch, dtype, seed)]
-    primitives_s = _primitives_s(watch)
-    weights = _weights(config, dtype, seed, device)
-    with torch.inference_mode():
-        for batch, q_len, context in steps:
-            rows += _step_rows(watch, config, weights, batch, q_len, context, dtype, seed)
+    rows: list[Measured] = []
+    with kept_memory() if device == "cpu" else nullcontext(False) as is_kept, torch.inference_mode():
+        weights = _weights(config, dtype, seed, device)
+        primitives: dict[str, Timed] = {}
+        for _ in range(PASSES):
+            rows += [*_streams(watch, stream_bytes), *_gemms(watch, dtype, seed)]
+            primitives = {name: timed + primitives.get(name, Timed(())) for name, timed in _primitives(watch).items()}
+            for batch, q_len, context in steps:
+                rows += _step_rows(watch, config, weights, batch, q_len, context, dtype, seed)
     hardware = name or (machine.name if device == "cpu" else _board())
     date = datetime.now(UTC).date().isoformat()
     threads = torch.get_num_threads()
-    comments = _comments(config, hardware, device, date, threads, machine)
-    return Measurement(hardware, device, dtype, threads, machine, date, comments, tuple(_once(rows)), primitives_s)
+    comments = _comments(config, hardware, device, date, threads, machine, is_kept)
+    return Measurement(hardware, device, dtype, threads, machine, date, comments, tuple(_pooled(rows)), _per_element_s(primitives))
 
 
 def _check(
@@ -189,21 +197,32 @@ def _product(x: Tensor, weight: Tensor) -> Tensor:
     return x @ weight.T
 
 
-def _primitives_s(watch: Stopwatch) -> dict[str, float]:
-    """Seconds per element of each vector primitive, and of the least call there is."""
+def _primitives(watch: Stopwatch) -> dict[str, Timed]:
+    """Calls of each vector primitive; of the least call there is (`launch`); and of an exponential of which every other element is minus
+    infinity (`hidden`), as a mask leaves scores: libraries take a slow path for it."""
     elements = VECTOR_BYTES // 4
     a, one = torch.rand(elements, device=watch.device) + 0.5, torch.ones(1, device=watch.device)
+    masked = a.clone()
+    masked[::2] = -torch.inf
     calls: dict[str, Callable[[], object]] = {
+        "launch": lambda: torch.add(one, one),
         "add": lambda: a + 1.0,
         "mul": lambda: a * 0.5,
         "exp": lambda: a.exp(),
         "rsqrt": lambda: a.reciprocal(),
         "convert": lambda: a.bfloat16(),
+        "hidden": lambda: masked.exp(),
     }
-    with torch.inference_mode():
-        least_s = watch.time(lambda: torch.add(one, one), flushed=False).median_s
-        found = {name: watch.time(work, flushed=False).median_s for name, work in calls.items()}
-    return {"launch": least_s} | {name: max(seconds - least_s, 0.1 * seconds) / elements for name, seconds in found.items()}
+    return {name: watch.time(work, flushed=False) for name, work in calls.items()}
+
+
+def _per_element_s(primitives: Mapping[str, Timed]) -> dict[str, float]:
+    """Seconds of the least call, per element of each primitive, and more per element that is minus infinity."""
+    elements = VECTOR_BYTES // 4
+    medians = {name: timed.median_s for name, timed in primitives.items()}
+    least_s, hidden_s = medians.pop("launch"), medians.pop("hidden")
+    found = {name: max(seconds - least_s, 0.1 * seconds) / elements for name, seconds in medians.items()}
+    return {"launch": least_s, **found, "hidden": max(hidden_s - medians["exp"], 0.0) / (elements / 2)}
 
 
 def _step_rows(
@@ -222,7 +241,6 @@ def _step_rows(
     shape: dict[str, str | int] = {"model": config.name, "phase": phase, "batch": batch, "q_len": q_len, "kv_len": context + q_len}
     tokens = batch * q_len
     speed: dict[str, str | int] = {"tokens_per_forward": tokens, "avg_kv_len": context + q_len}
-    speed["tokens_per_s"] = f"{tokens / timed.median_s:.6g}"
     whole: dict[str, str | int] = {"op": f"e2e_{phase}", "layers": config.num_hidden_layers, "framework": OURS}
     yield Measured({**shape, **whole, **speed}, timed, _WARM)
 
@@ -257,27 +275,40 @@ def _weights(config: ModelConfig, dtype: str, seed: int, device: str) -> Weights
     return Weights(table, layers, on_device(weights.norm), head, rotary_frequencies(config, device))
 
 
-def _once(rows: Sequence[Measured]) -> Iterator[Measured]:
-    """Rows without those that were measured before with the same cells but for their model and phase."""
-    seen: set[tuple[Any, ...]] = set()
+def _pooled(rows: Sequence[Measured]) -> Iterator[Measured]:
+    """One row for all with the same cells, but for the model and phase of an op, with the runs of all."""
+    found: dict[tuple[Any, ...], Measured] = {}
     for row in rows:
         cells = {name: value for name, value in row.cells.items() if row.cells.get("framework") or name not in ("model", "phase")}
         key = tuple(sorted((name, str(value)) for name, value in cells.items()))
-        if key not in seen:
-            seen.add(key)
-            yield row
+        known = found.get(key)
+        found[key] = row if known is None else replace(known, time=known.time + row.time)
+    for row in found.values():
+        tokens = row.cells.get("tokens_per_forward")
+        speed = {} if tokens is None else {"tokens_per_s": f"{int(tokens) / row.time.median_s:.6g}"}
+        yield replace(row, cells={**row.cells, **speed})
+
+
+def _last_cache_bytes(device: str, machine: Processor) -> int:
+    """Bytes of the cache before the memory of a device; that there is no such device is told by `stopwatch`."""
+    if device == "cpu" or not torch.cuda.is_available():
+        return machine.last_cache_bytes
+    return int(torch.cuda.get_device_properties(0).L2_cache_size)
 
 
 def _board() -> str:
     return str(torch.cuda.get_device_name())
 
 
-def _comments(config: ModelConfig, hardware: str, device: str, date: str, threads: int, machine: Processor) -> tuple[str, ...]:
+def _comments(
+    config: ModelConfig, hardware: str, device: str, date: str, threads: int, machine: Processor, is_kept: bool
+) -> tuple[str, ...]:
     where = f"{machine.name}, {threads} threads" if device == "cpu" else f"{hardware}, CUDA {torch.version.cuda}"
     how = "wall clock around the call" if device == "cpu" else "CUDA events around the replay of a CUDA graph"
     return (
         f"origin: rooftile measure, {date}; {where}; PyTorch {torch.__version__}",
-        f"method: {how}; median of up to the stated number of runs after warm-up; notes say whether caches were flushed before each",
+        f"method: {how}; median of the stated number of runs, in {PASSES} passes over everything, each after warm-up; notes say whether"
+        " caches were flushed before each run" + ("; memory that was freed stays with the process (mallopt)" if is_kept else ""),
         f"model: {config.name}, {config.num_hidden_layers} layers, seeded random weights; framework {OURS}: the functional model, op by op",
         "units: latency_us and least_us = microseconds of one call, median and least; tokens_per_s = new tokens per median second",
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,22 +24,31 @@ Work = Callable[[], object]
 WARM_UP = 2
 FLUSHED = "caches flushed before each run"
 
-LEAST = 3
-"""Runs of each, whatever they take."""
+LEAST = 2
+"""Runs of each in a pass, whatever they take."""
 
 
 @dataclass(frozen=True, slots=True)
 class Timed:
-    """Median and least seconds of `runs` runs."""
+    """Seconds of each of some runs."""
 
-    median_s: float
-    least_s: float
-    runs: int
+    seconds: tuple[float, ...]
 
-    @classmethod
-    def of(cls, seconds: Sequence[float]) -> Timed:
-        """The figures of some runs."""
-        return cls(statistics.median(seconds), min(seconds), len(seconds))
+    @property
+    def median_s(self) -> float:
+        return statistics.median(self.seconds)
+
+    @property
+    def least_s(self) -> float:
+        return min(self.seconds)
+
+    @property
+    def runs(self) -> int:
+        return len(self.seconds)
+
+    def __add__(self, other: Timed) -> Timed:
+        """The runs of both."""
+        return Timed(self.seconds + other.seconds)
 
 
 class Stopwatch(ABC):
@@ -86,7 +95,7 @@ class Stopwatch(ABC):
             if flushed:
                 self.flush()
             seconds.append(self.seconds(ready))
-        return Timed.of(seconds)
+        return Timed(tuple(seconds))
 
     def _repeats(self) -> Iterator[int]:
         """At least `LEAST` runs, at most as many as asked for, none begun after the budget is spent."""
@@ -115,12 +124,11 @@ class CpuStopwatch(Stopwatch):
         return self._now() - begin_s
 
     def ops(self, step: Step) -> dict[Key, Timed]:
-        """Where they stand in the step: weights come from memory, activations from where the op before left them."""
-        self.prepared(lambda: step(InPlace(self._now)))
+        """Where they stand in the step, which has run before: weights come from memory, activations from where the op before left them."""
         watched = InPlace(self._now)
         for _ in self._repeats():
             step(watched)
-        return {key: Timed.of(seconds) for key, seconds in watched.seconds.items()}
+        return {key: Timed(tuple(seconds)) for key, seconds in watched.seconds.items()}
 
     @property
     def ops_note(self) -> str:
@@ -143,9 +151,11 @@ class CudaStopwatch(Stopwatch):
                 work()
         cuda.current_stream().wait_stream(side)
         graph = cuda.CUDAGraph()
-        with cuda.graph(graph):
+        with cuda.graph(graph, stream=side):  # where libraries have their handles and workspaces from the runs before
             work()
         replay: Work = graph.replay
+        for _ in range(WARM_UP):  # the first replay brings the graph to the device
+            replay()
         return replay
 
     def seconds(self, work: Work) -> float:

@@ -20,7 +20,7 @@ from hwmodels import load_chip
 from hwmodels.chip import Chip
 from hwmodels.costs import area_mm2
 from sim.engines import DEFAULT_ENGINE, ENGINES
-from sim.explore.stretch import OpTotal, Stretch, stretch
+from sim.explore.stretch import OpTotal, Progress, Stretch, stretch
 from sim.intervals import Floats
 from sim.timeline import LOST, Component, Memory
 from workloads.library import load_model
@@ -295,12 +295,14 @@ def predict_generation(
     speculation: Speculation | None = None,
     fused: bool = True,
     split: int = 1,
+    progress: Progress | None = None,
 ) -> Generation:
     """Predict the generation of `tokens` tokens after a prompt, taken in `chunk` tokens at a time (None: in one pass).
 
     Every latency is that of `predict` at its context (with cycle: without prefetch), to the last bit; of more than `EXACT_CONTEXTS`
     contexts tiled and cycle interpolate some, see `sim.explore.stretch`. Of a chunked prompt only the last chunk runs lm_head. With
     speculation a round is `draft_tokens` decode steps of the draft model and one step of the model over those and the token before them.
+    `progress(done, of)` is called as contexts of one of its parts are timed by tiled or cycle.
     Raises `BadInput` for all that `predict` refuses, and for lengths, chunks and drafts that cannot be.
     """
     if engine not in ENGINES:
@@ -314,7 +316,7 @@ def predict_generation(
         prompt = default_length(shortest, tokens - 1 + _ahead(speculation, tokens))
     _check(config, prompt, tokens, chunk, speculation)
     formats = Formats.of(built.default_format, weights, activations, kv)
-    run = _Run(built, formats, batch, prompt, tokens, chunk, sampling, engine, fused, split)
+    run = _Run(built, formats, batch, prompt, tokens, chunk, sampling, engine, fused, split, progress)
     prefill = run.prefill(config)
     decode = run.decode(config, run.contexts)
     first = prefill
@@ -395,14 +397,16 @@ def _check(config: ModelConfig, prompt: int, tokens: int, chunk: int | None, spe
         problems.append(Problem(f"must be at least 1, found {chunk}", path="--chunk"))
     ahead = _ahead(speculation, tokens)
     models = [config, *([_loaded(speculation.draft)] if speculation is not None else [])]
-    for each in models:
+    for each in {model.name: model for model in models}.values():
         limit = each.max_position_embeddings
         longest = prompt + tokens - 1 + ahead
         if prompt >= 1 and tokens >= 1 and longest > limit:
-            room = limit - prompt + 1 - ahead
+            room, proposals = limit - prompt + 1 - ahead, limit - prompt - tokens + 1
+            path = "--draft-tokens" if ahead and proposals >= 1 else "--generate"
             cure = f"at most {room} after this prompt" if room >= 1 else "shorten the prompt"
+            cure = f"at most {proposals} with this prompt and generation" if path == "--draft-tokens" else cure
             cure = f"{cure} (max_position_embeddings {limit})"
-            problems.append(Problem(f"{each.name} cannot hold {longest} positions", cure, path="--generate"))
+            problems.append(Problem(f"{each.name} cannot hold {longest} positions", cure, path=path))
     draft = models[-1]
     if draft.vocab_size != config.vocab_size:
         message = f"{draft.name} has a vocabulary of {draft.vocab_size}, {config.name} one of {config.vocab_size}"
@@ -425,6 +429,7 @@ class _Run:
     engine: str
     fused: bool
     split: int
+    progress: Progress | None
 
     def drafting(self, speculation: Speculation) -> _Run:
         """The same of the draft model, in its own formats."""
@@ -439,7 +444,7 @@ class _Run:
         return np.arange(self.prompt, self.prompt + self.tokens - 1)
 
     def time(self, config: ModelConfig, scenario: Scenario) -> Stretch:
-        return stretch(config, scenario, self.chip, self.engine, self.fused, self.split)
+        return stretch(config, scenario, self.chip, self.engine, self.fused, self.split, self.progress)
 
     def prefill(self, config: ModelConfig, prefix: str = "") -> list[Part]:
         """The prompt; only its last token goes through lm_head, and through sampling."""

@@ -85,7 +85,7 @@ def limits(
     built = chip if isinstance(chip, Chip) else load_chip(chip)
     config = model if isinstance(model, ModelConfig) else load_model(model)
     context = default_length(config) if context is None else context
-    activation = activations or built.default_format
+    activation = built.default_format if activations is None else activations
     trace_model(config, built.default_format, phase="decode", batch=batch, context=context, weights=weights, activations=activation, kv=kv)
     weight_formats, caches = ([weights] if weights else _widths(built)), ([kv] if kv else _widths(built))
     found = (_row(config, built, batch, context, weight, activation, cache) for weight in weight_formats for cache in caches)

@@ -1,13 +1,14 @@
 """Solving for a target: the smallest value of a chip's number that meets it, or the cheapest combination of several.
 
 A step is never slower on a chip with more of anything that it offers, so the values that meet a target are a half line. Its border is found
-by narrowing between a value that misses and one that meets; both are evaluated, and the result shows them.
+by narrowing between a value that misses and one that meets; both are evaluated, and the result shows them. The search begins at the border
+that the next cheaper engine has.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -18,34 +19,14 @@ from functional.errors import BadInput, Problem
 from hwmodels import load_chip, with_values
 from hwmodels.chip import Chip
 from hwmodels.paths import value_of
-from sim.engines import DEFAULT_ENGINE
+from sim.engines import DEFAULT_ENGINE, ENGINES
+from sim.explore.bracket import DOUBLINGS, Line, Probe
 from sim.explore.extras import needed
-from sim.explore.fields import check_path, is_whole, less_is_faster, unit_of
+from sim.explore.fields import check_path, is_whole, unit_of
+from sim.explore.limits import needed_bytes
 from sim.explore.step import Step, Timing, errors_of, why_not
 from sim.explore.target import ChipCost, Cost, Target, read_chip_cost, read_cost, read_target
 from workloads.scenario import Phase
-
-DOUBLINGS = 30
-"""How often a value is doubled or halved before the search ends: a factor of 10^9 either way from the chip's own."""
-
-TOLERANCE = 1e-9
-"""Relative width of the final bracket of a number that is not whole."""
-
-_ZERO_STARTS_AT = 1e-12
-"""What a number that is 0 in the chip file is first raised to (seconds: only times may be 0)."""
-
-_PATIENCE = 3
-"""Steps after which a bracket must be half as wide, or the next one bisects it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Probe:
-    """One value tried: latency [s] and whether it meets the target; `reason` where there is no such chip (then latency_s is infinite)."""
-
-    value: float
-    latency_s: float
-    meets: bool
-    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,10 +176,10 @@ def _solution(
     borders: tuple[Border, ...],
     cost: Cost | ChipCost | None,
 ) -> Solution:
-    best = with_values(chip, final)
-    timing, timeline = search.step.time(best), search.step.timeline(chip)
+    timing, graph = search.timing(final), search.step.graph(chip.default_format)
+    assert isinstance(timing, Timing)
     return Solution(
-        model=timeline.graph.model,
+        model=graph.model,
         chip=chip.name,
         engine=search.step.engine,
         target=target,
@@ -208,7 +189,7 @@ def _solution(
         latency_s=timing.latency_s,
         tokens_per_s=search.step.tokens(chip) / timing.latency_s,
         bound_shares=timing.shares,
-        fits=timeline.memory.needed_bytes <= int(best.dram.capacity_bytes),
+        fits=needed_bytes(graph) <= int(with_values(chip, final).dram.capacity_bytes),
         cost=cost.of(values) if cost and values else None,
         own_cost=cost.of({border.path: border.own for border in borders}) if cost else None,
         cost_name=cost.name if cost else "",
@@ -218,17 +199,28 @@ def _solution(
 
 
 class _Search:
-    """Tries chips, and counts them."""
+    """Tries chips, each once, and counts them."""
 
     def __init__(self, step: Step, chip: Chip, limit_s: float) -> None:
         self.step = step
         self.chip = chip
         self.limit_s = limit_s
-        self.evaluations = 0
+        self.known: dict[tuple[tuple[str, float], ...], Timing | str] = {}
+        cheaper = list(ENGINES)[: list(ENGINES).index(step.engine)][-1:]
+        self.cheaper = _Search(replace(step, engine=cheaper[0]), chip, limit_s) if cheaper else None
+
+    @property
+    def evaluations(self) -> int:
+        return len(self.known)
 
     def timing(self, values: Mapping[str, float]) -> Timing | str:
         """The step on the chip with these values, or why there is no such chip."""
-        self.evaluations += 1
+        key = tuple(sorted(values.items()))
+        if key not in self.known:
+            self.known[key] = self._timing(values)
+        return self.known[key]
+
+    def _timing(self, values: Mapping[str, float]) -> Timing | str:
         try:
             chip = with_values(self.chip, values)
             problems = errors_of(chip)
@@ -242,108 +234,17 @@ class _Search:
             return Probe(value, math.inf, False, timing)
         return Probe(value, timing.latency_s, timing.latency_s <= self.limit_s)
 
+    def line(self, path: str, others: Mapping[str, float], start: float) -> Line:
+        """The values of one number, the others fixed. The roofline is never above tiled; cycle, which prefetches, may be below it."""
+        cheaper = None if self.cheaper is None else self.cheaper.line(path, others, start)
+        is_bound = self.step.engine == "tiled"
+        return Line(path, start, self.limit_s, lambda value: self.probe(others, path, value), cheaper, is_bound)
+
     def border(self, path: str, others: Mapping[str, float], own: float | None = None) -> Border:
         """Where the number starts to meet the target, the others fixed."""
-        start = float(value_of(self.chip, path)) if own is None else own
-        line = _Line(path, start, self.limit_s, lambda value: self.probe(others, path, value))
-        at, beyond = line.border()
-        return Border(path, unit_of(self.chip, path), float(value_of(self.chip, path)), at, beyond)
-
-
-class _Line:
-    """Brackets a target along one number. `faster` steps are those that can only shorten the latency."""
-
-    def __init__(self, path: str, start: float, limit_s: float, probe: Callable[[float], Probe]) -> None:
-        self.start = start
-        self.limit_s = limit_s
-        self.probe = probe
-        self.whole = is_whole(path)
-        self.less_is_faster = less_is_faster(path)
-
-    def border(self) -> tuple[Probe | None, Probe | None]:
-        """(the last value that meets, the next slower one that does not)."""
-        own = self.probe(self.start)
-        if own.meets:
-            met, missed = self._walk(own, faster=False)
-        else:
-            missed, met = self._walk(own, faster=True)
-            if met is None:
-                return None, missed
-        assert met is not None
-        return self._narrow(met, missed) if missed is not None else (met, None)
-
-    def _walk(self, begin: Probe, faster: bool) -> tuple[Probe | None, Probe | None]:
-        """From `begin` in ever larger steps until the verdict changes: (the last like `begin`, the first that differs or None)."""
-        last = begin
-        doublings = 1
-        while True:
-            value = self._moved(min(doublings, DOUBLINGS), faster)
-            if value == last.value:
-                return last, None
-            found = self.probe(value)
-            if found.reason and faster:
-                found = self._last_valid(last, found)
-                return (last, found) if found.meets else (found, None)
-            if found.meets != begin.meets:
-                return last, found
-            last = found
-            if doublings >= DOUBLINGS:
-                return last, None
-            doublings *= 2
-
-    def _moved(self, doublings: int, faster: bool) -> float:
-        """The value that many doublings (or halvings) away; a number at 0 starts from almost 0, and the fastest step of it is 0."""
-        if faster and self.less_is_faster and doublings == DOUBLINGS:
-            return 1.0 if self.whole else 0.0 if self._may_be_zero else self.start * 2.0**-doublings
-        factor = 2.0 ** (doublings if faster != self.less_is_faster else -doublings)
-        value = (self.start or _ZERO_STARTS_AT) * factor
-        return max(1.0, float(round(value))) if self.whole else value
-
-    @property
-    def _may_be_zero(self) -> bool:
-        return self.probe(0.0).reason == ""
-
-    def _last_valid(self, valid: Probe, invalid: Probe) -> Probe:
-        """The fastest value for which there still is a chip."""
-        while (middle := self._middle(valid.value, invalid.value)) is not None:
-            found = self.probe(middle)
-            valid, invalid = (valid, found) if found.reason else (found, invalid)
-        return valid
-
-    def _narrow(self, met: Probe, missed: Probe) -> tuple[Probe, Probe]:
-        """The border between two values by the Illinois method (Dowell and Jarratt 1971) on logarithms, by bisection where that is slow."""
-        weight = {True: 1.0, False: 1.0}
-        widths = [math.inf] * _PATIENCE
-        before = None
-        while (middle := self._middle(met.value, missed.value)) is not None:
-            widths.append(abs(met.value - missed.value))
-            is_slow = widths[-1] > widths[-1 - _PATIENCE] / 2
-            found = self.probe(middle if is_slow else self._crossing(met, missed, weight, middle))
-            weight[found.meets] = 1.0
-            weight[not found.meets] = 1.0 if is_slow or found.meets != before else weight[not found.meets] / 2
-            before = found.meets
-            met, missed = (found, missed) if found.meets else (met, found)
-        return met, missed
-
-    def _crossing(self, met: Probe, missed: Probe, weight: Mapping[bool, float], middle: float) -> float:
-        """Where the line between two values crosses the limit, off both ends by what still tells values apart; else their middle."""
-        low, high = min(met.value, missed.value), max(met.value, missed.value)
-        if low <= 0 or not math.isfinite(missed.latency_s):
-            return middle
-        above = math.log(missed.latency_s / self.limit_s) * weight[False]
-        below = math.log(self.limit_s / met.latency_s) * weight[True]
-        value = missed.value * (met.value / missed.value) ** (above / (above + below))
-        least = 1.0 if self.whole else TOLERANCE * high / 2
-        return min(max(float(round(value)) if self.whole else value, low + least), high - least)
-
-    def _middle(self, a: float, b: float) -> float | None:
-        """Between two values, or None if nothing is left between them."""
-        low, high = min(a, b), max(a, b)
-        if self.whole:
-            return float((low + high) // 2) if high - low > 1 else None
-        if high - low <= TOLERANCE * high:
-            return None
-        return math.sqrt(low * high) if low > 0 else high / 2 if high > _ZERO_STARTS_AT else None
+        its_own = float(value_of(self.chip, path))
+        at, beyond = self.line(path, others, its_own if own is None else own).border()
+        return Border(path, unit_of(self.chip, path), its_own, at, beyond)
 
 
 def _cheapest(search: _Search, paths: Sequence[str], cost: Cost | ChipCost) -> tuple[Border, ...]:

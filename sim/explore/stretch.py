@@ -4,17 +4,19 @@ They are traced once, with an array of contexts. The roofline evaluates arrays a
 context, to the last bit. The other engines are asked once for the groups that no context changes, and for those that one does (attention,
 whose work and bytes grow) at each of up to `EXACT_CONTEXTS` contexts: to the last bit as well. Of more contexts they are asked where the
 tiling of the keys changes: at the first and the last of each run of keys that the array takes at once. Between two of these all figures are
-interpolated linearly (bytes and MACs grow by the key there, and full passes do not change), if that is right half way, to `TOLERANCE` of
-the step's latency; where it is not, another mapping has become the best, and both halves are looked at alike.
+interpolated linearly (bytes and MACs grow by the key there, and full passes do not change), if both ends of a run lie half way between
+those of the runs beside it, or else if the line is right half way, to `TOLERANCE` of the step's latency; where it is not, another mapping
+has become the best, and both halves are looked at alike.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from itertools import pairwise
-from typing import Any
+from operator import is_
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -33,6 +35,9 @@ from workloads.graph import OpGraph
 from workloads.scenario import Scenario
 from workloads.split import split as in_pieces
 from workloads.trace import trace
+
+Progress: TypeAlias = Callable[[int, int], None]
+"""Told how many contexts have been asked for, and of how many."""
 
 EXACT_CONTEXTS = 128
 """How many contexts in a row are all asked for."""
@@ -207,8 +212,11 @@ def _sums(times: ClassTimes, weights: Floats) -> tuple[dict[str, float], Floats,
     return bound_s, np.array([(column * weights).sum(-1) for column in columns]), lost_s
 
 
-def stretch(config: ModelConfig, scenario: Scenario, chip: Chip, engine: str, fused: bool, split: int = 1) -> Stretch:
-    """Time a scenario whose context is a number, or an array of them [n]; every linear in `split` pieces, one per core.
+def stretch(
+    config: ModelConfig, scenario: Scenario, chip: Chip, engine: str, fused: bool, split: int = 1, progress: Progress | None = None
+) -> Stretch:
+    """Time a scenario whose context is a number, or an array of them [n]; every linear in `split` pieces, one per core. `progress` is
+    called as contexts are timed one by one.
 
     Raises `BadInput` for what tracing, splitting and planning refuse.
     """
@@ -220,7 +228,7 @@ def stretch(config: ModelConfig, scenario: Scenario, chip: Chip, engine: str, fu
         latencies_s: list[Any] = [largest(roofline.unit_times_s(each.load, peaks).values()) for each in planned.classes]
         make: Callable[[], Sequence[ClassTimes]] = partial(_arrays, planned)
     else:
-        classes = _one_by_one(planned, engine, many)
+        classes = _one_by_one(planned, engine, many, progress or (lambda done, of: None))
         latencies_s, make = [times.latency_s for times in classes], lambda: classes
     latency_s, _ = step_s(planned.demand, latencies_s)
     floor_s = roofline.floor_s(planned.demand, chip)
@@ -289,7 +297,7 @@ def _rows(values: Sequence[Any]) -> Floats:
 # The other engines: what grows, context by context ---------------------------------------------------------------------------------------
 
 
-def _one_by_one(planned: Plan, engine: str, many: int) -> list[ClassTimes]:
+def _one_by_one(planned: Plan, engine: str, many: int, progress: Progress) -> list[ClassTimes]:
     """All classes; alike ones among those that grow share their times."""
     classes, time_classes = planned.classes, ENGINES[engine]
     grows = [_grows(planned, group_class) for group_class in classes]
@@ -304,8 +312,13 @@ def _one_by_one(planned: Plan, engine: str, many: int) -> list[ClassTimes]:
     if growing:
         counts = [sum(classes[j].count for j, leader in first.items() if leader == i) for i in growing]
         still_s = sum(classes[i].count * found[i].latency_s for i in still)
-        ask = _Asked(lambda place: time_classes(_part(planned, [classes[i] for i in growing], place)), counts, still_s)
-        places = ask.all_that_matter(_places(planned, many))
+        asked = _places(planned, many)
+
+        def time_at(place: int) -> list[GroupTimes]:
+            return time_classes(_part(planned, [classes[i] for i in growing], place))
+
+        ask = _Asked(time_at, counts, still_s, lambda done: progress(done, max(done, len(asked))))
+        places = ask.all_that_matter(asked)
         for column, i in enumerate(growing):
             result[i] = ClassTimes.of([ask.times[place][column] for place in places], prices).spread(places, many)
     return [result[first.get(i, i)] for i in range(len(classes))]
@@ -318,17 +331,22 @@ class _Asked:
     time_at: Callable[[int], list[GroupTimes]]
     counts: Sequence[int]
     still_s: float
+    told: Callable[[int], None]
     times: dict[int, list[GroupTimes]] = field(default_factory=dict)
 
     def step_s(self, place: int) -> float:
         """Seconds of the step at one of the contexts."""
         if place not in self.times:
             self.times[place] = self.time_at(place)
+            self.told(len(self.times))
         return self.still_s + sum(count * each.latency_s for count, each in zip(self.counts, self.times[place], strict=True))
 
     def all_that_matter(self, places: Sequence[int]) -> list[int]:
-        """These, half way between any two of them, and there as many more as straight lines need."""
-        gaps = list(pairwise(places)) or [(places[0], places[0])]
+        """These, half way between two of them unless the gaps beside are in line with it, and there as many more as lines need."""
+        gaps = [(places[0], places[0])] if len(places) == 1 else [(a, b) for a, b in pairwise(places) if b > a + 1]
+        gaps = [gaps[i] for i in range(len(gaps)) if not self._in_line(gaps[max(i - 1, 0) : i + 2])]
+        for place in places:
+            self.step_s(place)
         while gaps:
             low, high = gaps.pop()
             middle = (low + high) // 2
@@ -337,6 +355,18 @@ class _Asked:
             if low < middle < high and abs(here_s - line_s) > TOLERANCE * here_s:
                 gaps += [(low, middle), (middle, high)]
         return sorted(self.times)
+
+    def _in_line(self, gaps: Sequence[tuple[int, int]]) -> bool:
+        """Whether the second of three gaps begins and ends half way between the others, both in place and in time."""
+        if len(gaps) < 3:
+            return False
+        for before, here, after in zip(*gaps, strict=True):
+            if 2 * here != before + after:
+                return False
+            middle_s = self.step_s(here)
+            if abs(2 * middle_s - self.step_s(before) - self.step_s(after)) > 2 * TOLERANCE * middle_s:
+                return False
+        return True
 
 
 def _places(planned: Plan, many: int) -> list[int]:
@@ -409,11 +439,26 @@ def _at(value: Any, place: int) -> Any:
     """The same value with one element of every array in it; what has no array stays the object that it is."""
     if isinstance(value, np.ndarray):
         return value[place].item()
-    if not _has_array(value):
-        return value
-    if isinstance(value, Mapping):
-        return {key: _at(part, place) for key, part in value.items()}
     if isinstance(value, tuple):
         parts = [_at(part, place) for part in value]
+        if all(map(is_, parts, value)):
+            return value
         return type(value)._make(parts) if hasattr(value, "_make") else tuple(parts)
-    return replace(value, **{each.name: _at(getattr(value, each.name), place) for each in fields(value)})
+    if isinstance(value, Mapping):
+        found = {key: _at(part, place) for key, part in value.items()}
+        return value if all(map(is_, found.values(), value.values())) else found
+    if not is_dataclass(value):
+        return value
+    changed = {}
+    for name in _names_of(value.__class__):
+        own = getattr(value, name)
+        part = _at(own, place)
+        if part is not own:
+            changed[name] = part
+    return replace(value, **changed) if changed else value  # type: ignore[type-var]
+
+
+@lru_cache
+def _names_of(type_: Any) -> tuple[str, ...]:
+    """The fields of a dataclass."""
+    return tuple(each.name for each in fields(type_))

@@ -12,8 +12,9 @@ them the last output tile is still to be written. DRAM itself waits for its firs
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple, TypeAlias
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Any, Generic, Literal, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,7 @@ Part: TypeAlias = Literal["all", "scores", "context"]
 """Both products with the softmax between them, or one product by itself."""
 
 Counts: TypeAlias = NDArray[np.int64]
+_Of = TypeVar("_Of", "Attention", "AttentionMapping")
 
 
 class InDram(NamedTuple):
@@ -347,10 +349,10 @@ def _product(mapping: AttentionMapping, chip: Chip, m: int, n: int, k: int) -> N
     unit, attention = chip.matrix, mapping.attention
     rate = float(unit.rates[attention.compute])
     a_bytes, b_bytes = attention.act_bits / 8, attention.kv_bits / 8
+    cycles = _product_cycles(mapping, chip, m, n, k)
     if unit.kind == "tensor_core":
-        tile_cycles = tensor_core.tile_cycles(unit.tile, unit.count, rate, m, n, k)
         macs = tensor_core.issued_macs(unit.tile, m, n, k)
-        return np.array([[tile_cycles], [macs], [m * k * a_bytes + n * k * b_bytes], [0], [m * n]], dtype=float)
+        return np.array([[cycles], [macs], [m * k * a_bytes + n * k * b_bytes], [0], [m * n]], dtype=float)
     total: NDArray[np.float64] = np.zeros((5, 1))
     shared = m if mapping.array_axis == "m" else n
     share = -(-shared // unit.count)
@@ -367,8 +369,7 @@ def _product(mapping: AttentionMapping, chip: Chip, m: int, n: int, k: int) -> N
         issued = systolic.folds(mapping.dataflow, *shape) * unit.rows * unit.cols * pack * streamed
         operands = accesses.a_reads * a_bytes + accesses.w_reads * b_bytes
         total[1:, 0] += units * np.array([issued, operands, accesses.psum_reads, accesses.psum_writes], dtype=float)
-    most_m, most_n = (share, n) if mapping.array_axis == "m" else (m, share)
-    total[0] = systolic.tile_cycles(mapping.dataflow, unit.weight_preload, unit.rows, unit.cols, most_m, most_n, k, rate)
+    total[0] = cycles
     return total
 
 
@@ -384,12 +385,33 @@ def map_attention(
 
     Three passes over whole rows where they fit; else online, for floats; else unfused. Raises `BadInput` if not one query tile fits.
     """
+    return best_attention(_Question(attention, tuple(counts.items()), in_dram, part, score_bytes, id(chip), chip))
+
+
+@dataclass(frozen=True, slots=True)
+class _Question(Generic[_Of]):
+    """An attention or a tiling of it, and what its price depends on, on the very same chip: it is held, so that its identity stays its own."""
+
+    of: _Of
+    counts: tuple[tuple[str, Any], ...]
+    in_dram: InDram
+    part: Part
+    score_bytes: tuple[float, float]
+    chip_identity: int
+    chip: Chip = field(compare=False)
+
+
+@lru_cache(maxsize=64)
+def best_attention(question: _Question[Attention]) -> tuple[AttentionMapping, AttentionCost]:
+    """The answer, remembered: layers ask alike."""
+    attention, chip, counts = question.of, question.chip, dict(question.counts)
+    asked = question.in_dram, question.part, question.score_bytes
     for fused, is_online in attention_modes(attention):
         best: tuple[Any, AttentionMapping, AttentionCost] | None = None
-        for each_s, first, kv_tile in _least_first(attention, chip, counts, in_dram, part, score_bytes, fused, is_online):
+        for each_s, first, kv_tile in _least_first(attention, chip, counts, *asked, fused, is_online):
             if best is not None and each_s > best[0][0]:
                 break
-            for mapping, cost in _priced(replace(first, kv_tile=kv_tile), chip, counts, in_dram, part, score_bytes):
+            for mapping, cost in _priced(replace(first, kv_tile=kv_tile), chip, counts, *asked):
                 rank = (cost.latency_s, cost.dram_read_bytes + cost.dram_written_bytes, -mapping.q_tile, -kv_tile)
                 if best is None or rank < best[0]:
                     best = rank, mapping, cost
@@ -427,11 +449,20 @@ def attention_candidates(
 
 def _priced(
     tiling: AttentionMapping, chip: Chip, counts: Mapping[str, Any], in_dram: InDram, part: Part, score_bytes: tuple[float, float]
-) -> Iterator[tuple[AttentionMapping, AttentionCost]]:
+) -> tuple[tuple[AttentionMapping, AttentionCost], ...]:
     """The mappings of a tiling with their costs; they move the same tiles."""
-    moves = moves_of(tiling, chip, part)
-    for mapping in flows_of(tiling, chip):
-        yield mapping, cost_of_use(mapping, chip, counts, in_dram, part, score_bytes, use_of(mapping, chip, part, moves))
+    return _answer(_Question(tiling, tuple(counts.items()), in_dram, part, score_bytes, id(chip), chip))
+
+
+@lru_cache(maxsize=256)
+def _answer(asked: _Question[AttentionMapping]) -> tuple[tuple[AttentionMapping, AttentionCost], ...]:
+    """Remembered: whoever plays mappings asks for those again that were looked at to choose one."""
+    tiling, chip, part = asked.of, asked.chip, asked.part
+    moves, counts = moves_of(tiling, chip, part), dict(asked.counts)
+    return tuple(
+        (mapping, cost_of_use(mapping, chip, counts, asked.in_dram, part, asked.score_bytes, use_of(mapping, chip, part, moves)))
+        for mapping in flows_of(tiling, chip)
+    )
 
 
 def _least_first(
@@ -447,7 +478,8 @@ def _least_first(
     """Tilings and key tiles in the order of what no dataflow goes below, with that."""
     bounded = []
     for first, kv_tiles in tilings_of(attention, chip, fused, online):
-        below_s = least_s(first, kv_tiles, chip, counts, in_dram, part, score_bytes) * (1 - 1e-12)
+        array_cycles = least_array_cycles(first, kv_tiles, chip, part)
+        below_s = least_s(first, kv_tiles, chip, counts, in_dram, part, score_bytes, array_cycles) * (1 - 1e-12)
         bounded += [(each_s, first, kv_tile) for each_s, kv_tile in zip(below_s.tolist(), kv_tiles.tolist(), strict=True)]
     return sorted(bounded, key=lambda each: each[0])
 
@@ -476,9 +508,10 @@ def least_s(
     in_dram: InDram,
     part: Part,
     score_bytes: tuple[float, float],
+    array_cycles: Any = 0,
 ) -> NDArray[np.float64]:
-    """Below the latency with each of some key tiles, whatever the dataflow: products at the peak rate, key tiles without whole bursts, and
-    levels on the chip left out. With one key tile the chips may be many."""
+    """Below the latency with each of some key tiles, whatever the dataflow: products at the peak rate or in what is known of their
+    `array_cycles`, key tiles without whole bursts, and levels on the chip left out. With one key tile the chips may be many."""
     attention, unit, clock_hz, dram = mapping.attention, chip.matrix, chip.clock_hz, chip.dram
     cuts, sizes = _query_cuts(attention, mapping.split[1], mapping.q_tile), kv_tiles[:, None]
     keys = np.minimum(-(-cuts.last // sizes) * sizes, attention.kv_len) - cuts.first // sizes * sizes
@@ -500,11 +533,50 @@ def least_s(
     visible = attention.batch * attention.heads * float(attention.mask.visible_pairs(attention.q_len, attention.kv_len))
     lane_cycles = sum(float(count) / visible * chip.vector.cycles[name] for name, count in counts.items())
     cycles = np.maximum(worst * (products * attention.head_dim / peak_macs), worst * (lane_cycles / chip.vector.lanes))
+    cycles = np.maximum(cycles, array_cycles)
     latency_s = np.where(read > 0, dram.latency_s, 0.0)
     first_s, suffix_s = _ends_s(mapping, np.minimum(kv_tiles, attention.kv_len), chip, in_dram)
     busy_s = transfer_s(read, written, *_rates(chip, dram), dram.bandwidth.shared)
     least: NDArray[np.float64] = latency_s + np.maximum(busy_s, first_s + cycles / clock_hz + suffix_s)
     return least
+
+
+def least_array_cycles(mapping: AttentionMapping, kv_tiles: Counts, chip: Chip, part: Part) -> Counts:
+    """Cycles of the most loaded core's array with each of some key tiles, under the dataflow that takes fewest."""
+    attention = mapping.attention
+    cuts, sizes = _query_cuts(attention, mapping.split[1], mapping.q_tile), kv_tiles[:, None]
+    begin, end = cuts.first // sizes, -(-cuts.last // sizes)
+    at_edge = end * sizes > attention.kv_len
+    rows, side = cuts.queries * attention.rows_per_query, attention.head_dim
+    parts = np.flatnonzero(np.diff(cuts.part, prepend=-1))
+    found = []
+    for flow in flows_of(mapping, chip):
+        whole = _both_cycles(flow, chip, part, rows, sizes, side)
+        edge = _both_cycles(flow, chip, part, rows, np.maximum(attention.kv_len % sizes, 1), side)
+        cycles = (end - begin - at_edge) * whole + at_edge * edge
+        found.append(np.add.reduceat(cycles, parts, axis=1).max(axis=1))
+    least: Counts = int(ceil_div(attention.pairs, mapping.split[0])) * np.min(found, axis=0)
+    return least
+
+
+def _both_cycles(mapping: AttentionMapping, chip: Chip, part: Part, rows: Counts, keys: Counts, side: int) -> Any:
+    """Of the product that gives scores and the one with the values, those that there are."""
+    cycles: Any = 0
+    if part != "context":
+        cycles = cycles + _product_cycles(mapping, chip, rows, keys, side)
+    if part != "scores":
+        cycles = cycles + _product_cycles(mapping, chip, rows, side, keys)
+    return cycles
+
+
+def _product_cycles(mapping: AttentionMapping, chip: Chip, m: Any, n: Any, k: Any) -> Any:
+    """Array cycles of a product, or of many: those of the largest share that one unit works on."""
+    unit = chip.matrix
+    rate = float(unit.rates[mapping.attention.compute])
+    if unit.kind == "tensor_core":
+        return tensor_core.tile_cycles(unit.tile, unit.count, rate, m, n, k)
+    m, n = (-(-m // unit.count), n) if mapping.array_axis == "m" else (m, -(-n // unit.count))
+    return systolic.tile_cycles(mapping.dataflow, unit.weight_preload, unit.rows, unit.cols, m, n, k, rate)
 
 
 def flows_of(mapping: AttentionMapping, chip: Chip) -> Iterator[AttentionMapping]:

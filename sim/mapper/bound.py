@@ -37,13 +37,8 @@ ROLES: tuple[Role, Role, Role] = ("weights", "activations", "psums")
 """By the axis that does not select them: m, n and k."""
 
 
-class Bound(NamedTuple):
-    """Lower bounds of what mappings are ranked by, in this order."""
-
-    latency_s: Floats
-    dram_bytes: Floats
-    moved_bytes: Floats
-    steps: Floats
+ROUNDING = 1e-14
+"""Share by which a bound is lowered before it is compared with an exact cost: sums in another order differ in their last bits."""
 
 
 class Link(NamedTuple):
@@ -85,7 +80,7 @@ class Bounder:
         self.driven, self.code = driven_by(tuple(orders), stages)
         self.codes_per_order = 8**stages
         self.drains = np.array(drains, dtype=float)
-        self.whole = np.array([[float(setting.extents[x] * setting.extents[y])] for x, y, _ in (ROLE_AXES[role] for role in ROLES)])
+        self.whole = np.array([[[float(setting.extents[x] * setting.extents[y])]] for x, y, _ in (ROLE_AXES[role] for role in ROLES)])
         self.one_core = setting.cores == 1
         self.demands = 0
         self.one, self.drain, self.cycles, self.extra = (self._next(1) for _ in range(4))
@@ -93,6 +88,7 @@ class Bounder:
         self.own = self.one if self.one_core else self._next()
         self.enter = [self._next() for _ in range(stages)]
         self.ends = [self._next() for _ in range(stages)]
+        self.held = [self._next(1) for _ in range(stages)]
         pairs = [(role, *pair) for role in ROLES for pair in pairwise(setting.holders[role])]
         between = sorted({(outer.stage, inner.stage) for _, outer, inner in pairs})
         self.leave = {key: self.enter[key[1]] if self.one_core else self._next() for key in between}
@@ -105,10 +101,14 @@ class Bounder:
         self.rooms = self._rooms()
         homes = [setting.holders[role][-1] for role in ROLES]
         own = [not setting.shared(home) for home in homes]
-        self.seen_by_first = None if all(own) else np.array(own)[:, None]
+        self.seen_by_first = None if all(own) else np.array(own)[:, None, None]
         for_all = [setting.shared(home) and not (home.level.multicast and role != "psums") for role, home in zip(ROLES, homes, strict=True)]
-        self.access_rows = None if self.one_core or not any(for_all) else [self.at.accesses + each for each in for_all]
+        rows = [self.at.accesses_of_all if each else self.at.accesses for each in for_all]
+        self.access_rows = None if self.one_core or not any(for_all) else rows
+        self.numbers_of_boxes = self.at.every if self.one_core else self.at.alike
         self.bursts_per_element, self.burst_parts = self._burst_rates()
+        self.room = np.concatenate([room for _, _, room in self.rooms])
+        self.order_codes = np.arange(len(orders)) * self.codes_per_order
         self.rows = _Rows(self)
 
     def _next(self, count: int = 3) -> int:
@@ -156,48 +156,56 @@ class Bounder:
             fine = fine & (bits @ products <= room).all(axis=0)
         return np.asarray(fine)
 
-    def fits_alone(self, axis: int, tiles: Ints) -> NDArray[np.bool_]:
-        """Whether tiles [stages, candidates] of one axis fit where they are one element long along the others."""
+    def fits_alone(self, axes: Ints, tiles: Ints) -> NDArray[np.bool_]:
+        """Whether tiles [stages, candidates] of these axes [candidates] fit where they are one element long along the others."""
         fine: Any = True
         for stage, bits, room in self.rooms:
-            # The role that stands at the place of the axis is the one that the axis does not select.
-            unselected = bits[:, axis : axis + 1]
+            # The role that stands at the place of an axis is the one that the axis does not select.
+            unselected = bits.take(axes, axis=1)
             fine = fine & ((bits.sum(axis=1, keepdims=True) - unselected) * tiles[stage] + unselected <= room).all(axis=0)
         return np.asarray(fine)
 
-    def __call__(self, numbers: Floats, order: Any, variant: Any, single: bool) -> Bound:
-        """Bounds [mappings], or [chips, mappings] of the latency.
+    def __call__(self, numbers: Floats, order: Any, variant: Any, single: bool) -> tuple[Floats, Any]:
+        """Bounds [4, orders * mappings] of one chip, latency [s], DRAM bytes, bytes moved and steps, and where tiles do not fit.
 
-        `numbers` [rows, axes, mappings] are columns of tables, one per mapping or box; `order` and `variant` as many indices. `single`:
-        columns are mappings.
+        `numbers` [rows, axes, mappings] are columns of tables, one per mapping or box; `variant` are as many indices; `order` has one index
+        for each [mappings], or some for all of them [orders, 1]. `single`: columns are mappings. Bounds are lowered by `ROUNDING`, but for
+        steps, which are whole.
         """
-        demands = self.demands_of(numbers, order, variant, single)
-        latency_s, (dram_bytes, moved_bytes) = self.rows.latency_s(demands, single), self.rows.bytes_of(demands, single)
-        return Bound(latency_s, dram_bytes, moved_bytes, np.multiply.reduce(numbers[self.at.every - 1]))
+        rows = self.rows
+        found = (rows.all if single else rows.all_of_boxes) @ self.demands_of(numbers, order, variant, single)
+        bounds = np.empty((4, found.shape[1]))
+        np.maximum.reduce(found[: rows.singles], out=bounds[0])
+        if rows.pairs:
+            least = np.minimum(found[rows.singles : rows.singles + rows.pairs], found[rows.singles + rows.pairs : rows.amounts])
+            np.maximum(bounds[0], np.maximum.reduce(least), out=bounds[0])
+        bounds[1:3] = found[rows.amounts : rows.amounts + 2]
+        bounds[3].reshape(-1, numbers.shape[2])[:] = np.multiply.reduce(numbers[self.at.own + len(self.enter)])
+        return bounds, np.logical_or.reduce(found[rows.amounts + 2 :] > self.room)
 
     def demands_of(self, numbers: Floats, order: Any, variant: Any, single: bool) -> Floats:
-        """[demands, mappings]."""
-        at = self.at
-        found = np.empty((self.demands if single else self.of_boxes, numbers.shape[2]))
+        """[demands, orders * mappings]."""
+        at, mappings = self.at, numbers.shape[2]
+        code = (self.code @ numbers[at.moves : at.firsts].reshape(len(self.code), -1)).astype(np.intp) + self.order_codes.take(order)
+        driven, flag = self.driven.take(code.reshape(-1, mappings), axis=1), 0
+        found = np.empty((self.demands if single else self.of_boxes, *driven.shape[1:]))
         found[self.one] = 1
         found[self.drain] = self.drains.take(variant)
-        np.multiply.reduce(numbers[at.cycles], out=found[self.cycles])
-        np.add.reduce(numbers[at.extra], out=found[self.extra])
-        own = self.whole
+        found[self.cycles] = np.multiply.reduce(numbers[at.cycles])
+        found[self.extra] = np.add.reduce(numbers[at.extra])
+        upright, own = numbers[:, :, None], self.whole
         if not self.one_core:
             own = found[self.own : self.own + 3]
-            selected(numbers[at.extent], own)
+            selected(upright[at.extent], own)
         seen = own if self.seen_by_first is None else np.where(self.seen_by_first, own, self.whole)
-        accesses = numbers[at.accesses] if self.access_rows is None else numbers[self.access_rows, [0, 1, 2]]
+        accesses = upright[at.accesses] if self.access_rows is None else upright[self.access_rows, [0, 1, 2]]
         np.multiply(seen, accesses, out=found[self.accesses : self.accesses + 3])
-        code = self.code @ numbers[at.moves : at.sizes].reshape(len(self.code), -1) + order * self.codes_per_order
-        driven, flag = self.driven.take(code.astype(np.intp), axis=1), 0
         for stage in range(len(self.enter)):
-            self._stage(found, numbers, stage, driven[flag : flag + 3 * stage + 3])
+            self._stage(found, upright, stage, driven[flag : flag + 3 * stage + 3])
             flag += 3 * stage + 3
         if single:
-            self._round_up(found, numbers)
-        return found
+            self._round_up(found[:, 0], numbers)
+        return found.reshape(len(found), -1)
 
     def _stage(self, found: Floats, numbers: Floats, stage: int, driven: NDArray[np.bool_]) -> None:
         """Visits of the tiles of a stage, as elements that leave outer holders and enter those of the stage; first and last tiles."""
@@ -215,6 +223,7 @@ class Bounder:
         firsts, lasts = numbers[at.firsts + stage], numbers[at.lasts + stage]
         np.multiply(firsts[2], firsts[1::-1], out=found[ends : ends + 2])
         np.multiply(lasts[0], lasts[1], out=found[ends + 2])
+        np.multiply(firsts[0], firsts[1], out=found[self.held[stage]])
 
     def _often(self, numbers: Floats, row: int, driven: NDArray[np.bool_]) -> Any:
         """Visits of the tiles of each role; sums come back once less."""
@@ -226,9 +235,9 @@ class Bounder:
         return often
 
     def _multicast(self, stage: int) -> NDArray[np.bool_]:
-        """[roles, 1]: whether the holder of a role in this stage serves all cores with one read; of sums no holder does."""
+        """[roles, 1, 1]: whether the holder of a role in this stage serves all cores with one read; of sums no holder does."""
         served = {role: place.level.multicast for role in OPERANDS for place in self.setting.holders[role] if place.stage == stage}
-        return np.array([[role != "psums" and served.get(role, False)] for role in ROLES])
+        return np.array([[[role != "psums" and served.get(role, False)]] for role in ROLES])
 
     def _round_up(self, found: Floats, numbers: Floats) -> None:
         """Whole bursts: for the first or last tile, and for each tile that the outermost stage fetches, in parts as large as the first."""
@@ -244,7 +253,7 @@ class Bounder:
             return
         # Full tiles and the one at the edge along each axis: their lengths, and how many there are.
         lengths, counts = np.empty((2, 3, numbers.shape[2])), np.empty((2, 3, numbers.shape[2]))
-        lengths[0], lengths[1], counts[0], counts[1] = numbers[at.sizes], numbers[at.edge], numbers[at.whole], 1
+        lengths[0], lengths[1], counts[0], counts[1] = numbers[at.firsts], numbers[at.edge], numbers[at.whole], 1
         bursts, tiles = self._tiles(lengths) * self.burst_parts, self._tiles(counts)
         added = ((np.ceil(bursts) - bursts) * tiles).sum(axis=(0, 1)) * burst_bytes
         if not self.one_core:
@@ -254,7 +263,7 @@ class Bounder:
             added[:3] *= alike_of
             added[3] *= alike_of[2]
         leave = self.leave[-1, 0]
-        np.multiply(added[:3], found[leave : leave + 3] / self.whole, out=found[self.waste_read : self.waste_written])
+        np.multiply(added[:3], found[leave : leave + 3] / self.whole[:, 0], out=found[self.waste_read : self.waste_written])
         np.add(found[self.waste_written - 1], added[3], out=found[self.waste_written])
 
     @staticmethod
@@ -313,8 +322,25 @@ class _Rows:
             elif crossing is not None:
                 self._singles.append(crossing + row)
         table = [*self._singles, *(first for first, _ in self._pairs), *(second for _, second in self._pairs)]
+        self.singles, self.pairs, self.amounts = len(self._singles), len(self._pairs), len(table)
         self.coefficients = np.stack(np.broadcast_arrays(*table), axis=-2)
         self.coefficients_of_boxes, self.sizes_of_boxes = self._without_bursts(self.coefficients), self._without_bursts(self.sizes)
+        self.needed = self._rooms()
+        if self.coefficients.ndim == 2:  # one chip
+            lowered = 1 - ROUNDING
+            self.all = np.concatenate([self.coefficients * lowered, self.sizes * lowered, self.needed])
+            self.all_of_boxes = self._without_bursts(self.all)
+
+    def _rooms(self) -> Floats:
+        """Rows for the bits that tiles take of each level."""
+        form = self.form
+        rows = np.zeros((len(form.room), form.demands))
+        row = 0
+        for stage, bits, _ in form.rooms:
+            for each in bits:
+                rows[row, [form.ends[stage], form.ends[stage] + 1, form.held[stage]]] = each
+                row += 1
+        return rows
 
     def _without_bursts(self, coefficients: Floats) -> Floats:
         """Boxes do without whole bursts: elements stand for them, and nothing is wasted."""
@@ -325,9 +351,9 @@ class _Rows:
         return found
 
     def latency_s(self, demands: Floats, single: bool, chips: Any = ...) -> Floats:
-        """[mappings]; or, of some of the chips, [chips, mappings]."""
+        """Of some of the chips [chips, mappings]."""
         found = (self.coefficients if single else self.coefficients_of_boxes)[chips] @ demands
-        singles, pairs = len(self._singles), len(self._pairs)
+        singles, pairs = self.singles, self.pairs
         latency_s: Floats = np.maximum.reduce(found[..., :singles, :], axis=-2)
         if pairs:
             least = np.minimum(found[..., singles : singles + pairs, :], found[..., singles + pairs :, :])
@@ -352,7 +378,7 @@ class _Rows:
         """Elements of the result that a place gets."""
         form = self.form
         if form.one_core or form.setting.shared(place):
-            return float(form.whole[2, 0]) * self.unit[form.one]
+            return float(form.whole[2, 0, 0]) * self.unit[form.one]
         return self.unit[form.own + 2]
 
     def _array(self) -> Any:

@@ -9,20 +9,23 @@ Chips lie in *blocks* of neighbours, for which boxes are kept together. The whol
 Where a chip keeps many boxes its incumbent is poor: then it is searched for alone, and what is found is offered to all chips; as neighbours
 have the same best mapping, few are.
 
-Chips with several stages of memory, whose search is thinned out, are asked one by one.
+Chips with several stages of memory, whose search is thinned out, are asked one by one. So are chips that differ in rows and columns of
+their arrays and in other numbers too; those that differ in nothing else are searched side by side, with the same calls for all of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, fields, replace
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hwmodels.chip import Chip
+from hwmodels.chip import Chip, MatrixUnit
 from hwmodels.many import chip_at, shape_of, taken
 from sim.attention_mapping import Attention, AttentionMapping
 from sim.mapper import array, map_gemm, moved_bytes, weight_passes
@@ -43,10 +46,10 @@ from sim.mapper.attention import (
     use_of,
 )
 from sim.mapper.attention import moved_bytes as attention_bytes
-from sim.mapper.bound import Bounder, selected
-from sim.mapper.cost import GemmCost, chip_traffic, cost_of, evaluate, weights_fetched
+from sim.mapper.bound import ROUNDING, Bounder
+from sim.mapper.cost import GemmCost, chip_bytes, chip_traffic, cost_of, evaluate, weights_fetched
 from sim.mapper.problem import Choice, Place, Setting, setting_of
-from sim.mapper.search import ROUNDING, Search, Space, all_of, on_grid, search
+from sim.mapper.search import NONE_FOUND, Found, NoTile, Search, Space, all_of, on_grid, search
 from sim.mapper.tables import Floats, Ints
 from sim.mapping import Gemm
 from sim.plan import resident_level
@@ -60,6 +63,8 @@ MANY_BOXES = 192
 FEWEST = 4
 """Chips for which a search together is worth its while."""
 
+SIDE_BY_SIDE = 12
+"""Chips with different arrays that are searched together at most: more do not fit the caches."""
 
 
 class GemmCosts(NamedTuple):
@@ -77,24 +82,99 @@ Share: TypeAlias = tuple[Ints, GemmCosts]
 
 def map_gemms(gemm: Gemm, chips: Chip, a_resident: bool = False) -> GemmCosts:
     """What `map_gemm` and `moved_bytes` say of each of many chips: of one chip with arrays [chips] for its clock, bandwidths, latencies,
-    capacities or resident share.
+    capacities, resident share, or the rows and columns of its array.
 
     Raises `BadInput` where `map_gemm` does for any of them.
     """
     (count,) = shape_of(chips)
-    setting = _largest(gemm, chips, a_resident)
-    if count < FEWEST or len(setting.stages) > 1:
-        parts = [_alone(gemm, chips, i, a_resident) for i in range(count)]
-    else:
-        parts = list(_Family(setting, all_of(setting), chips, a_resident).run())
-        left = np.setdiff1d(np.arange(count), np.concatenate([which for which, _ in parts]))
-        parts += [_alone(gemm, chips, int(i), a_resident) for i in left]
+    parts = list(_shares(gemm, chips, count, a_resident))
     found = _joined([(which, {**share._asdict(), "cost": _columns(share.cost)}) for which, share in parts], count)
     return GemmCosts(**{**found, "cost": GemmCost(**found["cost"])})
 
 
-def _alone(gemm: Gemm, chips: Chip, which: int, a_resident: bool) -> Share:
-    chip = chip_at(chips, which)
+def _shares(gemm: Gemm, chips: Chip, count: int, a_resident: bool) -> Iterator[Share]:
+    if has_arrays(chips):
+        alike = alike_arrays(chips)
+        for which, own in alike.many:
+            yield which, map_gemms(gemm, own, a_resident)
+        for begin in range(0, len(alike.few), SIDE_BY_SIDE):
+            yield from _side_by_side(gemm, alike.few[begin : begin + SIDE_BY_SIDE], a_resident)
+        return
+    setting = _largest(gemm, chips, a_resident)
+    left = np.arange(count)
+    if count >= FEWEST and len(setting.stages) == 1:
+        for which, share in _Family(setting, all_of(setting), chips, a_resident).run():
+            yield which, share
+            left = np.setdiff1d(left, which)
+    for i in left.tolist():
+        yield _alone(gemm, chip_at(chips, i), i, a_resident)
+
+
+def has_arrays(chips: Chip) -> bool:
+    """Whether chips differ in the rows or columns of their arrays."""
+    return isinstance(chips.matrix.rows, np.ndarray) or isinstance(chips.matrix.cols, np.ndarray)
+
+
+class Alike(NamedTuple):
+    """Chips parted by their arrays: those of which several have one alike, together, and the others one by one."""
+
+    many: list[tuple[Ints, Chip]]
+    few: list[tuple[int, Chip]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Same:
+    """Chips that are the very same: it holds them, so that their identity stays their own."""
+
+    identity: int
+    chips: Chip = field(compare=False)
+
+
+def alike_arrays(chips: Chip) -> Alike:
+    """Those of the chips that have an array alike, for each of the arrays."""
+    return _alike_arrays(_Same(id(chips), chips))
+
+
+@lru_cache(maxsize=4)
+def _alike_arrays(same: _Same) -> Alike:
+    chips = same.chips
+    sizes = np.array([np.broadcast_to(each, shape_of(chips)) for each in (chips.matrix.rows, chips.matrix.cols)], dtype=np.int64)
+    kinds, kind_of = np.unique(sizes, axis=1, return_inverse=True)
+    found = Alike([], [])
+    for i, (rows, cols) in enumerate(kinds.T.tolist()):
+        which = np.flatnonzero(kind_of.reshape(-1) == i)
+        # One number is an array at least, so that they stay chips.
+        clock_hz = np.broadcast_to(np.asarray(chips.clock_hz, dtype=float), kind_of.reshape(-1).shape)
+        own = replace(chips, clock_hz=clock_hz, matrix=replace(chips.matrix, rows=rows, cols=cols))
+        if len(which) >= FEWEST:
+            found.many.append((which, taken(own, which)))
+        else:
+            found.few.extend((int(each), chip_at(own, int(each))) for each in which)
+    return found
+
+
+def _side_by_side(gemm: Gemm, chips: Sequence[tuple[int, Chip]], a_resident: bool) -> Iterator[Share]:
+    """Chips with numbers of their own, searched together if nothing but their arrays is different."""
+    settings = [setting_of(gemm, chip, a_resident) for _, chip in chips]
+    first = chips[0][1]
+    found: Sequence[Found] = [NONE_FOUND] * len(chips)
+    if len(settings[0].stages) == 1 and all(replace(chip, matrix=_of_size(chip, first)) == first for _, chip in chips):
+        with suppress(NoTile):
+            found = Search(settings, [all_of(setting) for setting in settings]).run()
+    for (i, chip), setting, best in zip(chips, settings, found, strict=True):
+        if best.choice is None:
+            yield _alone(gemm, chip, i, a_resident)
+            continue
+        cost = cost_of(setting, best.choice, best.costs)
+        yield np.array([i]), GemmCosts(cost, chip_bytes(setting, best.choice), weights_fetched(setting, best.choice))
+
+
+def _of_size(chip: Chip, other: Chip) -> MatrixUnit:
+    """The matrix unit of a chip with as many rows and columns as another's."""
+    return replace(chip.matrix, rows=other.matrix.rows, cols=other.matrix.cols)
+
+
+def _alone(gemm: Gemm, chip: Chip, which: int, a_resident: bool) -> Share:
     mapping, cost = map_gemm(gemm, chip, a_resident=a_resident)
     passes = weight_passes(mapping, chip, a_resident)
     return np.array([which]), GemmCosts(cost, moved_bytes(mapping, chip, a_resident), int(passes * gemm.n * gemm.k))
@@ -114,7 +194,7 @@ def _with_most_room(chips: Chip) -> Chip:
 
 
 def _columns(cost: Any) -> dict[str, Any]:
-    return {field.name: getattr(cost, field.name) for field in fields(cost)}
+    return {each.name: getattr(cost, each.name) for each in fields(cost)}
 
 
 def _joined(parts: Sequence[tuple[Ints, Mapping[str, Any]]], count: int) -> dict[str, Any]:
@@ -190,7 +270,7 @@ class _Family:
         # One number is an array at least, so that all bounds are.
         self.chips = replace(own, clock_hz=np.broadcast_to(np.asarray(own.clock_hz, dtype=float), self.order.shape))
         variants, orders, _ = space
-        self.space = Search(setting, *space)
+        self.space = Search([setting], [space])
         upright = on_chips(setting, self.chips, lambda number: number[:, None] if isinstance(number, np.ndarray) else number)
         self.bounder = Bounder(upright, orders, [array.drain_cycles(setting, variant.dataflow) for variant in variants])
         self.rooms = self._rooms()
@@ -272,7 +352,7 @@ class _Family:
             if not level:
                 return
             some = np.flatnonzero(alive.any(axis=0))
-            children = self.space.children(level, where.take(some, axis=1))
+            children = self.space.children(level, where.take(some, axis=1), level - 1)
             level -= 1
             parents = np.repeat(some, children.shape[1] // max(len(some), 1))
             fine = self._fits_largest(level, children)
@@ -293,23 +373,18 @@ class _Family:
 
     def _fits_largest(self, level: int, where: Ints) -> NDArray[np.bool_]:
         """Whether boxes fit the largest of the chips."""
-        sizes = self.bounder.at.sizes
-        table = self.space.levels[level].table[sizes : sizes + len(self.setting.stages)]
+        firsts = self.bounder.at.firsts
+        table = self.space.levels[level].table[firsts : firsts + len(self.setting.stages)]
         return self.bounder.fits(table.take(where[2:], axis=1, mode="clip"))
 
     def _bounds(self, level: int, where: Ints) -> _Bounds:
-        numbers = self.space.levels[level].table.take(where[2:], axis=1, mode="clip")
+        table = self.space.levels[level].table if level else self.space.table
+        numbers, rows = table.take(where[2:], axis=1, mode="clip"), self.bounder.rows
         demands = self.bounder.demands_of(numbers, where[1], where[0], single=level == 0)
-        dram_bytes, moved_bytes = self.bounder.rows.bytes_of(demands, level == 0)
-        steps = np.multiply.reduce(numbers[self.bounder.at.every - 1])
-        needed: list[Any] = []
-        if self.rooms is not None:
-            products, sizes = np.empty(numbers.shape[1:]), self.bounder.at.sizes
-            for stage, bits, _ in self.bounder.rooms:
-                selected(numbers[sizes + stage], products)
-                needed += list(bits @ products)
-        found = np.array(needed) if needed else np.empty((0, where.shape[1]))
-        return _Bounds(level, where, demands, np.array([dram_bytes, moved_bytes, steps]), found, self.space.place(level, where))
+        dram_bytes, moved_bytes = rows.bytes_of(demands, level == 0)
+        steps = np.multiply.reduce(numbers[self.bounder.at.own + len(self.setting.stages)])
+        needed = np.empty((0, where.shape[1])) if self.rooms is None else rows.needed[:, : len(demands)] @ demands
+        return _Bounds(level, where, demands, np.array([dram_bytes, moved_bytes, steps]), needed, self.space.place(level, where))
 
     def _latency_s(self, bounds: _Bounds, block: slice) -> Floats:
         """[chips, boxes]; infinite where a box does not fit."""
@@ -342,6 +417,15 @@ def map_attentions(
 ) -> tuple[AttentionCost, Mapping[str, Any]]:
     """What `map_attention` and `moved_bytes` say of each of many chips, as `map_gemms`: every tiling is priced on all of them."""
     (count,) = shape_of(chips)
+    if has_arrays(chips):
+        asked = counts, in_dram, part, score_bytes
+        alike = alike_arrays(chips)
+        found = [(which, map_attentions(attention, own, *asked)) for which, own in alike.many]
+        for i, chip in alike.few:
+            mapping, cost = map_attention(attention, chip, *asked)
+            found.append((np.array([i]), (cost, attention_bytes(mapping, chip, cost, part, bool(counts)))))
+        joined = _joined([(which, _columns(cost)) for which, (cost, _) in found], count)
+        return AttentionCost(**joined), _joined([(which, moved) for which, (_, moved) in found], count)
     waiting = np.ones(count, dtype=bool)
     winner, candidates = np.zeros(count, dtype=np.int64), list[AttentionMapping]()
     for fused, online in attention_modes(attention):

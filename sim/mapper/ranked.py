@@ -17,11 +17,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hwmodels.chip import Chip
-from sim.mapper import MappedGemm, array, mapping_of
-from sim.mapper.cost import cost_of, evaluate, last_step_s
+from sim.mapper import array, mapping_of
+from sim.mapper.cost import evaluate, last_step_s
 from sim.mapper.problem import Choice, Setting, setting_of
 from sim.mapper.search import Found, NoTile, Search, all_of, thin_of
-from sim.mapping import Gemm, chip_stages
+from sim.mapper.tables import Ints
+from sim.mapping import Gemm, GemmMapping, chip_stages
 
 _BATCH = 512
 _MOST_BOXES = 6000
@@ -34,7 +35,7 @@ class Candidate(NamedTuple):
     """A mapping and a bound on every schedule of it in its group [s], not below the tiled one."""
 
     bound_s: float
-    mapped: MappedGemm
+    mapping: GemmMapping
 
 
 class Candidates(NamedTuple):
@@ -53,10 +54,8 @@ def candidates(
     search = _search(setting, besides_s, range_s, count, most_tiles)
     if search is None:
         return Candidates([], 0.0)
-    is_exact = search.run().is_exact and search.is_whole
-    best = [
-        Candidate(bound_s, MappedGemm(mapping_of(setting, choice), cost_of(setting, choice))) for bound_s, _, choice in search.best
-    ]
+    is_exact = search.run()[0].is_exact and search.is_whole
+    best = [Candidate(bound_s, mapping_of(setting, choice)) for bound_s, _, choice in search.best]
     return Candidates(best, min(search.found.key[0], search.left_out_s) if is_exact else 0.0)
 
 
@@ -71,7 +70,7 @@ def _search(
     whole = sees_all(setting.chip)
     try:
         budget_boxes = math.inf if whole and setting.cores <= 2 else _MOST_BOXES
-        search = _Ranked(setting, *(all_of(setting) if whole else thin_of(setting)), "latency", budget_boxes)
+        search = _Ranked([setting], [all_of(setting) if whole else thin_of(setting)], "latency", budget_boxes)
     except NoTile:
         return None
     search.besides_s, search.count, search.most_tiles, search.is_whole = besides_s, count, most_tiles, whole
@@ -80,7 +79,7 @@ def _search(
 
 
 class _Ranked(Search):
-    """A search that keeps the best few; `best` holds bound, place in the order of pricing, and choice."""
+    """A search that keeps the best few; `best` holds bound, place among all mappings, and choice."""
 
     besides_s: Mapping[str, float]
     count: int
@@ -98,55 +97,55 @@ class _Ranked(Search):
         self.operands_s = float(dram.level.latency_s) + (a_bits + gemm.k * gemm.n * gemm.w_bits) / 8 / dram.read_bytes_per_s
         self._nothing_from(below_s)
 
-    def _bounded(self, level: int, where: Any) -> Any:
-        """Boxes with their bounds, of which the last step is no shorter than the least last tile's."""
-        boxes = super()._bounded(level, where)
-        if not len(boxes.score):
-            return boxes
-        row = self.levels[level].table[self.bounder.at.lasts + len(self.setting.stages) - 1]
-        lasts = row.take(boxes.where[2:], mode="clip")
-        for variant in np.unique(boxes.where[0]):
-            each = self.chosen[int(variant)]
-            if each.split == (1, 1):
-                those = np.flatnonzero(boxes.where[0] == variant)
-                step = array.step_cycles(self.setting, each.dataflow, each.array_axis, tuple(lasts[:, those].astype(np.int64)))
-                late_s = (self.operands_s + step / float(self.setting.chip.clock_hz)) * (1 - 1e-12)
-                boxes.bounds[0, those] = np.maximum(boxes.bounds[0, those], late_s)
-        boxes.score[:] = np.maximum(boxes.score, boxes.bounds[0])
-        return self._promising(boxes._replace(known=None))
+    def _promising(self, boxes: Any) -> Any:
+        """Boxes that fit, of which the last step is no shorter than the least last tile's."""
+        if boxes.known < 0 and boxes.boxes:
+            boxes = boxes.take((boxes.bounds[0] < np.inf).nonzero()[0])
+            row = self.levels[boxes.level].table[self.bounder.at.lasts + len(self.setting.stages) - 1]
+            lasts = row.take(boxes.where[2:], mode="clip")
+            for variant in np.unique(boxes.where[0]):
+                each = self.chosen[int(variant)]
+                if each.split == (1, 1):
+                    those = np.flatnonzero(boxes.where[0] == variant)
+                    step = array.step_cycles(self.setting, each.dataflow, each.array_axis, tuple(lasts[:, those].astype(np.int64)))
+                    late_s = (self.operands_s + step / float(self.setting.chip.clock_hz)) * (1 - 1e-12)
+                    boxes.bounds[0, those] = np.maximum(boxes.bounds[0, those], late_s)
+        return super()._promising(boxes)
 
     def _nothing_from(self, bound_s: float) -> None:
         # A new incumbent, so that boxes are looked at again; among equal bounds nothing is better.
-        self.found = Found((bound_s, -1.0, -1.0, -1.0, -1.0), Choice((), (), (1, 1), "", "m"))
+        self._let_lead(0, Found((bound_s, -1.0, -1.0, -1.0, -1.0), Choice((), (), (1, 1), "", "m")))
 
     def _price(self, boxes: Any) -> Any:
         """Price single mappings, best first."""
-        while len(boxes.score):
+        boxes = self._alone(boxes) if boxes.boxes else boxes
+        while boxes.boxes:
             if self.priced >= _MOST_PRICED:
                 self.budget_boxes = self.opened
                 return boxes
-            first, rest = boxes.split(_BATCH)
+            first, rest = self._parted(boxes, _BATCH)
             for variant in np.unique(first.where[0]):
-                self._keep(first.take(np.flatnonzero(first.where[0] == variant)))
-            self.priced += len(first.score)
+                self._keep(first.where[:, first.where[0] == variant])
+            self.priced += first.boxes
             if rest is None:
                 return None
             boxes = self._promising(rest)
         return None
 
-    def _keep(self, boxes: Any) -> None:
-        tiles, ranks = self.tiles(boxes.where)
-        choice = Choice(tiles, ranks, *self.chosen[int(boxes.where[0, 0])])
+    def _keep(self, where: Ints) -> None:
+        tiles, ranks = self.tiles(where)
+        choice = Choice(tiles, ranks, *self.chosen[int(where[0, 0])])
         found = bounds(self.setting, choice, self.besides_s)
-        bounds_s, tiled_s, steps = (np.broadcast_to(each, boxes.where.shape[1:]) for each in found)
+        bounds_s, tiled_s, steps = (np.broadcast_to(each, where.shape[1:]) for each in found)
         unwanted = (steps > self.most_tiles) | (tiled_s < self.least_s * (1 - 1e-12))
         if unwanted.any():
             self.left_out_s = min(self.left_out_s, float(bounds_s[unwanted].min()))
             bounds_s = np.where(unwanted, np.inf, bounds_s)
-        for i in np.argsort(bounds_s, kind="stable")[: self.count].tolist():
+        places = self.place(0, where)
+        for i in np.lexsort((places, bounds_s))[: self.count].tolist():
             if bounds_s[i] >= self.found.key[0]:
                 break
-            self.best.append((float(bounds_s[i]), self.priced + i, self._chosen(boxes, i)))
+            self.best.append((float(bounds_s[i]), int(places[i]), self.chosen_at(where[:, i : i + 1])))
             self.best.sort(key=lambda each: each[:2])
             del self.best[self.count :]
             if len(self.best) == self.count:

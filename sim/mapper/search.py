@@ -28,17 +28,18 @@ import numpy as np
 
 from functional.errors import BadInput, Problem
 from sim.mapper import array
-from sim.mapper.bound import Bounder
+from sim.mapper.bound import ROUNDING, Bounder
 from sim.mapper.candidates import ORDERS, ORDERS_ALIKE, Variant, all_tiles, thin_tiles, thin_variants, variants
 from sim.mapper.cost import Costs, evaluate
 from sim.mapper.problem import Choice, Setting
-from sim.mapper.tables import Asked, Floats, Ints, Kind, axis_tables
+from sim.mapper.tables import Asked, Floats, Ints, Kind, axis_tables, place_of
+from sim.mapping import AXES, Axis
 
 _GRID = 2.0**-33
 """Share of a latency by which two may differ and yet be the same: ten digits."""
 
-ROUNDING = 1e-14
-"""Share by which a bound is lowered before it is compared with an exact cost: sums in another order differ in their last bits."""
+_STEP = int(_GRID * 2**53)
+"""The same in units of the last place."""
 
 _NO_TILE = 1e30
 """A number so large that no mapping has it: where there is no candidate."""
@@ -46,8 +47,11 @@ _NO_TILE = 1e30
 _BOXES_AT_FIRST = 1024
 """Boxes with which a search may begin: those of the highest levels are hardly ever discarded."""
 
-_BATCH_BOXES = (48, 64, 512)
+_BATCH_BOXES = (32, 64, 512)
 """Boxes opened at a time: until there is an incumbent, after that with a budget, and without one."""
+
+_PARTS_AT_A_TIME = 512
+"""Parts into which they are cut at once, if that is more than one level down."""
 
 _ONE_BY_ONE = 4
 _BATCH_PRICED = 1024
@@ -60,8 +64,7 @@ Key: TypeAlias = tuple[float, float, float, float, float]
 def on_grid(latency_s: Any) -> Any:
     """Latencies (float64 arrays) rounded to so many binary digits that those that differ by less than rounding errors are the same. It
     never falls while its argument grows."""
-    step = int(_GRID * 2**53)
-    return ((latency_s.view(np.int64) + step // 2) & -step).view(np.float64)
+    return ((latency_s.view(np.int64) + _STEP // 2) & -_STEP).view(np.float64)
 
 
 class Found(NamedTuple):
@@ -88,13 +91,10 @@ class _Axis(NamedTuple):
 
 
 class _Level(NamedTuple):
-    """All axes, cut into blocks of 2^level candidates: `table` [rows, blocks] of their minima; where each axis begins in it [axes, 1]; and
-    the columns of a block's parts a level below: `parted` times its own, plus `offsets` [axes, 1, parts]."""
+    """All axes, cut into blocks of 2^level candidates: `table` [rows, blocks] of their minima, and where each axis begins in it [axes]."""
 
     table: Floats
-    begins: Ints
-    parted: Ints
-    offsets: Ints
+    begins: list[int]
 
 
 class NoTile(Exception):
@@ -104,243 +104,310 @@ class NoTile(Exception):
 TilesOf: TypeAlias = Callable[[Setting, int, int], Ints]
 
 
-def _candidates(setting: Setting, chosen: Sequence[Variant], tiles_of: TilesOf, bounder: Bounder) -> tuple[list[_Axis], Floats]:
-    """The axes, and their table with a column for each candidate of each kind, padded."""
-    kinds: list[dict[int, list[Kind]]] = [{}, {}, {}]
-    for variant in chosen:
-        for axis, parts in enumerate((*variant.split, 1)):
-            flows = kinds[axis].setdefault(parts, [])
-            if variant[1:] not in flows:
-                flows.append(variant[1:])
-    tables: dict[tuple[int, int], list[tuple[Ints, Floats]]] = {}
-    for parts in sorted({parts for each in kinds for parts in each}):
-        asked = []
-        for axis, each in enumerate(kinds):
-            if parts in each:
-                tiles = tiles_of(setting, axis, parts)
-                fine = bounder.fits_alone(axis, tiles)
-                if not fine.any():
-                    raise NoTile
-                asked.append(Asked(axis, tiles if fine.all() else tiles.compress(fine, axis=1), each[parts]))
-        for own, found in zip(asked, axis_tables(setting, parts, asked), strict=True):
-            tables[own.axis, parts] = [(own.tiles, table) for table in found]
-    axes, columns = [], []
-    for axis, each in enumerate(kinds):
-        places: dict[Any, int] = {}
-        first: dict[int, int] = {}
-        own_tables: list[tuple[Ints, Floats]] = []
-        for parts, flows in each.items():
-            for flow, (tiles, table) in zip(flows, tables[axis, parts], strict=True):
-                if id(table) not in first:
-                    first[id(table)] = len(own_tables)
-                    own_tables.append((tiles, table))
-                places[parts, flow] = first[id(table)]
-        depth = (max(table.shape[1] for _, table in own_tables) - 1).bit_length()
-        for _, table in own_tables:
-            columns += [table, np.full((len(table), 2**depth - table.shape[1]), _NO_TILE)]
-            columns[-1][bounder.at.moves : bounder.at.sizes] = 1
-        of_variant = np.array([places[(*variant.split, 1)[axis], variant[1:]] for variant in chosen])
-        axes.append(_Axis([tiles for tiles, _ in own_tables], of_variant, depth))
-    return axes, np.hstack(columns)
+def _candidates(
+    settings: Sequence[Setting], chosen: Sequence[Variant], chips: Sequence[int], tiles_of: TilesOf, bounder: Bounder
+) -> tuple[list[_Axis], Floats]:
+    """The axes, and their table with a column for each candidate of each kind, padded. `chips` says for which of the settings each of the
+    chosen variants is."""
+    asked: list[Asked] = []
+    kinds, of_variants = [], []
+    for axis, name in enumerate(AXES):
+        groups: dict[tuple[int, int], int] = {}
+        flows: dict[Any, tuple[str, Axis]] = {}
+        wanted = []
+        for variant, chip in zip(chosen, chips, strict=True):
+            group = chip, (*variant.split, 1)[axis]
+            if group not in groups:
+                groups[group] = len(asked)
+                asked.append(Asked(axis, group[1], tiles_of(settings[chip], axis, group[1])))
+            flow = flows.setdefault(place_of(variant.dataflow, variant.array_axis, name), (variant.dataflow, variant.array_axis))
+            wanted.append((flow, group))
+        order = [(flow, group) for flow in flows.values() for group in groups]
+        numbers = {each: i for i, each in enumerate([each for each in order if each in set(wanted)])}
+        kinds.append([Kind(groups[group], group[0], *flow) for flow, group in numbers])
+        of_variants.append(np.array([numbers[each] for each in wanted]))
+    asked = _those_that_fit(asked, bounder)
+    table, depths = axis_tables(settings, asked, kinds, _NO_TILE)
+    tiles = [[asked[kind.asked].tiles for kind in own] for own in kinds]
+    return [_Axis(*each) for each in zip(tiles, of_variants, depths, strict=True)], table
+
+
+def _those_that_fit(asked: Sequence[Asked], bounder: Bounder) -> list[Asked]:
+    """Candidates that fit where they are one element long along the other axes."""
+    ends = np.cumsum([each.tiles.shape[1] for each in asked]).tolist()
+    axes = np.repeat([each.axis for each in asked], [each.tiles.shape[1] for each in asked])
+    fine = bounder.fits_alone(axes, np.concatenate([each.tiles for each in asked], axis=1))
+    if fine.all():
+        return list(asked)
+    found = [each._replace(tiles=each.tiles[:, fine[begin:end]]) for each, begin, end in zip(asked, [0, *ends], ends, strict=False)]
+    if any(each.tiles.shape[1] == 0 for each in found):
+        raise NoTile
+    return found
 
 
 def _levels(axes: Sequence[_Axis], table: Floats, boxes: int) -> list[_Level]:
     """Levels from single candidates up to where boxes, of which there are as many for each combination of blocks, are few."""
     widths = [len(axis.tiles) << axis.depth for axis in axes]
-    begins = np.cumsum([0, *widths[:-1]])
-    levels = [_Level(table, begins[:, None], np.ones(3, dtype=np.int64), np.zeros((3, 1, 1), dtype=np.int64))]
+    levels = [_Level(table, [0, widths[0], widths[0] + widths[1]])]
     for level in range(1, 1 + max(axis.depth for axis in axes)):
         if boxes << sum(max(0, axis.depth - level + 1) for axis in axes) <= _BOXES_AT_FIRST:
             break
-        outer = [1 + (axis.depth >= level) for axis in axes]
-        widths, parted = [width // part for width, part in zip(widths, outer, strict=True)], np.array(outer)
-        begins = np.cumsum([0, *widths[:-1]])
-        below, before = levels[-1].table, levels[-1].begins[:, 0]
-        if min(outer) == 2:
-            table = np.minimum(below[:, ::2], below[:, 1::2])
-        else:
-            table = np.empty((len(below), sum(widths)))
-            for part, old, new, width in zip(outer, before, begins, widths, strict=True):
-                end = old + width * part
-                np.minimum(below[:, old:end:part], below[:, old + part - 1 : end : part], out=table[:, new : new + width])
-        offsets = (before - begins * parted)[:, None, None] + _corners(*outer)
-        levels.append(_Level(table, begins[:, None], parted, offsets))
+        below, before = levels[-1].table, levels[-1].begins
+        parts = [1 + (axis.depth >= level) for axis in axes]
+        if min(parts) == 2:
+            levels.append(_Level(np.minimum(below[:, ::2], below[:, 1::2]), [begin // 2 for begin in before]))
+            widths = [width // 2 for width in widths]
+            continue
+        blocks = []
+        for part, begin, width in zip(parts, before, widths, strict=True):
+            own = below[:, begin : begin + width]
+            blocks.append(np.minimum(own[:, ::2], own[:, 1::2]) if part == 2 else own)
+        widths = [width // part for width, part in zip(widths, parts, strict=True)]
+        levels.append(_Level(np.concatenate(blocks, axis=1), [0, widths[0], widths[0] + widths[1]]))
     return levels
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=64)
 def _corners(*parted: int) -> Ints:
     """[axes, 1, parts]: which part along each axis."""
     return np.indices(parted).reshape(3, 1, -1)
 
 
 class _Boxes(NamedTuple):
-    """Boxes of one level: variant, order and column along m, n and k of each; their bounds, in the order of ranking; a score to sort by;
-    and the incumbent that they were compared with."""
+    """Boxes of one level: variant, order and column along m, n and k of each; their bounds, in the order of ranking; and the number of the
+    incumbent that they were compared with."""
 
     level: int
     where: Ints
     bounds: Floats
-    score: Floats
-    known: Choice | None
+    known: int
+
+    @property
+    def boxes(self) -> int:
+        """How many."""
+        return int(self.where.shape[1])
 
     def take(self, which: Any) -> _Boxes:
-        return _Boxes(self.level, self.where[:, which], self.bounds[:, which], self.score[which], self.known)
+        return _Boxes(self.level, self.where.take(which, axis=1), self.bounds.take(which, axis=1), self.known)
 
-    def split(self, count: int) -> tuple[_Boxes, _Boxes | None]:
-        """The best ones, and the rest."""
-        if len(self.score) <= count:
-            return self, None
-        order = np.argpartition(self.score, count)
-        return self.take(order[:count]), self.take(order[count:])
-
-
-def _joined(some: Sequence[_Boxes]) -> _Boxes:
-    if len(some) == 1:
-        return some[0]
-    where, bounds = (np.hstack([getattr(boxes, name) for boxes in some]) for name in ("where", "bounds"))
-    known = some[0].known if all(boxes.known is some[0].known for boxes in some) else None
-    return _Boxes(some[0].level, where, bounds, np.hstack([boxes.score for boxes in some]), known)
+    def joined(self, others: _Boxes | None) -> _Boxes:
+        """With others of the same level."""
+        if others is None or not others.boxes:
+            return self
+        known = self.known if self.known == others.known else -1
+        return _Boxes(self.level, np.hstack([self.where, others.where]), np.hstack([self.bounds, others.bounds]), known)
 
 
 class Search:
-    """One search: the tables, and what was found so far."""
+    """A search for one chip, or at once for some that differ in nothing but their arrays: the tables, and what was found so far.
+
+    `key` [5, chips] is what the best mapping of each is ranked by. Boxes of several chips are laid out side by side, as if each chip's
+    variants were further variants of one; a box is compared with the incumbent of its own chip.
+    """
 
     def __init__(
         self,
-        setting: Setting,
-        chosen: Sequence[Variant],
-        orders: Sequence[tuple[tuple[int, int, int], ...]],
-        tiles_of: TilesOf,
+        settings: Sequence[Setting],
+        spaces: Sequence[Space],
         objective: str = "latency",
         budget_boxes: float = math.inf,
         incumbent: Found = NONE_FOUND,
     ) -> None:
-        self.setting, self.chosen, self.orders = setting, chosen, orders
-        self.bounder = Bounder(setting, orders, [array.drain_cycles(setting, variant.dataflow) for variant in chosen])
-        self.axes, table = _candidates(setting, chosen, tiles_of, self.bounder)
-        self.levels = _levels(self.axes, table, len(chosen) * len(orders))
+        _, self.orders, tiles_of = spaces[0]
+        self.settings, self.setting = settings, settings[0]
+        self.chosen = [variant for variants, _, _ in spaces for variant in variants]
+        self.chips = [chip for chip, (variants, _, _) in enumerate(spaces) for _ in variants]
+        self.chip_of_variant = np.array(self.chips)
+        drains = [array.drain_cycles(settings[chip], variant.dataflow) for variant, chip in zip(self.chosen, self.chips, strict=True)]
+        self.bounder = Bounder(self.setting, self.orders, drains)
+        self.axes, self.table = _candidates(settings, self.chosen, self.chips, tiles_of, self.bounder)
+        self.levels = _levels(self.axes, self.table[: self.bounder.numbers_of_boxes], len(self.chosen) * len(self.orders) // len(settings))
         self.keys = [1, 0, 2, 3] if objective == "traffic" else [0, 1, 2, 3]
-        self.ranks = np.array(orders).transpose(1, 2, 0)
-        self.found = incumbent
+        self.ranks = np.array(self.orders).transpose(1, 2, 0)
+        self.founds = [incumbent] * len(settings)
+        self.key = np.array([incumbent.key] * len(settings)).T
+        self.cuts: dict[tuple[int, int], tuple[Ints, Ints]] = {}
+        self.known = 0
         self.opened = self.priced = self.calls = 0
         self.budget_boxes = budget_boxes
 
-    def run(self) -> Found:
+    @property
+    def found(self) -> Found:
+        """The best mapping so far, of one chip."""
+        return self.founds[0]
+
+    def run(self) -> list[Found]:
         """Open boxes until none is left that could hold anything better: first straight down to an incumbent, the best boxes of each level;
         then level by level, if that is not too much at a time. Where there is a budget, or too much, on along the best."""
         first = self._bounded(*self.start())
-        waiting: list[list[_Boxes]] = [[] for _ in range(first.level + 1)]
-        waiting[first.level].append(first)
-        while self.opened < self.budget_boxes or self.found.choice is None:
+        waiting: list[_Boxes | None] = [None] * first.level
+        waiting.append(first)
+        latency = self.keys.index(0)
+        while self.opened < self.budget_boxes or not self._has_all:
             level = self._next_level(waiting)
             if level is None:
-                return self.found._replace(is_exact=True, least_s=self.found.key[self.keys.index(0)])
-            boxes = self._promising(_joined(waiting[level]))
-            waiting[level] = []
+                return [best._replace(is_exact=True, least_s=best.key[latency]) for best in self.founds]
+            waiting_here = waiting[level]
+            assert waiting_here is not None
+            boxes, waiting[level] = self._promising(waiting_here), None
             if level == 0:
-                unpriced = self._price(boxes)
-                if unpriced is not None:
-                    waiting[0].append(unpriced)
+                waiting[0] = self._price(boxes)
+                if waiting[0] is not None:
                     self.opened = max(self.opened, int(self.budget_boxes))
                 continue
-            boxes, rest = boxes.split(self._batch)
-            if rest is not None:
-                waiting[level].append(rest)
-            if len(boxes.score):
-                waiting[level - 1].append(self._bounded(level - 1, self.children(level, boxes.where)))
-        left = [float(boxes.bounds[self.keys.index(0)].min()) for each in waiting for boxes in each if len(boxes.score)]
-        return self.found._replace(least_s=min([*left, self.found.key[self.keys.index(0)]]))
+            boxes, waiting[level] = self._parted(boxes, self._batch)
+            if boxes.boxes:
+                below = self._below(level, boxes.boxes)
+                waiting[below] = self._bounded(below, self.children(level, boxes.where, below)).joined(waiting[below])
+        left = [float(boxes.bounds[latency].min()) for boxes in waiting if boxes is not None and boxes.boxes]
+        return [best._replace(least_s=min([*left, best.key[latency]])) for best in self.founds]
+
+    @property
+    def _has_all(self) -> bool:
+        """Whether every chip has an incumbent."""
+        return all(best.choice is not None for best in self.founds)
 
     @property
     def _batch(self) -> int:
+        """Boxes that are opened at a time."""
         first, limited, unlimited = _BATCH_BOXES
-        return first if self.found.choice is None else limited if self.budget_boxes < math.inf else unlimited
+        return (first if not self._has_all else limited if self.budget_boxes < math.inf else unlimited) * len(self.settings)
 
-    def _next_level(self, waiting: Sequence[Sequence[_Boxes]]) -> int | None:
-        counts = [sum(len(boxes.score) for boxes in level) for level in waiting]
+    def _next_level(self, waiting: Sequence[_Boxes | None]) -> int | None:
+        counts = [0 if boxes is None else boxes.boxes for boxes in waiting]
         levels = [level for level, count in enumerate(counts) if count]
-        if not levels or self.found.choice is None or self.budget_boxes < math.inf:
+        if not levels or not self._has_all or self.budget_boxes < math.inf:
             return levels[0] if levels else None
         return next((level for level in reversed(levels) if counts[level] <= self._batch), levels[0])
+
+    def _below(self, level: int, count: int) -> int:
+        """The level of the parts into which so many boxes are cut: the lowest at which they are not too many."""
+        if self.budget_boxes < math.inf:
+            return level - 1
+        most = _PARTS_AT_A_TIME * len(self.settings)
+        return next((below for below in range(level - 1) if count << self._cuts(level, below) <= most), level - 1)
+
+    def _cuts(self, level: int, below: int) -> int:
+        """Log2 of the parts of a box of a level that are boxes of one below."""
+        return sum(min(level, axis.depth) - min(below, axis.depth) for axis in self.axes)
 
     def start(self) -> tuple[int, Ints]:
         """The whole space in boxes of the highest level."""
         level = len(self.levels) - 1
         blocks = [1 << max(0, axis.depth - level) for axis in self.axes]
         where = np.indices((len(self.chosen), len(self.orders), *blocks)).reshape(5, -1)
-        begins = self.levels[level].begins + np.array([axis.kinds for axis in self.axes]) * np.array(blocks)[:, None]
-        where[2:] += begins.take(where[0], axis=1)
+        for axis, row, begin, count in zip(self.axes, where[2:], self.levels[level].begins, blocks, strict=True):
+            row += (begin + axis.kinds * count).take(where[0])
         return level, where
 
-    def children(self, level: int, where: Ints) -> Ints:
-        """The parts of each box along every axis that has blocks of this level."""
-        _, _, parted, offsets = self.levels[level]
+    def children(self, level: int, where: Ints, below: int) -> Ints:
+        """The parts of each box that are boxes of a level below."""
+        if (level, below) not in self.cuts:
+            parted = [1 << min(level, axis.depth) - min(below, axis.depth) for axis in self.axes]
+            outer, corners = np.array(parted)[:, None], _corners(*parted)
+            begins = np.array(self.levels[below].begins)[:, None] - np.array(self.levels[level].begins)[:, None] * outer
+            self.cuts[level, below] = outer, corners + begins[:, :, None]
+        outer, offsets = self.cuts[level, below]
         children = np.empty((5, where.shape[1], offsets.shape[2]), dtype=np.int64)
         children[:2] = where[:2, :, None]
-        np.add((where[2:] * parted[:, None])[:, :, None], offsets, out=children[2:])
+        np.add((where[2:] * outer)[:, :, None], offsets, out=children[2:])
         return children.reshape(5, -1)
 
     def _bounded(self, level: int, where: Ints) -> _Boxes:
         """Boxes with their bounds, less those that cannot fit or hold nothing better."""
         self.opened += where.shape[1]
         self.calls += 1
-        table, sizes = self.levels[level].table, self.bounder.at.sizes
-        fine = self.bounder.fits(table[sizes : sizes + len(self.setting.stages)].take(where[2:], axis=1, mode="clip"))
-        if not fine.all():
-            where = where.compress(fine, axis=1)
-        bounds = self.bounder(table.take(where[2:], axis=1, mode="clip"), where[1], where[0], single=level == 0)
-        ranked = np.array([bounds[key] for key in self.keys])
-        ranked *= 1 - ROUNDING
-        if where.shape[1] == 0:
-            return _Boxes(level, where, ranked, ranked[0], None)
-        latency = self.keys.index(0)
-        ranked[latency] = on_grid(ranked[latency])
-        score = ranked[0] + ranked[1] * (ranked[0, 0] / ranked[1, 0] * 1e-10) + ranked[2] * (ranked[0, 0] / ranked[2, 0] * 1e-13)
-        return self._promising(_Boxes(level, where, ranked, score, None))
+        numbers = self.levels[level].table.take(where[2:], axis=1, mode="clip")
+        return self._promising(_Boxes(level, where, self._ranked(*self.bounder(numbers, where[1], where[0], single=False)), -1))
+
+    def _ranked(self, bounds: Floats, unfit: Any) -> Floats:
+        """[4, boxes]: bounds in the order of ranking, with latencies on the grid; the first is infinite where tiles do not fit."""
+        latency = bounds[0].view(np.int64)
+        latency += _STEP // 2
+        latency &= -_STEP
+        if self.keys[0]:
+            bounds = bounds.take(self.keys, axis=0)
+        bounds[0, unfit] = np.inf
+        return bounds
+
+    def _alone(self, boxes: _Boxes) -> _Boxes:
+        """Single mappings with bounds that count whole bursts."""
+        numbers = self.table.take(boxes.where[2:], axis=1, mode="clip")
+        bounds = self._ranked(*self.bounder(numbers, boxes.where[1], boxes.where[0], single=True))
+        return self._promising(_Boxes(0, boxes.where, bounds, -1))
+
+    def _key_of(self, where: Ints) -> Floats:
+        """[5, 1 or boxes]: what the incumbents of the boxes' chips are ranked by."""
+        return self.key if len(self.settings) == 1 else self.key.take(self.chip_of_variant.take(where[0]), axis=1)
 
     def _promising(self, boxes: _Boxes) -> _Boxes:
-        """Boxes that may hold something better than what was found."""
-        if self.found.choice is boxes.known or len(boxes.score) == 0:
+        """Boxes that fit and may hold something better than what was found."""
+        if self.known == boxes.known or not boxes.boxes:
             return boxes
-        kept = boxes.bounds[0] <= self.found.key[0]
-        if not kept.all():
-            boxes = boxes.take(np.flatnonzero(kept))
-        better: Any = boxes.bounds[0] < self.found.key[0] * (1 - 2 * ROUNDING)
-        if not better.all():
-            equal: Any = ~better
-            for low, best in zip(boxes.bounds[1:], self.found.key[1:4], strict=True):
-                better = better | (equal & (low < best * (1 - 2 * ROUNDING)))
-                equal = equal & (low <= best)
+        key, first = self._key_of(boxes.where), boxes.bounds[0]
+        better: Any = first < key[0] * (1 - 2 * ROUNDING)
+        equal: Any = (first <= key[0]) & ~better & (first < np.inf)
+        if equal.any():
+            for low, best in zip(boxes.bounds[1:], key[1:4], strict=True):
+                better |= equal & (low < best * (1 - 2 * ROUNDING))
+                equal &= low <= best
             if equal.any():
-                better = better | (equal & (self.place(boxes.level, boxes.where) < self.found.key[4]))
-            boxes = boxes.take(np.flatnonzero(better))
-        return boxes._replace(known=self.found.choice)
+                better |= equal & (self.place(boxes.level, boxes.where) < key[4])
+        kept = better.nonzero()[0]
+        if len(kept) == boxes.boxes:
+            return boxes._replace(known=self.known)
+        return _Boxes(boxes.level, boxes.where.take(kept, axis=1), boxes.bounds.take(kept, axis=1), self.known)
+
+    def _parted(self, boxes: _Boxes, count: int) -> tuple[_Boxes, _Boxes | None]:
+        """The best ones, as many of each chip, and the rest."""
+        if boxes.boxes <= count:
+            return boxes, None
+        first, second, third = boxes.bounds[:3]
+        score = first + second * (first[0] / second[0] * 1e-10) + third * (first[0] / third[0] * 1e-13)
+        if len(self.settings) > 1:
+            chips = self.chip_of_variant.take(boxes.where[0])
+            order = np.lexsort((score, chips))
+            ranks = np.arange(len(order)) - np.searchsorted(chips[order], chips[order])
+            is_best = ranks < count // len(self.settings)
+            return boxes.take(order[is_best]), boxes.take(order[~is_best])
+        order = np.argpartition(score, count)
+        return boxes.take(order[:count]), boxes.take(order[count:])
 
     def place(self, level: int, where: Ints) -> Ints:
         """The first place among all mappings that a box has."""
         place = where[0] * len(self.orders) + where[1]
-        for axis, column, begin in zip(self.axes, where[2:], self.levels[level].begins[:, 0], strict=True):
+        for axis, column, begin in zip(self.axes, where[2:], self.levels[level].begins, strict=True):
             height = min(level, axis.depth)
             place = (place << axis.depth) + ((column - begin << height) & (1 << axis.depth) - 1)
         return np.asarray(place)
 
     def _price(self, boxes: _Boxes) -> _Boxes | None:
         """Price single mappings, best first, as long as they may be better; what the budget does not allow is left."""
-        while len(boxes.score):
-            if self.priced >= self.budget_boxes / _BOXES_PER_PRICED and self.found.choice is not None:
+        if len(self.settings) == 1:
+            return self._price_on(0, boxes)
+        chips = self.chip_of_variant.take(boxes.where[0])
+        for chip in np.unique(chips).tolist():
+            self._price_on(chip, boxes.take((chips == chip).nonzero()[0]))
+        return None
+
+    def _price_on(self, chip: int, boxes: _Boxes) -> _Boxes | None:
+        """The best one by one: mostly the very best is among them; then all together. Bounds count whole bursts from the second on."""
+        has_bursts, alone = False, 0
+        while boxes.boxes:
+            if self.priced >= self.budget_boxes / _BOXES_PER_PRICED and self._has_all:
                 return boxes
-            if self.priced < _ONE_BY_ONE or len(boxes.score) <= _ONE_BY_ONE:
+            if alone < _ONE_BY_ONE or boxes.boxes <= _ONE_BY_ONE:
                 best = self._first(boxes)
-                self._price_one(boxes.take(slice(best, best + 1)))
-                self.priced += 1
-                others = np.arange(len(boxes.score)) != best
-                boxes = self._promising(boxes.take(others))
+                self._price_one(chip, boxes.where[:, best : best + 1])
+                self.priced, alone = self.priced + 1, alone + 1
+                boxes = self._promising(boxes.take((np.arange(boxes.boxes) != best).nonzero()[0]))
+                if boxes.boxes and not has_bursts:
+                    boxes, has_bursts = self._alone(boxes), True
                 continue
-            first, rest = boxes.split(_BATCH_PRICED)
+            first, rest = self._parted(boxes, _BATCH_PRICED)
             for variant in np.unique(first.where[0]):
-                self._price_many(first.take(np.flatnonzero(first.where[0] == variant)))
-            self.priced += len(first.score)
+                self._price_many(chip, first.where[:, first.where[0] == variant])
+            self.priced += first.boxes
             if rest is None:
                 return None
             boxes = self._promising(rest)
@@ -348,20 +415,20 @@ class Search:
 
     def _first(self, boxes: _Boxes) -> int:
         """The box of the least bounds, and of equal ones the first: mostly bounds of mappings are costs, and then it is the best."""
-        among = np.arange(len(boxes.score))
-        for bound in boxes.bounds:
+        among = (boxes.bounds[0] == boxes.bounds[0].min()).nonzero()[0]
+        for bound in boxes.bounds[1:]:
+            if len(among) == 1:
+                break
             own = on_grid(bound.take(among))
             among = among.compress(own == own.min())
-            if len(among) == 1:
-                return int(among[0])
-        return int(among[np.argmin(self.place(0, boxes.where.take(among, axis=1)))])
+        return int(among[0] if len(among) == 1 else among[np.argmin(self.place(0, boxes.where.take(among, axis=1)))])
 
     def tiles(self, where: Ints) -> tuple[Any, Any]:
         """Tiles and ranks of single mappings of one variant."""
         variant = int(where[0, 0])
         stages = range(len(self.setting.stages))
         tiles = []
-        for axis, column, begin in zip(self.axes, where[2:], self.levels[0].begins[:, 0], strict=True):
+        for axis, column, begin in zip(self.axes, where[2:], self.levels[0].begins, strict=True):
             kind = axis.kinds[variant]
             tiles.append(axis.tiles[kind].take(column - begin - (kind << axis.depth), axis=1, mode="clip"))
         ranks = self.ranks[..., where[1]]
@@ -371,44 +438,49 @@ class Search:
         """[5, 1]: the variant, the order and the columns of the single mapping that a choice is."""
         variant = self.chosen.index(Variant(choice.split, choice.dataflow, choice.array_axis))
         found = [variant, self.orders.index(choice.ranks)]
-        for number, (axis, begin) in enumerate(zip(self.axes, self.levels[0].begins[:, 0].tolist(), strict=True)):
+        for number, (axis, begin) in enumerate(zip(self.axes, self.levels[0].begins, strict=True)):
             kind = axis.kinds[variant]
             same = np.equal(axis.tiles[kind].T, [tile[number] for tile in choice.tiles]).all(axis=1)
             found.append(begin + (kind << axis.depth) + int(same.argmax()))
         return np.array(found)[:, None]
 
-    def _chosen(self, boxes: _Boxes, which: int) -> Choice:
-        tiles, ranks = self.tiles(boxes.where[:, [which]])
+    def chosen_at(self, where: Ints) -> Choice:
+        """The choice that a single mapping [5, 1] is."""
+        tiles, ranks = self.tiles(where)
         whole = [tuple(tuple(int(each[0]) for each in stage) for stage in stages) for stages in (tiles, ranks)]
-        return Choice(whole[0], whole[1], *self.chosen[int(boxes.where[0, which])])  # type: ignore[arg-type]
+        return Choice(whole[0], whole[1], *self.chosen[int(where[0, 0])])  # type: ignore[arg-type]
 
-    def _price_one(self, boxes: _Boxes) -> None:
-        choice = self._chosen(boxes, 0)
-        costs = evaluate(self.setting, choice)
-        key = self._keys(costs, boxes)[:, 0]
-        self._take(key, boxes, 0, choice, costs)
+    def _price_one(self, chip: int, where: Ints) -> None:
+        choice = self.chosen_at(where)
+        costs = evaluate(self.settings[chip], choice)
+        self._take(chip, self._keys(costs, 1)[:, 0], where, choice, costs)
 
-    def _price_many(self, boxes: _Boxes) -> None:
-        tiles, ranks = self.tiles(boxes.where)
-        keys = self._keys(evaluate(self.setting, Choice(tiles, ranks, *self.chosen[int(boxes.where[0, 0])])), boxes)
-        best = int(np.lexsort((self.place(0, boxes.where), *keys[::-1]))[0])
-        self._take(keys[:, best], boxes, best)
+    def _price_many(self, chip: int, where: Ints) -> None:
+        tiles, ranks = self.tiles(where)
+        costs = evaluate(self.settings[chip], Choice(tiles, ranks, *self.chosen[int(where[0, 0])]))
+        keys = self._keys(costs, where.shape[1])
+        best = int(np.lexsort((self.place(0, where), *keys[::-1]))[0])
+        self._take(chip, keys[:, best], where[:, best : best + 1])
 
-    def _keys(self, costs: Costs, boxes: _Boxes) -> Floats:
+    def _keys(self, costs: Costs, mappings: int) -> Floats:
         """[4, mappings]: all of the key but the place."""
-        keys = np.empty((4, boxes.where.shape[1]))
+        keys = np.empty((4, mappings))
         amounts = costs.latency_s, costs.dram_bytes, costs.moved_bytes, costs.steps
         for row, key in enumerate(self.keys):
             keys[row] = amounts[key]
         keys[self.keys.index(0)] = on_grid(keys[self.keys.index(0)])
         return keys
 
-    def _take(self, amounts: Floats, boxes: _Boxes, which: int, choice: Choice | None = None, costs: Costs | None = None) -> None:
+    def _take(self, chip: int, amounts: Floats, where: Ints, choice: Choice | None = None, costs: Costs | None = None) -> None:
         """Let a mapping be the incumbent if it comes before it."""
-        place = int(self.place(0, boxes.where[:, which : which + 1])[0])
-        key = (*amounts.tolist(), place)
-        if key < self.found.key:
-            self.found = Found(key, choice or self._chosen(boxes, which), costs)
+        key = (*amounts.tolist(), int(self.place(0, where)[0]))
+        if key < self.founds[chip].key:
+            self._let_lead(chip, Found(key, choice or self.chosen_at(where), costs))
+
+    def _let_lead(self, chip: int, found: Found) -> None:
+        """Make something the incumbent: boxes are looked at again."""
+        self.founds[chip], self.key[:, chip] = found, found.key
+        self.known += 1
 
 
 _ALL_UP_TO_MACS = 24**3
@@ -442,11 +514,11 @@ def search(setting: Setting, objective: str, budget_boxes: float = 0) -> Found:
 def _search_all(setting: Setting, objective: str, budget_boxes: float, incumbent: Found) -> Found:
     # The place of what was found among others counts for nothing here.
     found = incumbent._replace(key=(*incumbent.key[:4], math.inf))
-    return Search(setting, *all_of(setting), objective, budget_boxes, found).run()
+    return Search([setting], [all_of(setting)], objective, budget_boxes, found).run()[0]
 
 
 def _search_thin(setting: Setting, objective: str) -> Found:
-    return Search(setting, *thin_of(setting), objective).run()._replace(is_exact=False, least_s=0.0)
+    return Search([setting], [thin_of(setting)], objective).run()[0]._replace(is_exact=False, least_s=0.0)
 
 
 Space: TypeAlias = tuple[Sequence[Variant], Sequence[Any], TilesOf]

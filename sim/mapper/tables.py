@@ -1,11 +1,15 @@
 """What each candidate tile of one axis by itself contributes to the cost: tables of single axes, from which `sim.mapper.bound` is made.
 
-Axes that are split into as many parts are worked out together, their candidates side by side.
+All axes are worked out together, their candidates side by side; so are those of several chips that differ in their arrays only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from itertools import groupby
+from operator import attrgetter
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -23,100 +27,132 @@ Ints: TypeAlias = NDArray[np.int64]
 
 
 class Layout(NamedTuple):
-    """Rows of a table: where each number stands. See `geometry` and `array_factors` for what they are."""
+    """Rows of a table: where each number stands. See `geometry` and `array_factors` for what they are. Boxes do with those before `every`
+    on one core, and with those before `alike` on several."""
 
     own: int
-    every: int
     moves: int
-    sizes: int
     firsts: int
     lasts: int
+    cycles: int
+    accesses: int
+    extra: int
+    every: int
     extent: int
+    accesses_of_all: int
     alike: int
     whole: int
     edge: int
-    cycles: int
-    accesses: int
-    accesses_of_all: int
-    extra: int
     rows: int
 
 
+@lru_cache(maxsize=8)
 def layout(stages: int) -> Layout:
     """Where the numbers of a chip with so many stages stand."""
-    widths = (stages + 1, stages * (stages + 1), stages, stages, stages, stages, 1, 1, 1, 1, 1, 1, 1, 1)
+    widths = (stages + 1, stages, stages, stages, 1, 1, 1, stages * (stages + 1), 1, 1, 1, 1, 1)
     return Layout(*(sum(widths[:i]) for i in range(len(widths) + 1)))
+
+
+class Asked(NamedTuple):
+    """An axis, the parts that it is split into, and candidate tiles [stages, candidates] of it."""
+
+    axis: int
+    parts: int
+    tiles: Ints
 
 
 class Cuts(NamedTuple):
     """Axes as their candidate tiles cut them, as the first core and as all cores see them; extents of that core's first and last tile of
-    each stage, and piece; and how many pieces of which lengths it has, and all cores have [kinds of pieces, candidates]."""
+    each stage, and piece."""
 
     own: AxisCuts
     every: AxisCuts
     firsts: list[Ints]
     lasts: list[Ints]
+
+
+class Pieces(NamedTuple):
+    """What the array gets of each candidate: how many pieces of which lengths the first core has, and all cores have [kinds of pieces,
+    candidates]; and the extent of that core's first and last piece."""
+
     counts: Ints
     lengths: Ints
     counts_of_all: Ints
     lengths_of_all: Ints
+    first: Ints
+    last: Ints
 
-    def of(self, begin: int, end: int) -> Cuts:
+    def take(self, which: Ints) -> Pieces:
         """The pieces of some candidates."""
-        firsts, lasts = [self.firsts[-1][begin:end]], [self.lasts[-1][begin:end]]
-        pieces = (each[:, begin:end] for each in self[4:])
-        return Cuts(self.own, self.every, firsts, lasts, *pieces)
+        counts, lengths = self.counts.take(which, axis=1), self.lengths.take(which, axis=1)
+        alike = self.counts_of_all is self.counts
+        of_all = (counts, lengths) if alike else (self.counts_of_all.take(which, axis=1), self.lengths_of_all.take(which, axis=1))
+        return Pieces(counts, lengths, *of_all, self.first.take(which), self.last.take(which))
+
+    def part(self, begin: int, end: int) -> Pieces:
+        """Those of neighbours."""
+        counts, lengths = self.counts[:, begin:end], self.lengths[:, begin:end]
+        alike = self.counts_of_all is self.counts
+        of_all = (counts, lengths) if alike else (self.counts_of_all[:, begin:end], self.lengths_of_all[:, begin:end])
+        return Pieces(counts, lengths, *of_all, self.first[begin:end], self.last[begin:end])
 
 
-def cuts_of(setting: Setting, extents: Ints, tiles: Ints, parts: int) -> Cuts:
-    """`tiles` [stages, candidates] of axes of `extents` [candidates], split into `parts`."""
-    where, sizes = setting.split_stage, list(tiles)
+def cuts_of(setting: Setting, extents: Ints, tiles: Ints, parts: Any) -> Cuts:
+    """`tiles` [stages, candidates] of axes of `extents` [candidates], split into `parts`: as many numbers, or 1 for a single core."""
+    where, sizes, several = setting.split_stage, list(tiles), setting.cores > 1
     own = cut_axis(extents, sizes, where, parts, every=False)
-    every = own if parts == 1 else cut_axis(extents, sizes, where, parts, every=True)
+    every = cut_axis(extents, sizes, where, parts, every=True) if several else own
     first: Any = extents
     last: Any = extents
     firsts, lasts = [], []
     for stage in range(len(tiles) + 1):
-        if stage == where and parts > 1:
+        if stage == where and several:
             first, last = ceil_div(first, parts), ceil_div(last, parts)
         if stage < len(tiles):
             first, last = np.minimum(first, tiles[stage]), (last - 1) % tiles[stage] + 1
         firsts.append(first)
         lasts.append(last)
-    pieces = _pieces(own, tiles.shape[1])
-    return Cuts(own, every, firsts, lasts, *pieces, *(pieces if every is own else _pieces(every, tiles.shape[1])))
+    return Cuts(own, every, firsts, lasts)
 
 
-def _pieces(cuts: AxisCuts, candidates: int) -> tuple[Ints, Ints]:
+def pieces_of(cuts: Cuts, candidates: int) -> Pieces:
+    """What the array gets of axes that are cut so."""
+    own = _counted(cuts.own, candidates)
+    every = own if cuts.every is cuts.own else _counted(cuts.every, candidates)
+    return Pieces(*own, *every, cuts.firsts[-1], cuts.lasts[-1])
+
+
+def _counted(cuts: AxisCuts, candidates: int) -> tuple[Ints, Ints]:
     """Counts and lengths of what the array gets."""
     blocks = cuts.around[-1]
-    counts, lengths = (np.empty((len(blocks), candidates), dtype=np.int64) for _ in range(2))
+    counts, lengths = np.empty((2, len(blocks), candidates), dtype=np.int64)
     for i, block in enumerate(blocks):
         counts[i], lengths[i] = block.blocks, block.length
     return counts, lengths
 
 
-def geometry(setting: Setting, extents: Ints, tiles: Ints, parts: int, cuts: Cuts) -> Floats:
-    """The rows that do not depend on the array.
+def geometry(setting: Setting, extents: Ints, tiles: Ints, parts: Any, cuts: Cuts) -> Floats:
+    """A table with the rows that do not depend on the array.
 
     own: visits by the first core, by moving stage (-1, 0, ...); every: by all cores, for each stage; moves: whether the loop of a stage has
-    more than one trip wherever it runs; sizes, firsts, lasts: extent of the tile and of the first core's first and last one; extent: the
-    first core's share of the axis; alike: cores that have as much; whole, edge: full tiles in that share, and the length of the rest, as
-    the outermost stage cuts it.
+    more than one trip wherever it runs; firsts, lasts: extent of the first core's first and last tile, of which the first is as large as
+    any; extent: the first core's share of the axis; alike: cores that have as much; whole, edge: full tiles in that share, and the length
+    of the rest, as the outermost stage cuts it.
     """
-    stages = len(tiles)
-    numbers = np.zeros((layout(stages).cycles, tiles.shape[1]))
-    rows: list[Any] = list(positions(cuts.own, stages - 1))
-    for stage in range(stages):
-        seen = rows if cuts.every is cuts.own and stage + 1 == stages else positions(cuts.every, stage)
-        rows = [*rows, *seen[: stage + 2], *[0] * (stages - 1 - stage)]
-    rows += [_all_move(cuts.every, tiles, stage) for stage in range(stages)]
-    rows += [*tiles, *cuts.firsts[:stages], *cuts.lasts[:stages]]
-    rows.append(sum(block.elements for block in cuts.own.around[setting.split_stage]))
-    part = ceil_div(extents, parts) if setting.split_stage == 0 and parts > 1 else extents
-    rows += [extents // part, part // tiles[0], part % tiles[0]]
-    for i, row in enumerate(rows):
+    stages, several = len(tiles), setting.cores > 1
+    at = layout(stages)
+    numbers = np.zeros((at.rows, tiles.shape[1]))
+    rows = [*positions(cuts.own, stages - 1), *(_all_move(cuts.every, tiles, stage) for stage in range(stages))]
+    for i, row in enumerate([*rows, *cuts.firsts[:stages], *cuts.lasts[:stages]]):
         numbers[i] = row
+    part = ceil_div(extents, parts) if setting.split_stage == 0 and several else extents
+    if several:
+        for stage in range(stages):
+            for i, row in enumerate(positions(cuts.every, stage)):
+                numbers[at.every + stage * (stages + 1) + i] = row
+        numbers[at.extent] = sum(block.elements for block in cuts.own.around[setting.split_stage])
+    numbers[at.alike], numbers[at.whole] = extents // part, part // tiles[0]
+    numbers[at.edge] = part % tiles[0]
     return numbers
 
 
@@ -129,18 +165,19 @@ def _all_move(cuts: AxisCuts, tiles: Ints, stage: int) -> Any:
     return moves
 
 
-def array_factors(setting: Setting, dataflow: str, array_axis: Axis, name: Axis, cuts: Cuts) -> list[Any]:
+def array_factors(setting: Setting, dataflow: str, array_axis: Axis, name: Axis, pieces: Pieces) -> list[Any]:
     """Of one axis: its factor of the array's cycles, of the accesses to the role that it does not select (by the first core and by all),
-    and its term of the extra cycles.
+    and its term of the extra cycles. Rows and columns of the array may be numbers for each candidate.
 
     The cycles of a tensor core are at least its granules over the units.
     """
 
     def total(of_length: Callable[[Any], Any]) -> Any:
-        return np.add.reduce(cuts.counts * of_length(cuts.lengths))
+        return np.add.reduce(pieces.counts * of_length(pieces.lengths))
 
     def total_of_all(of_length: Callable[[Any], Any], of_first: Any) -> Any:
-        return of_first if cuts.every is cuts.own else np.add.reduce(cuts.counts_of_all * of_length(cuts.lengths_of_all))
+        alike = pieces.counts_of_all is pieces.counts
+        return of_first if alike else np.add.reduce(pieces.counts_of_all * of_length(pieces.lengths_of_all))
 
     unit = setting.chip.matrix
     if unit.kind == "tensor_core":
@@ -152,46 +189,71 @@ def array_factors(setting: Setting, dataflow: str, array_axis: Axis, name: Axis,
     cycles = total(array.cycles_factor(setting, dataflow, array_axis, name))
     extra: Any = 0
     if name == systolic.AXES[dataflow][2]:
-        end = (cuts.firsts if dataflow == "os" else cuts.lasts)[-1]
+        end = pieces.first if dataflow == "os" else pieces.last
         extra = array.tile_extra_cycles(setting, dataflow, array_axis, (end, end, end))
     of_length = array.accesses_factor(setting, dataflow, array_axis, name)
     accesses = total(of_length)
     return [cycles, accesses, total_of_all(of_length, accesses), extra]
 
 
-Kind: TypeAlias = tuple[str, Axis]
-"""A dataflow and the axis along which matrix units share a tile."""
+class Kind(NamedTuple):
+    """How a group of candidates is looked at: which of the groups that were asked for, on which of the chips, with a dataflow and the axis
+    along which matrix units share a tile."""
+
+    asked: int
+    chip: int
+    dataflow: str
+    array_axis: Axis
 
 
-class Asked(NamedTuple):
-    """An axis, its candidate tiles [stages, candidates], and the kinds for which they are looked at."""
-
-    axis: int
-    tiles: Ints
-    kinds: Sequence[Kind]
-
-
-def axis_tables(setting: Setting, parts: int, asked: Sequence[Asked]) -> list[list[Floats]]:
-    """Tables [rows, candidates] of axes that are split into as many parts: of each axis one for each kind; alike kinds have the same."""
-    widths = [each.tiles.shape[1] for each in asked]
-    tiles = np.hstack([each.tiles for each in asked])
-    extents = np.repeat([setting.extents[each.axis] for each in asked], widths)
+def axis_tables(
+    settings: Sequence[Setting], asked: Sequence[Asked], kinds: Sequence[Sequence[Kind]], none: float
+) -> tuple[Floats, list[int]]:
+    """A table [rows, columns] of the numbers of all axes, and how deep each is: axis after axis, the candidates of each of its kinds,
+    filled up with columns of `none` to 2^depth. Kinds of one dataflow and array axis follow each other. Of one chip, or of some with
+    nothing but their arrays different."""
+    setting, stages = settings[0], len(settings[0].stages)
+    at, widths = layout(stages), np.array([each.tiles.shape[1] for each in asked])
+    tiles = np.concatenate([each.tiles for each in asked], axis=1)
+    extents = np.array([setting.extents[each.axis] for each in asked]).repeat(widths)
+    parts: Any = np.array([each.parts for each in asked]).repeat(widths) if setting.cores > 1 else 1
     cuts = cuts_of(setting, extents, tiles, parts)
-    shared, at = geometry(setting, extents, tiles, parts, cuts), layout(len(tiles))
-    found, end = [], 0
-    for (axis, _, kinds), width in zip(asked, widths, strict=True):
-        begin, end, name = end, end + width, AXES[axis]
-        own = cuts.of(begin, end)
-        known: dict[Any, Floats] = {}
-        tables = []
-        for dataflow, array_axis in kinds:
-            # Nothing but the axis's own place in the array matters to it.
-            alike = systolic.AXES[dataflow].index(name) if dataflow else 0, dataflow == "os", array_axis == name
-            if alike not in known:
-                known[alike] = np.empty((at.rows, width))
-                known[alike][: at.cycles] = shared[:, begin:end]
-                for i, row in enumerate(array_factors(setting, dataflow, array_axis, name, own)):
-                    known[alike][at.cycles + i] = row
-            tables.append(known[alike])
-        found.append(tables)
-    return found
+    begins = widths.cumsum() - widths
+    found, depths, missing = [], [], []
+    for each in kinds:
+        own = np.array([kind.asked for kind in each])
+        own_widths = widths[own]
+        depths.append(int(own_widths.max() - 1).bit_length())
+        columns = np.arange(1 << depths[-1])
+        missing.append((columns >= own_widths[:, None]).ravel())
+        found.append((np.minimum(columns, own_widths[:, None] - 1) + begins[own][:, None]).ravel())
+    which = np.concatenate(found)
+    table = geometry(setting, extents, tiles, parts, cuts).take(which, axis=1)
+    pieces, begin = pieces_of(cuts, tiles.shape[1]).take(which), 0
+    for axis, (each, depth) in enumerate(zip(kinds, depths, strict=True)):
+        for (dataflow, array_axis), alike in groupby(each, key=attrgetter("dataflow", "array_axis")):
+            chips = [kind.chip for kind in alike]
+            end = begin + (len(chips) << depth)
+            own_setting = _with_arrays(settings, chips, 1 << depth)
+            factors = array_factors(own_setting, dataflow, array_axis, AXES[axis], pieces.part(begin, end))
+            for row, factor in zip((at.cycles, at.accesses, at.accesses_of_all, at.extra), factors, strict=True):
+                table[row, begin:end] = factor
+            begin = end
+    absent = np.concatenate(missing).nonzero()[0]
+    table[:, absent] = none
+    table[at.moves : at.firsts, absent] = 1
+    return table, depths
+
+
+def _with_arrays(settings: Sequence[Setting], chips: Sequence[int], often: int) -> Setting:
+    """A chip whose array has numbers for each of some chips, each of them so often."""
+    if len(settings) == 1:
+        return settings[0]
+    chip = settings[0].chip
+    sizes = np.array([(settings[each].chip.matrix.rows, settings[each].chip.matrix.cols) for each in chips]).repeat(often, axis=0)
+    return replace(settings[0], chip=replace(chip, matrix=replace(chip.matrix, rows=sizes[:, 0], cols=sizes[:, 1])))  # type: ignore[arg-type]
+
+
+def place_of(dataflow: str, array_axis: Axis, name: Axis) -> tuple[int, bool, bool]:
+    """All of a dataflow and the axis that matrix units share that matters to an axis: its own place in the array."""
+    return systolic.AXES[dataflow].index(name) if dataflow else 0, dataflow == "os", array_axis == name

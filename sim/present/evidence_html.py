@@ -53,8 +53,8 @@ def _figure(op: str, engine: str, comparisons: list[Comparison]) -> Any:
     by_hardware: dict[str, list[Comparison]] = {}
     for each in comparisons:
         by_hardware.setdefault(each.case.row.text("hardware"), []).append(each)
-    measured_us = [1e6 * each.case.measured_s for each in comparisons]
-    ends = [min(measured_us), max(measured_us)]
+    all_us = [1e6 * seconds for each in comparisons for seconds in (each.case.measured_s, each.predicted_s)]
+    ends = [min(all_us) / 1.5, max(all_us) * 1.5]  # a line also where there is one point
     figure = graph_objects.Figure()
     figure.add_scatter(x=ends, y=ends, mode="lines", line={"color": "grey", "dash": "dot"}, name="equal", hoverinfo="skip")
     for hardware, ours in sorted(by_hardware.items()):

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from functional.config import ModelConfig
-from functional.errors import BadInput, Problem, did_you_mean
-from functional.formats import ACTIVATION_FORMATS, TENSOR_FORMATS, is_integer
+from functional.errors import BadInput, Problem
+from functional.formats import check_default, is_integer
 from hwmodels import load_chip
 from hwmodels.chip import Chip
 from sim.api import trace_model
@@ -123,8 +123,8 @@ def verify(
     opened = GoldenModel.of(model)
     config, source = opened.config, opened.source
     built = chip if isinstance(chip, Chip) else load_chip(chip)
-    name = number_format or built.default_format
-    _check(config, name, layers)
+    name = built.default_format if number_format is None else number_format
+    _check(config, name, activations, layers)
     config = replace(config, num_hidden_layers=layers)
     graph = trace_model(
         config,
@@ -162,11 +162,8 @@ def checked(
     return Verification(graph.model, chip.name, engine, layers, parts_of(graph), seed, source, graph.scenario, checks, logits, None)
 
 
-def _check(config: ModelConfig, number_format: str, layers: int) -> None:
-    problems = []
-    if number_format not in TENSOR_FORMATS:
-        cure = did_you_mean(number_format, ACTIVATION_FORMATS)
-        problems.append(Problem(f"unknown number format '{number_format}'", cure, path="--dtype"))
+def _check(config: ModelConfig, number_format: str, activations: str | None, layers: int) -> None:
+    problems = check_default(number_format, "--dtype", activations)
     if not 1 <= layers <= config.num_hidden_layers:
         problems.append(Problem(f"cannot build {layers} layers", f"{config.name} has 1 to {config.num_hidden_layers}", path="--layers"))
     if problems:

@@ -8,22 +8,32 @@ from __future__ import annotations
 import statistics
 import sys
 import time
+from typing import Any
 
 from hwmodels import load_chip
-from sim import load_model, predict_generation
+from sim import Speculation, load_model, predict_generation
 from sim.explore.generation import Generation
 
 BOUNDS_S = {"roofline": 50e-3, "tiled": 3.0, "cycle": 3.0}
-CASES = (("llama-3.2-1b", "edge-npu"), ("llama-3.2-3b", "edge-npu"), ("llama-3.2-1b", "a100-sxm4-80gb"), ("llama-3.2-1b", "cloud-npu"))
+DRAFT, CHUNK = {"speculation": Speculation("llama-3.2-1b")}, {"chunk": 256}
+CASES: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("llama-3.2-1b", "edge-npu", {}),
+    ("llama-3.2-3b", "edge-npu", {}),
+    ("llama-3.2-1b", "a100-sxm4-80gb", {}),
+    ("llama-3.2-1b", "cloud-npu", {}),
+    ("llama-3.2-1b", "edge-npu", CHUNK),
+    ("llama-3.2-3b", "edge-npu", DRAFT),
+    ("llama-3.2-3b", "cloud-npu", DRAFT),
+)
 RUNS = {"roofline": 9, "tiled": 1, "cycle": 1}
 
 
-def seconds(model: str, chip: str, engine: str) -> list[float]:
+def seconds(model: str, chip: str, engine: str, how: dict[str, Any]) -> list[float]:
     """Process seconds of some runs, each from a configuration and a chip that are loaded."""
     config, built, taken = load_model(model), load_chip(chip), []
     for _ in range(RUNS[engine]):
         begin_s = time.process_time()
-        found: Generation = predict_generation(config, built, tokens=1000, prompt=512, engine=engine)
+        found: Generation = predict_generation(config, built, tokens=1000, prompt=512, engine=engine, **how)
         taken.append(time.process_time() - begin_s)
         assert len(found.token_latency_s) == 1000
     return taken
@@ -31,11 +41,11 @@ def seconds(model: str, chip: str, engine: str) -> list[float]:
 
 def main(engines: list[str]) -> None:
     for engine in engines or BOUNDS_S:
-        for model, chip in CASES:
-            taken_s = seconds(model, chip, engine)
+        for model, chip, how in CASES:
+            taken_s = seconds(model, chip, engine, how)
             median_s, bound_s = statistics.median(taken_s), BOUNDS_S[engine]
             verdict = "ok" if median_s <= bound_s else "MISSED"
-            name = f"1000 tokens of {model} on {chip}, {engine}"
+            name = f"1000 tokens of {model} on {chip}, {engine}" + "".join(f", {what}" for what in how)
             print(f"{name:60} {median_s * 1e3:9.1f} ms  best {min(taken_s) * 1e3:9.1f}  bound {bound_s * 1e3:7.0f}  {verdict}", flush=True)
 
 

@@ -1,6 +1,6 @@
 """Milliseconds per GEMM of the mapper on chips with systolic arrays, over the layers of Llama 3.2 1B and 3B, nothing remembered from
-before; how far two-stage mappings are from what all tiles could give; and a whole prefill. The project asks for a median of 3 ms and at
-most 10 ms per GEMM, and 100 ms for the prefill.
+before, one by one and as they follow each other in a prefill; how far two-stage mappings are from what all tiles could give; and that
+prefill. The project asks for a median of 3 ms and at most 10 ms per GEMM, and 100 ms for the prefill.
 """
 
 from __future__ import annotations
@@ -9,16 +9,19 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 
 from functional.formats import bits_of
 from hwmodels.load import load_chip
-from sim import predict
+from sim import predict, trace_model
+from sim.engines.tiled import gemm_of
 from sim.mapper import best_mapping, map_gemm
+from sim.mapper.attention import best_attention
 from sim.mapper.candidates import candidate_tiles, smallest_tiles
 from sim.mapper.problem import setting_of
 from sim.mapper.search import search
 from sim.mapping import Gemm
+from sim.plan import plan
 
 CHIPS = ("edge-npu", "gemmini-default", "cloud-npu", "tpu-v4i", "tpu-v6e")
 TOKENS = (1, 8, 128, 512, 2048)
@@ -44,12 +47,27 @@ def best_ms(run: Callable[[], object]) -> float:
     """CPU time of the fastest of a few runs, each from nothing: other programs of the machine are left out."""
     times = []
     for _ in range(RUNS):
-        for remembered in (best_mapping, candidate_tiles, smallest_tiles):
+        for remembered in (best_mapping, best_attention, candidate_tiles, smallest_tiles):
             remembered.cache_clear()
         begin_s = time.process_time()
         run()
         times.append(time.process_time() - begin_s)
     return min(times) * 1e3
+
+
+@lru_cache
+def model_gemms(chip_name: str) -> list[tuple[Gemm, bool]]:
+    """The GEMMs of a prefill of 2,048, each once, and whether what it reads stays on the chip."""
+    planned = plan(trace_model("llama-3.2-1b", load_chip(chip_name).default_format, phase="prefill", prompt=2048), load_chip(chip_name))
+    linears = [each for each in planned.classes if any(op.kind == "Linear" for op in each.ops)]
+    return list(dict.fromkeys(gemm_of(each, planned) for each in linears))
+
+
+def map_model(chip_name: str) -> None:
+    """One after another, as a prediction maps them."""
+    chip = load_chip(chip_name)
+    for gemm, a_resident in model_gemms(chip_name):
+        map_gemm(gemm, chip, a_resident=a_resident)
 
 
 def show_gap(chip_name: str) -> None:
@@ -69,9 +87,10 @@ def main() -> None:
         shapes = [gemm_on(name, m, n, k) for m in TOKENS for n, k in LAYERS]
         times = {(gemm.m, gemm.n, gemm.k): best_ms(partial(map_gemm, gemm, chip)) for gemm in shapes}
         slowest = max(times, key=lambda shape: times[shape])
+        inside_ms = best_ms(partial(map_model, name)) / len(model_gemms(name))
         whole_ms = best_ms(partial(predict, "llama-3.2-1b", name, phase="prefill", prompt=2048, engine="tiled"))
         print(f"{name:18} median {statistics.median(times.values()):6.1f} ms, at most {times[slowest]:6.1f} ms at {slowest}", flush=True)
-        print(f"{name:18} prefill of 2,048 with llama-3.2-1b: {whole_ms:.0f} ms", flush=True)
+        print(f"{name:18} prefill of 2,048 with llama-3.2-1b: {whole_ms:.0f} ms; {inside_ms:.1f} ms per GEMM in it", flush=True)
     show_gap("tpu-v4i")
 
 

@@ -26,7 +26,7 @@ function icicle(state, phase, i, t) {
   const bounds = [""], names = [""], texts = [hoverText(phase.phase, phase.total_s, phase, largest(phase.bound_shares), phase.energy_j)];
   phase.runs.forEach((run, r) => {
     ids.push(`${phase.phase}/${r}`);
-    labels.push(plain(run.name));
+    labels.push(plain(run.name.replace(/\.\.\. layers\./, "... ")));
     parents.push(phase.phase);
     values.push(run.latency_s);
     bounds.push(run.bound_by);
@@ -37,7 +37,7 @@ function icicle(state, phase, i, t) {
   rows.name.forEach((name, k) => {
     if (phase.runs[rows.run[k]].name === name) return; // lm_head, norm ...: a component of one op is its own sector
     ids.push(`${phase.phase}/${rows.run[k]}/${k}`);
-    labels.push(plain(name.replace(/^layers\.\*\./, "")));
+    labels.push(plain(shortName(name.replace(/^layers\.\*\./, ""))));
     parents.push(`${phase.phase}/${rows.run[k]}`);
     values.push(rows.latency_s[k]);
     bounds.push(rows.bound_by[k]);

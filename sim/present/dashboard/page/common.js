@@ -98,6 +98,9 @@ function legendBelow(id, margin, distance) {
   return { orientation: "h", x: 0, xanchor: "left", y: -distance / Math.max(1, height), yanchor: "top", bgcolor: "rgba(0,0,0,0)", font: { size: 11 } };
 }
 
+// A name within a layer, without the block.
+const shortName = (name) => name.replace(/^(self_attn|mlp)\./, "");
+
 // Room that the longest of some labels takes, in pixels.
 const labelWidth = (labels, size = 12) => 0.6 * size * Math.max(0, ...labels.map((label) => String(label).length)) + 20;
 

@@ -30,7 +30,7 @@ function graphView(state) {
     labels.push(edgeLabel(edge, points, own, rank - height));
   }
   for (const node of drawing.nodes) svg.append(boxOf(state, node, rowOf.get(node.op), box, height));
-  svg.append(...labels.flat());
+  svg.append(...labels.flat(), ...boundKey(phase.rows, drawing, rowOf, right, height));
   svg.addEventListener("click", (event) => { const holder = event.target.closest("[data-op]"); if (holder) state.choose(holder.dataset.op); });
   svg.addEventListener("keydown", (event) => {
     const holder = event.target.closest("[data-op]");
@@ -39,6 +39,18 @@ function graphView(state) {
   $("graph-see").textContent = `${drawing.component}, ${phase.phase}: what each op reads and makes; dashed boxes come from outside, weights stand in the op that holds them. The frame says what binds the op.`;
   $("graph").replaceChildren(svg);
   markGraph(state);
+}
+
+// Which frame says what, at the top right, beside the first box.
+function boundKey(rows, drawing, rowOf, right, height) {
+  const bounds = [...new Set(drawing.nodes.filter((node) => node.op >= 0).map((node) => rows.bound_by[rows.name.indexOf(rowOf.get(node.op))]))];
+  return bounds.flatMap((bound, i) => {
+    const y = i * 22 - height / 2;
+    return [
+      svgElement("rect", { class: "key", x: right - 110, y, width: 24, height: 14, rx: 4, stroke: boundStyle(bound)[0] }),
+      svgElement("text", { class: "named", x: right - 80, y: y + 11 }, `bound by ${bound}`),
+    ];
+  });
 }
 
 // A smooth line through the places where the edge passes ranks.
@@ -78,7 +90,7 @@ function boxOf(state, node, row, box, height) {
   } else rect.setAttribute("style", `fill:${theme().paper}`);
   const held = node.holds.length ? ` ${node.holds.join(" ")}` : "";
   holder.append(rect, svgElement("text", { class: "kind", x, y: y - 3 }, node.op < 0 ? OUTSIDE[node.kind] || node.kind : node.kind + held));
-  holder.append(svgElement("text", { x, y: y + 11 }, shortened(node.label.replace(/^(self_attn|mlp)\./, ""), 22)));
+  holder.append(svgElement("text", { x, y: y + 11 }, shortened(shortName(node.label), 22)));
   holder.append(svgElement("title", {}, `${node.label}${held}`));
   return holder;
 }

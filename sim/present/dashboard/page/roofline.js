@@ -14,6 +14,7 @@ function rooflineView(state) {
   const points = found.map((point) => ({ ...point, ...placeOf(point, span), size: 9 + 36 * Math.sqrt(point.share) }));
   const traces = chips.flatMap(([i, chip]) => roofTraces(chip, span, DASHES[i % DASHES.length], t));
   traces.push(...pointTraces(state, points, t));
+  const strip = stripPlace(points, span, chips.map(([, chip]) => chip));
   const own = chips.sort(([a], [b]) => (b === state.chip) - (a === state.chip)).map(([i, chip]) => [chip, i === state.chip]);
   return draw("roofline", traces, layout({
     margin: ROOFLINE_MARGIN,
@@ -21,7 +22,7 @@ function rooflineView(state) {
     yaxis: { type: "log", range: span.y, title: { text: "attained rate [FLOP/s]", standoff: 6 }, ...logTicks(10 ** span.y[0], 10 ** span.y[1], (y) => scaled(y, "", BIG), 10) },
     legend: { ...legendBelow("roofline", ROOFLINE_MARGIN, 46), itemsizing: "constant" },
     shapes: strips(span, t),
-    annotations: [...stripLabels(span), ...roofLabels(own, points, span, $("roofline"), t)],
+    annotations: [...stripLabels(span, strip), ...roofLabels(own, points, strip, span, $("roofline"), t)],
     uirevision: "roofline",
   }));
 }
@@ -58,10 +59,19 @@ function strips(span, t) {
   ];
 }
 
-function stripLabels(span) {
+// Where the name of the strip on the right stands, in decades: farthest from the points in it and from roofs.
+function stripPlace(points, span, chips) {
+  const inside = points.filter((p) => p.x > 10 ** span.onChip).map((p) => p.y);
+  const taken = [...inside, ...chips.flatMap((chip) => flatRoofs(chip).map((roof) => roof.flops))].map(Math.log10);
+  const room = span.y[1] - span.moves, free = (y) => Math.min(room, ...taken.map((each) => Math.abs(each - y)));
+  const places = Array.from({ length: 18 }, (_, k) => span.moves + (0.08 + 0.05 * k) * room);
+  return [(span.onChip + span.x[1]) / 2, places.reduce((best, each) => (free(each) > free(best) ? each : best))];
+}
+
+function stripLabels(span, [x, y]) {
   const label = { showarrow: false, font: { size: 11, color: theme().faint } };
   return [
-    { ...label, xref: "x", yref: "paper", x: (span.onChip + span.x[1]) / 2, y: 0.08, text: "no byte<br>of DRAM", yanchor: "bottom" },
+    { ...label, xref: "x", yref: "y", x, y, text: "no byte<br>of DRAM", yanchor: "middle" },
     { ...label, xref: "paper", yref: "y", x: 0.5, y: (span.y[0] + span.moves) / 2, text: "only moves: no FLOP" },
   ];
 }
@@ -107,12 +117,13 @@ function roofTraces(chip, span, dash, t) {
   return traces;
 }
 
-// Names of roofs, each along its line where it covers the fewest points and no other name; one that finds no such place is left out. Of chips
+// Names of roofs, each along its line, above or below it, where it covers the fewest points and no other name; one that finds no such place is left out. Of chips
 // beside the chosen one only the highest roof and DRAM carry a name.
-function roofLabels(chips, points, span, figure, t) {
+function roofLabels(chips, points, strip, span, figure, t) {
   const width = figure.clientWidth - ROOFLINE_MARGIN.l - ROOFLINE_MARGIN.r, height = figure.clientHeight - ROOFLINE_MARGIN.t - ROOFLINE_MARGIN.b;
   const onScreen = ([x, y]) => [((x - span.x[0]) / (span.x[1] - span.x[0])) * width, ((y - span.y[0]) / (span.y[1] - span.y[0])) * height];
   const taken = points.map((p) => [...onScreen([Math.log10(p.x), Math.log10(p.y)]), p.size / 2 + 6, 1]);
+  taken.push([...onScreen(strip), 34, 100]);
   const lines = chips.flatMap(([chip, whole]) => roofLines(chip, whole, span, chips.length > 1));
   const found = [];
   for (const { text, from, to, near } of lines) {
@@ -120,10 +131,10 @@ function roofLabels(chips, points, span, figure, t) {
     const length = Math.hypot(b[0] - a[0], b[1] - a[1]), half = 3.3 * text.length + 4;
     const [ux, uy] = [(b[0] - a[0]) / length, (b[1] - a[1]) / length];
     const best = { hits: 100 };
-    for (let n = 0; n <= 24; n++) {
-      const at = half + 4 + (length - 2 * half - 8) * Math.abs(near - n / 24);
+    for (let n = 0; n < 50; n++) { // above the line, then below it
+      const at = half + 4 + (length - 2 * half - 8) * Math.abs(near - (n % 25) / 24), beside = n < 25 ? 9 : -9;
       if (length < 2 * half + 8) break;
-      const middle = [a[0] + ux * at - 9 * uy, a[1] + uy * at + 9 * ux];
+      const middle = [a[0] + ux * at - beside * uy, a[1] + uy * at + beside * ux];
       const reach = Array.from({ length: Math.ceil(half / 5) + 1 }, (_, k) => -half + (2 * half * k) / Math.ceil(half / 5)).map((along) => [middle[0] + ux * along, middle[1] + uy * along]);
       const hits = taken.reduce((sum, [x, y, r, weight]) => sum + (reach.some(([rx, ry]) => Math.hypot(rx - x, ry - y) < r) ? weight : 0), 0);
       if (hits < best.hits) Object.assign(best, { hits, middle, reach });

@@ -100,10 +100,17 @@ function drawTimeline(state) {
   return draw("timeline", traces, layout({
     barmode: "overlay", bargap: 0.18, dragmode: "zoom",
     margin,
-    xaxis: { range: [from, to], title: { text: "time since the start of the step [s]", standoff: 6 }, tickformat: "~s", ticksuffix: "s", hoverformat: ".7~s" },
+    xaxis: { range: [from, to], ...timeTicks(from, to), hoverformat: ".7~s" },
     yaxis: { type: "category", categoryorder: "array", categoryarray: lanes.slice().reverse(), range: [-0.6, lanes.length - 0.4], fixedrange: true },
     legend: legendBelow("timeline", margin, 46),
   }));
+}
+
+// Round times; in a window that is short beside when it begins, since the first of them.
+function timeTicks(from, to) {
+  const times = roundNumbers(from, to, 7), begin = to - from < 0.02 * from ? times[0] : 0;
+  const title = begin ? `time since ${seconds(begin, 9)} of the step` : "time since the start of the step";
+  return { title: { text: title, standoff: 6 }, tickmode: "array", tickvals: times, ticktext: times.map((time) => seconds(time - begin, 3)) };
 }
 
 const laneName = (resource, what) => (what === "compute" || what === "launch" ? resource : what === "stall" ? `${resource} waits` : `${resource} ${what}`);
