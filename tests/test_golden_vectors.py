@@ -405,6 +405,16 @@ def test_a_folder_without_weights_has_random_ones(tmp_path: Path) -> None:
     assert golden_step.GoldenModel.of(str(tmp_path)).source.said(3) == f"weights of {tmp_path}, ids of seed 3"
 
 
+def test_weights_are_kept_for_one_model_in_one_mix_of_formats() -> None:
+    source = golden_step.WeightSource()
+    first = source.weights(SMALL, 0, Formats.of("int8"))
+    assert source.weights(SMALL, 0, Formats.of("int8", kv="bf16")) == first
+    for config, seed, formats in ((SMALL, 1, "int8"), (SMALL, 1, "bf16"), (replace(SMALL, num_hidden_layers=1), 1, "bf16")):
+        wide, small = source.weights(config, seed, Formats.of(formats))
+        assert torch.equal(wide.norm, random_weights(config, seed).norm)
+        assert (len(wide.layers), small.layers[0].q_proj.format) == (config.num_hidden_layers, formats)
+
+
 def test_a_broken_checkpoint_is_told(tmp_path: Path) -> None:
     write_checkpoint(tmp_path, "hugging face")
     (tmp_path / "model.safetensors").write_bytes(b"nothing")

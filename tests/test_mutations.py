@@ -41,6 +41,7 @@ def chip(name: str) -> Chip:
     changes: dict[str, dict[str, Any]] = {
         "edge-npu": {"memory.sram.capacity": 2500, "matrix.rows": 4, "matrix.cols": 8, "cores": 3, "matrix.count": 2},
         "gemmini-default": {"memory.scratchpad.capacity": 1200, "memory.accumulator.capacity": 900, "matrix.rows": 4, "matrix.cols": 4},
+        "cloud-npu": {"memory.sram.capacity": 5000, "matrix.rows": 4, "matrix.cols": 8},
         "tpu-v4i": {"memory.cmem.capacity": 20000, "memory.vmem.capacity": 5000, "matrix.rows": 4, "matrix.cols": 8},
     }
     return with_values(load_chip(name), changes.get(name, {}))
@@ -178,7 +179,7 @@ def attention_tiles(mapping: AttentionMapping) -> Iterator[tuple[Span, Span, lis
 
 
 @pytest.mark.parametrize("phase", PHASES)
-@pytest.mark.parametrize("name", ["edge-npu", "gemmini-default", "tpu-v4i", "h100-sxm5-80gb"])
+@pytest.mark.parametrize("name", ["edge-npu", "gemmini-default", "cloud-npu", "tpu-v4i", "h100-sxm5-80gb"])
 def test_a_change_of_any_field_is_found(name: str, phase: Phase) -> None:
     each = case(name, phase)
     linears = each.of(LinearStep)
