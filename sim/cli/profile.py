@@ -51,7 +51,7 @@ def profile(
 
     if engine is not None and chip is None:
         raise BadInput(Problem("nothing is predicted without a chip", "give --chip CHIP", path="--engine"))
-    flags.sampling_of(temperature, top_k, top_p)  # refuses filters of a greedy choice
+    flags.Drawing(temperature, top_k, top_p).sampling()  # refuses filters of a greedy choice
     found = measure(
         model,
         batch=batch,
