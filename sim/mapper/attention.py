@@ -390,7 +390,8 @@ def map_attention(
 
 @dataclass(frozen=True, slots=True)
 class _Question(Generic[_Of]):
-    """An attention or a tiling of it, and what its price depends on, on the very same chip: it is held, so that its identity stays its own."""
+    """An attention or a tiling of it, and what its price depends on, on the very same chip: it is held, so that its identity stays its
+    own."""
 
     of: _Of
     counts: tuple[tuple[str, Any], ...]
