@@ -25,7 +25,7 @@ from sim.intervals import Log
 from sim.mapper import MappedGemm, cost_gemm
 from sim.mapper.array import step_cycles
 from sim.mapper.attention import attention_candidates
-from sim.mapper.problem import ROLE_AXES, setting_of
+from sim.mapper.problem import ROLE_AXES, Setting, setting_of
 from sim.mapper.ranked import candidates, sees_all
 from sim.mapping import AXES, GemmMapping
 from sim.plan import Plan
@@ -123,7 +123,8 @@ def _others(group_class: GroupClass, mapped: tiled.Mapped, plan: Plan, peaks: ro
     besides_s = tiled.least_besides_s(group_class, plan, peaks)
     ranked = candidates(choice.mapping.gemm, chip, choice.a_resident, besides_s, range_s, RANKED, few)
     some = [each for each in ranked.best if each.mapping != choice.mapping]
-    guesses_s = [max(each.bound_s, _guess_s(each.mapping, chip, choice.a_resident)) for each in some]
+    setting = setting_of(choice.mapping.gemm, chip, choice.a_resident)
+    guesses_s = [max(each.bound_s, _guess_s(each.mapping, setting)) for each in some]
     order = sorted(range(len(some)), key=guesses_s.__getitem__)
     best = []
     for each in [some[i] for i in order[: MOST_VISITS - 1]]:
@@ -132,10 +133,9 @@ def _others(group_class: GroupClass, mapped: tiled.Mapped, plan: Plan, peaks: ro
     return _Others(best, min([ranked.others_s, *(some[i].bound_s for i in order[MOST_VISITS - 1 :])]))
 
 
-def _guess_s(mapping: GemmMapping, chip: Chip, a_resident: bool) -> float:
+def _guess_s(mapping: GemmMapping, setting: Setting) -> float:
     """About when a GEMM ends: one of its operands comes from DRAM, as often as it does, and then all steps with its last tile follow."""
-    gemm, tiling, clock_hz = mapping.gemm, mapping.stages[0], float(chip.clock_hz)
-    setting = setting_of(gemm, chip, a_resident)
+    gemm, tiling, chip, clock_hz = mapping.gemm, mapping.stages[0], setting.chip, float(setting.chip.clock_hz)
     extents = gemm.m, gemm.n, gemm.k
     trips = [-(-extent // size) for extent, size in zip(extents, tiling.tile, strict=True)]
     last = [extent - (count - 1) * size for extent, count, size in zip(extents, trips, tiling.tile, strict=True)]

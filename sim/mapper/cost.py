@@ -262,7 +262,22 @@ def _axis_ends(extent: int, sizes: list[Count], split_stage: int, parts: int) ->
 def evaluate(setting: Setting, choice: Choice) -> Costs:
     """Cost of one mapping, or of as many as the choice holds; rates, latencies and the clock of the setting may be arrays, too. Capacities
     are not checked here."""
+    return _evaluated(_Case(setting, choice))[0]
+
+
+def evaluate_with_last_step(setting: Setting, choice: Choice) -> tuple[Costs, Seconds]:
+    """The same, and what follows the last tile of an operand at least: the last step, and its sums on their way out; of several cores, of
+    whom any may come last, the least step that there can be."""
     case = _Case(setting, choice)
+    costs, stores = _evaluated(case)
+    last = (1, 1, 1) if case.several else case.last_tiles[-1]
+    step_s = array.step_cycles(setting, choice.dataflow, choice.array_axis, last) / float(setting.chip.clock_hz)
+    return costs, step_s if case.several else step_s + _sum(link.one_s for link in stores)
+
+
+def _evaluated(case: _Case) -> tuple[Costs, list[Link]]:
+    """A cost, and the transfers of sums."""
+    setting = case.setting
     traffic = _Traffic(setting)
     loads = [_loads(case, role, traffic) for role in OPERANDS]
     stores = _stores(case, traffic)
@@ -275,7 +290,7 @@ def evaluate(setting: Setting, choice: Choice) -> Costs:
     moved = sum(traffic.read.values()) + sum(traffic.written.values())
     dram_bytes = traffic.read[dram] + traffic.written[dram]
     cycles, steps, _ = case.used
-    return Costs(latency, dram_bytes, moved, steps, terms, alternation, traffic.read, traffic.written, cycles, case.every)
+    return Costs(latency, dram_bytes, moved, steps, terms, alternation, traffic.read, traffic.written, cycles, case.every), stores
 
 
 def _elements(groups: list[Visited], less: int = 0) -> Count:
@@ -396,15 +411,6 @@ def _times(case: _Case, loads: list[list[Link]], stores: list[Link], traffic: _T
         terms[place.level.name] = _level_term(setting, place, loads, stores, ready_s, tail, traffic)
     extra_s = array.tile_extra_cycles(setting, choice.dataflow, choice.array_axis, last) / clock_hz
     return terms, _alternation(loads, stores, ready_s, array_s, extra_s, own)
-
-
-def last_step_s(setting: Setting, choice: Choice) -> Seconds:
-    """What follows the last tile of an operand at least: the last step, and its sums on their way out; of several cores, of whom any may
-    come last, the least step that there can be."""
-    case = _Case(setting, choice)
-    last = (1, 1, 1) if case.several else case.last_tiles[-1]
-    step_s = array.step_cycles(setting, choice.dataflow, choice.array_axis, last) / float(setting.chip.clock_hz)
-    return step_s if case.several else step_s + _sum(link.one_s for link in _stores(case, _Traffic(setting)))
 
 
 def _sum(times: Iterable[Seconds]) -> Seconds:

@@ -12,13 +12,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from hwmodels.chip import Chip
 from sim.mapper import array, mapping_of
-from sim.mapper.cost import evaluate, last_step_s
+from sim.mapper.cost import evaluate_with_last_step
 from sim.mapper.problem import Choice, Setting, setting_of
 from sim.mapper.search import Found, NoTile, Search, all_of, thin_of
 from sim.mapper.tables import Ints
@@ -50,8 +52,28 @@ def candidates(
 ) -> Candidates:
     """Up to `count` mappings of no more than `most_tiles` whose tiled latency is at least the first time and whose bound is below the
     second; `besides_s`: what else each level and the vector unit do in the group."""
-    setting = setting_of(gemm, chip, a_resident)
-    search = _search(setting, besides_s, range_s, count, most_tiles)
+    return _answer(_Question(gemm, a_resident, tuple(besides_s.items()), range_s, count, most_tiles, id(chip), chip))
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """What is asked, of the very same chip: it is held, so that its identity stays its own."""
+
+    gemm: Gemm
+    a_resident: bool
+    besides_s: tuple[tuple[str, float], ...]
+    range_s: tuple[float, float]
+    count: int
+    most_tiles: int
+    chip_identity: int
+    chip: Chip = field(compare=False)
+
+
+@lru_cache(maxsize=64)
+def _answer(asked: _Question) -> Candidates:
+    """Remembered: the last token of a prompt and the next one ask lm_head alike."""
+    setting = setting_of(asked.gemm, asked.chip, asked.a_resident)
+    search = _search(setting, dict(asked.besides_s), asked.range_s, asked.count, asked.most_tiles)
     if search is None:
         return Candidates([], 0.0)
     is_exact = search.run()[0].is_exact and search.is_whole
@@ -154,10 +176,10 @@ class _Ranked(Search):
 def bounds(setting: Setting, choice: Choice, besides_s: Mapping[str, float]) -> tuple[Any, Any, Any]:
     """Of one mapping or many: seconds that no schedule of it and of what its group does besides goes below; its tiled latency; its
     tiles."""
-    costs = evaluate(setting, choice)
+    costs, last_step_s = evaluate_with_last_step(setting, choice)
     tiled_s: Any = np.maximum(np.asarray(costs.alternation_s), max(besides_s.values(), default=0.0))
     for name, term in costs.terms.items():
         tiled_s = np.maximum(tiled_s, term.prefix_s + term.busy_s + besides_s.get(name, 0.0) + term.suffix_s)
     dram = setting.places[0]
     read_s = costs.read_bytes[dram.level.name] / dram.read_bytes_per_s
-    return np.maximum(tiled_s, float(dram.level.latency_s) + read_s + last_step_s(setting, choice)), tiled_s, costs.steps
+    return np.maximum(tiled_s, float(dram.level.latency_s) + read_s + last_step_s), tiled_s, costs.steps
