@@ -29,7 +29,7 @@ from sim.attention_mapping import Attention, AttentionMapping
 from sim.engines import roofline
 from sim.engines.result import GroupTimes, side_by_side
 from sim.intervals import Schedule
-from sim.mapper import GemmCost, MappedGemm, cost_gemm, map_gemm, moved_bytes, weight_passes
+from sim.mapper import Besides, GemmCost, MappedGemm, cost_gemm, map_gemm, moved_bytes, weight_passes
 from sim.mapper.attention import AttentionCost, InDram, Part, map_attention
 from sim.mapper.attention import moved_bytes as attention_bytes
 from sim.mapping import Gemm, GemmMapping
@@ -292,7 +292,8 @@ def _gemm(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks) -> Mapped:
     """A group of linears and what follows them."""
     beside_gemm(group_class)
     gemm, a_resident = gemm_of(group_class, plan)
-    return mapped_gemm(group_class, plan, peaks, map_pieces(gemm, plan.chip, parts_of(plan.graph), a_resident), a_resident)
+    mapped = map_pieces(gemm, plan.chip, parts_of(plan.graph), a_resident, moved_besides(group_class, plan))
+    return mapped_gemm(group_class, plan, peaks, mapped, a_resident)
 
 
 def mapped_gemm(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks, mapped: MappedGemm, a_resident: bool) -> Mapped:
@@ -325,19 +326,27 @@ def gemm_s(cost: GemmCost, others: Mapping[str, Any]) -> tuple[dict[str, Any], A
     return busy, larger(latency_s, cost.latency_s), bound_by
 
 
+def moved_besides(group_class: GroupClass, plan: Plan) -> Besides:
+    """What the levels move for a group of linears beside its GEMM."""
+    flows = beside_gemm(group_class)
+    inner = (_inner_bytes(flows, level.holds) for level in plan.chip.memory[1:])
+    return Besides((dram_bytes(plan, flows), *inner), tuple(int(flow.size_bytes) for flow in scales(group_class)))
+
+
 def least_besides_s(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks) -> dict[str, float]:
     """What a group of linears asks of the vector unit and of the levels besides any mapping of them [s]."""
     return besides(group_class, plan, peaks, (*gemm_flows(group_class)[1], *scales(group_class)))
 
 
-def map_pieces(gemm: Gemm, chip: Chip, pieces: int, a_resident: bool) -> MappedGemm:
+def map_pieces(gemm: Gemm, chip: Chip, pieces: int, a_resident: bool, besides: Besides) -> MappedGemm:
     """A GEMM on all cores as the mapper likes it; or, in several pieces of its columns, each on a core of its own.
 
-    A piece is mapped as a GEMM of a chip with one core and its share of all that cores share. Then all pieces are one mapping, priced as
-    such: a tile that cores share has the columns of all of them, so that every core has its piece of each.
+    Beside the GEMM its group moves `besides`, of which a piece does not know. A piece is mapped as a GEMM of a chip with one core and its
+    share of all that cores share. Then all pieces are one mapping, priced as such: a tile that cores share has the columns of all of them,
+    so that every core has its piece of each.
     """
     if pieces == 1:
-        return map_gemm(gemm, chip, a_resident=a_resident)
+        return map_gemm(gemm, chip, a_resident=a_resident, besides=besides)
     memory = tuple(_share(level, pieces) if level.per == "chip" else level for level in chip.memory)
     mapping, _ = map_gemm(replace(gemm, n=gemm.n // pieces), replace(chip, cores=1, memory=memory), a_resident=a_resident)
     stages = tuple(

@@ -31,6 +31,7 @@ from sim.engines.tiled import (
     gemm_s,
     hidden_scores_s,
     issued_by_format,
+    moved_besides,
     packing_s,
     scales,
     score_flows,
@@ -145,9 +146,9 @@ def _time_class(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks, know
         moved_bytes: Any = sum(dram_bytes(plan, flows))
         times: Sequence[Any] = stream_s(besides(group_class, plan, peaks, flows), group_class, plan)
     elif products[0].mask is None:
-        asked = gemm_of(group_class, plan)
+        asked = *gemm_of(group_class, plan), moved_besides(group_class, plan)
         if asked not in known:
-            known[asked] = map_gemms(asked[0], plan.chip, asked[1])
+            known[asked] = map_gemms(asked[0], plan.chip, asked[1], asked[2])
         fetched, parts = known[asked].weights_fetched, []
         for number in np.unique(fetched):
             which = np.flatnonzero(fetched == number)

@@ -11,12 +11,14 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 from functional.errors import BadInput, Problem
 from hwmodels.chip import Chip
 from sim.mapper.cost import GemmCost, busiest_macs, chip_bytes, chip_traffic, cost_of, room_bits, tile_turns, weights_fetched
-from sim.mapper.problem import Choice, Setting, capacity_bytes, setting_of, tile_bits
+from sim.mapper.problem import NOTHING, Besides, Choice, Setting, capacity_bytes, setting_of, tile_bits
 from sim.mapper.search import search
 from sim.mapper.traffic import TrafficTile, map_gemm_traffic
 from sim.mapping import AXES, Gemm, GemmMapping, StageTiling, Tile
 
 __all__ = [
+    "NOTHING",
+    "Besides",
     "ChipUse",
     "GemmCost",
     "MappedGemm",
@@ -42,18 +44,19 @@ class MappedGemm(NamedTuple):
 
 
 def map_gemm(
-    gemm: Gemm, chip: Chip, objective: Objective = "latency", a_resident: bool = False
+    gemm: Gemm, chip: Chip, objective: Objective = "latency", a_resident: bool = False, besides: Besides = NOTHING
 ) -> MappedGemm:
     """The best mapping: of least latency, then DRAM bytes, then bytes moved, then tile steps; for "traffic" DRAM bytes come first.
 
-    `a_resident`: A is an intermediate that the plan keeps on the chip; it is read where it lies, and needs no tile there.
+    `a_resident`: A is an intermediate that the plan keeps on the chip; it is read where it lies, and needs no tile there. `besides`: what
+    the levels move for the GEMM's group at the same time; the latency that is least is that of both. The cost is the GEMM's own.
     Exact over all candidates of `sim.mapper.candidates` if the chip has one stage, or if they are few, else over those that it thins out;
     what decides among equals is the canonical key of `sim.mapper.search`.
     Raises `BadInput` for extents or chips that are arrays, a format without a rate, and levels too small for a single element of each tile.
     """
     if objective not in ("latency", "traffic"):
         raise BadInput(Problem(f"unknown objective '{objective}'", "known: latency, traffic", path="objective"))
-    return best_mapping(_Question(gemm, objective, a_resident, id(chip), setting_of(gemm, chip, a_resident)))
+    return best_mapping(_Question(gemm, objective, a_resident, besides, id(chip), setting_of(gemm, chip, a_resident, besides)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,7 @@ class _Question:
     gemm: Gemm
     objective: Objective
     a_resident: bool
+    besides: Besides
     chip_identity: int
     setting: Setting = field(compare=False)
 

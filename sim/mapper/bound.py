@@ -452,13 +452,14 @@ class _Rows:
         for number, link in enumerate(form.links["psums"]):
             port = self.unit[link.one] * (setting.gemm.out_bits / 8) / link.inner.read_bytes_per_s
             after[link.inner.level.name] = self._stores[number + 1] - port, self._stores[number + 1]
-        for place in setting.places:
+        for index, place in enumerate(setting.places):
             name = place.level.name
             rest = drain if setting.shared(place) and setting.cores > 1 else drain + self._stores[-1]
             after_read, after_write = after.get(name, (rest, rest))
             busy = [read[name] / place.read_bytes_per_s + after_read, written[name] / place.write_bytes_per_s + after_write]
             if place.level.bandwidth.shared:
                 busy = [busy[0] + written[name] / place.write_bytes_per_s]
+            busy = [row + more for row in busy for more in self._besides(index)]
             begins = [place.level.latency_s * one] if place.stage < 0 else starts.get(name, [])
             if len(begins) == 1 or (begins and np.array_equal(begins[0], begins[1])):
                 self._singles += [begins[0] + row for row in busy]
@@ -466,6 +467,20 @@ class _Rows:
                 self._pairs += [(begins[0] + row, begins[1] + row) for row in busy]
             else:
                 after_ready += busy
+
+    def _besides(self, index: int) -> list[Any]:
+        """Seconds that the group takes of a place beside the GEMM, scales in parts of elements and of bursts; the larger one counts."""
+        setting, one = self.form.setting, self.unit[self.form.one]
+        besides, chip = setting.besides, setting.chip
+        if not besides.sizes_bytes:
+            return [0.0]
+        level, (read, written) = chip.memory[index], besides.sizes_bytes[index]
+        per_weight = sum(besides.scales_bytes) / (setting.gemm.n * setting.gemm.k) if "weights" in level.holds else 0.0
+        leave = next(link.leave for link in self.form.links["weights"] if link.outer.stage < 0)
+        reads = read * one + per_weight * self.unit[leave]
+        if level.bandwidth.shared:
+            return [(reads + written * one) / chip.read_bytes_per_s(level)]
+        return [reads / chip.read_bytes_per_s(level), written * one / chip.write_bytes_per_s(level)]
 
     def _alternation(self, chains: dict[Role, list[Any]], after_ready: list[Any]) -> None:
         """Transfers and uses of a tile with a single buffer next to the array, one after another."""

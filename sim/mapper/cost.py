@@ -48,7 +48,7 @@ from hwmodels.formulas.elementwise import chosen, larger, plain, plain_count, sl
 from hwmodels.formulas.systolic import Count
 from hwmodels.formulas.tiling import AxisCuts, Visited, cut_axis, packed_bytes, turns, visited
 from sim.mapper import array
-from sim.mapper.problem import ROLE_AXES, Choice, Extents, Place, Setting, tile_bits
+from sim.mapper.problem import ROLE_AXES, Choice, Extents, Place, Setting, besides_s, tile_bits
 from sim.mapping import AXES
 
 Seconds: TypeAlias = Any
@@ -96,7 +96,8 @@ class Term(NamedTuple):
 
 
 class Costs(NamedTuple):
-    """What mappings are ranked by, in this order, and (for one mapping) how the latency came about."""
+    """What mappings are ranked by, in this order (latency: of the group, but for its vector unit), and (for one mapping) how the latency
+    came about, and that of the GEMM alone."""
 
     latency_s: Seconds
     dram_bytes: Seconds
@@ -108,6 +109,7 @@ class Costs(NamedTuple):
     written_bytes: dict[str, Seconds]
     array_cycles: Count
     every: list[AxisCuts]
+    own_s: Seconds
 
 
 class Link(NamedTuple):
@@ -208,8 +210,12 @@ def chip_bytes(setting: Setting, choice: Choice) -> dict[str, float]:
 
 def weights_fetched(setting: Setting, choice: Choice) -> Any:
     """Elements of weights that leave DRAM, as often as they do."""
-    outer, inner = setting.holders["weights"][:2]
-    return plain_count(_elements(_Case(setting, choice).tiles_of("weights", inner, outer)))
+    return plain_count(_weights_fetched(_Case(setting, choice)))
+
+
+def _weights_fetched(case: _Case) -> Count:
+    outer, inner = case.setting.holders["weights"][:2]
+    return _elements(case.tiles_of("weights", inner, outer))
 
 
 def room_bits(setting: Setting, choice: Choice) -> dict[str, int]:
@@ -283,14 +289,19 @@ def _evaluated(case: _Case) -> tuple[Costs, list[Link]]:
     stores = _stores(case, traffic)
     _array_traffic(case, traffic)
     terms, alternation = _times(case, loads, stores, traffic)
-    latency = alternation
+    own = alternation
     for term in terms.values():
-        latency = larger(latency, term.prefix_s + term.busy_s + term.suffix_s)
+        own = larger(own, term.prefix_s + term.busy_s + term.suffix_s)
+    latency = own
+    if setting.besides.sizes_bytes:
+        for place, besides in zip(setting.places, besides_s(setting, _weights_fetched(case)), strict=True):
+            term = terms[place.level.name]
+            latency = larger(latency, term.prefix_s + (term.busy_s + besides) + term.suffix_s)
     dram = setting.chip.dram.name
     moved = sum(traffic.read.values()) + sum(traffic.written.values())
     dram_bytes = traffic.read[dram] + traffic.written[dram]
     cycles, steps, _ = case.used
-    return Costs(latency, dram_bytes, moved, steps, terms, alternation, traffic.read, traffic.written, cycles, case.every), stores
+    return Costs(latency, dram_bytes, moved, steps, terms, alternation, traffic.read, traffic.written, cycles, case.every, own), stores
 
 
 def _elements(groups: list[Visited], less: int = 0) -> Count:
@@ -490,7 +501,7 @@ def _alternation(loads: list[list[Link]], stores: list[Link], ready_s: Seconds, 
 def cost_of(setting: Setting, choice: Choice, costs: Costs | None = None) -> GemmCost:
     """The whole cost of one mapping, or of as many as choice and setting hold; `costs` are its, if they are known already."""
     costs = costs or evaluate(setting, choice)
-    latency, alternation = costs.latency_s, costs.alternation_s
+    latency, alternation = costs.own_s, costs.alternation_s
     bound_by, _ = slowest({name: term.prefix_s + term.busy_s + term.suffix_s for name, term in costs.terms.items()})
     dram, cycles = setting.chip.dram.name, costs.array_cycles
     unit = setting.chip.matrix

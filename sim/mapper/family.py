@@ -48,7 +48,7 @@ from sim.mapper.attention import (
 from sim.mapper.attention import moved_bytes as attention_bytes
 from sim.mapper.bound import ROUNDING, Bounder
 from sim.mapper.cost import GemmCost, chip_bytes, chip_traffic, cost_of, evaluate, weights_fetched
-from sim.mapper.problem import Choice, Place, Setting, setting_of
+from sim.mapper.problem import NOTHING, Besides, Choice, Place, Setting, setting_of
 from sim.mapper.search import NONE_FOUND, Found, NoTile, Search, Space, all_of, on_grid, search
 from sim.mapper.tables import Floats, Ints
 from sim.mapping import Gemm
@@ -80,34 +80,45 @@ Share: TypeAlias = tuple[Ints, GemmCosts]
 """Some of the chips, and what the GEMM costs them."""
 
 
-def map_gemms(gemm: Gemm, chips: Chip, a_resident: bool = False) -> GemmCosts:
+def map_gemms(gemm: Gemm, chips: Chip, a_resident: bool = False, besides: Besides = NOTHING) -> GemmCosts:
     """What `map_gemm` and `moved_bytes` say of each of many chips: of one chip with arrays [chips] for its clock, bandwidths, latencies,
     capacities, resident share, or the rows and columns of its array.
 
     Raises `BadInput` where `map_gemm` does for any of them.
     """
     (count,) = shape_of(chips)
-    parts = list(_shares(gemm, chips, count, a_resident))
+    parts = list(_shares(Asked(gemm, a_resident, besides), chips, count))
     found = _joined([(which, {**share._asdict(), "cost": _columns(share.cost)}) for which, share in parts], count)
     return GemmCosts(**{**found, "cost": GemmCost(**found["cost"])})
 
 
-def _shares(gemm: Gemm, chips: Chip, count: int, a_resident: bool) -> Iterator[Share]:
+class Asked(NamedTuple):
+    """What `map_gemm` is asked of each chip."""
+
+    gemm: Gemm
+    a_resident: bool
+    besides: Besides
+
+    def on(self, chip: Chip) -> Setting:
+        return setting_of(self.gemm, chip, self.a_resident, self.besides)
+
+
+def _shares(asked: Asked, chips: Chip, count: int) -> Iterator[Share]:
     if has_arrays(chips):
         alike = alike_arrays(chips)
         for which, own in alike.many:
-            yield which, map_gemms(gemm, own, a_resident)
+            yield which, map_gemms(asked.gemm, own, asked.a_resident, asked.besides)
         for begin in range(0, len(alike.few), SIDE_BY_SIDE):
-            yield from _side_by_side(gemm, alike.few[begin : begin + SIDE_BY_SIDE], a_resident)
+            yield from _side_by_side(asked, alike.few[begin : begin + SIDE_BY_SIDE])
         return
-    setting = _largest(gemm, chips, a_resident)
+    setting = asked.on(_with_most_room(chips))
     left = np.arange(count)
     if count >= FEWEST and len(setting.stages) == 1:
-        for which, share in _Family(setting, all_of(setting), chips, a_resident).run():
+        for which, share in _Family(setting, all_of(setting), chips, asked).run():
             yield which, share
             left = np.setdiff1d(left, which)
     for i in left.tolist():
-        yield _alone(gemm, chip_at(chips, i), i, a_resident)
+        yield _alone(asked, chip_at(chips, i), i)
 
 
 def has_arrays(chips: Chip) -> bool:
@@ -153,9 +164,9 @@ def _alike_arrays(same: _Same) -> Alike:
     return found
 
 
-def _side_by_side(gemm: Gemm, chips: Sequence[tuple[int, Chip]], a_resident: bool) -> Iterator[Share]:
+def _side_by_side(asked: Asked, chips: Sequence[tuple[int, Chip]]) -> Iterator[Share]:
     """Chips with numbers of their own, searched together if nothing but their arrays is different."""
-    settings = [setting_of(gemm, chip, a_resident) for _, chip in chips]
+    settings = [asked.on(chip) for _, chip in chips]
     first = chips[0][1]
     found: Sequence[Found] = [NONE_FOUND] * len(chips)
     if len(settings[0].stages) == 1 and all(replace(chip, matrix=_of_size(chip, first)) == first for _, chip in chips):
@@ -163,7 +174,7 @@ def _side_by_side(gemm: Gemm, chips: Sequence[tuple[int, Chip]], a_resident: boo
             found = Search(settings, [all_of(setting) for setting in settings]).run()
     for (i, chip), setting, best in zip(chips, settings, found, strict=True):
         if best.choice is None:
-            yield _alone(gemm, chip, i, a_resident)
+            yield _alone(asked, chip, i)
             continue
         cost = cost_of(setting, best.choice, best.costs)
         yield np.array([i]), GemmCosts(cost, chip_bytes(setting, best.choice), weights_fetched(setting, best.choice))
@@ -174,15 +185,11 @@ def _of_size(chip: Chip, other: Chip) -> MatrixUnit:
     return replace(chip.matrix, rows=other.matrix.rows, cols=other.matrix.cols)
 
 
-def _alone(gemm: Gemm, chip: Chip, which: int, a_resident: bool) -> Share:
-    mapping, cost = map_gemm(gemm, chip, a_resident=a_resident)
-    passes = weight_passes(mapping, chip, a_resident)
-    return np.array([which]), GemmCosts(cost, moved_bytes(mapping, chip, a_resident), int(passes * gemm.n * gemm.k))
-
-
-def _largest(gemm: Gemm, chips: Chip, a_resident: bool) -> Setting:
-    """The setting of a chip with as much room on each level as any of them has."""
-    return setting_of(gemm, _with_most_room(chips), a_resident)
+def _alone(asked: Asked, chip: Chip, which: int) -> Share:
+    mapping, cost = map_gemm(asked.gemm, chip, a_resident=asked.a_resident, besides=asked.besides)
+    passes = weight_passes(mapping, chip, asked.a_resident)
+    fetched = int(passes * asked.gemm.n * asked.gemm.k)
+    return np.array([which]), GemmCosts(cost, moved_bytes(mapping, chip, asked.a_resident), fetched)
 
 
 def _with_most_room(chips: Chip) -> Chip:
@@ -261,8 +268,8 @@ class _Family:
     """The search for one GEMM on many chips, in an order of its own; `key` [5, chips] is what each chip's best mapping, `where` [5, chips],
     is ranked by."""
 
-    def __init__(self, setting: Setting, space: Space, chips: Chip, a_resident: bool) -> None:
-        self.setting, self.a_resident = setting, a_resident
+    def __init__(self, setting: Setting, space: Space, chips: Chip, asked: Asked) -> None:
+        self.setting, self.asked = setting, asked
         columns = [chips.clock_hz, chips.resident_share]
         columns += [each for level in chips.memory for each in (level.bandwidth.read, level.bandwidth.write, level.capacity_bytes)]
         self.order, self.blocks = blocks_of([each for each in columns if isinstance(each, np.ndarray)] or [np.zeros(shape_of(chips))])
@@ -304,7 +311,7 @@ class _Family:
 
     def _ask(self, chip: int) -> None:
         """Search for one chip alone, and offer what is found to all of them."""
-        found = search(setting_of(self.setting.gemm, chip_at(self.chips, chip), self.a_resident), "latency").choice
+        found = search(self.asked.on(chip_at(self.chips, chip)), "latency").choice
         assert found is not None
         where = self.space.where(found)
         bounds = self._bounds(0, where)

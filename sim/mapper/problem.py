@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
@@ -10,6 +11,7 @@ import numpy as np
 
 from functional.errors import BadInput, Problem
 from hwmodels.chip import Chip, MemoryLevel, Role
+from hwmodels.formulas.roofline import transfer_s
 from sim.mapping import AXES, Axis, ChipStage, Gemm, chip_stages
 from sim.plan import resident_level
 
@@ -42,10 +44,21 @@ class Place(NamedTuple):
     write_bytes_per_s: Amount
 
 
+class Besides(NamedTuple):
+    """What the levels move for a group beside its GEMM, over the whole chip: bytes read and written, level by level of the chip (of DRAM
+    in whole bursts); and the sizes of scales, which are read with the weights and as often as these [bytes]."""
+
+    sizes_bytes: tuple[tuple[int, int], ...] = ()
+    scales_bytes: tuple[int, ...] = ()
+
+
+NOTHING = Besides()
+
+
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A GEMM on a chip. `holders[role]` are the place that a role comes from (DRAM, unless plan keeps it on the chip) and those further in
-    that hold tiles of it; `roles[level]` are the roles of which a level holds tiles."""
+    """A GEMM on a chip, and what its group moves besides. `holders[role]` are the place that a role comes from (DRAM, unless plan keeps it
+    on the chip) and those further in that hold tiles of it; `roles[level]` are the roles of which a level holds tiles."""
 
     gemm: Gemm
     chip: Chip
@@ -55,6 +68,7 @@ class Setting:
     holders: Mapping[Role, tuple[Place, ...]]
     roles: Mapping[str, tuple[Role, ...]]
     rate: float
+    besides: Besides = NOTHING
 
     @property
     def cores(self) -> int:
@@ -77,7 +91,7 @@ class Setting:
         return place.stage < self.split_stage
 
 
-def setting_of(gemm: Gemm, chip: Chip, a_resident: bool = False) -> Setting:
+def setting_of(gemm: Gemm, chip: Chip, a_resident: bool = False, besides: Besides = NOTHING) -> Setting:
     """Check a GEMM against a chip; raises `BadInput` with every reason why it cannot be mapped.
 
     `a_resident`: A lies in the chip's resident level, in the share of it that intermediates may use.
@@ -100,9 +114,26 @@ def setting_of(gemm: Gemm, chip: Chip, a_resident: bool = False) -> Setting:
     roles = {
         place.level.name: tuple(role for role in ROLE_AXES if place in holders[role][1:]) for place in places[1:]
     }
-    setting = Setting(gemm, chip, stages, split_stage, places, holders, roles, float(chip.matrix.rates[gemm.compute]))
+    setting = Setting(gemm, chip, stages, split_stage, places, holders, roles, float(chip.matrix.rates[gemm.compute]), besides)
     _check_smallest(setting)
     return setting
+
+
+def besides_s(setting: Setting, weights_fetched: Any) -> list[Amount]:
+    """Seconds for which each level is busy beside the GEMM, if so many elements of the weights leave DRAM."""
+    chip, besides = setting.chip, setting.besides
+    burst, weights = chip.dram.burst_bytes, setting.gemm.n * setting.gemm.k
+    scales = []
+    for size in besides.scales_bytes:
+        common = math.gcd(size, weights)
+        scales.append(-(-weights_fetched * (size // common) // (weights // common)))
+    in_bursts: Any = sum(-(-size // burst) * burst for size in scales)
+    found = []
+    for level, (read, written) in zip(chip.memory, besides.sizes_bytes, strict=True):
+        more = in_bursts if level is chip.dram else sum(scales) if "weights" in level.holds else 0
+        rates = chip.read_bytes_per_s(level), chip.write_bytes_per_s(level)
+        found.append(transfer_s(read + more, written, *rates, level.bandwidth.shared))
+    return found
 
 
 def _bad_extents(gemm: Gemm) -> list[Problem]:
