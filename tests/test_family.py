@@ -20,7 +20,7 @@ from sim.explore.many import tiled
 from sim.explore.solve import solve
 from sim.explore.step import Step
 from sim.explore.sweep import sweep_table
-from sim.mapper import map_gemm, moved_bytes
+from sim.mapper import NOTHING, Besides, map_gemm, moved_bytes
 from sim.mapper.family import map_gemms
 from sim.mapping import Gemm, chip_stages
 from tests.chips import chips, models
@@ -91,26 +91,30 @@ def test_a_family_of_a_library_chip(name: str, phase: Any) -> None:
 
 
 GEMMS = st.builds(
-    lambda m, n, k, out, a_resident: (Gemm(m, n, k, 8, 8, out, 32, "int8"), a_resident),
+    lambda m, n, k, out, a_resident, moved, scales: (Gemm(m, n, k, 8, 8, out, 32, "int8"), a_resident, moved, scales),
     st.sampled_from([1, 2, 17, 64]),
     st.integers(1, 120),
     st.integers(1, 120),
     st.sampled_from([0, 8]),
     st.booleans(),
+    st.sampled_from([0, 700, 50_000]),
+    st.sampled_from([(), (40,), (300, 20)]),
 )
+"""A GEMM, whether A is resident, bytes read and written on each level besides, and bytes of scales."""
 
 
 @settings(quick, max_examples=30)
 @given(families(most_cores=7), GEMMS)
-def test_the_mapping_of_many_chips_is_that_of_each(many: Chip, asked: tuple[Gemm, bool]) -> None:
-    gemm, a_resident = asked
+def test_the_mapping_of_many_chips_is_that_of_each(many: Chip, asked: tuple[Gemm, bool, int, tuple[int, ...]]) -> None:
+    gemm, a_resident, moved, scales = asked
+    besides = Besides(((moved, moved // 2),) * len(many.memory), scales) if moved else NOTHING
     try:
-        each = [map_gemm(gemm, chip_at(many, i), a_resident=a_resident) for i in range(*shape_of(many))]
+        each = [map_gemm(gemm, chip_at(many, i), a_resident=a_resident, besides=besides) for i in range(*shape_of(many))]
     except BadInput:
         with pytest.raises(BadInput):
-            map_gemms(gemm, many, a_resident)
+            map_gemms(gemm, many, a_resident, besides)
         return
-    found = map_gemms(gemm, many, a_resident)
+    found = map_gemms(gemm, many, a_resident, besides)
     for i, (mapping, cost) in enumerate(each):
         for field in ("latency_s", "bound_by", "dram_read_bytes", "dram_written_bytes", "moved_bytes", "issued_macs", "tile_steps"):
             assert getattr(found.cost, field)[i] == getattr(cost, field)

@@ -13,7 +13,11 @@ from functional.errors import BadInput
 from hwmodels import Chip, chip_names, load_chip, with_values
 from hwmodels.paths import value_of
 from sim import predict, predict_graph, trace_model
-from sim.engines import ENGINES
+from sim.engines import ENGINES, tiled
+from sim.engines.roofline import Peaks
+from sim.mapper import choice_of
+from sim.mapper.cost import evaluate
+from sim.mapper.problem import setting_of
 from sim.mapping import chip_stages
 from sim.plan import plan
 from sim.timeline import Timeline
@@ -102,6 +106,28 @@ def test_more_is_never_slower(path: str, phase: Phase) -> None:
     base = value_of(chip, path)
     latencies = [predict_graph(graph, with_values(chip, {path: base * factor}), "tiled").total_s for factor in (1, 2, 4)]
     assert latencies == sorted(latencies, reverse=True)
+
+
+@pytest.mark.parametrize("name", ["edge-npu", "gemmini-default"])
+def test_a_little_more_bandwidth_is_never_slower(name: str) -> None:
+    """Element-wise ops and scales move bytes beside the products: the mapping that is best with them is not the one that is best alone."""
+    graph, chip = trace_model("llama-3.2-1b", "int8", phase="prefill", prompt=512), load_chip(name)
+    bandwidths = [6.2859e9, 6.286e9, *np.geomspace(6.3e9, 9e9, 12).tolist()]
+    latencies = [predict_graph(graph, with_values(chip, {"memory.dram.bandwidth": each}), "tiled").total_s for each in bandwidths]
+    assert latencies == sorted(latencies, reverse=True)
+
+
+def test_what_the_mapper_makes_least_is_what_a_group_takes() -> None:
+    """On a group that waits for DRAM, to the grid of the search."""
+    chip = with_values(load_chip("edge-npu"), {"memory.dram.bandwidth": 2e9})
+    planned = plan(trace_model("llama-3.2-1b", "int8", phase="prefill", prompt=300), chip)
+    for each in planned.classes:
+        mapped = tiled.map_group(each, planned, Peaks.of(chip))
+        if isinstance(mapped.choice, tiled.GemmChoice):
+            gemm, a_resident = tiled.gemm_of(each, planned)
+            setting = setting_of(gemm, chip, a_resident, tiled.moved_besides(each, planned))
+            found = evaluate(setting, choice_of(mapped.choice.mapping))
+            assert mapped.latency_s == max(found.latency_s, mapped.busy_s["vector"]) > found.own_s
 
 
 def test_longer_contexts_and_larger_batches_are_never_faster() -> None:
