@@ -5,7 +5,7 @@
 the bound; of the `RANKED` GEMMs with the least, for many tie in it, those first that a guess says to end soonest. At most
 `MOST_VISITS` of them are played, each for as long as it may still be the fastest, `MOST_STEPS` tile steps in all. What was played, and
 whether the order was followed to its end, is in the result. Mappings that tiled would have taken for faster than its own choice (where its
-search is not exact, or does not see what element-wise ops ask of the levels) are left out, so that no group is below its tiled figure.
+search is not exact) are left out, so that no group is below its tiled figure.
 """
 
 from __future__ import annotations
