@@ -189,7 +189,7 @@ def test_the_bound_of_a_box_is_below_the_cost_of_each_mapping_in_it(data: st.Dat
         for axis, extent in enumerate((gemm.m, gemm.n, gemm.k))
     ]
     parts = (*choice.split, 1)
-    kind = [[Kind(axis, 0, choice.dataflow, choice.array_axis)] for axis in range(3)]
+    kind = [[Kind(axis, choice.dataflow, choice.array_axis)] for axis in range(3)]
     table, depths = axis_tables([setting], [Asked(axis, parts[axis], tiles[axis]) for axis in range(3)], kind, none=1e30)
     assert depths == [1, 1, 1]
     bounder, none = Bounder(setting, [choice.ranks], [array.drain_cycles(setting, choice.dataflow)]), np.zeros(1, dtype=int)
