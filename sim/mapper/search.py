@@ -47,7 +47,7 @@ _NO_TILE = 1e30
 _BOXES_AT_FIRST = 1024
 """Boxes with which a search may begin: those of the highest levels are hardly ever discarded."""
 
-_BATCH_BOXES = (48, 64, 512)
+_BATCH_BOXES = (32, 64, 512)
 """Boxes opened at a time: until there is an incumbent, after that with a budget, and without one."""
 
 _PARTS_AT_A_TIME = 512
