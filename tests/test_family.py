@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,13 @@ from sim.explore.many import tiled
 from sim.explore.solve import solve
 from sim.explore.step import Step
 from sim.explore.sweep import sweep_table
-from sim.mapper import NOTHING, Besides, map_gemm, moved_bytes
+from sim.mapper import NOTHING, Besides, family, map_gemm, moved_bytes
 from sim.mapper.family import map_gemms
+from sim.mapper.problem import setting_of
+from sim.mapper.search import all_of
 from sim.mapping import Gemm, chip_stages
 from tests.chips import chips, models
+from tests.test_mapper import Unpruned
 from tests.test_sweep import check_rows, written
 
 quick = settings(max_examples=20, suppress_health_check=list(HealthCheck))
@@ -134,6 +138,29 @@ def test_every_chip_of_a_fine_grid_has_its_own_best_mapping(m: int) -> None:
     for i, (_, cost) in enumerate(each):
         own = found.cost.latency_s[i], found.cost.moved_bytes[i], found.cost.tile_steps[i], found.cost.issued_macs[i]
         assert own == (cost.latency_s, cost.moved_bytes, cost.tile_steps, cost.issued_macs)
+
+
+@pytest.mark.parametrize(("name", "shape"), [("edge-npu", (1, 1, 1)), ("edge-npu", (13, 6, 9)), ("cloud-npu", (3, 2, 4))])
+def test_none_of_the_mappings_that_fit_is_lost_to_any_chip(name: str, shape: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as no chip has a best mapping nothing may be dropped: each is priced on just those chips on which it fits."""
+    priced = list[tuple[Any, Any]]()
+    price = family._Family._price
+
+    def noted(self: Any, chips: Any, where: Any) -> None:
+        priced.append((self.order[chips], self.space.place(0, where)))
+        price(self, chips, where)
+
+    monkeypatch.setattr(family, "MANY_BOXES", math.inf)
+    monkeypatch.setattr(family, "BLOCK", 4)
+    monkeypatch.setattr(family._Family, "_price", noted)
+    chip, gemm = load_chip(name), Gemm(*shape, 8, 8, 8, 32, "int8")
+    capacity, clock = np.meshgrid([64.0, 400.0, 1e6], [1e8, 1e9, 3e9], indexing="ij")
+    many = flat(with_values(chip, {f"memory.{chip.memory[1].name}.capacity": capacity, "clock": clock}))
+    map_gemms(gemm, many)
+    chips, places = (np.concatenate(each) for each in zip(*priced, strict=True))
+    for i in range(*shape_of(many)):
+        setting, own = setting_of(gemm, chip_at(many, i)), places[chips == i].tolist()
+        assert len(own) == len(set(own)) == Unpruned([setting], [all_of(setting)]).keys_of_all().shape[1]
 
 
 @pytest.mark.parametrize("name", ["edge-npu", "cloud-npu"])

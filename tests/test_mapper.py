@@ -198,7 +198,7 @@ def test_the_bound_of_a_box_is_below_the_cost_of_each_mapping_in_it(data: st.Dat
         for axis, extent in enumerate((gemm.m, gemm.n, gemm.k))
     ]
     parts = (*choice.split, 1)
-    kind = [[Kind(axis, 0, choice.dataflow, choice.array_axis)] for axis in range(3)]
+    kind = [[Kind(axis, choice.dataflow, choice.array_axis)] for axis in range(3)]
     table, depths = axis_tables([setting], [Asked(axis, parts[axis], tiles[axis]) for axis in range(3)], kind, none=1e30)
     assert depths == [1, 1, 1]
     bounder, none = Bounder(setting, [choice.ranks], [array.drain_cycles(setting, choice.dataflow)]), np.zeros(1, dtype=int)
@@ -415,6 +415,66 @@ def test_of_mappings_of_the_same_latency_the_one_of_least_traffic_is_chosen(numb
         same += np.broadcast_to(costs.dram_bytes, fine.shape)[fine].tolist()
     assert len(set(same)) > 1
     assert found.dram_bytes == min(same)
+
+
+class Unpruned(search_module.Search):  # type: ignore[misc, name-defined]
+    """Goes through the same boxes, and keeps the canonical keys [5, mappings] of all single mappings that fit."""
+
+    def keys_of_all(self) -> np.ndarray:
+        self.found_keys: list[np.ndarray] = []
+        self.run()
+        return np.hstack(self.found_keys)
+
+    def _promising(self, boxes: Any) -> Any:
+        return boxes.take((boxes.bounds[0] < np.inf).nonzero()[0])
+
+    def _price_on(self, chip: int, boxes: Any) -> None:
+        for variant in np.unique(boxes.where[0]):
+            where = boxes.where[:, boxes.where[0] == variant]
+            costs = evaluate(self.settings[chip], Choice(*self.tiles(where), *self.chosen[int(variant)]))
+            self.found_keys.append(np.vstack([self._keys(costs, where.shape[1]), self.place(0, where)]))
+
+
+def first_of(keys: np.ndarray) -> tuple[float, ...]:
+    return tuple(keys[:, np.lexsort(keys[::-1])[0]])
+
+
+EQUALS = (
+    ((2, 2, 300, 20, 2, 16), (4, 15, 17)),
+    ((1, 4, 700, 20, 2, 64), (6, 7, 11)),
+    ((1, 2, 3000, 20, 1, 16), (20, 9, 8)),
+    ((3, 2, 1500, 400, 2, 16), (8, 9, 16)),
+    ((2, 1, 1500, 20, 1, 1), (8, 7, 14)),
+    ((1, 1, 700, 400, 1, 64), (10, 4, 17)),
+)
+"""As `NEAR_BEST`: some mappings are equal to the best in what comes first, have no more steps, and pass more bytes."""
+
+
+@pytest.mark.parametrize("objective", ["latency", "traffic"])
+@pytest.mark.parametrize(("numbers", "shape"), EQUALS)
+def test_whatever_the_search_begins_with_it_ends_at_the_first_of_all_mappings(
+    numbers: tuple[Any, ...], shape: tuple[int, int, int], objective: str
+) -> None:
+    """Begun with mappings that are as good in what comes first, but not in what decides between equals."""
+    setting = setting_of(Gemm(*shape, 8, 8, 8, 32, "int8"), small_chip(*numbers))
+    space = search_module.all_of(setting)
+    keys = Unpruned([setting], [space], objective).keys_of_all()
+    first = first_of(keys)
+    assert search_module.search(setting, objective).key == first
+    same = keys[:, keys[0] == first[0]]
+    same = same[:, np.lexsort((same[4], same[3]))]
+    assert same.shape[1] > 3
+    for i in {*range(same.shape[1])[:20], *range(same.shape[1])[-20:]}:
+        incumbent = search_module.Found(tuple(same[:, i]), Choice((), (), (1, 1), "", "m"))
+        assert search_module.Search([setting], [space], objective, incumbent=incumbent).run()[0].key == first
+
+
+@pytest.mark.parametrize("shape", [(200, 130, 130), (200, 130, 60)])
+def test_the_thinned_search_goes_to_the_last_of_its_boxes(shape: tuple[int, int, int]) -> None:
+    """The best of them all comes late: after more than some hundred boxes."""
+    setting = setting_of(Gemm(*shape, 8, 8, 8, 32, "int8"), load_chip("tpu-v4i"))
+    keys = Unpruned([setting], [search_module.thin_of(setting)]).keys_of_all()
+    assert search_module.search(setting, "latency").key == first_of(keys)
 
 
 def close_each(values: tuple[float, ...] | None) -> object:

@@ -80,7 +80,7 @@ class Bounder:
         self.driven, self.code = driven_by(tuple(orders), stages)
         self.codes_per_order = 8**stages
         self.drains = np.array(drains, dtype=float)
-        self.whole = np.array([[[float(setting.extents[x] * setting.extents[y])]] for x, y, _ in (ROLE_AXES[role] for role in ROLES)])
+        self.whole = np.array([[float(setting.extents[x] * setting.extents[y])] for x, y, _ in (ROLE_AXES[role] for role in ROLES)])
         self.one_core = setting.cores == 1
         self.demands = 0
         self.one, self.drain, self.cycles, self.extra = (self._next(1) for _ in range(4))
@@ -101,7 +101,7 @@ class Bounder:
         self.rooms = self._rooms()
         homes = [setting.holders[role][-1] for role in ROLES]
         own = [not setting.shared(home) for home in homes]
-        self.seen_by_first = None if all(own) else np.array(own)[:, None, None]
+        self.seen_by_first = None if all(own) else np.array(own)[:, None]
         for_all = [setting.shared(home) and not (home.level.multicast and role != "psums") for role, home in zip(ROLES, homes, strict=True)]
         rows = [self.at.accesses_of_all if each else self.at.accesses for each in for_all]
         self.access_rows = None if self.one_core or not any(for_all) else rows
@@ -166,11 +166,10 @@ class Bounder:
         return np.asarray(fine)
 
     def __call__(self, numbers: Floats, order: Any, variant: Any, single: bool) -> tuple[Floats, Any]:
-        """Bounds [4, orders * mappings] of one chip, latency [s], DRAM bytes, bytes moved and steps, and where tiles do not fit.
+        """Bounds [4, mappings] of one chip, latency [s], DRAM bytes, bytes moved and steps, and where tiles do not fit.
 
-        `numbers` [rows, axes, mappings] are columns of tables, one per mapping or box; `variant` are as many indices; `order` has one index
-        for each [mappings], or some for all of them [orders, 1]. `single`: columns are mappings. Bounds are lowered by `ROUNDING`, but for
-        steps, which are whole.
+        `numbers` [rows, axes, mappings] are columns of tables, one per mapping or box; `order` and `variant` are as many indices. `single`:
+        columns are mappings. Bounds are lowered by `ROUNDING`, but for steps, which are whole.
         """
         rows = self.rows
         found = (rows.all if single else rows.all_of_boxes) @ self.demands_of(numbers, order, variant, single)
@@ -180,32 +179,32 @@ class Bounder:
             least = np.minimum(found[rows.singles : rows.singles + rows.pairs], found[rows.singles + rows.pairs : rows.amounts])
             np.maximum(bounds[0], np.maximum.reduce(least), out=bounds[0])
         bounds[1:3] = found[rows.amounts : rows.amounts + 2]
-        bounds[3].reshape(-1, numbers.shape[2])[:] = np.multiply.reduce(numbers[self.at.own + len(self.enter)])
+        np.multiply.reduce(numbers[self.at.own + len(self.enter)], out=bounds[3])
         return bounds, np.logical_or.reduce(found[rows.amounts + 2 :] > self.room)
 
     def demands_of(self, numbers: Floats, order: Any, variant: Any, single: bool) -> Floats:
-        """[demands, orders * mappings]."""
-        at, mappings = self.at, numbers.shape[2]
+        """[demands, mappings]."""
+        at = self.at
         code = (self.code @ numbers[at.moves : at.firsts].reshape(len(self.code), -1)).astype(np.intp) + self.order_codes.take(order)
-        driven, flag = self.driven.take(code.reshape(-1, mappings), axis=1), 0
-        found = np.empty((self.demands if single else self.of_boxes, *driven.shape[1:]))
+        driven, flag = self.driven.take(code, axis=1), 0
+        found = np.empty((self.demands if single else self.of_boxes, len(code)))
         found[self.one] = 1
         found[self.drain] = self.drains.take(variant)
         found[self.cycles] = np.multiply.reduce(numbers[at.cycles])
         found[self.extra] = np.add.reduce(numbers[at.extra])
-        upright, own = numbers[:, :, None], self.whole
+        own = self.whole
         if not self.one_core:
             own = found[self.own : self.own + 3]
-            selected(upright[at.extent], own)
+            selected(numbers[at.extent], own)
         seen = own if self.seen_by_first is None else np.where(self.seen_by_first, own, self.whole)
-        accesses = upright[at.accesses] if self.access_rows is None else upright[self.access_rows, [0, 1, 2]]
+        accesses = numbers[at.accesses] if self.access_rows is None else numbers[self.access_rows, [0, 1, 2]]
         np.multiply(seen, accesses, out=found[self.accesses : self.accesses + 3])
         for stage in range(len(self.enter)):
-            self._stage(found, upright, stage, driven[flag : flag + 3 * stage + 3])
+            self._stage(found, numbers, stage, driven[flag : flag + 3 * stage + 3])
             flag += 3 * stage + 3
         if single:
-            self._round_up(found[:, 0], numbers)
-        return found.reshape(len(found), -1)
+            self._round_up(found, numbers)
+        return found
 
     def _stage(self, found: Floats, numbers: Floats, stage: int, driven: NDArray[np.bool_]) -> None:
         """Visits of the tiles of a stage, as elements that leave outer holders and enter those of the stage; first and last tiles."""
@@ -235,9 +234,9 @@ class Bounder:
         return often
 
     def _multicast(self, stage: int) -> NDArray[np.bool_]:
-        """[roles, 1, 1]: whether the holder of a role in this stage serves all cores with one read; of sums no holder does."""
+        """[roles, 1]: whether the holder of a role in this stage serves all cores with one read; of sums no holder does."""
         served = {role: place.level.multicast for role in OPERANDS for place in self.setting.holders[role] if place.stage == stage}
-        return np.array([[[role != "psums" and served.get(role, False)]] for role in ROLES])
+        return np.array([[role != "psums" and served.get(role, False)] for role in ROLES])
 
     def _round_up(self, found: Floats, numbers: Floats) -> None:
         """Whole bursts: for the first or last tile, and for each tile that the outermost stage fetches, in parts as large as the first."""
@@ -263,7 +262,7 @@ class Bounder:
             added[:3] *= alike_of
             added[3] *= alike_of[2]
         leave = self.leave[-1, 0]
-        np.multiply(added[:3], found[leave : leave + 3] / self.whole[:, 0], out=found[self.waste_read : self.waste_written])
+        np.multiply(added[:3], found[leave : leave + 3] / self.whole, out=found[self.waste_read : self.waste_written])
         np.add(found[self.waste_written - 1], added[3], out=found[self.waste_written])
 
     @staticmethod
@@ -378,7 +377,7 @@ class _Rows:
         """Elements of the result that a place gets."""
         form = self.form
         if form.one_core or form.setting.shared(place):
-            return float(form.whole[2, 0, 0]) * self.unit[form.one]
+            return float(form.whole[2, 0]) * self.unit[form.one]
         return self.unit[form.own + 2]
 
     def _array(self) -> Any:

@@ -47,7 +47,7 @@ _NO_TILE = 1e30
 _BOXES_AT_FIRST = 1024
 """Boxes with which a search may begin: those of the highest levels are hardly ever discarded."""
 
-_BATCH_BOXES = (48, 64, 512)
+_BATCH_BOXES = (32, 64, 512)
 """Boxes opened at a time: until there is an incumbent, after that with a budget, and without one."""
 
 _PARTS_AT_A_TIME = 512
@@ -119,12 +119,13 @@ def _candidates(
             group = chip, (*variant.split, 1)[axis]
             if group not in groups:
                 groups[group] = len(asked)
-                asked.append(Asked(axis, group[1], tiles_of(settings[chip], axis, group[1])))
+                asked.append(Asked(axis, group[1], tiles_of(settings[chip], axis, group[1]), chip))
             flow = flows.setdefault(place_of(variant.dataflow, variant.array_axis, name), (variant.dataflow, variant.array_axis))
             wanted.append((flow, group))
-        order = [(flow, group) for flow in flows.values() for group in groups]
-        numbers = {each: i for i, each in enumerate([each for each in order if each in set(wanted)])}
-        kinds.append([Kind(groups[group], group[0], *flow) for flow, group in numbers])
+        asked_for = set(wanted)
+        order = [each for each in product(flows.values(), groups) if each in asked_for]
+        numbers = {each: i for i, each in enumerate(order)}
+        kinds.append([Kind(groups[group], *flow) for flow, group in order])
         of_variants.append(np.array([numbers[each] for each in wanted]))
     asked = _those_that_fit(asked, bounder)
     table, depths = axis_tables(settings, asked, kinds, _NO_TILE)

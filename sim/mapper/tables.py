@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from itertools import groupby
+from itertools import accumulate, groupby
 from operator import attrgetter
 from typing import Any, NamedTuple, TypeAlias
 
@@ -54,11 +54,12 @@ def layout(stages: int) -> Layout:
 
 
 class Asked(NamedTuple):
-    """An axis, the parts that it is split into, and candidate tiles [stages, candidates] of it."""
+    """An axis, the parts that it is split into, candidate tiles [stages, candidates] of it, and which of the chips they are for."""
 
     axis: int
     parts: int
     tiles: Ints
+    chip: int = 0
 
 
 class Cuts(NamedTuple):
@@ -81,13 +82,6 @@ class Pieces(NamedTuple):
     lengths_of_all: Ints
     first: Ints
     last: Ints
-
-    def take(self, which: Ints) -> Pieces:
-        """The pieces of some candidates."""
-        counts, lengths = self.counts.take(which, axis=1), self.lengths.take(which, axis=1)
-        alike = self.counts_of_all is self.counts
-        of_all = (counts, lengths) if alike else (self.counts_of_all.take(which, axis=1), self.lengths_of_all.take(which, axis=1))
-        return Pieces(counts, lengths, *of_all, self.first.take(which), self.last.take(which))
 
     def part(self, begin: int, end: int) -> Pieces:
         """Those of neighbours."""
@@ -197,11 +191,10 @@ def array_factors(setting: Setting, dataflow: str, array_axis: Axis, name: Axis,
 
 
 class Kind(NamedTuple):
-    """How a group of candidates is looked at: which of the groups that were asked for, on which of the chips, with a dataflow and the axis
-    along which matrix units share a tile."""
+    """How a group of candidates is looked at: which of the groups that were asked for, with a dataflow and the axis along which matrix
+    units share a tile."""
 
     asked: int
-    chip: int
     dataflow: str
     array_axis: Axis
 
@@ -210,42 +203,37 @@ def axis_tables(
     settings: Sequence[Setting], asked: Sequence[Asked], kinds: Sequence[Sequence[Kind]], none: float
 ) -> tuple[Floats, list[int]]:
     """A table [rows, columns] of the numbers of all axes, and how deep each is: axis after axis, the candidates of each of its kinds,
-    filled up with columns of `none` to 2^depth. Kinds of one dataflow and array axis follow each other. Of one chip, or of some with
-    nothing but their arrays different."""
+    filled up with columns of `none` to 2^depth. What is asked for one axis follows each other, as do kinds of one dataflow and array axis.
+    Of one chip, or of some with nothing but their arrays different."""
     setting, stages = settings[0], len(settings[0].stages)
-    at, widths = layout(stages), np.array([each.tiles.shape[1] for each in asked])
+    at, widths = layout(stages), [each.tiles.shape[1] for each in asked]
+    ends = list(accumulate(widths))
     tiles = np.concatenate([each.tiles for each in asked], axis=1)
     extents = np.array([setting.extents[each.axis] for each in asked]).repeat(widths)
     parts: Any = np.array([each.parts for each in asked]).repeat(widths) if setting.cores > 1 else 1
     cuts = cuts_of(setting, extents, tiles, parts)
-    begins = widths.cumsum() - widths
-    found, depths, missing = [], [], []
-    for each in kinds:
-        own = np.array([kind.asked for kind in each])
-        own_widths = widths[own]
-        depths.append(int(own_widths.max() - 1).bit_length())
-        columns = np.arange(1 << depths[-1])
-        missing.append((columns >= own_widths[:, None]).ravel())
-        found.append((np.minimum(columns, own_widths[:, None] - 1) + begins[own][:, None]).ravel())
-    which = np.concatenate(found)
-    table = geometry(setting, extents, tiles, parts, cuts).take(which, axis=1)
-    pieces, begin = pieces_of(cuts, tiles.shape[1]).take(which), 0
+    numbers, pieces = geometry(setting, extents, tiles, parts, cuts), pieces_of(cuts, tiles.shape[1])
+    depths = [(max(widths[kind.asked] for kind in each) - 1).bit_length() for each in kinds]
+    table, column = np.empty((at.rows, sum(len(each) << depth for each, depth in zip(kinds, depths, strict=True)))), 0
     for axis, (each, depth) in enumerate(zip(kinds, depths, strict=True)):
+        own = [i for i, group in enumerate(asked) if group.axis == axis]
+        begin, end = ends[own[0]] - widths[own[0]], ends[own[-1]]
+        own_setting = _with_arrays(settings, [asked[i].chip for i in own], [widths[i] for i in own])
+        own_pieces = pieces.part(begin, end)
         for (dataflow, array_axis), alike in groupby(each, key=attrgetter("dataflow", "array_axis")):
-            chips = [kind.chip for kind in alike]
-            end = begin + (len(chips) << depth)
-            own_setting = _with_arrays(settings, chips, 1 << depth)
-            factors = array_factors(own_setting, dataflow, array_axis, AXES[axis], pieces.part(begin, end))
+            factors = array_factors(own_setting, dataflow, array_axis, AXES[axis], own_pieces)
             for row, factor in zip((at.cycles, at.accesses, at.accesses_of_all, at.extra), factors, strict=True):
-                table[row, begin:end] = factor
-            begin = end
-    absent = np.concatenate(missing).nonzero()[0]
-    table[:, absent] = none
-    table[at.moves : at.firsts, absent] = 1
+                numbers[row, begin:end] = factor
+            for kind in alike:
+                width = widths[kind.asked]
+                table[:, column : column + width] = numbers[:, ends[kind.asked] - width : ends[kind.asked]]
+                table[:, column + width : column + (1 << depth)] = none
+                table[at.moves : at.firsts, column + width : column + (1 << depth)] = 1
+                column += 1 << depth
     return table, depths
 
 
-def _with_arrays(settings: Sequence[Setting], chips: Sequence[int], often: int) -> Setting:
+def _with_arrays(settings: Sequence[Setting], chips: Sequence[int], often: Sequence[int]) -> Setting:
     """A chip whose array has numbers for each of some chips, each of them so often."""
     if len(settings) == 1:
         return settings[0]
