@@ -408,7 +408,7 @@ def best_attention(question: _Question[Attention]) -> tuple[AttentionMapping, At
     asked = question.in_dram, question.part, question.score_bytes
     for fused, is_online in attention_modes(attention):
         best: tuple[Any, AttentionMapping, AttentionCost] | None = None
-        for each_s, first, kv_tile in _least_first(attention, chip, counts, *asked, fused, is_online):
+        for each_s, first, kv_tile in _least_first(question, fused, is_online):
             if best is not None and each_s > best[0][0]:
                 break
             for mapping, cost in _priced(replace(first, kv_tile=kv_tile), chip, counts, *asked):
@@ -438,8 +438,9 @@ def attention_candidates(
 ) -> list[tuple[AttentionMapping, AttentionCost]]:
     """All mappings of the kind of a known one (fused or not, online or not) whose tiled latency is below a time, least first."""
     found: list[tuple[AttentionMapping, AttentionCost]] = []
+    question = _Question(mapping.attention, tuple(counts.items()), in_dram, part, score_bytes, id(chip), chip)
     kind = mapping.fused, mapping.online
-    for each_s, first, kv_tile in _least_first(mapping.attention, chip, counts, in_dram, part, score_bytes, *kind):
+    for each_s, first, kv_tile in _least_first(question, *kind):
         if each_s >= below_s:
             break
         found += _priced(replace(first, kv_tile=kv_tile), chip, counts, in_dram, part, score_bytes)
@@ -465,21 +466,14 @@ def _answer(asked: _Question[AttentionMapping]) -> tuple[tuple[AttentionMapping,
     )
 
 
-def _least_first(
-    attention: Attention,
-    chip: Chip,
-    counts: Mapping[str, Any],
-    in_dram: InDram,
-    part: Part,
-    score_bytes: tuple[float, float],
-    fused: bool,
-    online: bool,
-) -> list[tuple[float, AttentionMapping, int]]:
+@lru_cache(maxsize=64)
+def _least_first(question: _Question[Attention], fused: bool, online: bool) -> list[tuple[float, AttentionMapping, int]]:
     """Tilings and key tiles in the order of what no dataflow goes below, with that."""
+    attention, chip, counts, part = question.of, question.chip, dict(question.counts), question.part
     bounded = []
     for first, kv_tiles in tilings_of(attention, chip, fused, online):
         array_cycles = least_array_cycles(first, kv_tiles, chip, part)
-        below_s = least_s(first, kv_tiles, chip, counts, in_dram, part, score_bytes, array_cycles) * (1 - 1e-12)
+        below_s = least_s(first, kv_tiles, chip, counts, question.in_dram, part, question.score_bytes, array_cycles) * (1 - 1e-12)
         bounded += [(each_s, first, kv_tile) for each_s, kv_tile in zip(below_s.tolist(), kv_tiles.tolist(), strict=True)]
     return sorted(bounded, key=lambda each: each[0])
 
