@@ -104,7 +104,7 @@ function workloadName(sweep, key) {
 function frontChoice(state, front) {
   const { sweep } = state, { x, y } = sweep.choice;
   const options = front.map((i) => element("option", { value: i }, `${figure(sweep, x, i)}, ${figure(sweep, y, i)}`));
-  $("sweep-front").replaceChildren(element("option", { value: "" }, `${front.length} chips`), ...options);
+  $("sweep-front").replaceChildren(element("option", { value: "" }, front.length === 1 ? "1 chip" : `${front.length} chips`), ...options);
 }
 
 // A number of a column with its unit.
