@@ -439,7 +439,7 @@ def test_what_is_charged_in_mixed_formats_is_executed(chip: str, number_format: 
 
 
 def test_scales_that_are_not_charged_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiled, "scales", lambda group_class, passes: [])
+    monkeypatch.setattr(tiled, "scales", lambda group_class, passes=1: [])
     result = verify(TINY, "edge-npu", prompt=5, number_format="bf16", weights="int4:g32")
     assert result.first_difference == "layers.0.self_attn.q_proj"
     # q, k, v of 48, 16 and 16 rows of 40 = 32 + 8 columns: two groups a row, 2.5 B each, on bursts of 64 B.

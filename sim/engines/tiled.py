@@ -29,7 +29,7 @@ from sim.attention_mapping import Attention, AttentionMapping
 from sim.engines import roofline
 from sim.engines.result import GroupTimes, side_by_side
 from sim.intervals import Schedule
-from sim.mapper import Besides, GemmCost, MappedGemm, cost_gemm, map_gemm, moved_bytes, weight_passes
+from sim.mapper import NOTHING, Besides, GemmCost, MappedGemm, cost_gemm, map_gemm, moved_bytes, weight_passes
 from sim.mapper.attention import AttentionCost, InDram, Part, map_attention
 from sim.mapper.attention import moved_bytes as attention_bytes
 from sim.mapping import Gemm, GemmMapping
@@ -338,7 +338,7 @@ def least_besides_s(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks) 
     return besides(group_class, plan, peaks, (*gemm_flows(group_class)[1], *scales(group_class)))
 
 
-def map_pieces(gemm: Gemm, chip: Chip, pieces: int, a_resident: bool, besides: Besides) -> MappedGemm:
+def map_pieces(gemm: Gemm, chip: Chip, pieces: int, a_resident: bool, besides: Besides = NOTHING) -> MappedGemm:
     """A GEMM on all cores as the mapper likes it; or, in several pieces of its columns, each on a core of its own.
 
     Beside the GEMM its group moves `besides`, of which a piece does not know. A piece is mapped as a GEMM of a chip with one core and its
