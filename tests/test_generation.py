@@ -44,7 +44,7 @@ def extended(model: str, chip: str, engine: str, q_len: int, context: int, logit
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize(("chip", "fused"), [*((chip, True) for chip in CHIPS), ("edge-npu", False)])
+@pytest.mark.parametrize(("chip", "fused"), [*((chip, True) for chip in CHIPS), ("edge-npu", False), ("a100-sxm4-80gb", False)])
 def test_every_latency_is_that_of_a_prediction(chip: str, engine: str, fused: bool) -> None:
     """To the last bit, also where tiles change; stories15m unfused, since its scores then are tensors that grow."""
     asked: dict[str, Any] = {"prompt": 29, "batch": 2, "engine": engine, "fused": fused, "sampling": DRAWN}

@@ -14,9 +14,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from hwmodels.chip import Chip, Role
 from sim.engines import roofline, tiled
-from sim.engines.play_attention import AttentionOps, attention_steps, least_cycles, play_attention
+from sim.engines.play_attention import AttentionOps, attention_steps, least_cycles, least_of_tilings, play_attention
 from sim.engines.play_gemm import play_gemm, played_within
 from sim.engines.play_waves import play_waves
 from sim.engines.played import Besides, GemmOps, Played
@@ -24,7 +27,7 @@ from sim.engines.ports import Window
 from sim.intervals import Log
 from sim.mapper import MappedGemm, cost_gemm
 from sim.mapper.array import step_cycles
-from sim.mapper.attention import attention_candidates
+from sim.mapper.attention import TilingBounds, attention_candidates
 from sim.mapper.problem import ROLE_AXES, Setting, setting_of
 from sim.mapper.ranked import candidates, sees_all
 from sim.mapping import AXES, GemmMapping
@@ -109,7 +112,12 @@ def _others(group_class: GroupClass, mapped: tiled.Mapped, plan: Plan, peaks: ro
     if isinstance(choice, tiled.AttentionChoice):
         read, written = tiled.dram_bytes(plan, mapped.flows)
         counts, score_bytes = group_class.load.counts, (float(read), float(written))
-        found = attention_candidates(choice.mapping, chip, counts, choice.in_dram, choice.part, score_bytes, below_s)
+
+        def least_s_of(tilings: TilingBounds) -> NDArray[np.float64]:
+            return least_of_tilings(tilings, chip, choice.in_dram, choice.part) / float(chip.clock_hz)
+
+        asked = choice.mapping, chip, counts, choice.in_dram, choice.part, score_bytes
+        found = attention_candidates(*asked, below_s, least_s_of)
         choices = [replace(choice, mapping=each, cost=cost) for each, cost in found if each != choice.mapping]
         made = [tiled.attention_mapped(each, group_class, plan, peaks) for each in choices]
         return _Others(sorted(((_least_s(each, chip), each) for each in made), key=lambda pair: pair[0]), below_s)

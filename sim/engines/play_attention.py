@@ -11,7 +11,10 @@ with the steps that need them. Times are cycles, not rounded; causes of stalls a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from hwmodels.chip import Chip
 from sim.attention_mapping import AttentionMapping, core_parts, key_tiles
@@ -19,7 +22,7 @@ from sim.engines.played import Played
 from sim.engines.ports import Ports, Wait
 from sim.engines.repeat import Books, State
 from sim.intervals import CAUSES, Log
-from sim.mapper.attention import AttentionCost, InDram, Part
+from sim.mapper.attention import AttentionCost, InDram, Part, TilingBounds, flows_of, query_cuts
 from sim.mapping import Span, parts
 
 
@@ -79,6 +82,13 @@ def _own_bytes(mapping: AttentionMapping, in_dram: InDram, part: Part) -> _Bytes
     )
 
 
+def _drain_cycles(mapping: AttentionMapping, chip: Chip) -> float:
+    """Cycles from the last operand that enters the array until the last sum has left it."""
+    unit = chip.matrix
+    os_rows = unit.rows if mapping.dataflow == "os" else 0
+    return float(unit.rows + unit.cols - 2 + os_rows) if unit.kind == "systolic" else 0.0
+
+
 class _Attention:
     """One attention on its way through a chip."""
 
@@ -121,9 +131,7 @@ class _Attention:
             for name, port in self.ports.of_level.items()
             if port is not self.dram and busy_s[name]
         ]
-        unit = chip.matrix
-        os_rows = unit.rows if mapping.dataflow == "os" else 0
-        self.drain = float(unit.rows + unit.cols - 2 + os_rows) if unit.kind == "systolic" else 0.0
+        self.drain = _drain_cycles(mapping, chip)
         self.waits = {cause: Wait() for cause in CAUSES}
         self.tail = self.ports.tail(chip)
         self.books = Books(self.ports, self.waits, self.tail)
@@ -316,3 +324,46 @@ def least_cycles(
 ) -> float:
     """Cycles that `play_attention` does not go below."""
     return _Attention(mapping, chip, cost, busy_s, in_dram, part, None, AttentionOps()).least()
+
+
+def least_of_tilings(tilings: TilingBounds, chip: Chip, in_dram: InDram, part: Part) -> NDArray[np.float64]:
+    """Cycles that `play_attention` does not go below with the key tiles of some tilings, whatever the dataflow [key tiles]: as
+    `least_cycles`, of what is known of them, with nothing of the levels on the chip."""
+    first, sizes = tilings.first, tilings.kv_tiles[:, None]
+    attention, own, products = first.attention, _own_bytes(first, in_dram, part), 2 if part == "all" else 1
+    pairs = -(-attention.pairs // first.split[0])
+    cuts = query_cuts(attention, first.split[1], first.q_tile)
+    rows = cuts.queries * attention.rows_per_query
+    begin, end = cuts.first // sizes, -(-cuts.last // sizes)
+    keys = np.minimum(end * sizes, attention.kv_len) - begin * sizes
+    begins = np.flatnonzero(np.diff(cuts.part, prepend=-1))
+    most, each = np.add.reduceat(rows * keys, begins, axis=1).argmax(axis=1), np.arange(len(sizes))
+
+    def summed(column: Any) -> Any:
+        return np.add.reduceat(np.broadcast_to(column, keys.shape), begins, axis=1)[each, most]
+
+    head, tail = begins[most], np.append(begins[1:], len(rows))[most] - 1
+    first_keys = np.minimum(tilings.kv_tiles, attention.kv_len - begin[each, head] * tilings.kv_tiles)
+    last_keys = attention.kv_len - (end[each, tail] - 1) * tilings.kv_tiles
+    last_keys = np.minimum(tilings.kv_tiles, last_keys)
+    tile_rows, scores = summed(rows), summed(rows * keys)
+    fetched = np.where(tilings.kv_tiles >= attention.kv_len, keys[each, head], summed(keys))
+    own_read = tile_rows * own.query + products * fetched * own.key + scores * own.score_read
+    own_written = tile_rows * own.output + scores * own.score_written
+    dram, clock_hz = chip.dram, float(chip.clock_hz)
+    reads = tilings.read_bytes * (clock_hz / float(dram.bandwidth.read_bytes_per_s(clock_hz)))
+    writes = tilings.written_bytes * (clock_hz / float(dram.bandwidth.write_bytes_per_s(clock_hz)))
+    # Cycles of DRAM, of the whole chip, per byte of the played core.
+    from_dram, to_dram = reads / np.maximum(own_read, 1e-300), writes / np.maximum(own_written, 1e-300)
+    latency = float(dram.latency_s) * clock_hz
+    drain = np.array([_drain_cycles(flow, chip) for flow in flows_of(first, chip)])[:, None]
+    last = tilings.array_cycles / (scores * pairs) * last_keys / products + own.output * to_dram / pairs
+    cycles = np.where(own_read > 0, latency + reads + rows[tail] * last + drain, 0.0)
+    if part == "all":
+        drains = pairs * (summed(end - begin if first.online else 1) + summed(1)) * drain
+        sides = tile_rows * (own.query * from_dram + own.output * to_dram)
+        starts = first_keys * own.key * from_dram / pairs + latency * bool(own.key or own.query)
+        work = tilings.array_cycles + tilings.vector_cycles * (1 - 1e-12)
+        cycles = np.maximum(cycles, starts + work + drains + sides)
+    least: NDArray[np.float64] = cycles.min(axis=0)
+    return least

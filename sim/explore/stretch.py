@@ -302,7 +302,7 @@ def _one_by_one(planned: Plan, engine: str, many: int, progress: Progress) -> li
     classes, time_classes = planned.classes, ENGINES[engine]
     grows = [_grows(planned, group_class) for group_class in classes]
     still = [i for i, each in enumerate(grows) if not each]
-    found = dict(zip(still, time_classes(_part(planned, [classes[i] for i in still])), strict=True))
+    found = dict(zip(still, time_classes(_Parts(planned, [classes[i] for i in still]).at(0)), strict=True))
     prices = prices_of(planned.chip)
     result = {i: ClassTimes.of([times], prices) for i, times in found.items()}
 
@@ -312,10 +312,10 @@ def _one_by_one(planned: Plan, engine: str, many: int, progress: Progress) -> li
     if growing:
         counts = [sum(classes[j].count for j, leader in first.items() if leader == i) for i in growing]
         still_s = sum(classes[i].count * found[i].latency_s for i in still)
-        asked = _places(planned, many)
+        asked, parts = _places(planned, many), _Parts(planned, [classes[i] for i in growing])
 
         def time_at(place: int) -> list[GroupTimes]:
-            return time_classes(_part(planned, [classes[i] for i in growing], place))
+            return time_classes(parts.at(place))
 
         ask = _Asked(time_at, counts, still_s, lambda done: progress(done, max(done, len(asked))))
         places = ask.all_that_matter(asked)
@@ -400,29 +400,70 @@ def _key(planned: Plan, group_class: GroupClass) -> Any:
     return tuple(id(op.work) for op in group_class.ops), tuple(flows)
 
 
-def _part(planned: Plan, classes: Sequence[GroupClass], place: int = 0) -> Plan:
-    """A plan of some classes alone, at one of the contexts."""
-    scenario, asked = planned.graph.scenario, planned.demand
-    resident = asked.residency
-    return replace(
-        planned,
-        graph=replace(planned.graph, scenario=replace(scenario, context=_at(scenario.context, place))),
-        demand=replace(
-            asked,
-            classes=tuple([_class_at(each, place) for each in classes]),
-            residency=replace(resident, thresholds_bytes=_at(resident.thresholds_bytes, place)),
-        ),
-    )
+@dataclass(frozen=True, slots=True, eq=False)
+class _Parts:
+    """A plan of some classes alone, at one context after another. Values without an array stay the objects that they are; `plain` are those
+    that are known to be such, by identity."""
 
+    planned: Plan
+    classes: Sequence[GroupClass]
+    plain: dict[int, Any] = field(default_factory=dict)
 
-def _class_at(group_class: GroupClass, place: int) -> GroupClass:
-    return replace(
-        group_class,
-        ops=tuple([op._replace(work=_at(op.work, place)) for op in group_class.ops]),
-        group=replace(group_class.group, flows=_at(group_class.group.flows, place)),
-        load=_at(group_class.load, place),
-        op_loads=_at(group_class.op_loads, place),
-    )
+    def at(self, place: int) -> Plan:
+        """At one of the contexts."""
+        graph, asked, known = self.planned.graph, self.planned.demand, dict[int, Any]()
+        return replace(
+            self.planned,
+            graph=replace(graph, scenario=self._at(graph.scenario, place, known)),
+            demand=replace(
+                asked,
+                classes=tuple([self._class_at(each, place, known) for each in self.classes]),
+                residency=replace(asked.residency, thresholds_bytes=self._at(asked.residency.thresholds_bytes, place, known)),
+            ),
+        )
+
+    def _class_at(self, group_class: GroupClass, place: int, known: dict[int, Any]) -> GroupClass:
+        return replace(
+            group_class,
+            ops=self._at(group_class.ops, place, known),
+            group=replace(group_class.group, flows=self._at(group_class.group.flows, place, known)),
+            load=self._at(group_class.load, place, known),
+            op_loads=self._at(group_class.op_loads, place, known),
+        )
+
+    def _at(self, value: Any, place: int, known: dict[int, Any]) -> Any:
+        """The same value with one element of every array in it; `known` are those that are made, by the identity of what they are of."""
+        identity = id(value)
+        if identity in self.plain:
+            return value
+        if identity not in known:
+            found = self._made(value, place, known)
+            if found is value:
+                self.plain[identity] = value
+                return value
+            known[identity] = found
+        return known[identity]
+
+    def _made(self, value: Any, place: int, known: dict[int, Any]) -> Any:
+        if isinstance(value, np.ndarray):
+            return value[place].item()
+        if isinstance(value, tuple):
+            parts = [self._at(part, place, known) for part in value]
+            if all(map(is_, parts, value)):
+                return value
+            return type(value)._make(parts) if hasattr(value, "_make") else tuple(parts)
+        if isinstance(value, Mapping):
+            changed = {key: part for key, own in value.items() if (part := self._at(own, place, known)) is not own}
+            return {**value, **changed} if changed else value
+        if not is_dataclass(value):
+            return value
+        changed = {}
+        for name in _names_of(value.__class__):
+            own = getattr(value, name)
+            part = self._at(own, place, known)
+            if part is not own:
+                changed[name] = part
+        return replace(value, **changed) if changed else value  # type: ignore[type-var]
 
 
 def _has_array(value: Any) -> bool:
@@ -433,29 +474,6 @@ def _has_array(value: Any) -> bool:
     if isinstance(value, (tuple, list)):
         return any(map(_has_array, value))
     return is_dataclass(value) and any(_has_array(getattr(value, each.name)) for each in fields(value))
-
-
-def _at(value: Any, place: int) -> Any:
-    """The same value with one element of every array in it; what has no array stays the object that it is."""
-    if isinstance(value, np.ndarray):
-        return value[place].item()
-    if isinstance(value, tuple):
-        parts = [_at(part, place) for part in value]
-        if all(map(is_, parts, value)):
-            return value
-        return type(value)._make(parts) if hasattr(value, "_make") else tuple(parts)
-    if isinstance(value, Mapping):
-        found = {key: _at(part, place) for key, part in value.items()}
-        return value if all(map(is_, found.values(), value.values())) else found
-    if not is_dataclass(value):
-        return value
-    changed = {}
-    for name in _names_of(value.__class__):
-        own = getattr(value, name)
-        part = _at(own, place)
-        if part is not own:
-            changed[name] = part
-    return replace(value, **changed) if changed else value  # type: ignore[type-var]
 
 
 @lru_cache
