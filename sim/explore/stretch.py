@@ -1,6 +1,6 @@
 """Steps that differ in their context only, timed together.
 
-They are traced once, with an array of contexts. The roofline evaluates arrays as they are; every latency is that of `predict` at its
+They are traced once, with an array of contexts, and with `FEW` layers: all others are like the last but one of these. The roofline evaluates arrays as they are; every latency is that of `predict` at its
 context, to the last bit. The other engines are asked once for the groups that no context changes, and for those that one does (attention,
 whose work and bytes grow) at each of up to `EXACT_CONTEXTS` contexts: to the last bit as well. Of more contexts they are asked where the
 tiling of the keys changes: at the first and the last of each run of keys that the array takes at once. Between two of these all figures are
@@ -11,10 +11,11 @@ has become the best, and both halves are looked at alike.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property, lru_cache, partial
-from itertools import pairwise
+from itertools import groupby, pairwise
 from operator import is_
 from typing import Any, TypeAlias
 
@@ -26,7 +27,7 @@ from hwmodels.chip import Chip
 from hwmodels.formulas.roofline import largest, total
 from sim.engines import ENGINES, roofline
 from sim.engines.prices import STATIC, Prices, prices_of
-from sim.engines.result import GroupTimes, step_s
+from sim.engines.result import GroupTimes, components_s
 from sim.intervals import Floats
 from sim.plan import Plan, plan, resident_capacity_bytes
 from sim.timeline import Memory
@@ -41,6 +42,9 @@ Progress: TypeAlias = Callable[[int, int], None]
 
 EXACT_CONTEXTS = 128
 """How many contexts in a row are all asked for."""
+
+FEW = 4
+"""Layers that are planned at most: a first one, two between, and a last one."""
 
 TOLERANCE = 5e-4
 """How far a step's latency half way between two contexts may be from the line between them, relatively, for that line to be taken."""
@@ -135,11 +139,30 @@ class ClassTimes:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Layers:
+    """A model of `whole` layers that is planned with no more than `FEW`: all are one text, and what surrounds a layer is the same for all
+    but the first and the last."""
+
+    planned: int
+    whole: int
+
+    def components(self, planned: str) -> list[str]:
+        """Components that a planned one stands for, in order."""
+        if planned == f"layers.{self.planned - 1}":
+            return [f"layers.{self.whole - 1}"]
+        if planned == f"layers.{self.planned - 2}":
+            return [f"layers.{i}" for i in range(self.planned - 2, self.whole - 1)]
+        return [planned]
+
+
 @dataclass(frozen=True, eq=False)
 class Stretch:
-    """Steps after n contexts: `latency_s` and `floor_s` of each [n], the most memory that one needs."""
+    """Steps after n contexts: `latency_s` and `floor_s` of each [n], the most memory that one needs. The plan is of some `layers`; how
+    many groups a class has is said of all."""
 
     plan: Plan
+    layers: Layers
     latency_s: Floats
     floor_s: Floats
     memory: Memory
@@ -157,32 +180,36 @@ class Stretch:
     def totals(self, weights: Floats, prefix: str = "") -> Iterator[OpTotal]:
         """Each op in all steps together, which happen `weights` times [n]; `prefix` stands before names of ops and components."""
         sums = [_sums(times, weights) for times in self.classes]
-        ops, asked, prices = iter(self.graph.ops), self.plan.demand, prices_of(self.plan.chip)
+        asked, prices = self.plan.demand, prices_of(self.plan.chip)
         static_w = None if prices is None else float(prices.static_w)
         counted: dict[int, tuple[float, float]] = {}
-        for group, index in enumerate(asked.class_of):
-            bound_s, columns, lost_s = sums[index]
-            whole_s = sum(bound_s.values()) or 1.0
-            for i in range(columns.shape[1]):
-                op = next(ops)
-                if id(op.work) not in counted:
-                    macs = op.work.useful_macs if isinstance(op.work, Contraction) else 0
-                    counted[id(op.work)] = _weighed(flops(op.work), weights), _weighed(macs, weights)
-                latency_s, busy_s, dram_bytes, issued_macs, spent_j = columns[:, i].tolist()
-                yield OpTotal(
-                    prefix + op.name,
-                    op.kind,
-                    prefix + op.component,
-                    group,
-                    *counted[id(op.work)],
-                    issued_macs,
-                    dram_bytes,
-                    latency_s,
-                    busy_s,
-                    {name: seconds * latency_s / whole_s for name, seconds in bound_s.items()},
-                    {cause: float(column[i]) for cause, column in lost_s.items()},
-                    None if static_w is None else spent_j + static_w * latency_s,
-                )
+        number = 0
+        for planned, groups in groupby(zip(asked.groups, asked.class_of, strict=True), key=lambda each: each[0].component):
+            own = list(groups)
+            for component in self.layers.components(planned):
+                for group, index in own:
+                    bound_s, columns, lost_s = sums[index]
+                    whole_s = sum(bound_s.values()) or 1.0
+                    for i, op in enumerate(self.graph.ops[place] for place in group.ops):
+                        if id(op.work) not in counted:
+                            macs = op.work.useful_macs if isinstance(op.work, Contraction) else 0
+                            counted[id(op.work)] = _weighed(flops(op.work), weights), _weighed(macs, weights)
+                        latency_s, busy_s, dram_bytes, issued_macs, spent_j = columns[:, i].tolist()
+                        yield OpTotal(
+                            prefix + component + op.name.removeprefix(planned),
+                            op.kind,
+                            prefix + component,
+                            number,
+                            *counted[id(op.work)],
+                            issued_macs,
+                            dram_bytes,
+                            latency_s,
+                            busy_s,
+                            {name: seconds * latency_s / whole_s for name, seconds in bound_s.items()},
+                            {cause: float(column[i]) for cause, column in lost_s.items()},
+                            None if static_w is None else spent_j + static_w * latency_s,
+                        )
+                    number += 1
 
     def energy_by_j(self, weights: Floats) -> dict[str, float]:
         """Joules of all steps by unit, level and `static`; empty where the chip's energy is not known."""
@@ -220,8 +247,9 @@ def stretch(
 
     Raises `BadInput` for what tracing, splitting and planning refuse.
     """
-    graph = in_pieces(trace(config, scenario), split)
-    planned = plan(graph, chip, fused)
+    layers = Layers(min(config.num_hidden_layers, FEW), config.num_hidden_layers)
+    few = replace(config, num_hidden_layers=layers.planned)
+    planned, components = _for_all(plan(in_pieces(trace(few, scenario), split), chip, fused), layers)
     many = np.size(scenario.context)
     if engine == "roofline":
         peaks = roofline.Peaks.of(chip)
@@ -230,9 +258,18 @@ def stretch(
     else:
         classes = _one_by_one(planned, engine, many, progress or (lambda done, of: None))
         latencies_s, make = [times.latency_s for times in classes], lambda: classes
-    latency_s, _ = step_s(planned.demand, latencies_s)
+    latency_s, _ = components_s(components, latencies_s)
     floor_s = roofline.floor_s(planned.demand, chip)
-    return Stretch(planned, _column(latency_s, many), _column(floor_s, many), _most_memory(planned), make)
+    return Stretch(planned, layers, _column(latency_s, many), _column(floor_s, many), _most_memory(planned, layers), make)
+
+
+def _for_all(planned: Plan, layers: Layers) -> tuple[Plan, list[tuple[int, ...]]]:
+    """A plan whose classes count the groups of all layers, and the classes of each component."""
+    asked = planned.demand
+    components = [classes for name, classes in asked.components.items() for _ in layers.components(name)]
+    counts = Counter(index for classes in components for index in classes)
+    classes = tuple([replace(each, count=counts[i]) for i, each in enumerate(asked.classes)])
+    return replace(planned, demand=replace(asked, classes=classes)), components
 
 
 def _column(value: Any, many: int) -> Floats:
@@ -240,13 +277,14 @@ def _column(value: Any, many: int) -> Floats:
     return column
 
 
-def _most_memory(planned: Plan) -> Memory:
+def _most_memory(planned: Plan, layers: Layers) -> Memory:
     made = {op.name for op in planned.graph.ops if op.kind == "MemCopy"}
     sizes = {"weight": 0, "kv_cache": 0}
     for tensor in planned.graph.tensors.values():
         if tensor.role in sizes and tensor.name not in made:
             size_bytes = tensor.spec.size_bytes
-            sizes[tensor.role] += size_bytes if isinstance(size_bytes, int) else int(np.max(size_bytes))
+            often = len(layers.components(".".join(tensor.name.removeprefix("cache.").split(".", 2)[:2])))
+            sizes[tensor.role] += often * (size_bytes if isinstance(size_bytes, int) else int(np.max(size_bytes)))
     peak = int(np.max(planned.demand.residency.peak_bytes))
     return Memory(sizes["weight"], sizes["kv_cache"], peak, int(planned.chip.dram.capacity_bytes))
 
