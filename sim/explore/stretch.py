@@ -1,12 +1,12 @@
 """Steps that differ in their context only, timed together.
 
-They are traced once, with an array of contexts, and with `FEW` layers: all others are like the last but one of these. The roofline evaluates arrays as they are; every latency is that of `predict` at its
-context, to the last bit. The other engines are asked once for the groups that no context changes, and for those that one does (attention,
-whose work and bytes grow) at each of up to `EXACT_CONTEXTS` contexts: to the last bit as well. Of more contexts they are asked where the
-tiling of the keys changes: at the first and the last of each run of keys that the array takes at once. Between two of these all figures are
-interpolated linearly (bytes and MACs grow by the key there, and full passes do not change), if both ends of a run lie half way between
-those of the runs beside it, or else if the line is right half way, to `TOLERANCE` of the step's latency; where it is not, another mapping
-has become the best, and both halves are looked at alike.
+They are traced once, with an array of contexts, and with `FEW` layers: all others are like the last but one of these. The roofline
+evaluates arrays as they are; every latency is that of `predict` at its context, to the last bit. The other engines are asked once for the
+groups that no context changes, and for those that one does (attention, whose work and bytes grow) at each of up to `EXACT_CONTEXTS`
+contexts: to the last bit as well. Of more contexts they are asked where the tiling of the keys changes: at the first and the last of each
+run of keys that the array takes at once. Between two of these all figures are interpolated linearly (bytes and MACs grow by the key there,
+and full passes do not change), if both ends of a run lie half way between those of the runs beside it, or else if the line is right half
+way, to `TOLERANCE` of the step's latency; where it is not, another mapping has become the best, and both halves are looked at alike.
 """
 
 from __future__ import annotations
