@@ -10,7 +10,7 @@ with the steps that need them. Times are cycles, not rounded; causes of stalls a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -127,7 +127,7 @@ class _Attention:
         self.macs = cost.issued_macs / (all_scores * products)  # that the chip issues, per score and product of the played core
         self.all_scores, self.products = all_scores, products
         self.level_cycles = [
-            (port, busy_s[name] * clock_hz / (all_scores * products))
+            (port.reader, port.writer, busy_s[name] * clock_hz / (all_scores * products))
             for name, port in self.ports.of_level.items()
             if port is not self.dram and busy_s[name]
         ]
@@ -148,7 +148,7 @@ class _Attention:
         each of these has one place. And all reads of DRAM come before the last product with values, or with keys if there are no others.
         """
         dram, last = self.dram, self.rows[-1]
-        per_score = max([self.array_cycles, *(cycles for _, cycles in self.level_cycles)])
+        per_score = max([self.array_cycles, *(cycles for _, _, cycles in self.level_cycles)])
         from_dram, to_dram = dram.read_cycles_per_byte * dram.read_share, dram.write_cycles_per_byte * dram.write_share
         output = self.bytes.output * to_dram
         reads = self.read * self.pairs * from_dram
@@ -188,41 +188,54 @@ class _Attention:
             self.log.add(dram.name, "write", start, end, size_bytes=own_bytes * dram.write_share, role="activations", op=op)
         return end
 
-    def _step(self, scores: int, needs: dict[str, float], op: int) -> float:
-        """The array and the levels, when everything is there; returns when the operands are read."""
-        matrix, log = self.ports.matrix, self.log
-        start, cause = matrix.free, "dependency"
-        for name, ready in needs.items():
+    def _products(
+        self, tile: str, row: Row, lengths: Sequence[int], is_first_row: bool, queries: float, room: tuple[str, float], score_bytes: float
+    ) -> float:
+        """Key or value tiles of a query tile, one after the other: fetched, unless they stay, and multiplied by the array when they, the
+        queries and what `room` names are there and the levels are free. When the operands of the last are read. (The innermost loop.)"""
+        matrix, log, op, used, rows = self.ports.matrix, self.log, self.op_of[tile], self.used[tile], row.rows
+        array_cycles, key_bytes, level_cycles = self.array_cycles, self.bytes.key, self.level_cycles
+        fetches, came_first = is_first_row or not self.keep_keys, tile == "K"
+        name, ready = room
+        end = ready
+        for keys in lengths:
+            scores = rows * keys
+            if fetches:
+                self.whole[tile] = self._load(keys * key_bytes, used.pop(0), op)
+                used.append(0.0)
+            came = max(self.whole[tile], queries)
+            if score_bytes:
+                came = max(came, self._load(scores * score_bytes, 0.0, op))
+            free = start = matrix.free
+            cause = "dependency"
+            if came_first and came > start:
+                start, cause = came, "dram"
             if ready > start:
                 start, cause = ready, name
-        for port, _ in self.level_cycles:
-            for unit in (port.reader, port.writer):
-                if unit.free > start:
-                    start, cause = unit.free, "dependency"
-        self._wait(cause, matrix.free, start)
-        end = worked = matrix.issue(start, self.array_cycles * scores)
-        if log is not None:
-            log.add("matrix", "compute", start, worked, macs=scores * self.macs, op=op)
-        for port, cycles in self.level_cycles:
-            done = port.reader.issue(start, cycles * scores)
-            if port.writer is not port.reader:
-                port.writer.issue(start, cycles * scores)
+            if came > start:
+                start, cause = came, "dram"
+            for reader, writer, _ in level_cycles:
+                if reader.free > start:
+                    start, cause = reader.free, "dependency"
+                if writer.free > start:
+                    start, cause = writer.free, "dependency"
+            if start > free:
+                self._wait(cause, free, start)
+            end = worked = matrix.issue(start, array_cycles * scores)
             if log is not None:
-                log.add(port.name, "move", start, done, op=op)
-            end = max(end, done)
-        matrix.hold(end)
-        self._wait("dependency", worked, end)
-        return end
-
-    def _product(self, tile: str, row: Row, keys: int, is_first_row: bool, needs: dict[str, float], score_bytes: float) -> float:
-        """One key or value tile: fetched, unless it stays, and multiplied."""
-        op = self.op_of[tile]
-        if not self.keep_keys or is_first_row:
-            self.whole[tile] = self._load(keys * self.bytes.key, self.used[tile].pop(0), op)
-            self.used[tile].append(0.0)
-        moved = self._load(row.rows * keys * score_bytes, 0.0, op)
-        end = self._step(row.rows * keys, needs | {"dram": max(self.whole[tile], moved, needs.get("dram", 0.0))}, op)
-        self.used[tile][-1] = end
+                log.add("matrix", "compute", start, worked, macs=scores * self.macs, op=op)
+            for reader, writer, cycles in level_cycles:
+                done = reader.issue(start, cycles * scores)
+                if writer is not reader:
+                    writer.issue(start, cycles * scores)
+                if log is not None:
+                    log.add(reader.name, "move", start, done, op=op)
+                if done > end:
+                    end = done
+            if end > worked:
+                matrix.free = end
+                self._wait("dependency", worked, end)
+            used[-1] = end
         return end
 
     def _soften(self, scores: int, ready: float) -> float:
@@ -287,21 +300,22 @@ class _Attention:
         if part == "all" and mapping.online:
             end = consumed
             for keys in row.keys:
-                scored = self._product("K", row, keys, is_first_row, {"dram": queries, "sram_space": end}, 0.0) + self.drain
-                soft = self._soften(row.rows * keys, scored)
-                end = self._product("V", row, keys, is_first_row, {"vector": soft}, 0.0)
+                scored = self._products("K", row, [keys], is_first_row, queries, ("sram_space", end), 0.0)
+                soft = self._soften(row.rows * keys, scored + self.drain)
+                end = self._products("V", row, [keys], is_first_row, 0.0, ("vector", soft), 0.0)
             return end + self.drain, end
         soft, end = queries, consumed
         if part != "context":
-            for keys in row.keys:
-                end = self._product("K", row, keys, is_first_row, {"dram": queries, "sram_space": consumed}, both)
-                soft = max(soft, self._write(row.rows * keys * self.bytes.score_written, end + self.drain, self.op_of["K"]))
+            written = self.bytes.score_written
+            # Scores are written between the steps.
+            for lengths in [[keys] for keys in row.keys] if written else [row.keys]:
+                end = self._products("K", row, lengths, is_first_row, queries, ("sram_space", consumed), both)
+                soft = max(soft, self._write(row.rows * lengths[-1] * written, end + self.drain, self.op_of["K"]))
             soft = max(soft, end + self.drain)
         soft = self._soften(scores, soft)
         if part == "scores":
             return soft, soft
-        for keys in row.keys:
-            end = self._product("V", row, keys, is_first_row, {"vector": soft}, both)
+        end = self._products("V", row, row.keys, is_first_row, 0.0, ("vector", soft), both)
         return max(end + self.drain, soft), end
 
 

@@ -98,8 +98,9 @@ class Tail:
 
     def mark(self) -> None:
         """A transfer from DRAM has been handed out. Jobs handed out later begin on neither port before `last`."""
-        self.last = max(self.last, self.reader.free, self.writer.free)
-        self.busy = self.busy_now
+        reader, writer = self.reader, self.writer
+        self.last = max(self.last, reader.free, writer.free)
+        self.busy = reader.busy + writer.busy
 
     def idle(self, begin: float, end: float) -> float:
         """Cycles between two moments after `last` in which neither port works, at least."""
