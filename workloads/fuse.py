@@ -156,7 +156,8 @@ class _Borders:
         elif op.name in self.read_later:
             flows.append(Flow(i, op.name, kind, op.output.size_bytes, True))
         elif self.graph.tensors[op.name].role == "output":
-            flows.append(Flow(i, "", kind, op.output.size_bytes, True, op.name in self.graph.warm))
+            warm = op.name in self.graph.warm  # and so ends in a level that holds activations
+            flows.append(Flow(i, "", "activations" if warm else kind, op.output.size_bytes, True, warm))
 
 
 def _read_bytes(op: OpNode, use: Use) -> Dim:
