@@ -140,7 +140,7 @@ def test_groups_that_do_not_grow_are_asked_once(engine: str, monkeypatch: pytest
     ("cycle", {"batch": 3}),
 ])  # fmt: skip
 def test_layers_that_are_not_planned_are_as_if_they_were(engine: Any, asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Six layers, of which four are planned: every figure is the same, op by op, to the last bit; sums of joules to rounding."""
+    """Six layers, of which three are planned: every figure is the same, op by op, to the last bit; sums of joules to rounding."""
     few = predict_generation("stories15m", "edge-npu", tokens=6, prompt=30, engine=engine, **asked).to_dict()
     monkeypatch.setattr("sim.explore.stretch.FEW", 6)
     whole = predict_generation("stories15m", "edge-npu", tokens=6, prompt=30, engine=engine, **asked).to_dict()

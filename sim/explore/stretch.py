@@ -45,8 +45,8 @@ Progress: TypeAlias = Callable[[int, int], None]
 EXACT_CONTEXTS = 128
 """How many contexts in a row are all asked for."""
 
-FEW = 4
-"""Layers that are planned at most: a first one, two between, and a last one."""
+FEW = 3
+"""Layers that are planned at most: a first one, one between, and a last one."""
 
 FEWEST_IN_LINE = 6
 MOST_APART = 8
