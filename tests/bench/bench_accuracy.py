@@ -235,11 +235,12 @@ def eager_table(folder: Path, found: Sequence[tuple[str, Comparison]]) -> Iterat
 
 
 SPECIAL = (
-    "embedding: PyTorch's index_select before its vectorised gather (github pytorch/pytorch#151612: 3.7 times a gather's time) moves an",
-    "element per thread, at a fifth to three fifths of DRAM's rate, and up to 16 rows one after the other, 0.2 to 0.8 us each. The rows of the",
-    "RTX 4090 come faster than DRAM could: from the L2, as where dummy tokens are alike. Below 1 % of a step, and software: not modelled.",
-    "llmservingsim_v0: a token's attention takes 48 us per 1,024 keys, as where one block of threads per head visits all of them, which",
-    "FlashAttention splits. llmcompass: times of the host, 20 to 45 us of launch and synchronisation included; softmax is fitted to no table.",
+    "embedding: PyTorch's index_select before its vectorised gather (github pytorch/pytorch#151612: 3.7 times a gather's time) moves",
+    "an element per thread, at a fifth to three fifths of DRAM's rate, and up to 16 rows one after the other, 0.2 to 0.8 us each. The",
+    "RTX 4090's rows come faster than DRAM could: from the L2, as where dummy tokens are alike. Below 1 % of a step: not modelled.",
+    "llmservingsim_v0: a token's attention takes 48 us per 1,024 keys, as where one block of threads per head visits all of them,",
+    "which FlashAttention splits. llmcompass: times of the host, 20 to 45 us of launch and synchronisation included; softmax is not",
+    "fitted at all.",
 )
 """Why rows of the tables above are far off."""
 
