@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -26,7 +26,7 @@ from functional.memory import MemoryNeed, available_bytes, check_memory, memory_
 from functional.model import decode, prefill
 from functional.weights import dtype_named, random_weights, rotary_frequencies
 from sim.evidence.cases import OURS
-from sim.evidence.machine import Processor, kept_memory, processor
+from sim.evidence.machine import Board, Processor, board, kept_memory, processor
 from sim.evidence.stopwatch import FLUSHED, Stopwatch, Timed, stopwatch
 from workloads.library import load_model
 
@@ -121,18 +121,19 @@ def measure(
     _check_memory(config, steps, dtype, stream_bytes, device)
 
     rows: list[Measured] = []
-    with kept_memory() if device == "cpu" else nullcontext(False) as is_kept, torch.inference_mode():
-        weights = _weights(config, dtype, seed, device)
+    with kept_memory() if device == "cpu" else nullcontext(False) as is_kept, torch.inference_mode(), _told_if_full():
+        weights = _weights(config, dtype, seed, watch.device)
         primitives: dict[str, Timed] = {}
         for _ in range(PASSES):
             rows += [*_streams(watch, stream_bytes), *_gemms(watch, dtype, seed)]
             primitives = {name: timed + primitives.get(name, Timed(())) for name, timed in _primitives(watch).items()}
             for batch, q_len, context in steps:
                 rows += _step_rows(watch, config, weights, batch, q_len, context, dtype, seed)
-    hardware = name or (machine.name if device == "cpu" else _board())
+    gpu = None if device == "cpu" else _board()
+    hardware = name or (machine.name if gpu is None else gpu.hardware)
     date = datetime.now(UTC).date().isoformat()
     threads = torch.get_num_threads()
-    comments = _comments(config, hardware, device, date, threads, machine, is_kept)
+    comments = _comments(config, gpu, date, threads, machine, is_kept)
     return Measurement(hardware, device, dtype, threads, machine, date, comments, tuple(_pooled(rows)), _per_element_s(primitives))
 
 
@@ -296,15 +297,23 @@ def _last_cache_bytes(device: str, machine: Processor) -> int:
     return int(torch.cuda.get_device_properties(0).L2_cache_size)
 
 
-def _board() -> str:
-    return str(torch.cuda.get_device_name())
+def _board() -> Board:
+    return board(str(torch.cuda.get_device_name()), f"GPU-{torch.cuda.get_device_properties(0).uuid}")
 
 
-def _comments(
-    config: ModelConfig, hardware: str, device: str, date: str, threads: int, machine: Processor, is_kept: bool
-) -> tuple[str, ...]:
-    where = f"{machine.name}, {threads} threads" if device == "cpu" else f"{hardware}, CUDA {torch.version.cuda}"
-    how = "wall clock around the call" if device == "cpu" else "CUDA events around the replay of a CUDA graph"
+@contextmanager
+def _told_if_full() -> Iterator[None]:
+    """Memory that runs out all the same, for others take some, is no failure of the program."""
+    try:
+        yield
+    except torch.OutOfMemoryError as why:
+        message = "the device's memory is full"
+        raise ScenarioError(Problem(message, "fewer sequences, tokens or layers, or nothing else on the device", path="--device")) from why
+
+
+def _comments(config: ModelConfig, gpu: Board | None, date: str, threads: int, machine: Processor, is_kept: bool) -> tuple[str, ...]:
+    where = f"{machine.name}, {threads} threads" if gpu is None else f"{gpu.name}, CUDA {torch.version.cuda}; {gpu}"
+    how = "wall clock around the call" if gpu is None else "CUDA events around the replay of a CUDA graph, right after a flush or itself"
     return (
         f"origin: rooftile measure, {date}; {where}; PyTorch {torch.__version__}",
         f"method: {how}; median of the stated number of runs, in {PASSES} passes over everything, each after warm-up; notes say whether"
