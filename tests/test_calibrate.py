@@ -224,6 +224,19 @@ def test_weights_are_packed_and_then_multiplied(pack: float, weights_s: float) -
     assert predict_task(several, packing, "tiled") == pytest.approx(1e-6 + weights_s + 4.096e-6)
 
 
+@pytest.mark.parametrize(("rows", "weights_us"), [(3, None), (4, 2 * 52.4288), (33, 11 * 52.4288), (36, 524.288 + 36 * 2.048)])
+def test_few_rows_pass_over_weights_that_are_not_packed(rows: int, weights_us: float | None) -> None:
+    """Three rows share a pass of 256 x 512 x 4 B at 10 GB/s; packing at 1 GB/s, and then 2.048 us of MACs per row, is less from 34 on."""
+    chip = chip_of(CPU)
+    packing = replace(chip, pack=Bandwidth(1e9, 1e9, True, False), unpacked_rows=5)
+    passing = with_values(packing, {"overhead.unpacked_rows": 3})
+    task = KernelTask("gemm", ("fp32", "fp32", "fp32"), (("M", rows), ("N", 256), ("K", 512)))
+    expected = predict_task(task, chip, "tiled") if weights_us is None else 1e-6 * (1 + weights_us)
+    assert predict_task(task, passing, "tiled") == pytest.approx(expected)
+    assert predict_task(task, packing, "tiled") <= predict_task(task, passing, "tiled")
+    assert "overhead.unpacked_rows" in numeric_paths(passing)
+
+
 @pytest.mark.parametrize(
     ("op", "hidden_ns"),
     [

@@ -36,8 +36,9 @@ COLUMNS = (
     *("layers", "framework", "tokens_per_forward", "avg_kv_len", "tokens_per_s", "latency_us", "least_us", "runs", "notes"),
 )
 
-GEMMS = (*((m, n, k) for n, k in ((2048, 2048), (8192, 2048)) for m in (1, 8, 32, 128, 512)), (2048, 2048, 2048))
-"""Shape classes whose rate is measured: matrix times vector, a few rows, many rows."""
+GEMMS = (*((m, n, k) for n, k in ((2048, 2048), (8192, 2048)) for m in (1, 2, 3, 4, 6, 8, 32, 128, 512)), (2048, 2048, 2048))
+"""Shape classes whose rate is measured: matrix times vector, a few rows, of which it shows how many share a pass over the weights, many
+rows."""
 
 STREAM_BYTES = 2**27
 """Bytes of each array of a stream, at least; four times the last cache if that is more."""
