@@ -132,6 +132,7 @@ def main() -> None:
         tables["boards"] = list(left_out_table(left_out))
     tables = {"accuracy": list(engine_table(found, left_out)), **tables}
     tables |= {"libraries": list(library_table(asked.folder)), "rows": list(detailed_table(found))}
+    tables["lm_head"] = list(head_table(asked.folder, found))
     tables["eager"] = list(eager_table(asked.folder, found))
     for lines in tables.values():
         print("\n".join(lines), end="\n\n", flush=True)
@@ -201,6 +202,25 @@ def library_table(folder: Path) -> Iterator[str]:
                 yield [str(op), name, str(len(error)), figures(error)]
 
     return markdown(("libraries on the same board and shape", "if predicted were", "rows", "error"), lines())
+
+
+def head_table(folder: Path, found: Sequence[tuple[str, Comparison]]) -> Iterator[str]:
+    """Every shape of lm_head of Llama 3.2 3B: its time, which the table estimates as 128256 / 65536 of that of 65,536 columns by vLLM, the
+    error, how often the table repeats it, and the rates [TFLOP/s] of the product it is estimated from, by library."""
+    frame = pd.read_csv(folder / "aiconfigurator_gemm.csv", comment="#")
+    frame = frame[(frame.N == 65536) & (frame.K == 3072)]
+    frame = frame.assign(library=frame.kernel.str.partition("-")[0], rate=2e-6 * frame.M * frame.N * frame.K / frame.latency_us)
+    rates = frame.pivot_table(index=["hardware", "M"], columns="library", values="rate")
+    shapes: dict[tuple[str, int], list[Comparison]] = {}
+    for table, each in found:
+        if _composed("lm_head", "large", BIG)(table, each):
+            shapes.setdefault((each.case.row.text("hardware"), int(each.case.row.text("batch"))), []).append(each)
+    lines = []
+    for (board, tokens), same in sorted(shapes.items()):
+        measured_s, predicted_s = same[0].case.measured_s, same[0].predicted_s
+        times = f"{1e6 * measured_s:.1f}", f"{1e6 * predicted_s:.1f}", f"{100 * same[0].error:+.1f}"
+        lines.append([board, str(tokens), *times, str(len(same)), *(f"{rate:.0f}" for rate in rates.loc[(board, tokens)])])
+    yield from markdown(("hardware", "tokens", "lm_head [us]", "predicted", "error %", "rows", *rates.columns), lines)
 
 
 EAGER: Mapping[str, tuple[tuple[float, float, float], ...]] = {
