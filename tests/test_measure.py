@@ -397,6 +397,7 @@ def test_a_gpu_s_table_names_board_clocks_and_versions(
     assert {each.case.chip.tdp_w for each in predicted.comparisons} == {500.0}
     assert {"e2e_prefill", "e2e_decode", "gemm", "rope"} <= {each.case.op for each in predicted.comparisons}
     assert {each.time.median_s for each in found.rows} == {2.5e-3}
+    assert found.primitives_s == {}
 
 
 def driver_tool(folder: Path, answer: str) -> Path:

@@ -65,8 +65,8 @@ class Measured:
 class Measurement:
     """Everything that one run of `measure` found.
 
-    `primitives_s`: by name, seconds per element of vector primitives, each a call that leaves its result in memory of its own, as the
-    functional model calls them; `launch`, seconds of the least call; and `hidden`, more seconds of the exponential of minus infinity.
+    `primitives_s`, of a CPU: by name, seconds per element of vector primitives, each a call that leaves its result in memory of its own, as
+    the functional model calls them; `launch`, seconds of the least call; and `hidden`, more seconds of the exponential of minus infinity.
     """
 
     hardware: str
@@ -127,15 +127,17 @@ def measure(
         primitives: dict[str, Timed] = {}
         for _ in range(PASSES):
             rows += [*_streams(watch, stream_bytes), *_gemms(watch, dtype, seed)]
-            primitives = {name: timed + primitives.get(name, Timed(())) for name, timed in _primitives(watch).items()}
+            if device == "cpu":  # a GPU is described by its datasheet
+                primitives = {name: timed + primitives.get(name, Timed(())) for name, timed in _primitives(watch).items()}
             for batch, q_len, context in steps:
                 rows += _step_rows(watch, config, weights, batch, q_len, context, dtype, seed)
     gpu = None if device == "cpu" else _board()
     hardware = name or (machine.name if gpu is None else gpu.hardware)
     date = datetime.now(UTC).date().isoformat()
     threads = torch.get_num_threads()
+    rates = _per_element_s(primitives) if primitives else {}
     comments = _comments(config, gpu, date, threads, machine, is_kept)
-    return Measurement(hardware, device, dtype, threads, machine, date, comments, tuple(_pooled(rows)), _per_element_s(primitives))
+    return Measurement(hardware, device, dtype, threads, machine, date, comments, tuple(_pooled(rows)), rates)
 
 
 def _check(
