@@ -108,6 +108,18 @@ def test_at_most_thirty_rows_are_used_and_the_rest_tells_the_error(found: Calibr
 
 
 @pytest.mark.slow
+def test_planted_constants_are_found_where_few_rows_are_not_packed(tmp_path: Path) -> None:
+    """Three rows in a pass: products of 4 and of 6 rows take two, those of 16 rows and more are packed."""
+    text = CPU.replace("overhead: {launch: 1 us}", "overhead: {launch: 1 us, unpacked_rows: 3}")
+    few = [("gemm", {"M": m, "N": n, "K": k}) for m in (4, 6) for n, k in ((256, 512), (1024, 256), (512, 1024))]
+    (tmp_path / "cpu.yaml").write_text(text)
+    (tmp_path / "cpu.csv").write_text(measured_on(planted(chip_of(text)), [*few, *shapes()]))
+    found = calibrate(tmp_path / "cpu.yaml", [tmp_path / "cpu.csv"])
+    assert {each.path: each.value for each in found.constants} == {path: pytest.approx(value, rel=0.01) for path, value in PLANTED.items()}
+    assert max(abs(each.error) for each in found.rest.comparisons) < 0.01
+
+
+@pytest.mark.slow
 def test_fewer_points_leave_more_rows(folder: Path) -> None:
     fewer = calibrate(folder / "cpu.yaml", [folder / "cpu.csv"], points=10)
     assert (len(fewer.used.comparisons), len(fewer.rest.comparisons)) == (10, len(shapes()) - 10)
