@@ -402,10 +402,11 @@ def attention_of(group_class: GroupClass, plan: Plan) -> tuple[Attention, InDram
     )
     ops = group_class.ops
     fresh_only = int(keys) == int(plan.graph.scenario.q_len)
-    cached = ops[0].inputs[1].tensor
+    caches = [op.inputs[1].tensor for op in ops if isinstance(op.work, Contraction)]
     in_dram = InDram(
         queries=not on_chip(plan, ops[0].inputs[0].tensor),
-        keys=not (cached in plan.graph.warm_tensors or (fresh_only and stays(plan, cached))),
+        # Keys and values come from one place: from DRAM if either of them does.
+        keys=not all(each in plan.graph.warm_tensors or (fresh_only and stays(plan, each)) for each in caches),
         output=not on_chip(plan, ops[-1].name),
     )
     if part == "scores":
