@@ -124,9 +124,20 @@ _TOGETHER = """\
 
 def _tiny_step(hidden_size: int, head_dim: int = 2) -> OpGraph:
     """So narrow that it is nearly all logits."""
-    sizes = {"intermediate_size": hidden_size, "num_hidden_layers": 1, "num_attention_heads": 1, "num_key_value_heads": 1}
-    rest = {"rms_norm_eps": 1e-5, "rope_theta": 1e4, "tie_word_embeddings": False}
-    model = ModelConfig(name="tiny", hidden_size=hidden_size, head_dim=head_dim, vocab_size=600, max_position_embeddings=10_000, **sizes, **rest)
+    model = ModelConfig(
+        name="tiny",
+        hidden_size=hidden_size,
+        intermediate_size=hidden_size,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        num_key_value_heads=1,
+        head_dim=head_dim,
+        vocab_size=600,
+        max_position_embeddings=10_000,
+        rms_norm_eps=1e-5,
+        rope_theta=10_000.0,
+        tie_word_embeddings=False,
+    )
     return trace(model, Scenario.prefill(Formats.of("bf16"), 2, 19))
 
 
