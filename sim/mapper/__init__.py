@@ -44,19 +44,22 @@ class MappedGemm(NamedTuple):
 
 
 def map_gemm(
-    gemm: Gemm, chip: Chip, objective: Objective = "latency", a_resident: bool = False, besides: Besides = NOTHING
+    gemm: Gemm, chip: Chip, objective: Objective = "latency", a_resident: bool = False, besides: Besides = NOTHING, pieces: int = 1
 ) -> MappedGemm:
     """The best mapping: of least latency, then DRAM bytes, then bytes moved, then tile steps; for "traffic" DRAM bytes come first.
 
     `a_resident`: A is an intermediate that the plan keeps on the chip; it is read where it lies, and needs no tile there. `besides`: what
-    the levels move for the GEMM's group at the same time; the latency that is least is that of both. The cost is the GEMM's own.
+    the levels move for the GEMM's group at the same time; the latency that is least is that of both. The cost is the GEMM's own. `pieces`:
+    into how many pieces its columns are cut, each for a core of its own; 1 leaves the cores to the mapper.
     Exact over all candidates of `sim.mapper.candidates` if the chip has one stage, or if they are few, else over those that it thins out;
     what decides among equals is the canonical key of `sim.mapper.search`.
-    Raises `BadInput` for extents or chips that are arrays, a format without a rate, and levels too small for a single element of each tile.
+    Raises `BadInput` for extents or chips that are arrays, a format without a rate, levels too small for a single element of each tile, and
+    pieces that are uneven or more than there are cores.
     """
     if objective not in ("latency", "traffic"):
         raise BadInput(Problem(f"unknown objective '{objective}'", "known: latency, traffic", path="objective"))
-    return best_mapping(_Question(gemm, objective, a_resident, besides, id(chip), setting_of(gemm, chip, a_resident, besides)))
+    setting = setting_of(gemm, chip, a_resident, besides, pieces)
+    return best_mapping(_Question(gemm, objective, a_resident, besides, pieces, id(chip), setting))
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,7 @@ class _Question:
     objective: Objective
     a_resident: bool
     besides: Besides
+    pieces: int
     chip_identity: int
     setting: Setting = field(compare=False)
 
