@@ -19,16 +19,17 @@ from hwmodels import load_chip, with_values
 from hwmodels.chip import Chip
 from sim.api import trace_model
 from sim.attention_mapping import AttentionMapping, core_parts, key_tiles, visible_keys
+from sim.engines.play_gemm import play_gemm
 from sim.execute.tally import Cargo
-from sim.mapper import chip_use
-from sim.mapping import AXES, GemmMapping, Span
+from sim.mapper import chip_use, cost_gemm
+from sim.mapping import AXES, GemmMapping, Span, StageTiling, Tile
 from sim.plan import plan
 from sim.verification.border import level_bytes
 from sim.verification.charge import ChargedGroup, charged_groups, resident_tensors
 from sim.verification.check import Checker
 from sim.verification.golden_run import golden_step
 from sim.verification.run import AttentionStep, LinearStep, Machine
-from tests.test_execute import MEMORIES, execute, gemm, random_mapping
+from tests.test_execute import MEMORIES, execute, gemm, level, random_mapping
 from tests.test_execute import chip as small_chip
 from tests.walked_gemm import nest
 from workloads.scenario import PHASES, Phase
@@ -222,23 +223,70 @@ def test_fields_of_pieces() -> None:
 # Any mapping -----------------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("memory", MEMORIES)
+SUMS = frozenset({"psums"})
+PASSED_BY = {  # two memories that all cores share, past which an operand goes from DRAM to cores
+    f"{operand} pass by": (level("l3", SUMS | {other}, "chip"), level("l2", SUMS | {other}, "chip"), level("sram"))
+    for operand, other in (("weights", "activations"), ("activations", "weights"))
+}
+
+
+@pytest.mark.parametrize("memory", [*MEMORIES, *PASSED_BY])
 def test_any_mapping_takes_what_it_is_charged(memory: str) -> None:
-    """On each on-chip level, in order and by core: not only mappings that the mapper likes. Cores that sit out a block come back with
-    nothing, so that what they fetch is read again even where the first core still holds it and the level multicasts."""
+    """On each level, in order and by core: not only mappings that the mapper likes. Cores that sit out a block come back with nothing, so
+    that what they fetch is read again even where the first core still holds it and the level, DRAM too, multicasts."""
     rng = random.Random(memory)
     bits: dict[Cargo, int] = {"activations": 8, "weights": 8, "psums": 32, "outputs": 8}
-    for seed in range(60):
-        levels = [replace(each, multicast=rng.random() < 0.5) for each in MEMORIES[memory]]
+    for seed in range(60 if memory in MEMORIES else 15):
+        levels = [replace(each, multicast=rng.random() < 0.5) for each in (MEMORIES | PASSED_BY)[memory]]
         cores = rng.choice([1, 2, 3, 7])
         hardware = small_chip(*levels, cores=cores, count=rng.randint(1, 3), rates={"int8": rng.choice([1, 2, 4])})
+        dram = replace(hardware.dram, multicast=rng.random() < 0.5, burst_bytes=rng.choice([1, 7, 64]))
+        hardware = replace(hardware, memory=(dram, *levels))
         mapping = random_mapping(rng, hardware, gemm(rng.randint(1, 14), rng.randint(1, 24), rng.randint(1, 14)))
         mapping = replace(mapping, stages=tuple(replace(stage, buffers=2) for stage in mapping.stages))
         tally, charged = execute(mapping, hardware, seed), chip_use(mapping, hardware)
-        for level in hardware.memory[1:]:
-            found = level_bytes(level.name, tally, bits)
-            assert found.read_bytes == charged.read_bytes[level.name], mapping
-            assert found.written_bytes == charged.written_bytes[level.name], mapping
-            assert found.room_bytes == charged.room_bytes[level.name], mapping
+        for each in hardware.memory[1:]:
+            found = level_bytes(each.name, tally, bits)
+            assert found.read_bytes == charged.read_bytes[each.name], mapping
+            assert found.written_bytes == charged.written_bytes[each.name], mapping
+            assert found.room_bytes == charged.room_bytes[each.name], mapping
+        cost = cost_gemm(mapping, hardware)
+        through_dram = [tally.moved_bytes("dram", way, bits, dram.burst_bytes) for way in ("read", "write")]
+        assert through_dram == [cost.dram_read_bytes, cost.dram_written_bytes], mapping
         assert {key: tally.turns[key] for key in charged.turns} == charged.turns, mapping
         assert tally.busiest_macs == charged.busiest_macs, mapping
+
+
+def test_several_matrix_units_may_have_more_to_do_with_a_smaller_part() -> None:
+    """Of 4 + 3 rows the second core gets 3: one for each of its 3 units, of 4 rows each, where 4 rows take 2 units."""
+    hardware = small_chip(*MEMORIES["one"], cores=2, count=3)
+    stages = (StageTiling(Tile(4, 4, 4), AXES, 2),)
+    mapping = GemmMapping(gemm(7, 4, 4), stages, (2, 1), 0, "os", "m")
+    tally = execute(mapping, hardware)
+    assert dict(tally.issued_by_core) == {(0, 0): 2 * 4 * 4 * 4, (1, 0): 3 * 4 * 4 * 4}
+    assert chip_use(mapping, hardware).busiest_macs == tally.busiest_macs == 3 * 4 * 4 * 4
+
+
+COME_BACK = {
+    "weights pass by": ((14, 15, 7), [((9, 7, 3), "nkm"), ((8, 4, 3), "nmk"), ((2, 4, 2), "nmk")], (2, 1)),
+    "activations pass by": ((13, 18, 11), [((6, 10, 8), "kmn"), ((1, 7, 5), "nkm"), ((1, 2, 5), "nmk")], (1, 4)),
+}
+
+
+@pytest.mark.parametrize("memory", COME_BACK)
+def test_a_core_that_comes_back_reads_a_multicasting_dram_again(memory: str) -> None:
+    """In tiled cost, in charge and tally: one burst of 64 bytes more than the first core makes; and cycle keeps DRAM busy for as much."""
+    extents, tilings, split = COME_BACK[memory]
+    stages = tuple(StageTiling(Tile(*tile), tuple(order), 2) for tile, order in tilings)  # type: ignore[arg-type]
+    mapping = GemmMapping(gemm(*extents), stages, split, 2, "ws", "m")
+    hardware = small_chip(*PASSED_BY[memory], cores=4)
+    read = {}
+    for multicast in (True, False):
+        each = replace(hardware, memory=(replace(hardware.dram, multicast=multicast), *hardware.memory[1:]))
+        tally, cost = execute(mapping, each), cost_gemm(mapping, each)
+        read[multicast] = cost.dram_read_bytes
+        assert tally.moved_bytes("dram", "read", {"activations": 8, "weights": 8, "psums": 32}, 64) == cost.dram_read_bytes
+        assert chip_use(mapping, each).read_bytes["dram"] == cost.dram_read_bytes
+        busy_s = (cost.dram_read_bytes + cost.dram_written_bytes) / each.read_bytes_per_s(each.dram)
+        assert play_gemm(mapping, each, cost).busy["dram"] == pytest.approx(busy_s * each.clock_hz)
+    assert read[True] == {"weights pass by": 10240, "activations pass by": 11840}[memory] < read[False]
