@@ -16,7 +16,7 @@ import pytest
 
 from functional.config import ModelConfig
 from hwmodels import load_chip, with_values
-from hwmodels.chip import Chip
+from hwmodels.chip import Chip, Role
 from sim.api import trace_model
 from sim.attention_mapping import AttentionMapping, core_parts, key_tiles, visible_keys
 from sim.engines.play_gemm import play_gemm
@@ -223,10 +223,12 @@ def test_fields_of_pieces() -> None:
 # Any mapping -----------------------------------------------------------------------------------------------------------------------------
 
 
-SUMS = frozenset({"psums"})
+WITHOUT: dict[str, frozenset[Role]] = {
+    "weights": frozenset({"activations", "psums"}),
+    "activations": frozenset({"weights", "psums"}),
+}
 PASSED_BY = {  # two memories that all cores share, past which an operand goes from DRAM to cores
-    f"{operand} pass by": (level("l3", SUMS | {other}, "chip"), level("l2", SUMS | {other}, "chip"), level("sram"))
-    for operand, other in (("weights", "activations"), ("activations", "weights"))
+    f"{operand} pass by": (level("l3", others, "chip"), level("l2", others, "chip"), level("sram")) for operand, others in WITHOUT.items()
 }
 
 

@@ -22,6 +22,7 @@ from functional.formats import bits_of
 from functional.work import Contraction, Vector
 from hwmodels.chip import Chip
 from hwmodels.formulas.elementwise import chosen, larger, plain, slowest
+from hwmodels.formulas.masking import hidden_pass_s, hidden_product_s
 from hwmodels.formulas.roofline import pack_s, transfer_s
 from hwmodels.formulas.systolic import whole_cycles
 from hwmodels.technology import technology_of
@@ -146,22 +147,19 @@ def packing_s(group_class: GroupClass, chip: Chip, matrix_s: Any, latency_s: Any
 
 
 def hidden_scores_s(group_class: GroupClass, chip: Chip) -> Any:
-    """Seconds for the scores that a mask hides, where software computes them like the others: their products, the addition that hides
-    them, their share of the passes of softmax, and what the exponential of minus infinity takes besides."""
+    """Seconds for the scores that a mask hides, where software computes them like the others."""
     if chip.hidden_s is None:
         return 0.0
     seconds: Any = 0.0
     for op in group_class.ops:
         work, scores = op.work, op.inputs[0].spec.elements if op.inputs else 0
         if isinstance(work, Contraction) and work.mask is not None:
-            unseen_macs = work.batch * work.m * work.n * work.k - work.useful_macs
-            seconds += unseen_macs / chip.peak_macs_per_s(compute_format(work))
-            if unseen_macs and work.mask_axis == "n":
-                seconds += op.output.elements * chip.primitive_s("add")
+            hidden_macs = work.batch * work.m * work.n * work.k - work.useful_macs
+            masked = op.output.elements if hidden_macs and work.mask_axis == "n" else 0
+            seconds += hidden_product_s(hidden_macs, chip.peak_macs_per_s(compute_format(work)), masked, chip.primitive_s("add"))
         elif isinstance(work, Vector) and scores > work.elements:
-            unseen = scores - work.elements
-            seconds += unseen / work.elements * sum(count * chip.primitive_s(name) for name, count in work.counts.items())
-            seconds += unseen * chip.hidden_s if "exp" in work.counts else 0.0
+            score_s = sum(count * chip.primitive_s(name) for name, count in work.counts.items()) / work.elements
+            seconds += hidden_pass_s(scores - work.elements, score_s, chip.hidden_s if "exp" in work.counts else 0.0)
     return seconds
 
 
