@@ -313,7 +313,7 @@ def as_executed(mapping: GemmMapping, hardware: Chip) -> list[Any]:
     tally = execute(mapping, hardware)
     levels = [level_bytes(each.name, tally, BITS) for each in hardware.memory[1:]]
     dram = [tally.moved_bytes("dram", way, BITS, hardware.dram.burst_bytes) for way in ("read", "write")]
-    return [*(tuple(each) for each in levels), *dram, +tally.turns, tally.busiest_macs, tally.issued_macs]
+    return [*(tuple(each) for each in levels), *dram, +tally.turns, tally.busiest_macs, tally.busy_cores, tally.issued_macs]
 
 
 def as_charged(mapping: GemmMapping, hardware: Chip) -> list[Any]:
@@ -321,7 +321,7 @@ def as_charged(mapping: GemmMapping, hardware: Chip) -> list[Any]:
     cost = cost_of(setting_of(mapping.gemm, hardware), choice_of(mapping))
     levels = [(use.read_bytes[each], use.written_bytes[each], use.room_bytes[each]) for each in names]
     dram = [cost.dram_read_bytes, cost.dram_written_bytes]
-    return [*levels, *dram, +Counter(use.turns), use.busiest_macs, cost.issued_macs]
+    return [*levels, *dram, +Counter(use.turns), use.busiest_macs, use.busy_cores, cost.issued_macs]
 
 
 def test_no_field_is_without_effect() -> None:
@@ -384,7 +384,19 @@ def test_any_mapping_takes_what_it_is_charged(memory: str) -> None:
         through_dram = [tally.moved_bytes("dram", way, BITS, dram.burst_bytes) for way in ("read", "write")]
         assert through_dram == [cost.dram_read_bytes, cost.dram_written_bytes], mapping
         assert {key: tally.turns[key] for key in charged.turns} == charged.turns, mapping
-        assert tally.busiest_macs == charged.busiest_macs, mapping
+        assert (tally.busiest_macs, tally.busy_cores) == (charged.busiest_macs, charged.busy_cores), mapping
+
+
+def test_the_same_work_on_other_cores_is_found() -> None:
+    """Attention over 30 queries and keys of 2 pairs: the last of three parts of the queries, of both pairs, is as much work as all those
+    of one pair."""
+    each = case("edge-npu", "prefill", seed=1)
+    (group,) = each.of(AttentionStep)
+    assert isinstance(group.step, AttentionStep)
+    mine = group.step.mapping
+    assert mine.split == (1, 3)
+    told = each.differences(group, replace(mine, split=(2, 1)))
+    assert told == ("busy_cores: 2 tallied, 3 charged",)
 
 
 def test_several_matrix_units_may_have_more_to_do_with_a_smaller_part() -> None:
