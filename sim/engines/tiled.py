@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from functional.errors import Problem, ScenarioError
 from functional.formats import bits_of
 from functional.work import Contraction, Vector
-from hwmodels.chip import Chip, MemoryLevel
+from hwmodels.chip import Chip
 from hwmodels.formulas.elementwise import chosen, larger, plain, slowest, smaller
 from hwmodels.formulas.masking import hidden_pass_s, hidden_product_s
 from hwmodels.formulas.roofline import pack_s, passes_s, transfer_s
