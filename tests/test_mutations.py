@@ -210,6 +210,8 @@ def same_execution(case: Case, group: ChargedGroup, path: str, mine: Any, other:
         charges = [(chip_use(each, case.chip), cost_of(setting_of(each.gemm, case.chip), choice_of(each))) for each in (mine, other)]
     else:
         charges = [(innermost_use(each, case.chip),) for each in (mine, other)]
+    if path == ".split" and (1, 1) in (mine.split, other.split):  # the bound is looser where any of several cores may come last
+        charges = [each[:1] for each in charges]
     return numbers == other_numbers and log == other_log and charges[0] == charges[1]
 
 
