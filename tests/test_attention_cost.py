@@ -7,13 +7,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hwmodels import load_chip
+from functional.errors import BadInput
+from hwmodels import load_chip, with_values
 from hwmodels.chip import Chip
 from sim.attention_mapping import Attention, AttentionMapping, core_parts, key_tiles
 from sim.engines.play_attention import AttentionOps, least_cycles, least_of_tilings, play_attention
 from sim.intervals import KINDS, Log
-from sim.mapper.attention import InDram, TilingBounds, attention_candidates, attention_cost, fits, map_attention
+from sim.mapper.attention import InDram, TilingBounds, attention_candidates, attention_cost, fits, innermost_use, map_attention
 from sim.mapping import Span
+from sim.plan import resident_level
 
 UNMASKED = 10**6
 
@@ -170,3 +172,23 @@ def test_no_product_begins_before_its_tile_has_come(kv_tile: int, online: bool) 
         every = np.flatnonzero(is_work & (found.resource == found.resources.index("matrix")))
         every = every[np.argsort(found.start_s[every])]
         assert (found.start_s[every][1:] >= found.end_s[every][:-1] * (1 - 1e-12)).all()
+
+
+@pytest.mark.parametrize("chip_name", ["edge-npu", "gemmini-default", "cloud-npu", "tpu-v4i"])
+def test_what_is_mapped_fits_as_it_is_executed(chip_name: str) -> None:
+    """In as little memory as takes any tile: online, the sums of the output and of the scores are held at the same time."""
+    base = with_values(load_chip(chip_name), {"matrix.rows": 4, "matrix.cols": 4})
+    name = "bf16" if "bf16" in base.formats else "int8"
+    shape = Attention(1, 4, 2, 64, 64, 8, 0, None, 8 if name == "int8" else 16, 8 if name == "int8" else 16, 32, name)
+    modes = set()
+    for capacity in range(280, 5000, 26):
+        chip = with_values(base, {f"memory.{level.name}.capacity": capacity for level in base.memory[1:]})
+        try:
+            mapping, _ = map_attention(shape, chip, {"exp": 1})
+        except BadInput:
+            continue
+        modes.add((mapping.fused, mapping.online))
+        room = innermost_use(mapping, chip).room_bytes
+        shares = {level.name: 1 - chip.resident_share if level is resident_level(chip) else 1.0 for level in chip.memory[1:]}
+        assert all(each <= shares[level] * capacity for level, each in room.items()), (mapping, room, capacity)
+    assert len(modes) > 1

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from hwmodels.formulas import roofline, tensor_core, vector
+from hwmodels.formulas import masking, roofline, tensor_core, vector
 
 GRANULE = (16, 8, 16)  # 2048 MACs
 
@@ -85,3 +85,11 @@ def test_weights_are_packed_no_faster_than_dram_delivers_them() -> None:
     """2 MB of weights."""
     assert roofline.pack_s(2e6, 1e6, 4e6) == 2.0
     assert roofline.pack_s(2e6, 1e6, 5e5) == 4.0
+
+
+def test_hidden_scores_by_hand() -> None:
+    """4 queries of 2 heads see 10 of 16 keys: 12 hidden scores of 32, products of width 8 at 1 GMAC/s, 2 ns to add, 3 + 5 ns for exp."""
+    assert masking.hidden_product_s(12 * 8, 1e9, 32, 2e-9) == pytest.approx(96e-9 + 64e-9)
+    assert masking.hidden_product_s(np.array([0, 96]), 1e9, 0, 2e-9) == pytest.approx(np.array([0, 96e-9]))
+    assert masking.hidden_pass_s(12, 3e-9, 5e-9) == pytest.approx(96e-9)
+    assert masking.hidden_pass_s(np.array([0, 12]), 3e-9, 0.0) == pytest.approx(np.array([0, 36e-9]))

@@ -244,9 +244,10 @@ def every_tile(extent: int, grains: tuple[int, ...]) -> list[int]:
     return sorted({*aligned, *(tiles[0] for tiles in found.values())})
 
 
-def every_choice(gemm: Gemm, chip: Chip) -> list[Choice]:
-    """Every combination of candidate tiles, orders, splits, dataflows and axes, unpruned."""
-    setting = setting_of(gemm, chip)
+def every_choice(gemm: Gemm, chip: Chip, pieces: int = 1) -> list[Choice]:
+    """Every combination of candidate tiles, orders, splits, dataflows and axes, unpruned; of several pieces each has as many columns of a
+    tile that cores share."""
+    setting = setting_of(gemm, chip, pieces=pieces)
     found = []
     for variant in variants(setting):
         chains: list[list[tuple[int, ...]]] = []
@@ -258,7 +259,8 @@ def every_choice(gemm: Gemm, chip: Chip) -> list[Choice]:
                     outer = row[-1] if row else extent
                     if stage == setting.split_stage:
                         outer = -(-outer // (*variant.split, 1)[axis])
-                    grown += [(*row, tile) for tile in every_tile(outer, array_grains(setting, axis))]
+                    alike = pieces if axis == 1 and stage < setting.split_stage else 1
+                    grown += [(*row, alike * tile) for tile in every_tile(outer // alike, array_grains(setting, axis))]
                 rows = grown
             chains.append(rows)
         tiles = [np.array(rows).T for rows in chains]
@@ -295,10 +297,10 @@ def parts_alike(choice: Choice, gemm: Gemm, chip: Chip) -> np.ndarray:
     return fine
 
 
-def least(gemm: Gemm, chip: Chip, besides: Besides = NOTHING) -> tuple[float, ...] | None:
-    setting = setting_of(gemm, chip, besides=besides)
+def least(gemm: Gemm, chip: Chip, besides: Besides = NOTHING, pieces: int = 1) -> tuple[float, ...] | None:
+    setting = setting_of(gemm, chip, besides=besides, pieces=pieces)
     best = None
-    for choice in every_choice(gemm, chip):
+    for choice in every_choice(gemm, chip, pieces):
         fine = has_room(choice, gemm, chip) & parts_alike(choice, gemm, chip)
         if not fine.any():
             continue
@@ -320,10 +322,10 @@ def mapped_or_none(gemm: Gemm, chip: Chip) -> GemmCost | None:
         return None
 
 
-def ranked_or_none(gemm: Gemm, chip: Chip, besides: Besides) -> tuple[float, ...] | None:
+def ranked_or_none(gemm: Gemm, chip: Chip, besides: Besides, pieces: int = 1) -> tuple[float, ...] | None:
     """What the best mapping is ranked by beside other work of its group."""
     try:
-        mapping = map_gemm(gemm, chip, besides=besides).mapping
+        mapping = map_gemm(gemm, chip, besides=besides, pieces=pieces).mapping
     except BadInput:
         return None
     return evaluate(setting_of(gemm, chip, besides=besides), choice_of(mapping))[:4]
@@ -337,6 +339,21 @@ def test_with_one_stage_the_mapper_equals_an_unpruned_search_up_to_24(data: st.D
     found = ranked_or_none(gemm, chip, besides)
     if found is not None:
         assert found == close_each(least(gemm, chip, besides))
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.data())
+def test_pieces_on_a_core_each_are_mapped_as_by_an_unpruned_search(data: st.DataObject) -> None:
+    """Also below, and within, what cores share."""
+    chip, pieces = data.draw(chips((0, 1, 2, 3, 4), (2,), room=False)), 2
+    drawn = data.draw(gemms(4))
+    gemm, besides = replace(drawn, n=pieces * drawn.n), data.draw(some_besides(chip))
+    found = ranked_or_none(gemm, chip, besides, pieces)
+    if found is not None:
+        mapping = map_gemm(gemm, chip, besides=besides, pieces=pieces).mapping
+        assert mapping.split == (1, pieces)
+        assert all(stage.tile.n % pieces == 0 for stage in mapping.stages[: mapping.split_stage])
+        assert found == close_each(least(gemm, chip, besides, pieces))
 
 
 @settings(max_examples=5, deadline=None)

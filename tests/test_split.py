@@ -8,16 +8,19 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from functional.errors import BadInput
 from functional.ops import OPS
 from hwmodels import load_chip, with_values
+from hwmodels.paths import value_of
 from sim import predict, predict_graph, trace_model
 from sim.cli import main
 from sim.engines import ENGINES
-from sim.engines.tiled import map_pieces
 from sim.execute import Arithmetic, execute_gemm
 from sim.golden import tolerance
+from sim.mapper import map_gemm
 from sim.mapping import Gemm
 from sim.plan import plan
 from sim.verification.golden_run import golden_step
@@ -92,12 +95,59 @@ def test_the_bracket_holds(chip_name: str, fused: bool) -> None:
 def test_pieces_run_on_as_many_cores_and_the_mapping_gives_the_product() -> None:
     chip = with_values(load_chip("edge-npu"), {"cores": 4})
     gemm = Gemm(5, 96, 70, 8, 8, 8, 32, "int8")
-    mapping, cost = map_pieces(gemm, chip, 4, a_resident=False)
+    mapping, cost = map_gemm(gemm, chip, pieces=4)
     assert mapping.split == (1, 4)
     a, w = torch.randint(-9, 9, (5, 70), dtype=torch.int8), torch.randint(-9, 9, (70, 96), dtype=torch.int8)
     found, tally = execute_gemm(mapping, chip, a, w, Arithmetic("int8", "int32", "int32", None))
     assert torch.equal(found.int(), (a.int() @ w.int()))
     assert tally.issued_macs == cost.issued_macs
+
+
+SMALL: dict[str, dict[str, float]] = {
+    "edge-npu": {"cores": 4, "memory.sram.capacity": 2**20},
+    "tpu-v4i": {"cores": 4, "memory.cmem.capacity": 4 * 2**20, "memory.vmem.capacity": 8 * 2**20},
+}
+NEAR_A_CHANGE_OF_MAPPING = {
+    "edge-npu": [(1.589e10, 1.617e10), (3.159e10, 3.213e10), (4.723e10, 4.804e10)],
+    "tpu-v4i": [(4.197e11, 4.219e11), (5.558e11, 5.587e11), (5.297e11, 5.388e11), (7.92e11, 8.055e11)],
+}
+"""B/s of DRAM between which a mapping that knows nothing of its group's other bytes changes, and takes longer with them after that."""
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_little_more_bandwidth_is_never_slower_in_pieces(name: str) -> None:
+    """Scales of groups of 32 weights are a quarter of what DRAM moves; a mapping of less time alone is not one of less time with them."""
+    base = with_values(load_chip(name), SMALL[name])
+    graph = trace_model("llama-3.2-1b", base.default_format, phase="prefill", prompt=512, weights="int4:g32", split=2)
+    for slower, faster in NEAR_A_CHANGE_OF_MAPPING[name]:
+        chips = [with_values(base, {"memory.dram.bandwidth": each}) for each in (slower, faster)]
+        before_s, after_s = (predict_graph(graph, chip, "tiled").total_s for chip in chips)
+        assert after_s <= before_s, (slower, faster)
+
+
+@settings(max_examples=6, deadline=None)
+@given(
+    name=st.sampled_from(["edge-npu", "cloud-npu", "tpu-v4i", "gemmini-default"]),
+    parts=st.sampled_from([2, 4]),
+    phase=st.sampled_from(PHASES),
+    weights=st.sampled_from([None, "int4:g32"]),
+    shrink=st.integers(0, 6),
+    slow=st.floats(0.01, 1),
+    more=st.sampled_from([1.0003, 1.02, 1.3]),
+)
+def test_no_better_number_is_slower_in_pieces(
+    name: str, parts: int, phase: Phase, weights: str | None, shrink: int, slow: float, more: float
+) -> None:
+    base = load_chip(name)
+    graph = trace_model("stories15m", base.default_format, phase=phase, prompt=90, weights=weights, split=parts)
+    numbers = {"cores": 4, "memory.dram.bandwidth": slow * value_of(base, "memory.dram.bandwidth")}
+    inner = [f"memory.{level.name}" for level in base.memory[1:]]
+    numbers |= {f"{path}.capacity": value_of(base, f"{path}.capacity") / 2**shrink for path in inner}
+    chip = with_values(base, numbers)
+    before_s = predict_graph(graph, chip, "tiled").total_s
+    for path in ("clock", "memory.dram.bandwidth", *(f"{each}.{what}" for each in inner for what in ("capacity", "bandwidth"))):
+        better = with_values(chip, {path: more * value_of(chip, path)})
+        assert predict_graph(graph, better, "tiled").total_s <= before_s / ROUNDING, path
 
 
 def test_a_core_alone_takes_longer() -> None:

@@ -186,15 +186,16 @@ def test_a_little_more_bandwidth_is_never_slower(name: str) -> None:
     assert latencies == sorted(latencies, reverse=True)
 
 
-def test_what_the_mapper_makes_least_is_what_a_group_takes() -> None:
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_what_the_mapper_makes_least_is_what_a_group_takes(pieces: int) -> None:
     """On a group that waits for DRAM, to the grid of the search."""
-    chip = with_values(load_chip("edge-npu"), {"memory.dram.bandwidth": 2e9})
-    planned = plan(trace_model("llama-3.2-1b", "int8", phase="prefill", prompt=300), chip)
+    chip = with_values(load_chip("edge-npu"), {"memory.dram.bandwidth": 2e9, "cores": pieces})
+    planned = plan(trace_model("llama-3.2-1b", "int8", phase="prefill", prompt=300, split=pieces), chip)
     for each in planned.classes:
         mapped = tiled.map_group(each, planned, Peaks.of(chip))
         if isinstance(mapped.choice, tiled.GemmChoice):
             gemm, a_resident = tiled.gemm_of(each, planned)
-            setting = setting_of(gemm, chip, a_resident, tiled.moved_besides(each, planned))
+            setting = setting_of(gemm, chip, a_resident, tiled.moved_besides(each, planned), pieces)
             found = evaluate(setting, choice_of(mapped.choice.mapping))
             assert mapped.latency_s == max(found.latency_s, mapped.busy_s["vector"]) > found.own_s
 

@@ -67,23 +67,26 @@ def divide(block: Blocks, size: Count) -> tuple[Blocks, ...]:
     return full, Blocks(block.blocks * smaller(rest, 1), rest, trips)
 
 
-def share_out(block: Blocks, parts: Count, every: bool) -> tuple[Blocks, ...]:
-    """Blocks cut into equal parts for as many cores (rounded up, the last one smaller): all of them, or those of the first core."""
+def share_out(block: Blocks, parts: Count, every: bool, core: int = 0) -> tuple[Blocks, ...]:
+    """Blocks cut into equal parts for as many cores (rounded up, the last one smaller): all of them, or those of one core."""
     if isinstance(parts, int) and parts == 1:
         return (block,)
     size = larger(ceil_div(block.length, parts), 1)
+    if core:
+        own = smaller(size, larger(block.length - core * size, 0))
+        return (Blocks(block.blocks * smaller(own, 1), own, block.trips),)
     if not every:
         return (Blocks(block.blocks, smaller(size, block.length), block.trips),)
     return tuple(piece._replace(trips=block.trips) for piece in divide(block, size))
 
 
-def cut_axis(extent: Count, sizes: Sequence[Count], split_stage: int, parts: Count, every: bool) -> AxisCuts:
-    """An axis of `extent` elements, cut by stage after stage."""
+def cut_axis(extent: Count, sizes: Sequence[Count], split_stage: int, parts: Count, every: bool, core: int = 0) -> AxisCuts:
+    """An axis of `extent` elements, cut by stage after stage; not `every`: of one core, which has the parts of that number."""
     level: tuple[Blocks, ...] = (Blocks(1, extent, ()),)
     around = []
     for stage in range(len(sizes) + 1):
         if stage == split_stage:
-            level = tuple(piece for block in level for piece in share_out(block, parts, every))
+            level = tuple(piece for block in level for piece in share_out(block, parts, every, core))
         around.append(level)
         if stage < len(sizes):
             level = tuple(piece for block in level for piece in divide(block, sizes[stage]))

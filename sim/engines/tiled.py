@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from functional.errors import Problem, ScenarioError
 from functional.formats import bits_of
 from functional.work import Contraction, Vector
-from hwmodels.chip import Chip, MemoryLevel
+from hwmodels.chip import Chip
 from hwmodels.formulas.elementwise import chosen, larger, plain, slowest, smaller
+from hwmodels.formulas.masking import hidden_pass_s, hidden_product_s
 from hwmodels.formulas.roofline import pack_s, passes_s, transfer_s
 from hwmodels.formulas.systolic import whole_cycles
 from hwmodels.technology import technology_of
@@ -29,7 +30,7 @@ from sim.attention_mapping import Attention, AttentionMapping
 from sim.engines import roofline
 from sim.engines.result import GroupTimes, side_by_side
 from sim.intervals import Schedule
-from sim.mapper import NOTHING, Besides, GemmCost, MappedGemm, cost_gemm, map_gemm, moved_bytes, weight_passes
+from sim.mapper import Besides, GemmCost, MappedGemm, map_gemm, moved_bytes, weight_passes
 from sim.mapper.attention import AttentionCost, InDram, Part, map_attention
 from sim.mapper.attention import moved_bytes as attention_bytes
 from sim.mapping import Gemm, GemmMapping
@@ -146,22 +147,19 @@ def packing_s(group_class: GroupClass, chip: Chip, matrix_s: Any, latency_s: Any
 
 
 def hidden_scores_s(group_class: GroupClass, chip: Chip) -> Any:
-    """Seconds for the scores that a mask hides, where software computes them like the others: their products, the addition that hides
-    them, their share of the passes of softmax, and what the exponential of minus infinity takes besides."""
+    """Seconds for the scores that a mask hides, where software computes them like the others."""
     if chip.hidden_s is None:
         return 0.0
     seconds: Any = 0.0
     for op in group_class.ops:
         work, scores = op.work, op.inputs[0].spec.elements if op.inputs else 0
         if isinstance(work, Contraction) and work.mask is not None:
-            unseen_macs = work.batch * work.m * work.n * work.k - work.useful_macs
-            seconds += unseen_macs / chip.peak_macs_per_s(compute_format(work))
-            if unseen_macs and work.mask_axis == "n":
-                seconds += op.output.elements * chip.primitive_s("add")
+            hidden_macs = work.batch * work.m * work.n * work.k - work.useful_macs
+            masked = op.output.elements if hidden_macs and work.mask_axis == "n" else 0
+            seconds += hidden_product_s(hidden_macs, chip.peak_macs_per_s(compute_format(work)), masked, chip.primitive_s("add"))
         elif isinstance(work, Vector) and scores > work.elements:
-            unseen = scores - work.elements
-            seconds += unseen / work.elements * sum(count * chip.primitive_s(name) for name, count in work.counts.items())
-            seconds += unseen * chip.hidden_s if "exp" in work.counts else 0.0
+            score_s = sum(count * chip.primitive_s(name) for name, count in work.counts.items()) / work.elements
+            seconds += hidden_pass_s(scores - work.elements, score_s, chip.hidden_s if "exp" in work.counts else 0.0)
     return seconds
 
 
@@ -300,7 +298,7 @@ def _gemm(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks) -> Mapped:
     """A group of linears and what follows them."""
     beside_gemm(group_class)
     gemm, a_resident = gemm_of(group_class, plan)
-    mapped = map_pieces(gemm, plan.chip, parts_of(plan.graph), a_resident, moved_besides(group_class, plan))
+    mapped = map_gemm(gemm, plan.chip, a_resident=a_resident, besides=moved_besides(group_class, plan), pieces=parts_of(plan.graph))
     return mapped_gemm(group_class, plan, peaks, mapped, a_resident)
 
 
@@ -344,31 +342,6 @@ def moved_besides(group_class: GroupClass, plan: Plan) -> Besides:
 def least_besides_s(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks) -> dict[str, float]:
     """What a group of linears asks of the vector unit and of the levels besides any mapping of them [s]."""
     return besides(group_class, plan, peaks, (*gemm_flows(group_class)[1], *scales(group_class)))
-
-
-def map_pieces(gemm: Gemm, chip: Chip, pieces: int, a_resident: bool, besides: Besides = NOTHING) -> MappedGemm:
-    """A GEMM on all cores as the mapper likes it; or, in several pieces of its columns, each on a core of its own.
-
-    Beside the GEMM its group moves `besides`, of which a piece does not know. A piece is mapped as a GEMM of a chip with one core and its
-    share of all that cores share. Then all pieces are one mapping, priced as such: a tile that cores share has the columns of all of them,
-    so that every core has its piece of each.
-    """
-    if pieces == 1:
-        return map_gemm(gemm, chip, a_resident=a_resident, besides=besides)
-    memory = tuple(_share(level, pieces) if level.per == "chip" else level for level in chip.memory)
-    mapping, _ = map_gemm(replace(gemm, n=gemm.n // pieces), replace(chip, cores=1, memory=memory), a_resident=a_resident)
-    stages = tuple(
-        replace(stage, tile=stage.tile._replace(n=stage.tile.n * pieces)) if i < mapping.split_stage else stage
-        for i, stage in enumerate(mapping.stages)
-    )
-    together = replace(mapping, gemm=gemm, stages=stages, split=(1, pieces))
-    return MappedGemm(together, cost_gemm(together, chip, a_resident))
-
-
-def _share(level: MemoryLevel, cores: int) -> MemoryLevel:
-    """What one of some cores has of a level that they share."""
-    bandwidth = replace(level.bandwidth, read=level.bandwidth.read / cores, write=level.bandwidth.write / cores)
-    return replace(level, capacity_bytes=level.capacity_bytes / cores, bandwidth=bandwidth)
 
 
 def scales(group_class: GroupClass, passes: Fraction = _ONCE) -> list[Flow]:

@@ -49,6 +49,11 @@ class Tally:
         """What the core with the most work issues."""
         return max(self.issued_by_core.values(), default=0)
 
+    @property
+    def busy_cores(self) -> int:
+        """Cores that issue any."""
+        return sum(macs > 0 for macs in self.issued_by_core.values())
+
     def move(self, level: str, cargo: Cargo, direction: Literal["read", "write"], elements: int, tiles: int = 1) -> None:
         """Tiles of so many elements each, read from or written to a level."""
         key = Traffic(level, cargo, direction), elements

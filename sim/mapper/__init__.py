@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from functional.errors import BadInput, Problem
 from hwmodels.chip import Chip
-from sim.mapper.cost import GemmCost, busiest_macs, chip_bytes, chip_traffic, cost_of, room_bits, tile_turns, weights_fetched
+from sim.mapper.cost import GemmCost, chip_bytes, chip_traffic, cost_of, macs_of_cores, room_bits, tile_turns, weights_fetched
 from sim.mapper.problem import NOTHING, Besides, Choice, Setting, capacity_bytes, setting_of, tile_bits
 from sim.mapper.search import search
 from sim.mapper.traffic import TrafficTile, map_gemm_traffic
@@ -44,19 +44,22 @@ class MappedGemm(NamedTuple):
 
 
 def map_gemm(
-    gemm: Gemm, chip: Chip, objective: Objective = "latency", a_resident: bool = False, besides: Besides = NOTHING
+    gemm: Gemm, chip: Chip, objective: Objective = "latency", a_resident: bool = False, besides: Besides = NOTHING, pieces: int = 1
 ) -> MappedGemm:
     """The best mapping: of least latency, then DRAM bytes, then bytes moved, then tile steps; for "traffic" DRAM bytes come first.
 
     `a_resident`: A is an intermediate that the plan keeps on the chip; it is read where it lies, and needs no tile there. `besides`: what
-    the levels move for the GEMM's group at the same time; the latency that is least is that of both. The cost is the GEMM's own.
+    the levels move for the GEMM's group at the same time; the latency that is least is that of both. The cost is the GEMM's own. `pieces`:
+    into how many pieces its columns are cut, each for a core of its own; 1 leaves the cores to the mapper.
     Exact over all candidates of `sim.mapper.candidates` if the chip has one stage, or if they are few, else over those that it thins out;
     what decides among equals is the canonical key of `sim.mapper.search`.
-    Raises `BadInput` for extents or chips that are arrays, a format without a rate, and levels too small for a single element of each tile.
+    Raises `BadInput` for extents or chips that are arrays, a format without a rate, levels too small for a single element of each tile, and
+    pieces that are uneven or more than there are cores.
     """
     if objective not in ("latency", "traffic"):
         raise BadInput(Problem(f"unknown objective '{objective}'", "known: latency, traffic", path="objective"))
-    return best_mapping(_Question(gemm, objective, a_resident, besides, id(chip), setting_of(gemm, chip, a_resident, besides)))
+    setting = setting_of(gemm, chip, a_resident, besides, pieces)
+    return best_mapping(_Question(gemm, objective, a_resident, besides, pieces, id(chip), setting))
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,7 @@ class _Question:
     objective: Objective
     a_resident: bool
     besides: Besides
+    pieces: int
     chip_identity: int
     setting: Setting = field(compare=False)
 
@@ -101,13 +105,15 @@ def weight_passes(mapping: GemmMapping, chip: Chip, a_resident: bool = False) ->
 
 class ChipUse(NamedTuple):
     """What a mapping asks of a chip, all cores together: bytes read from and written to each level, bytes that one instance of each on-chip
-    level has to hold, how often the next tile of a stage lies elsewhere along an axis, and the MACs that the busiest core issues."""
+    level has to hold, how often the next tile of a stage lies elsewhere along an axis, the MACs that the busiest core issues, and how many
+    cores issue any."""
 
     read_bytes: dict[str, float]
     written_bytes: dict[str, float]
     room_bytes: dict[str, float]
     turns: dict[tuple[int, str], int]
     busiest_macs: int
+    busy_cores: int
 
 
 def chip_use(mapping: GemmMapping, chip: Chip, a_resident: bool = False) -> ChipUse:
@@ -115,7 +121,8 @@ def chip_use(mapping: GemmMapping, chip: Chip, a_resident: bool = False) -> Chip
     setting, choice = setting_of(mapping.gemm, chip, a_resident), choice_of(mapping)
     traffic = chip_traffic(setting, choice)
     room = {name: bits / 8 for name, bits in room_bits(setting, choice).items()}
-    return ChipUse(_floats(traffic.read), _floats(traffic.written), room, tile_turns(setting, choice), busiest_macs(setting, choice))
+    macs, turns = macs_of_cores(setting, choice), tile_turns(setting, choice)
+    return ChipUse(_floats(traffic.read), _floats(traffic.written), room, turns, max(macs), sum(each > 0 for each in macs))
 
 
 def _floats(sizes: Mapping[str, Any]) -> dict[str, float]:

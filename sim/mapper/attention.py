@@ -206,13 +206,14 @@ def moved_bytes(mapping: AttentionMapping, chip: Chip, cost: AttentionCost, part
 class InnermostUse(NamedTuple):
     """What an attention asks of the level next to the array that holds activations: bytes read of it, by the array and by output tiles that
     leave, and written to it by tiles that arrive and by finished outputs, over the whole chip; bytes that one instance of it, and of the
-    level that holds sums, has to hold; and the MACs that the busiest core issues."""
+    level that holds sums, has to hold; the MACs that the busiest core issues, and how many cores issue any."""
 
     level: str
     read_bytes: float
     written_bytes: float
     room_bytes: dict[str, float]
     busiest_macs: float
+    busy_cores: int
 
 
 def innermost_use(mapping: AttentionMapping, chip: Chip) -> InnermostUse:
@@ -232,8 +233,10 @@ def innermost_use(mapping: AttentionMapping, chip: Chip) -> InnermostUse:
     room[sums.name] += float(np.max(rows)) * attention.head_dim * attention.acc_bits
     if mapping.online:
         room[sums.name] += float(np.max(rows * widths)) * attention.acc_bits
-    busiest = int(ceil_div(attention.pairs, mapping.split[0])) * float(np.max(use.issued_macs))
-    return InnermostUse(operands.name, read + outputs, queries + keys + outputs, {name: bits / 8 for name, bits in room.items()}, busiest)
+    pairs = int(ceil_div(attention.pairs, mapping.split[0]))
+    busiest, cores = pairs * float(np.max(use.issued_macs)), int(ceil_div(attention.pairs, pairs)) * len(use.issued_macs)
+    written = queries + keys + outputs
+    return InnermostUse(operands.name, read + outputs, written, {name: bits / 8 for name, bits in room.items()}, busiest, cores)
 
 
 def _rates(chip: Chip, level: MemoryLevel) -> tuple[Any, Any]:
@@ -685,9 +688,10 @@ def _held_bytes(mapping: AttentionMapping, kv_tiles: Any, chip: Chip) -> dict[st
     rows = mapping.q_tile * attention.rows_per_query
     kv_tile = smaller(kv_tiles, attention.kv_len)
     kept_keys = attention.kv_len if mapping.fused and not mapping.online else kv_tile
+    sums_wide = attention.head_dim + kv_tile if mapping.online else larger(attention.head_dim, kv_tile)
     operands, sums = innermost(chip, "activations"), innermost(chip, "psums")
     held_bits: dict[str, Any] = {operands.name: 0.0, sums.name: 0.0}
     held_bits[operands.name] = rows * (attention.head_dim + kept_keys) * attention.act_bits
     held_bits[operands.name] = held_bits[operands.name] + 2 * mapping.buffers * kv_tile * attention.head_dim * attention.kv_bits
-    held_bits[sums.name] = held_bits[sums.name] + rows * larger(attention.head_dim, kv_tile) * attention.acc_bits
+    held_bits[sums.name] = held_bits[sums.name] + rows * sums_wide * attention.acc_bits
     return {name: bits / 8 for name, bits in held_bits.items()}

@@ -71,13 +71,14 @@ def splits(cores: int) -> list[tuple[int, int]]:
 
 
 def variants(setting: Setting) -> list[Variant]:
-    """All splits, dataflows and array axes that differ: of splits that cut the axes into the same parts the one over the fewest cores."""
+    """All splits, dataflows and array axes that differ: of splits that cut the axes into the same parts the one over the fewest cores; and
+    of pieces, which have a core each, the only one."""
     unit = setting.chip.matrix
     flows: tuple[str, ...] = unit.dataflows if unit.kind == "systolic" else ("",)
     axes: tuple[Axis, ...] = ("m", "n") if unit.kind == "systolic" and unit.count > 1 else ("m",)
     m, n, _ = setting.extents
     shares: dict[tuple[int, int], tuple[int, int]] = {}
-    for pm, pn in splits(setting.cores):
+    for pm, pn in [(1, setting.pieces)] if setting.pieces > 1 else splits(setting.cores):
         if pm > m or pn > n:
             continue
         alike = (-(-m // pm), -(-n // pn)) if setting.split_stage == 0 else (pm, pn)  # parts of tiles differ where those of axes do not
@@ -126,13 +127,14 @@ def all_tiles(setting: Setting, axis: int, parts: int) -> Ints:
 
 def _chains(setting: Setting, axis: int, parts: int, tiles_of: Callable[[Ints, bool], Ints]) -> Ints:
     """[stages, chains] of tiles within tiles, ascending; `tiles_of(extents, innermost)` gives those within blocks of these extents [tiles,
-    extents], the same one more than once where there are fewer."""
+    extents], the same one more than once where there are fewer. A tile that cores share has as many columns of each piece."""
     chains = np.empty((0, 1), dtype=np.int64)
     for stage in range(len(setting.stages)):
         extents = chains[-1] if stage else np.array([setting.extents[axis]])
         if stage == setting.split_stage and parts > 1:
             extents = ceil_div(extents, parts)
-        tiles = tiles_of(extents, stage + 1 == len(setting.stages))
+        alike = setting.pieces if axis == AXES.index("n") and stage < setting.split_stage else 1
+        tiles = alike * tiles_of(extents // alike, stage + 1 == len(setting.stages))
         tiles = np.sort(tiles, axis=0)
         new = np.ones(tiles.shape, dtype=bool)
         np.not_equal(tiles[1:], tiles[:-1], out=new[1:])
@@ -159,7 +161,7 @@ def thin_tiles(setting: Setting, axis: int, parts: int) -> Ints:
             given = np.broadcast_to(doubled, (len(doubled), len(extents)))
             inner: Ints = np.minimum(np.vstack([np.ones_like(extents), extents, halves, given]), extents)
             return inner
-        trips, coarse = _TRIPS[extents.max() >= _TRIPS][:, None], int(grains[-1, 0]) * parts
+        trips, coarse = _TRIPS[extents.max() >= _TRIPS][:, None], int(grains[-1, 0]) * (parts if setting.pieces == 1 else 1)
         whole = ceil_div(ceil_div(extents, np.minimum(trips, extents)), coarse) * coarse
         outer: Ints = np.minimum(np.vstack([extents, whole, np.ones_like(extents)]), extents)
         return outer

@@ -31,8 +31,7 @@ written or read once per element of what it holds.
 
 **Bytes.** DRAM holds tensors packed in tile order, each tile on bursts of its own. On chip a transfer is its bits. Several cores that
 need a
-tile of one role cost one read of the place that they read from iff that says multicast (then as many as the first of them makes), else
-one each.
+tile of one role at the same place of their loops cost one read of the place that they read from iff that says multicast, else one each.
 Sums move in accumulator bits; what is finished, in output bits. Levels that a role passes by are not charged.
 """
 
@@ -40,7 +39,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any, NamedTuple, TypeAlias
 
 from hwmodels.chip import Role
@@ -146,8 +145,9 @@ class _Traffic:
 
 
 class _Case:
-    """A setting and a choice with what both imply: cuts as all cores (`every`) and as the first core alone (`first`) see them, the extents
-    of the first core's first and last tile of each stage, and (last entries) of its first and last piece for the array."""
+    """A setting and a choice with what both imply: cuts as all cores (`every`), as all of them where a read serves them together
+    (`at_once`) and as the first core alone (`first`) see them, the extents of the first core's first and last tile of each stage, and (last
+    entries) of its first and last piece for the array."""
 
     def __init__(self, setting: Setting, choice: Choice) -> None:
         self.setting, self.choice = setting, choice
@@ -156,8 +156,9 @@ class _Case:
         sizes = [[tile[axis] for tile in choice.tiles] for axis in range(3)]
         where = setting.split_stage
         self.first = [cut_axis(extent, sizes[i], where, parts[i], every=False) for i, extent in enumerate(setting.extents)]
-        self.every = self.first
+        self.every = self.at_once = self.first
         if self.several:
+            self.at_once = [cuts._replace(at_once=True) for cuts in self.first]
             self.every = [cut_axis(extent, sizes[i], where, parts[i], every=True) for i, extent in enumerate(setting.extents)]
         ends = [_axis_ends(extent, sizes[i], where, parts[i]) for i, extent in enumerate(setting.extents)]
         stages = range(len(choice.tiles) + 1)
@@ -170,8 +171,8 @@ class _Case:
         x, y, z = ROLE_AXES[role]
         if not self.setting.shared(seen_from):
             return self.first[x], self.first[y], self.first[z]
-        at_once = seen_from.level.multicast and role != "psums"
-        return self.every[x], self.every[y], (self.first if at_once else self.every)[z]
+        is_multicast = seen_from.level.multicast and role != "psums"
+        return self.every[x], self.every[y], (self.at_once if is_multicast else self.every)[z]
 
     def tiles_of(self, role: Role, inner: Place, seen_from: Place) -> list[Visited]:
         """Tiles of a role that `inner` fetches."""
@@ -191,8 +192,7 @@ class _AllCores(_Case):
 
     def axes(self, role: Role, seen_from: Place) -> tuple[AxisCuts, AxisCuts, AxisCuts]:
         if self.setting.shared(seen_from):
-            by_x, by_y, by_z = super().axes(role, seen_from)
-            return by_x, by_y, by_z if by_z.every else by_z._replace(at_once=True)
+            return super().axes(role, seen_from)
         x, y, z = ROLE_AXES[role]
         return self.every[x], self.every[y], self.every[z]
 
@@ -224,9 +224,16 @@ def room_bits(setting: Setting, choice: Choice) -> dict[str, int]:
     return {place.level.name: int(tile_bits(setting, place.level, tiles[place.stage])) for place in setting.places[1:]}
 
 
-def busiest_macs(setting: Setting, choice: Choice) -> int:
-    """MACs that the first core issues; none issues more."""
-    return int(array.issued_macs(setting, choice.dataflow, choice.array_axis, _Case(setting, choice).first))
+def macs_of_cores(setting: Setting, choice: Choice) -> list[int]:
+    """MACs that each core issues. The first need not issue most: a smaller part may lie on more matrix units, with more padding."""
+    parts, extents = (*choice.split, 1), setting.extents
+    sizes = [[tile[axis] for tile in choice.tiles] for axis in range(3)]
+
+    def cuts_of(axis: int) -> list[AxisCuts]:
+        return [cut_axis(extents[axis], sizes[axis], setting.split_stage, parts[axis], False, core) for core in range(parts[axis])]
+
+    cores = product(cuts_of(0), cuts_of(1), cuts_of(2))
+    return [int(array.issued_macs(setting, choice.dataflow, choice.array_axis, cuts)) for cuts in cores]
 
 
 def tile_turns(setting: Setting, choice: Choice) -> dict[tuple[int, str], int]:

@@ -58,7 +58,8 @@ NOTHING = Besides()
 @dataclass(frozen=True, slots=True)
 class Setting:
     """A GEMM on a chip, and what its group moves besides. `holders[role]` are the place that a role comes from (DRAM, unless plan keeps it
-    on the chip) and those further in that hold tiles of it; `roles[level]` are the roles of which a level holds tiles."""
+    on the chip) and those further in that hold tiles of it; `roles[level]` are the roles of which a level holds tiles. Several `pieces` of
+    the columns have a core each; else cores are used as is best."""
 
     gemm: Gemm
     chip: Chip
@@ -69,6 +70,7 @@ class Setting:
     roles: Mapping[str, tuple[Role, ...]]
     rate: float
     besides: Besides = NOTHING
+    pieces: int = 1
 
     @property
     def cores(self) -> int:
@@ -91,12 +93,12 @@ class Setting:
         return place.stage < self.split_stage
 
 
-def setting_of(gemm: Gemm, chip: Chip, a_resident: bool = False, besides: Besides = NOTHING) -> Setting:
+def setting_of(gemm: Gemm, chip: Chip, a_resident: bool = False, besides: Besides = NOTHING, pieces: int = 1) -> Setting:
     """Check a GEMM against a chip; raises `BadInput` with every reason why it cannot be mapped.
 
     `a_resident`: A lies in the chip's resident level, in the share of it that intermediates may use.
     """
-    problems = [*_bad_extents(gemm), *_bad_chip(gemm, chip)]
+    problems = [*_bad_extents(gemm), *_bad_chip(gemm, chip)] or _bad_pieces(gemm, chip, pieces)
     if problems:
         raise BadInput(problems)
     stages = chip_stages(chip)
@@ -114,7 +116,7 @@ def setting_of(gemm: Gemm, chip: Chip, a_resident: bool = False, besides: Beside
     roles = {
         place.level.name: tuple(role for role in ROLE_AXES if place in holders[role][1:]) for place in places[1:]
     }
-    setting = Setting(gemm, chip, stages, split_stage, places, holders, roles, float(chip.matrix.rates[gemm.compute]), besides)
+    setting = Setting(gemm, chip, stages, split_stage, places, holders, roles, float(chip.matrix.rates[gemm.compute]), besides, pieces)
     _check_smallest(setting)
     return setting
 
@@ -158,6 +160,15 @@ def _bad_chip(gemm: Gemm, chip: Chip) -> list[Problem]:
     return found
 
 
+def _bad_pieces(gemm: Gemm, chip: Chip, pieces: int) -> list[Problem]:
+    found = []
+    if gemm.n % pieces:
+        found.append(Problem(f"{gemm.n} columns do not part into {pieces} equal pieces", "take a divisor", path="n"))
+    if pieces > chip.cores:
+        found.append(Problem(f"{pieces} pieces need as many cores; {chip.name} has {chip.cores}", f"raise cores to {pieces}", path="cores"))
+    return found
+
+
 def capacity_bytes(setting: Setting, level: MemoryLevel) -> float:
     """What tiles may use of a level: all of it, less what intermediates may keep of the level where they stay."""
     share = 1 - float(setting.chip.resident_share) if level is resident_level(setting.chip) else 1.0
@@ -174,10 +185,11 @@ def tile_bits(setting: Setting, level: MemoryLevel, tile: Extents) -> Amount:
 
 
 def _check_smallest(setting: Setting) -> None:
-    """One element of each role must fit everywhere."""
+    """One element of each role must fit everywhere; where cores with pieces share a level, one column of each piece."""
     problems = []
     for place in setting.places[1:]:
-        level, needed = place.level, int(tile_bits(setting, place.level, (1, 1, 1)))
+        level, columns = place.level, setting.pieces if setting.shared(place) else 1
+        needed = int(tile_bits(setting, level, (1, columns, 1)))
         share = capacity_bytes(setting, level) / float(level.capacity_bytes)
         if needed > 8 * capacity_bytes(setting, level):
             path = f"memory.{level.name}.capacity"
