@@ -19,6 +19,8 @@ in their rates, clocks and latencies: then so are the bounds.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -74,17 +76,17 @@ class Bounder:
     """
 
     def __init__(self, setting: Setting, orders: Sequence[Any], drains: Sequence[int]) -> None:
-        self.setting = setting
         stages = len(setting.stages)
         self.at = layout(stages)
         self.driven, self.code = driven_by(tuple(orders), stages)
         self.codes_per_order = 8**stages
-        self.drains = np.array(drains, dtype=float)
-        self.whole = np.array([[float(setting.extents[x] * setting.extents[y])] for x, y, _ in (ROLE_AXES[role] for role in ROLES)])
         self.one_core = setting.cores == 1
         self.demands = 0
-        self.one, self.drain, self.cycles, self.extra = (self._next(1) for _ in range(4))
+        self.one, self.drain, self.cycles, self.extra, self.sums = (self._next(1) for _ in range(5))
         self.accesses = self._next()
+        self.besides = self._next(2 * len(setting.besides.sizes_bytes))
+        self.scales = self._next(len(setting.besides.sizes_bytes) > 0)
+        self._ask(setting, drains)
         self.own = self.one if self.one_core else self._next()
         self.enter = [self._next() for _ in range(stages)]
         self.ends = [self._next() for _ in range(stages)]
@@ -97,6 +99,7 @@ class Bounder:
         self.links: dict[Role, list[Link]] = {role: [] for role in ROLES}
         for role, outer, inner in pairs:
             self.links[role].append(self._link(role, outer, inner))
+        self.weights_leave = self.links["weights"][0].leave
         self.from_dram = [link for links in self.links.values() for link in links if link.outer.stage < 0]
         self.rooms = self._rooms()
         homes = [setting.holders[role][-1] for role in ROLES]
@@ -110,6 +113,21 @@ class Bounder:
         self.room = np.concatenate([room for _, _, room in self.rooms])
         self.order_codes = np.arange(len(orders)) * self.codes_per_order
         self.rows = _Rows(self)
+
+    def _ask(self, setting: Setting, drains: Sequence[int]) -> None:
+        """Take in what a GEMM alone decides: its extents, and what is moved besides."""
+        self.setting = setting
+        self.drains = np.array(drains, dtype=float)
+        self.whole = np.array([[float(setting.extents[x] * setting.extents[y])] for x, y, _ in (ROLE_AXES[role] for role in ROLES)])
+        besides = setting.besides
+        self.besides_bytes = np.array(besides.sizes_bytes, dtype=float).reshape(-1, 1)
+        self.scales_per_weight = sum(besides.scales_bytes) / (setting.gemm.n * setting.gemm.k)
+
+    def asked(self, setting: Setting, drains: Sequence[int]) -> Bounder:
+        """The same for another GEMM of the same formats on the same chip."""
+        other = copy(self)
+        other._ask(setting, drains)
+        return other
 
     def _next(self, count: int = 3) -> int:
         self.demands += count
@@ -192,6 +210,7 @@ class Bounder:
         found[self.drain] = self.drains.take(variant)
         found[self.cycles] = np.multiply.reduce(numbers[at.cycles])
         found[self.extra] = np.add.reduce(numbers[at.extra])
+        found[self.sums] = self.whole[2]
         own = self.whole
         if not self.one_core:
             own = found[self.own : self.own + 3]
@@ -202,6 +221,9 @@ class Bounder:
         for stage in range(len(self.enter)):
             self._stage(found, numbers, stage, driven[flag : flag + 3 * stage + 3])
             flag += 3 * stage + 3
+        if len(self.besides_bytes):
+            found[self.besides : self.scales] = self.besides_bytes
+            np.multiply(found[self.weights_leave], self.scales_per_weight, out=found[self.scales])
         if single:
             self._round_up(found, numbers)
         return found
@@ -273,6 +295,31 @@ class Bounder:
         np.multiply(numbers[:, None, 0], numbers[None, :, 1], out=products[:, :, 2])
         products[:, :, 3] = products[:, :, 2]
         return products
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """What the rows of a bounder depend on, besides orders: the very same chip, which `setting` holds, so that its identity stays its own;
+    where operands lie; formats; and whether anything is moved besides."""
+
+    chip_identity: int
+    activations_from: int
+    bits: tuple[int, ...]
+    besides: int
+    setting: Setting = field(compare=False)
+
+
+def bounder_of(setting: Setting, orders: Sequence[Any], drains: Sequence[int]) -> Bounder:
+    """A bounder, made of one that is remembered if only extents differ."""
+    gemm = setting.gemm
+    bits = gemm.a_bits, gemm.w_bits, gemm.out_bits, gemm.acc_bits
+    form = _Form(id(setting.chip), len(setting.holders["activations"]), bits, len(setting.besides.sizes_bytes), setting)
+    return _remembered(form, tuple(orders)).asked(setting, drains)
+
+
+@lru_cache(maxsize=16)
+def _remembered(form: _Form, orders: tuple[Any, ...]) -> Bounder:
+    return Bounder(form.setting, orders, ())
 
 
 @lru_cache(maxsize=16)
@@ -377,7 +424,7 @@ class _Rows:
         """Elements of the result that a place gets."""
         form = self.form
         if form.one_core or form.setting.shared(place):
-            return float(form.whole[2, 0]) * self.unit[form.one]
+            return self.unit[form.sums]
         return self.unit[form.own + 2]
 
     def _array(self) -> Any:
@@ -469,17 +516,15 @@ class _Rows:
 
     def _besides(self, index: int) -> list[Any]:
         """Seconds that the group takes of a place beside the GEMM, scales in parts of elements and of bursts; the larger one counts."""
-        setting, one = self.form.setting, self.unit[self.form.one]
-        besides, chip = setting.besides, setting.chip
-        if not besides.sizes_bytes:
+        setting, form, chip = self.form.setting, self.form, self.form.setting.chip
+        if not setting.besides.sizes_bytes:
             return [0.0]
-        level, (read, written) = chip.memory[index], besides.sizes_bytes[index]
-        per_weight = sum(besides.scales_bytes) / (setting.gemm.n * setting.gemm.k) if "weights" in level.holds else 0.0
-        leave = next(link.leave for link in self.form.links["weights"] if link.outer.stage < 0)
-        reads = read * one + per_weight * self.unit[leave]
+        level, reads, written = chip.memory[index], self.unit[form.besides + 2 * index], self.unit[form.besides + 2 * index + 1]
+        if "weights" in level.holds:
+            reads = reads + self.unit[form.scales]
         if level.bandwidth.shared:
-            return [(reads + written * one) / chip.read_bytes_per_s(level)]
-        return [reads / chip.read_bytes_per_s(level), written * one / chip.write_bytes_per_s(level)]
+            return [(reads + written) / chip.read_bytes_per_s(level)]
+        return [reads / chip.read_bytes_per_s(level), written / chip.write_bytes_per_s(level)]
 
     def _alternation(self, chains: dict[Role, list[Any]], after_ready: list[Any]) -> None:
         """Transfers and uses of a tile with a single buffer next to the array, one after another."""

@@ -28,7 +28,7 @@ import numpy as np
 
 from functional.errors import BadInput, Problem
 from sim.mapper import array
-from sim.mapper.bound import ROUNDING, Bounder
+from sim.mapper.bound import ROUNDING, Bounder, bounder_of
 from sim.mapper.candidates import ORDERS, ORDERS_ALIKE, Variant, all_tiles, thin_tiles, thin_variants, variants
 from sim.mapper.cost import Costs, evaluate
 from sim.mapper.problem import Choice, Setting
@@ -220,7 +220,7 @@ class Search:
         self.chips = [chip for chip, (variants, _, _) in enumerate(spaces) for _ in variants]
         self.chip_of_variant = np.array(self.chips)
         drains = [array.drain_cycles(settings[chip], variant.dataflow) for variant, chip in zip(self.chosen, self.chips, strict=True)]
-        self.bounder = Bounder(self.setting, self.orders, drains)
+        self.bounder = bounder_of(self.setting, self.orders, drains)
         self.axes, self.table = _candidates(settings, self.chosen, self.chips, tiles_of, self.bounder)
         self.levels = _levels(self.axes, self.table[: self.bounder.numbers_of_boxes], len(self.chosen) * len(self.orders) // len(settings))
         self.keys = [1, 0, 2, 3] if objective == "traffic" else [0, 1, 2, 3]
