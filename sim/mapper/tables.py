@@ -244,4 +244,4 @@ def _with_arrays(settings: Sequence[Setting], chips: Sequence[int], often: Seque
 
 def place_of(dataflow: str, array_axis: Axis, name: Axis) -> tuple[int, bool, bool]:
     """All of a dataflow and the axis that matrix units share that matters to an axis: its own place in the array."""
-    return systolic.AXES[dataflow].index(name) if dataflow else 0, dataflow == "os", array_axis == name
+    return systolic.AXES[dataflow].index(name) if dataflow else 0, dataflow == "os" and name != "n", array_axis == name
