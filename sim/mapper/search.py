@@ -148,14 +148,14 @@ def _candidates(
 
 def _those_that_fit(asked: Sequence[Asked], bounder: Bounder) -> list[Asked]:
     """Candidates that fit where they are one element long along the other axes."""
-    ends = np.cumsum([each.tiles.shape[1] for each in asked]).tolist()
-    axes = np.repeat([each.axis for each in asked], [each.tiles.shape[1] for each in asked])
-    fine = bounder.fits_alone(axes, np.concatenate([each.tiles for each in asked], axis=1))
-    if fine.all():
-        return list(asked)
-    found = [each._replace(tiles=each.tiles[:, fine[begin:end]]) for each, begin, end in zip(asked, [0, *ends], ends, strict=False)]
-    if any(each.tiles.shape[1] == 0 for each in found):
-        raise NoTile
+    found = []
+    for each in asked:
+        fine = each.tiles <= bounder.longest[each.axis]
+        if not fine.all():
+            each = each._replace(tiles=each.tiles.compress(fine.all(axis=0), axis=1))
+            if not each.tiles.size:
+                raise NoTile
+        found.append(each)
     return found
 
 
@@ -182,9 +182,9 @@ def _levels(axes: Sequence[_Axis], table: Floats, boxes: int) -> list[_Level]:
 
 
 @lru_cache(maxsize=64)
-def _corners(*parted: int) -> Ints:
-    """[axes, 1, parts]: which part along each axis."""
-    return np.indices(parted).reshape(3, 1, -1)
+def _all_of(*counts: int) -> Ints:
+    """[counts, combinations]: one of so many, each with each."""
+    return np.indices(counts).reshape(len(counts), -1)
 
 
 class _Boxes(NamedTuple):
@@ -205,11 +205,11 @@ class _Boxes(NamedTuple):
         return _Boxes(self.level, self.where.take(which, axis=1), self.bounds.take(which, axis=1), self.known)
 
     def joined(self, others: _Boxes | None) -> _Boxes:
-        """With others of the same level."""
+        """With others of the same level, compared with the same incumbent."""
         if others is None or not others.boxes:
             return self
-        known = self.known if self.known == others.known else -1
-        return _Boxes(self.level, np.hstack([self.where, others.where]), np.hstack([self.bounds, others.bounds]), known)
+        where, bounds = np.concatenate([self.where, others.where], axis=1), np.concatenate([self.bounds, others.bounds], axis=1)
+        return _Boxes(self.level, where, bounds, self.known)
 
 
 class Search:
@@ -258,17 +258,19 @@ class Search:
         then level by level, if that is not too much at a time. Where there is a budget, or too much, on along the best."""
         level, where = self.start()
         waiting = {level: self._bounded(level, where)}
-        latency = self.keys.index(0)
+        latency, known = self.keys.index(0), self.known
         while self.opened < self.budget_boxes or not self.has_all:
+            if self.known != known:
+                known, waiting = self.known, {level: self._promising(boxes) for level, boxes in waiting.items()}
             level = self._next_level(waiting)
             if level < 0:
                 return [best._replace(is_exact=True, least_s=best.key[latency]) for best in self.founds]
-            boxes = self._promising(waiting.pop(level))
+            boxes = waiting.pop(level)
             if level == 0:
                 left = self._price(boxes)
                 if left is not None:
                     waiting[0], self.opened = left, max(self.opened, int(self.budget_boxes))
-            elif boxes.boxes:
+            else:
                 boxes, rest = self._parted(boxes, self._batch(boxes.boxes))
                 if rest is not None:
                     waiting[level] = rest
@@ -303,16 +305,17 @@ class Search:
         """The whole space in boxes of the highest level."""
         level = len(self.levels) - 1
         blocks = [1 << max(0, axis.depth - level) for axis in self.axes]
-        where = np.indices((len(self.chosen), len(self.orders), *blocks)).reshape(5, -1)
-        for axis, row, begin, count in zip(self.axes, where[2:], self.levels[level].begins, blocks, strict=True):
-            row += (begin + axis.kinds * count).take(where[0])
+        where = _all_of(len(self.chosen), len(self.orders), *blocks).copy()
+        begins = self.levels[level].begins
+        firsts = [begin + axis.kinds * count for axis, begin, count in zip(self.axes, begins, blocks, strict=True)]
+        where[2:] += np.array(firsts).take(where[0], axis=1)
         return level, where
 
     def children(self, level: int, where: Ints, below: int) -> Ints:
         """The parts of each box that are boxes of a level below."""
         if (level, below) not in self.cuts:
             parted = [1 << min(level, axis.depth) - min(below, axis.depth) for axis in self.axes]
-            outer, corners = np.array(parted)[:, None], _corners(*parted)
+            outer, corners = np.array(parted)[:, None], _all_of(*parted)[:, None]
             begins = np.array(self.levels[below].begins)[:, None] - np.array(self.levels[level].begins)[:, None] * outer
             self.cuts[level, below] = outer, corners + begins[:, :, None]
         outer, offsets = self.cuts[level, below]
@@ -403,7 +406,8 @@ class Search:
                 best = self._first(boxes)
                 self._price_one(chip, boxes.where[:, best : best + 1])
                 self.priced, alone = self.priced + 1, alone + 1
-                boxes = self._promising(boxes.take((np.arange(boxes.boxes) != best).nonzero()[0]))
+                boxes.bounds[0, best] = np.inf
+                boxes = self._promising(boxes._replace(known=-1))
                 continue
             first, rest = self._parted(boxes, _BATCH_PRICED)
             for variant in np.unique(first.where[0]):
