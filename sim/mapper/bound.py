@@ -283,7 +283,10 @@ class Bounder:
         pairs[:, :, :, 3] = pairs[:, :, :, 2]
         elements, tiles = pairs.reshape(2, 4, 4, -1)
         bursts = elements * self.burst_parts
-        added = np.add.reduce((np.ceil(bursts) - bursts) * tiles) * self.setting.chip.dram.burst_bytes
+        wasted = np.ceil(bursts)
+        wasted -= bursts
+        wasted *= tiles
+        added = np.add.reduce(wasted) * self.setting.chip.dram.burst_bytes
         if not self.one_core:
             alike_of = np.empty((3, numbers.shape[2]))
             selected(numbers[at.alike], alike_of)

@@ -64,9 +64,8 @@ def candidate_tiles(extent: int, grains: tuple[int, ...]) -> Ints:
         return smallest
     aligned = -(-smallest // np.array(grains)[:, None])
     aligned *= np.array(grains)[:, None]
-    fine = (extent + aligned - 1) // aligned == -(-extent // smallest)
-    fine &= aligned <= extent
-    return distinct(np.concatenate([smallest, aligned[fine]]))
+    fewer_trips = np.concatenate([smallest[1:], [extent + 1]])
+    return distinct(np.concatenate([smallest, aligned[aligned < fewer_trips]]))
 
 
 def splits(cores: int) -> list[tuple[int, int]]:

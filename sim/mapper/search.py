@@ -355,7 +355,7 @@ class Search:
         boxes = (boxes if len(near) == boxes.boxes else boxes.take(near))._replace(known=self.known)
         limits = self._limits_of(boxes.where)
         better: Any = boxes.bounds[0] < limits[0]
-        if better.all():
+        if np.count_nonzero(better) == boxes.boxes:
             return boxes
         equal = ~better
         for bound, low, high in zip(boxes.bounds[1:], limits[1:4], limits[5:8], strict=True):
@@ -421,7 +421,7 @@ class Search:
     def _first(self, boxes: _Boxes) -> int:
         """The box of the least bounds, and of equal ones the first: mostly bounds of mappings are costs, and then it is the best."""
         first = boxes.bounds[0]
-        among = (first <= first.min() * (1 + 2 * _GRID)).nonzero()[0]
+        among = (first <= np.minimum.reduce(first) * (1 + 2 * _GRID)).nonzero()[0]
         for bound in boxes.bounds:
             if len(among) == 1:
                 break
