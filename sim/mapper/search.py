@@ -71,15 +71,6 @@ def on_grid(latency_s: Any) -> Any:
     return ((latency_s.view(np.int64) + _STEP // 2) & -_STEP).view(np.float64)
 
 
-def _equal_s(latency_s: float) -> tuple[float, float]:
-    """The least and the largest latency that are the same as one on the grid; of one that is not on it itself."""
-    bits = int(np.float64(latency_s).view(np.int64))
-    if bits % _STEP or latency_s == math.inf:
-        return latency_s, latency_s
-    least, largest = np.array([bits - _STEP // 2, bits + _STEP // 2 - 1]).view(np.float64).tolist()
-    return least, largest
-
-
 class Found(NamedTuple):
     """The best mapping so far, what it is ranked by, and its costs where it was priced by itself; whether nothing in the whole space is
     better, and (for the latency) a bound below all of it."""
@@ -282,7 +273,7 @@ class Search:
     def _batch(self, waiting: int) -> int:
         """Boxes that are opened at a time, of so many: all, unless the incumbent is so poor that they are many."""
         first, next_few, most = (each * len(self.settings) for each in _BATCH_BOXES)
-        return first if not self.has_all else next_few if self.budget_boxes < math.inf or waiting > most else most
+        return first if not self.has_all else next_few if self.budget_boxes < math.inf else most
 
     def _next_level(self, waiting: Mapping[int, _Boxes]) -> int:
         """Where to go on: -1 if nothing is left."""
@@ -330,7 +321,11 @@ class Search:
         self.calls += 1
         table = self.levels[level].table if level else self.table
         numbers = table.take(where[2:], axis=1, mode="clip")
+        # In the order of ranking, with latencies on the grid; the first is infinite where tiles do not fit.
         bounds, unfit = self.bounder(numbers, where[1], where[0], single=level == 0)
+        latency = bounds[0].view(np.int64)
+        latency += _STEP // 2
+        latency &= -_STEP
         if self.keys[0]:
             bounds = bounds.take(self.keys, axis=0)
         bounds[0, unfit] = np.inf
@@ -338,14 +333,14 @@ class Search:
 
     def _limits(self, key: Key) -> list[float]:
         """What bounds are compared with, for an incumbent."""
-        lows, highs = [amount * (1 - 2 * ROUNDING) for amount in key[:4]], list(key[:4])
-        latency = self.keys.index(0)
-        lows[latency], highs[latency] = _equal_s(key[latency])
-        return [min(limit, _LARGEST) for limit in (*lows, *highs, key[4])]
+        lows = [amount * (1 - 2 * ROUNDING) for amount in key[:4]]
+        return [min(limit, _LARGEST) for limit in (*lows, *key)]
 
-    def _limits_of(self, where: Ints) -> Sequence[Any]:
+    def _limits_of(self, where: Ints) -> list[Any]:
         """Those of the boxes' chips: nine numbers, or as many arrays [boxes]."""
-        return self.limits[:, 0].tolist() if len(self.settings) == 1 else self.limits.take(self.chip_of_variant.take(where[0]), axis=1)
+        if len(self.settings) == 1:
+            return list(self.limits[:, 0].tolist())
+        return list(self.limits.take(self.chip_of_variant.take(where[0]), axis=1))
 
     def _promising(self, boxes: _Boxes) -> _Boxes:
         """Boxes that fit and may hold something better than what was found."""
@@ -368,8 +363,8 @@ class Search:
         """The best ones, as many of each chip, and the rest."""
         if boxes.boxes <= count:
             return boxes, None
-        first, second, third = boxes.bounds[:3, 0].tolist()
-        score = np.array([1, first / second * 1e-10, first / third * 1e-13]) @ boxes.bounds[:3]
+        first, second, third = boxes.bounds[:3]
+        score = first + second * (first[0] / second[0] * 1e-10) + third * (first[0] / third[0] * 1e-13)
         if len(self.settings) > 1:
             chips = self.chip_of_variant.take(boxes.where[0])
             order = np.lexsort((score, chips))
@@ -421,8 +416,8 @@ class Search:
     def _first(self, boxes: _Boxes) -> int:
         """The box of the least bounds, and of equal ones the first: mostly bounds of mappings are costs, and then it is the best."""
         first = boxes.bounds[0]
-        among = (first <= np.minimum.reduce(first) * (1 + 2 * _GRID)).nonzero()[0]
-        for bound in boxes.bounds:
+        among = (first == np.minimum.reduce(first)).nonzero()[0]
+        for bound in boxes.bounds[1:]:
             if len(among) == 1:
                 break
             own = on_grid(bound.take(among))
