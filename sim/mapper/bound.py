@@ -314,11 +314,12 @@ def bounder_of(setting: Setting, orders: Sequence[Any], drains: Sequence[int]) -
     gemm = setting.gemm
     bits = gemm.a_bits, gemm.w_bits, gemm.out_bits, gemm.acc_bits
     form = _Form(id(setting.chip), len(setting.holders["activations"]), bits, len(setting.besides.sizes_bytes), setting)
-    return _remembered(form, tuple(orders)).asked(setting, drains)
+    return remembered_bounder(form, tuple(orders)).asked(setting, drains)
 
 
 @lru_cache(maxsize=16)
-def _remembered(form: _Form, orders: tuple[Any, ...]) -> Bounder:
+def remembered_bounder(form: _Form, orders: tuple[Any, ...]) -> Bounder:
+    """A bounder of no GEMM's extents yet."""
     return Bounder(form.setting, orders, ())
 
 
