@@ -52,7 +52,7 @@ _BOXES_AT_FIRST = 1024
 """Boxes with which a search may begin: those of the highest levels are hardly ever discarded."""
 
 _BATCH_BOXES = (32, 64, 512)
-"""Boxes opened at a time: until there is an incumbent; after that with a budget, or where more than the last number wait; and else."""
+"""Boxes opened at a time: until there is an incumbent, after that with a budget, and without one."""
 
 _PARTS_AT_A_TIME = 512
 """Parts into which they are cut at once, if that is more than one level down."""
@@ -262,7 +262,7 @@ class Search:
                 if left is not None:
                     waiting[0], self.opened = left, max(self.opened, int(self.budget_boxes))
             else:
-                boxes, rest = self._parted(boxes, self._batch(boxes.boxes))
+                boxes, rest = self._parted(boxes, self._batch)
                 if rest is not None:
                     waiting[level] = rest
                 below = self._below(level, boxes.boxes)
@@ -270,18 +270,18 @@ class Search:
         bounds_s = [float(boxes.bounds[latency].min()) for boxes in waiting.values() if boxes.boxes]
         return [best._replace(least_s=min([*bounds_s, best.key[latency]])) for best in self.founds]
 
-    def _batch(self, waiting: int) -> int:
-        """Boxes that are opened at a time, of so many: all, unless the incumbent is so poor that they are many."""
-        first, next_few, most = (each * len(self.settings) for each in _BATCH_BOXES)
-        return first if not self.has_all else next_few if self.budget_boxes < math.inf else most
+    @property
+    def _batch(self) -> int:
+        """Boxes that are opened at a time."""
+        first, limited, unlimited = _BATCH_BOXES
+        return (first if not self.has_all else limited if self.budget_boxes < math.inf else unlimited) * len(self.settings)
 
     def _next_level(self, waiting: Mapping[int, _Boxes]) -> int:
         """Where to go on: -1 if nothing is left."""
         levels = [level for level, boxes in waiting.items() if boxes.boxes]
         if not levels or not self.has_all or self.budget_boxes < math.inf:
             return min(levels, default=-1)
-        most = _BATCH_BOXES[2] * len(self.settings)
-        return max((level for level in levels if waiting[level].boxes <= most), default=min(levels))
+        return max((level for level in levels if waiting[level].boxes <= self._batch), default=min(levels))
 
     def _below(self, level: int, count: int) -> int:
         """The level of the parts into which so many boxes are cut: the lowest at which they are not too many."""
