@@ -486,6 +486,20 @@ def test_whatever_the_search_begins_with_it_ends_at_the_first_of_all_mappings(
         assert search_module.Search([setting], [space], objective, incumbent=incumbent).run()[0].key == first
 
 
+@pytest.mark.parametrize(("numbers", "shape"), [((4, 4, 3000, 2, 1, 1), (17, 11, 4)), ((4, 2, 300, 5, 1, 16), (10, 4, 9))])
+def test_of_mappings_alike_but_for_steps_a_later_one_with_fewer_is_chosen(numbers: tuple[Any, ...], shape: tuple[int, int, int]) -> None:
+    """Begun with an earlier mapping that is as fast, and moves as many bytes, in more steps."""
+    setting = setting_of(Gemm(*shape, 8, 8, 8, 32, "int8"), small_chip(*numbers))
+    space = search_module.all_of(setting)
+    keys = Unpruned([setting], [space]).keys_of_all()
+    first = np.array(first_of(keys))
+    alike = (keys[:3] == first[:3, None]).all(axis=0) & (keys[3] > first[3]) & (keys[4] < first[4])
+    assert alike.any()
+    for key in keys[:, alike].T:
+        incumbent = search_module.Found(tuple(key), Choice((), (), (1, 1), "", "m"))
+        assert search_module.Search([setting], [space], incumbent=incumbent).run()[0].key == tuple(first)
+
+
 @pytest.mark.parametrize("shape", [(200, 130, 130), (200, 130, 60)])
 def test_the_thinned_search_goes_to_the_last_of_its_boxes(shape: tuple[int, int, int]) -> None:
     """The best of them all comes late: after more than some hundred boxes."""
