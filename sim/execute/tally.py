@@ -27,10 +27,10 @@ class Tally:
 
     `useful_macs`: unmasked products. `issued_macs`: what the matrix units carry out, padding of their granules and masked parts of computed
     tiles included. `issued_by_core`: those of each core that has any, and `issued_by_unit` of its first matrix unit. `moves`: tiles by
-    movement between levels and by their elements. `exchanged`: elements that the matrix units read from and write to the levels next to them. `turns`: how often, at the stage of that
-    index (of the first core, where each has its own), the next tile lies elsewhere along an axis than the one before it, which tells two
-    orders of loops apart even where they move the same. `held_bits`: the most that one instance of a level has to make room for, by level
-    and cargo, all buffers of a tile counted.
+    movement between levels and by their elements. `exchanged`: elements that the matrix units read from and write to the levels next to
+    them. `turns`: how often, at the stage of that index (of the first core, where each has its own), the next tile lies elsewhere along an
+    axis than the one before it, which tells two orders of loops apart even where they move the same. `held_bits`: the most that one
+    instance of a level has to make room for, by level and cargo, all buffers of a tile counted.
     """
 
     useful_macs: int = 0
