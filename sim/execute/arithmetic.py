@@ -89,8 +89,16 @@ _OVER_THE_ARRAY = {"os": ("m", "n"), "ws": ("k", "n"), "is": ("k", "m")}
 """Axes that lie over the rows and over the columns of a systolic array; the third is streamed and never padded."""
 
 
-def issued_macs(unit: MatrixUnit, number_format: str, dataflow: str, array_axis: str, m: int, n: int, k: int) -> int:
-    """MACs that the matrix units of one core carry out for a tile, padding included.
+class Issued(NamedTuple):
+    """MACs that matrix units carry out, padding included: all units of a core, and the first one, to which no other has more to do. Tensor
+    cores are as one."""
+
+    all_units: int
+    first_unit: int
+
+
+def issued_macs(unit: MatrixUnit, number_format: str, dataflow: str, array_axis: str, m: int, n: int, k: int) -> Issued:
+    """What a tile takes.
 
     Systolic arrays cut the tile into equal parts (rounded up) along `array_axis`, one per unit, and pad each part to whole folds. Tensor
     cores deal out the granules of the whole tile, so that `dataflow` and `array_axis` mean nothing to them.
@@ -99,12 +107,11 @@ def issued_macs(unit: MatrixUnit, number_format: str, dataflow: str, array_axis:
         raise ValueError(f"the matrix unit has no rate for {number_format}; it has {', '.join(unit.rates)}")
     lengths = {"m": m, "n": n, "k": k}
     if unit.kind == "tensor_core":
-        return math.prod(-(-length // size) * size for length, size in zip(lengths.values(), unit.tile, strict=True))
-    shared = lengths[array_axis]
-    total = 0.0
-    for part in parts(Span(0, shared), -(-shared // unit.count)):
-        total += _padded(unit, number_format, dataflow, lengths | {array_axis: part.stop - part.start})
-    return round(total)
+        whole = math.prod(-(-length // size) * size for length, size in zip(lengths.values(), unit.tile, strict=True))
+        return Issued(whole, whole)
+    cuts = parts(Span(0, lengths[array_axis]), -(-lengths[array_axis] // unit.count))
+    macs = [_padded(unit, number_format, dataflow, lengths | {array_axis: part.stop - part.start}) for part in cuts]
+    return Issued(round(sum(macs)), round(macs[0]))
 
 
 def _padded(unit: MatrixUnit, number_format: str, dataflow: str, lengths: dict[str, int]) -> float:

@@ -259,7 +259,7 @@ class _Run:
         seen = int((~self.hidden(queries, tile)).sum())
         self.tally.useful_macs += seen * self.attention.head_dim
         how = self.chip.matrix, self.attention.compute, mapping.dataflow, mapping.array_axis
-        self.tally.issued_by_core[self.who] += issued_macs(*how, m, n, k)
+        self.tally.issue(self.who, issued_macs(*how, m, n, k))
         counts = exchanged_elements(*how, (m, n, k), continues=False)
         self.tally.exchange(self.operands.name, "activations", "read", counts.a_reads)
         self.tally.exchange(self.operands.name, "keys", "read", counts.b_reads)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from hwmodels.chip import Chip, MemoryLevel, Role
-from sim.execute.arithmetic import Arithmetic, Exchanged, block_elements, exchanged_elements, issued_macs
+from sim.execute.arithmetic import Arithmetic, Exchanged, Issued, block_elements, exchanged_elements, issued_macs
 from sim.execute.check import check_buffers, check_compute
 from sim.execute.tally import Cargo, Tally
 from sim.execute.tiles import Counted, Mask, Tiles, counted
@@ -217,7 +217,7 @@ class _Run:
         m, n, k = block_elements(block)
         self.tally.useful_macs += m * n * k
         inside, work = len(self.stages), tiles.work(block[2].start > 0, self.issued, self.exchanged)
-        self.tally.issued_by_core[core] += work.issued_macs
+        self.tally.issue(core, work.issued)
         for index, role in enumerate(_OPERANDS):
             read = self.is_read(role, inside, _area(role, block), path, tiles.places)
             numbers = work.numbers if read is None else np.bincount(work.kind_of[read], minlength=len(work.numbers))
@@ -270,7 +270,7 @@ class _Run:
         tiling = StageTiling(Tile(*extents), AXES, 1) if depth is None else self.mapping.stages[depth]
         return Tiles(extents, tiling, self.extents)
 
-    def _issued(self, m: int, n: int, k: int) -> int:
+    def _issued(self, m: int, n: int, k: int) -> Issued:
         mapping = self.mapping
         return issued_macs(self.chip.matrix, mapping.gemm.compute, mapping.dataflow, mapping.array_axis, m, n, k)
 

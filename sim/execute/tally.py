@@ -26,15 +26,16 @@ class Tally:
     """Counts of one execution, over all cores.
 
     `useful_macs`: unmasked products. `issued_macs`: what the matrix units carry out, padding of their granules and masked parts of computed
-    tiles included. `issued_by_core`: those of each core that has any. `moves`: tiles by movement between levels and by their elements.
-    `exchanged`: elements that the matrix units read from and write to the levels next to them. `turns`: how often, at the stage of that
-    index (of the first core, where each has its own), the next tile lies elsewhere along an axis than the one before it, which tells two
-    orders of loops apart even where they move the same. `held_bits`: the most that one instance of a level has to make room for, by level
-    and cargo, all buffers of a tile counted.
+    tiles included. `issued_by_core`: those of each core that has any, and `issued_by_unit` of its first matrix unit. `moves`: tiles by
+    movement between levels and by their elements. `exchanged`: elements that the matrix units read from and write to the levels next to
+    them. `turns`: how often, at the stage of that index (of the first core, where each has its own), the next tile lies elsewhere along an
+    axis than the one before it, which tells two orders of loops apart even where they move the same. `held_bits`: the most that one
+    instance of a level has to make room for, by level and cargo, all buffers of a tile counted.
     """
 
     useful_macs: int = 0
     issued_by_core: Counter[object] = field(default_factory=Counter)
+    issued_by_unit: Counter[object] = field(default_factory=Counter)
     moves: dict[tuple[Traffic, int], int] = field(default_factory=dict)
     exchanged: Counter[Traffic] = field(default_factory=Counter)
     turns: Counter[tuple[int, str]] = field(default_factory=Counter)
@@ -50,9 +51,19 @@ class Tally:
         return max(self.issued_by_core.values(), default=0)
 
     @property
+    def busiest_unit_macs(self) -> int:
+        """What the matrix unit with the most work issues: the array's time."""
+        return max(self.issued_by_unit.values(), default=0)
+
+    @property
     def busy_cores(self) -> int:
         """Cores that issue any."""
         return sum(macs > 0 for macs in self.issued_by_core.values())
+
+    def issue(self, core: object, issued: tuple[int, int]) -> None:
+        """MACs of all matrix units of a core, and of the first of them."""
+        self.issued_by_core[core] += issued[0]
+        self.issued_by_unit[core] += issued[1]
 
     def move(self, level: str, cargo: Cargo, direction: Literal["read", "write"], elements: int, tiles: int = 1) -> None:
         """Tiles of so many elements each, read from or written to a level."""

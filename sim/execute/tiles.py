@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwmodels.chip import Role
-from sim.execute.arithmetic import Exchanged
+from sim.execute.arithmetic import Exchanged, Issued
 from sim.mapping import AXES, OPERAND_AXES, Axis, Block, Span, StageTiling, parts
 
 Indices = NDArray[np.int64]
@@ -25,12 +25,12 @@ Counted = tuple[tuple[int, int], ...]
 
 class Work(NamedTuple):
     """What the matrix units do with tiles, by shape: which shape each tile has, how many tiles have it, what one of them exchanges with
-    memory; `issued_macs` are those of all tiles."""
+    memory; and what they issue for all tiles."""
 
     kind_of: Indices
     numbers: Indices
     exchanged: tuple[Exchanged, ...]
-    issued_macs: int
+    issued: Issued
 
 
 class Sums(NamedTuple):
@@ -94,7 +94,7 @@ class Tiles:
         return Sums(counted(sizes[arrives]), counted(sizes[:-1][moves & complete]), counted(sizes[:-1][moves & ~complete]))
 
     def _work(
-        self, is_begun: bool, issued: Callable[[int, int, int], int], exchanged: Callable[[int, int, int, bool], Exchanged]
+        self, is_begun: bool, issued: Callable[[int, int, int], Issued], exchanged: Callable[[int, int, int, bool], Exchanged]
     ) -> Work:
         """What the matrix units do with every tile, from what one issues and exchanges; `is_begun`: all sums were begun before."""
         m, n, k = self.extents
@@ -102,9 +102,9 @@ class Tiles:
         shapes = 2 * _index([self.lengths[axis] for axis in AXES], (m + 1, n + 1, k + 1)) + continues
         _, examples, kind_of, numbers = np.unique(shapes, return_index=True, return_inverse=True, return_counts=True)
         lengths = list(zip(*(self.lengths[axis][examples].tolist() for axis in AXES), strict=True))
-        macs = sum(number * issued(m, n, k) for (m, n, k), number in zip(lengths, numbers.tolist(), strict=True))
+        macs = np.array([issued(*each) for each in lengths]).T @ numbers
         each = [exchanged(m, n, k, is_begun) for (m, n, k), is_begun in zip(lengths, continues[examples].tolist(), strict=True)]
-        return Work(kind_of, numbers, tuple(each), macs)
+        return Work(kind_of, numbers, tuple(each), Issued(*macs.tolist()))
 
 
 def _moved(tile: Block, block: Block) -> Block:

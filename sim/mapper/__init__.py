@@ -105,14 +105,15 @@ def weight_passes(mapping: GemmMapping, chip: Chip, a_resident: bool = False) ->
 
 class ChipUse(NamedTuple):
     """What a mapping asks of a chip, all cores together: bytes read from and written to each level, bytes that one instance of each on-chip
-    level has to hold, how often the next tile of a stage lies elsewhere along an axis, the MACs that the busiest core issues, and how many
-    cores issue any."""
+    level has to hold, how often the next tile of a stage lies elsewhere along an axis, the MACs that the busiest core and the busiest
+    matrix unit issue, and how many cores issue any."""
 
     read_bytes: dict[str, float]
     written_bytes: dict[str, float]
     room_bytes: dict[str, float]
     turns: dict[tuple[int, str], int]
     busiest_macs: int
+    busiest_unit_macs: int
     busy_cores: int
 
 
@@ -122,7 +123,8 @@ def chip_use(mapping: GemmMapping, chip: Chip, a_resident: bool = False) -> Chip
     traffic = chip_traffic(setting, choice)
     room = {name: bits / 8 for name, bits in room_bits(setting, choice).items()}
     macs, turns = macs_of_cores(setting, choice), tile_turns(setting, choice)
-    return ChipUse(_floats(traffic.read), _floats(traffic.written), room, turns, max(macs), sum(each > 0 for each in macs))
+    busiest = max(macs), max(macs_of_cores(setting, choice, first_unit=True))
+    return ChipUse(_floats(traffic.read), _floats(traffic.written), room, turns, *busiest, sum(each > 0 for each in macs))
 
 
 def _floats(sizes: Mapping[str, Any]) -> dict[str, float]:

@@ -66,8 +66,7 @@ def cycles_factor(setting: Setting, dataflow: str, array_axis: Axis, name: Axis)
     rows, _, streamed = systolic.AXES[dataflow]
     if name == streamed:
         return lambda length: interval_cycles(setting, dataflow, _part(setting, name, array_axis, length))
-    size = unit.rows if name == rows else unit.cols
-    return lambda length: ceil_div(_packed(setting, name, _part(setting, name, array_axis, length)), size)
+    return _share_folds(setting, name, array_axis, unit.rows if name == rows else unit.cols)
 
 
 def tile_extra_cycles(setting: Setting, dataflow: str, array_axis: Axis, tile: tuple[Amount, ...]) -> Amount:
@@ -137,8 +136,9 @@ def accesses(setting: Setting, dataflow: str, array_axis: Axis, cuts: Mapping[Ro
     return Accesses(a_elements * often[0], w_elements * often[1], sums * (often[2] - 1), sums * often[2])
 
 
-def issued_macs(setting: Setting, dataflow: str, array_axis: Axis, cuts: Sequence[AxisCuts]) -> Amount:
-    """MACs that array time is charged for: granules, or folds padded to full rows, columns and packs; the streamed length is not."""
+def issued_macs(setting: Setting, dataflow: str, array_axis: Axis, cuts: Sequence[AxisCuts], first_unit: bool = False) -> Amount:
+    """MACs that array time is charged for: granules, or folds padded to full rows, columns and packs; the streamed length is not. Those of
+    all units, or of the first systolic array, whose share of each tile is the largest."""
     unit = setting.chip.matrix
     issued: Any = 1
     if unit.kind == "tensor_core":
@@ -149,7 +149,7 @@ def issued_macs(setting: Setting, dataflow: str, array_axis: Axis, cuts: Sequenc
     for name, axis in zip(AXES, cuts, strict=True):
         pack = max(setting.rate, 1) if name == "k" else 1
         size = unit.rows if name == rows else unit.cols if name == cols else 1
-        issued = issued * pack * size * total(axis, _folds(setting, name, array_axis, size))
+        issued = issued * pack * size * total(axis, (_share_folds if first_unit else _folds)(setting, name, array_axis, size))
     return issued
 
 
@@ -187,6 +187,10 @@ def _padded(size: int) -> Callable[[Amount], Amount]:
 
 def _folds(setting: Setting, name: Axis, array_axis: Axis, size: int | None) -> Callable[[Amount], Amount]:
     return lambda length: _over_parts(setting, name, array_axis, length, size)
+
+
+def _share_folds(setting: Setting, name: Axis, array_axis: Axis, size: int) -> Callable[[Amount], Amount]:
+    return lambda length: ceil_div(_packed(setting, name, _part(setting, name, array_axis, length)), size)
 
 
 def _packed(setting: Setting, name: str, length: Amount) -> Amount:

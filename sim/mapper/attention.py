@@ -77,10 +77,12 @@ class _Tiles(NamedTuple):
 
 
 class _Use(NamedTuple):
-    """What pairs ask of a core: array cycles, MACs issued, operand bytes read, elements, and bytes of tiles fetched and stored."""
+    """What pairs ask of a core: array cycles, MACs issued, in all and by its first matrix unit, operand bytes read, elements, and bytes of
+    tiles fetched and stored."""
 
     cycles: Any
     issued_macs: Any
+    unit_macs: Any
     operand_bytes: Any
     psum_reads: Any
     psum_writes: Any
@@ -206,13 +208,14 @@ def moved_bytes(mapping: AttentionMapping, chip: Chip, cost: AttentionCost, part
 class InnermostUse(NamedTuple):
     """What an attention asks of the level next to the array that holds activations: bytes read of it, by the array and by output tiles that
     leave, and written to it by tiles that arrive and by finished outputs, over the whole chip; bytes that one instance of it, and of the
-    level that holds sums, has to hold; the MACs that the busiest core issues, and how many cores issue any."""
+    level that holds sums, has to hold; the MACs that the busiest core and the busiest matrix unit issue, and how many cores issue any."""
 
     level: str
     read_bytes: float
     written_bytes: float
     room_bytes: dict[str, float]
     busiest_macs: float
+    busiest_unit_macs: float
     busy_cores: int
 
 
@@ -234,9 +237,15 @@ def innermost_use(mapping: AttentionMapping, chip: Chip) -> InnermostUse:
     if mapping.online:
         room[sums.name] += float(np.max(rows * widths)) * attention.acc_bits
     pairs = int(ceil_div(attention.pairs, mapping.split[0]))
-    busiest, cores = pairs * float(np.max(use.issued_macs)), int(ceil_div(attention.pairs, pairs)) * len(use.issued_macs)
-    written = queries + keys + outputs
-    return InnermostUse(operands.name, read + outputs, written, {name: bits / 8 for name, bits in room.items()}, busiest, cores)
+    return InnermostUse(
+        level=operands.name,
+        read_bytes=read + outputs,
+        written_bytes=queries + keys + outputs,
+        room_bytes={name: bits / 8 for name, bits in room.items()},
+        busiest_macs=pairs * float(np.max(use.issued_macs)),
+        busiest_unit_macs=pairs * float(np.max(use.unit_macs)),
+        busy_cores=int(ceil_div(attention.pairs, pairs)) * len(use.issued_macs),
+    )
 
 
 def _rates(chip: Chip, level: MemoryLevel) -> tuple[Any, Any]:
@@ -304,7 +313,7 @@ def moves_of(mapping: AttentionMapping, chip: Chip, part: Part) -> _Moves:
 def use_of(mapping: AttentionMapping, chip: Chip, part: Part, moves: _Moves) -> _Use:
     """What one pair asks, for each part of the query positions. Query tiles have few lengths: each product is worked out once."""
     attention, tiles = mapping.attention, moves.tiles
-    products = np.zeros((5, len(moves.computed_scores)))
+    products = np.zeros((6, len(moves.computed_scores)))
     edge_keys = attention.kv_len % mapping.kv_tile
     for queries in set(tiles.queries.tolist()):
         rows, alike = queries * attention.rows_per_query, tiles.queries == queries
@@ -316,8 +325,8 @@ def use_of(mapping: AttentionMapping, chip: Chip, part: Part, moves: _Moves) -> 
                 products += often * _product(mapping, chip, rows, keys, attention.head_dim)
             if part != "scores":
                 products += often * _product(mapping, chip, rows, attention.head_dim, keys)
-    cycles, issued, operands, psum_reads, psum_writes = products
-    return _Use(cycles, issued, operands, psum_reads, psum_writes, *moves[1:])
+    cycles, issued, by_unit, operands, psum_reads, psum_writes = products
+    return _Use(cycles, issued, by_unit, operands, psum_reads, psum_writes, *moves[1:])
 
 
 def _key_bytes(mapping: AttentionMapping, chip: Chip, tiles: _Tiles) -> NDArray[np.float64]:
@@ -350,15 +359,16 @@ def _packed(chip: Chip, sizes_bytes: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def _product(mapping: AttentionMapping, chip: Chip, m: int, n: int, k: int) -> NDArray[np.float64]:
-    """Of a product m x n x k: array cycles, MACs issued, operand bytes read, partial sums read and written; a column."""
+    """Of a product m x n x k: array cycles, MACs issued, in all and by the first unit, operand bytes read, partial sums read and written; a
+    column."""
     unit, attention = chip.matrix, mapping.attention
     rate = float(unit.rates[attention.compute])
     a_bytes, b_bytes = attention.act_bits / 8, attention.kv_bits / 8
     cycles = _product_cycles(mapping, chip, m, n, k)
     if unit.kind == "tensor_core":
         macs = tensor_core.issued_macs(unit.tile, m, n, k)
-        return np.array([[cycles], [macs], [m * k * a_bytes + n * k * b_bytes], [0], [m * n]], dtype=float)
-    total: NDArray[np.float64] = np.zeros((5, 1))
+        return np.array([[cycles], [macs], [macs], [m * k * a_bytes + n * k * b_bytes], [0], [m * n]], dtype=float)
+    total: NDArray[np.float64] = np.zeros((6, 1))
     shared = m if mapping.array_axis == "m" else n
     share = -(-shared // unit.count)
     streamed_axis = systolic.AXES[mapping.dataflow][2]
@@ -373,7 +383,8 @@ def _product(mapping: AttentionMapping, chip: Chip, m: int, n: int, k: int) -> N
         streamed = {"m": own_m, "n": own_n, "k": k}[streamed_axis]
         issued = systolic.folds(mapping.dataflow, *shape) * unit.rows * unit.cols * pack * streamed
         operands = accesses.a_reads * a_bytes + accesses.w_reads * b_bytes
-        total[1:, 0] += units * np.array([issued, operands, accesses.psum_reads, accesses.psum_writes], dtype=float)
+        total[1:, 0] += units * np.array([issued, 0, operands, accesses.psum_reads, accesses.psum_writes], dtype=float)
+        total[2] = max(total[2, 0], issued)
     total[0] = cycles
     return total
 

@@ -224,8 +224,9 @@ def room_bits(setting: Setting, choice: Choice) -> dict[str, int]:
     return {place.level.name: int(tile_bits(setting, place.level, tiles[place.stage])) for place in setting.places[1:]}
 
 
-def macs_of_cores(setting: Setting, choice: Choice) -> list[int]:
-    """MACs that each core issues. The first need not issue most: a smaller part may lie on more matrix units, with more padding."""
+def macs_of_cores(setting: Setting, choice: Choice, first_unit: bool = False) -> list[int]:
+    """MACs that each core issues, or its first matrix unit. The first core need not issue most: a smaller part may lie on more matrix
+    units, with more padding."""
     parts, extents = (*choice.split, 1), setting.extents
     sizes = [[tile[axis] for tile in choice.tiles] for axis in range(3)]
 
@@ -233,7 +234,7 @@ def macs_of_cores(setting: Setting, choice: Choice) -> list[int]:
         return [cut_axis(extents[axis], sizes[axis], setting.split_stage, parts[axis], False, core) for core in range(parts[axis])]
 
     cores = product(cuts_of(0), cuts_of(1), cuts_of(2))
-    return [int(array.issued_macs(setting, choice.dataflow, choice.array_axis, cuts)) for cuts in cores]
+    return [int(array.issued_macs(setting, choice.dataflow, choice.array_axis, cuts, first_unit)) for cuts in cores]
 
 
 def tile_turns(setting: Setting, choice: Choice) -> dict[tuple[int, str], int]:

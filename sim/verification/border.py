@@ -41,7 +41,7 @@ def linear_counts(step: LinearStep, golden: QCaptured, tally: Tally, machine: Ma
     dram = tally.moved_bytes(name, "read", bits, burst), tally.moved_bytes(name, "write", bits, burst)
     levels = {each.name: level_bytes(each.name, tally, bits) for each in chip.memory[1:]}
     turns = {f"{stage} {axis}": tally.turns[stage, axis] for stage in range(len(chip_stages(chip))) for axis in AXES}
-    return Counts(tally.useful_macs, tally.issued_macs, tally.busiest_macs, tally.busy_cores, *dram, levels, turns)
+    return Counts(tally.useful_macs, tally.issued_macs, tally.busiest_macs, tally.busiest_unit_macs, tally.busy_cores, *dram, levels, turns)
 
 
 def scale_bytes(weights: Sequence[QTensor], tally: Tally, chip: Chip) -> int:
@@ -83,7 +83,8 @@ def attention_counts(
     between: dict[Cargo, int] = dict.fromkeys(_BETWEEN, queries)
     read = tally.moved_bytes(name, "read", bits, burst) + tally.moved_bytes(name, "read", between, 1)
     written = tally.moved_bytes(name, "write", bits, burst) + tally.moved_bytes(name, "write", between, 1)
-    return Counts(tally.useful_macs, tally.issued_macs, tally.busiest_macs, tally.busy_cores, read, written, levels)
+    busiest = tally.busiest_macs, tally.busiest_unit_macs, tally.busy_cores
+    return Counts(tally.useful_macs, tally.issued_macs, *busiest, read, written, levels)
 
 
 def _attention_levels(tally: Tally, chip: Chip, act_bits: int, kv_bits: int, burst: int) -> dict[str, LevelBytes]:

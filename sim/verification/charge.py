@@ -49,14 +49,15 @@ def _charge(group_class: GroupClass, mapped: tiled.Mapped, chip: Chip) -> Counts
     if isinstance(mapped.choice, tiled.GemmChoice):
         use = chip_use(mapped.choice.mapping, chip, mapped.choice.a_resident)
         turns = {f"{stage} {axis}": each for (stage, axis), each in use.turns.items()}
-        busiest, cores, levels = use.busiest_macs, use.busy_cores, _gemm_levels(use, chip)
+        busiest, cores, levels = (use.busiest_macs, use.busiest_unit_macs), use.busy_cores, _gemm_levels(use, chip)
     elif isinstance(mapped.choice, tiled.AttentionChoice):
         innermost = innermost_use(mapped.choice.mapping, chip)
-        busiest, cores, levels, turns = int(innermost.busiest_macs), innermost.busy_cores, _attention_levels(innermost), {}
+        busiest = int(innermost.busiest_macs), int(innermost.busiest_unit_macs)
+        cores, levels, turns = innermost.busy_cores, _attention_levels(innermost), {}
     else:
-        busiest, cores, levels, turns = 0, 0, {}, {}
+        busiest, cores, levels, turns = (0, 0), 0, {}, {}
     dram = int(mapped.dram_read_bytes), int(mapped.dram_written_bytes)
-    return Counts(useful, int(mapped.issued_macs), busiest, cores, *dram, levels, turns)
+    return Counts(useful, int(mapped.issued_macs), *busiest, cores, *dram, levels, turns)
 
 
 def _gemm_levels(use: ChipUse, chip: Chip) -> dict[str, LevelBytes]:

@@ -23,11 +23,12 @@ class LevelBytes(NamedTuple):
 class Counts:
     """MACs and bytes of one group: charged, or tallied while it runs. `levels` are on-chip; `turns` is how often the next tile of a stage
     lies elsewhere along an axis of a GEMM ("0 k" for k at the outermost stage), which is its order. `busiest_core_macs` are
-    those that the core with the most work issues, `busy_cores` how many issue any."""
+    those that the core with the most work issues, `busiest_unit_macs` those of a matrix unit, `busy_cores` how many issue any."""
 
     useful_macs: int = 0
     issued_macs: int = 0
     busiest_core_macs: int = 0
+    busiest_unit_macs: int = 0
     busy_cores: int = 0
     dram_read_bytes: int = 0
     dram_written_bytes: int = 0
@@ -42,7 +43,7 @@ class Counts:
 
     def flat(self) -> dict[str, int | None]:
         """Every number by its name."""
-        numbers: dict[str, int | None] = {name: getattr(self, name) for name in self.__slots__[:6]}
+        numbers: dict[str, int | None] = {name: getattr(self, name) for name in self.__slots__[:7]}
         for level, each in self.levels.items():
             numbers |= {f"{level}.{name}": number for name, number in each._asdict().items()}
         return numbers | {f"turns.{name}": number for name, number in self.turns.items()}
