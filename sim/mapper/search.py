@@ -3,7 +3,7 @@
 **Space.** `sim.mapper.candidates`: tiles along each axis, combined with all loop orders, dataflows, array axes and splits. It does not
 depend on capacities, bandwidths or clocks: those only rule mappings out, or price them.
 
-**Which mapping it is.** That of the least *canonical key*: latency, rounded to `_GRID` so that sums in another order make no difference;
+**Which mapping it is.** That of the least *canonical key*: latency, rounded to `GRID` so that sums in another order make no difference;
 DRAM bytes; bytes moved; tile steps (for the objective "traffic" DRAM bytes come first); and where all of that is equal, the first in the
 order of variants (splits, then dataflows, then array axes), of loop orders, and of tiles along m, n and k, the smaller first. So the choice
 is a function of the set of candidates, never of the order in which they were searched, as long as the search was to the last.
@@ -35,10 +35,10 @@ from sim.mapper.problem import Choice, Setting
 from sim.mapper.tables import Asked, Floats, Ints, Kind, axis_tables, place_of
 from sim.mapping import AXES, Axis
 
-_GRID = 2.0**-33
+GRID = 2.0**-33
 """Share of a latency by which two may differ and yet be the same: ten digits."""
 
-_STEP = int(_GRID * 2**53)
+_STEP = int(GRID * 2**53)
 """The same in units of the last place."""
 
 _NO_TILE = 1e30
@@ -65,6 +65,11 @@ def on_grid(latency_s: Any) -> Any:
     """Latencies (float64 arrays) rounded to so many binary digits that those that differ by less than rounding errors are the same. It
     never falls while its argument grows."""
     return ((latency_s.view(np.int64) + _STEP // 2) & -_STEP).view(np.float64)
+
+
+def lower_edge(latency_s: Floats) -> Floats:
+    """The least latencies that `on_grid` makes these, which are on the grid."""
+    return (latency_s.view(np.int64) - _STEP // 2).view(np.float64)
 
 
 class Found(NamedTuple):
