@@ -57,10 +57,12 @@ from sim.plan import resident_level
 BLOCK = 64
 """Chips of a block at most."""
 
-MANY_BOXES = 192
+MANY_BOXES = 120
 """Boxes of a level that a chip with a good incumbent hardly ever keeps."""
 
-FEW = 8
+TOO_MANY_BOXES = 500
+
+FEW = 16
 """Boxes of each level that are opened first of all for each block: the best of them are good to begin with."""
 
 FEWEST = 4
@@ -290,6 +292,7 @@ class _Family:
         self.rooms = None if (rooms == rooms[:, :1]).all() else rooms[:, self.order]
         self.key = np.full((5, count), np.inf)
         self.where = np.zeros((5, count), dtype=np.int64)
+        self.searched = set[int]()
         self.virtual: dict[bool, Floats] = {}
         self._offer(seed)
 
@@ -316,13 +319,17 @@ class _Family:
         found = np.flatnonzero(self.key[0] < np.inf)
         for variant in np.unique(self.where[0, found]).tolist():
             own = found[self.where[0, found] == variant]
-            setting, choice = self._setting(own), self._choice(self.where[:, own])
-            traffic = chip_traffic(setting, choice)
-            moved = {name: read + traffic.written[name] for name, read in traffic.read.items()}
-            yield self.order[own], GemmCosts(cost_of(setting, choice), moved, weights_fetched(setting, choice))
+            # What is moved depends on the mapping alone, of which there are few.
+            _, firsts, alike = np.unique(self.key[4, own], return_index=True, return_inverse=True)
+            choice = self._choice(self.where[:, own[firsts]])
+            traffic = chip_traffic(self.setting, choice)
+            moved = {name: _each(read + traffic.written[name], alike) for name, read in traffic.read.items()}
+            fetched = _each(weights_fetched(self.setting, choice), alike)
+            yield self.order[own], GemmCosts(cost_of(self._setting(own), self._choice(self.where[:, own])), moved, fetched)
 
     def _ask(self, chip: int) -> None:
         """Search for one chip alone, and offer what is found to all of them."""
+        self.searched.add(chip)
         found = search(self.asked.on(chip_at(self.chips, chip)), "latency").choice
         assert found is not None
         self._offer(found)
@@ -343,11 +350,10 @@ class _Family:
             for row, amounts in enumerate((costs.latency_s, costs.dram_bytes, costs.moved_bytes, costs.steps)):
                 keys[row, mine] = amounts
         keys[0], keys[4] = on_grid(keys[0]), self.space.place(0, where)
-        all_keys, all_where = np.hstack([keys, self.key]), np.hstack([where, self.where])
-        every = np.concatenate([chips, np.arange(len(self.order))])
-        order = np.lexsort((*all_keys[::-1], every))
-        best = order[np.diff(every[order], prepend=-1) > 0]
-        self.key, self.where = all_keys[:, best], all_where[:, best]
+        order = np.lexsort((*keys[::-1], chips))
+        best = order[np.diff(chips[order], prepend=-1) > 0]
+        best = best[_before(keys[:, best], self.key[:, chips[best]])]
+        self.key[:, chips[best]], self.where[:, chips[best]] = keys[:, best], where[:, best]
         self.virtual.clear()
 
     def _setting(self, chips: Ints) -> Setting:
@@ -385,11 +391,10 @@ class _Family:
     def _good(self, bounds: _Bounds, alive: Flags) -> Flags:
         """The boxes that may hold something that comes before what a chip of their block has."""
         alive = alive & self._perhaps(bounds)
-        asked = set[int]()
         for block, own_alive in zip(self.blocks, alive, strict=True):
             which = np.flatnonzero(own_alive)
             if len(which) > MANY_BOXES:
-                own_alive[which] = self._kept(bounds.take(which), block, asked).any(axis=0)
+                own_alive[which] = self._kept(bounds.take(which), block).any(axis=0)
         return alive
 
     def _price_alive(self, bounds: _Bounds, alive: Flags) -> None:
@@ -413,12 +418,10 @@ class _Family:
 
     def _perhaps(self, bounds: _Bounds) -> Flags:
         """[blocks, boxes]: which may hold something that comes before what a chip of the block has."""
-        key = np.maximum.reduceat(self.key, self.begins, axis=1)[..., None]
-        least = self.bounder.rows.largest(self._least_coefficients(bounds.level == 0) @ bounds.demands) * (1 - ROUNDING)
-        for needed, room in zip(bounds.needed, self.rooms if self.rooms is not None else (), strict=False):
-            least[needed > np.maximum.reduceat(room, self.begins)[:, None]] = np.inf
+        key = np.maximum.reduceat(self.key, self.begins, axis=1)
+        least = self._least(bounds)
         better = least < 1
-        return better | self._before(bounds, (least <= 1 + 2 * GRID) & ~better, key)
+        return self._with_equal(better, (least <= 1 + 2 * GRID) & ~better, bounds, key)
 
     def _least(self, bounds: _Bounds) -> Floats:
         """[blocks, boxes]: the least share of the best latency of any chip of the block."""
@@ -436,17 +439,16 @@ class _Family:
             self.virtual[single] = np.minimum.reduceat((rows.coefficients if single else rows.coefficients_of_boxes) * scale, self.begins)
         return self.virtual[single]
 
-    def _kept(self, bounds: _Bounds, block: slice, asked: set[int]) -> Flags:
+    def _kept(self, bounds: _Bounds, block: slice) -> Flags:
         """What the chips of a block keep, after those of them were asked that kept many boxes."""
         latency_s = self._latency_s(bounds, block)
         while True:
             kept = self._promising(bounds, latency_s, block)
             counts = kept.sum(axis=1)
-            counts[[chip - block.start for chip in asked if block.start <= chip < block.stop]] = 0
+            counts[[chip - block.start for chip in self.searched if block.start <= chip < block.stop]] = 0
             chip = int(counts.argmax())
-            if counts[chip] <= MANY_BOXES:
+            if counts[chip] <= TOO_MANY_BOXES:
                 return kept
-            asked.add(block.start + chip)
             self._ask(block.start + chip)
 
     def _fits_largest(self, level: int, where: Ints) -> Flags:
@@ -473,20 +475,28 @@ class _Family:
 
     def _promising(self, bounds: _Bounds, latency_s: Floats, block: slice) -> Flags:
         """[chips, boxes]: which hold something that may come before what a chip has."""
-        key = self.key[:, block, None]
-        better = latency_s < key[0] * (1 - 2 * ROUNDING)
-        kept: Flags = better | self._before(bounds, (latency_s <= key[0]) & ~better & (latency_s < np.inf), key)
-        return kept
+        key = self.key[:, block]
+        most = key[0, :, None]
+        better = latency_s < most * (1 - 2 * ROUNDING)
+        return self._with_equal(better, (latency_s <= most) & ~better & (latency_s < np.inf), bounds, key)
 
-    def _before(self, bounds: _Bounds, equal: Flags, key: Floats) -> Flags:
-        """Which of those of `equal` latency may come before a key by what else is ranked."""
-        better = np.zeros_like(equal)
-        if equal.any():
-            for low, best in zip(bounds.amounts * (1 - ROUNDING), key[1:4], strict=True):
-                better |= equal & (low < best * (1 - 2 * ROUNDING))
-                equal &= low <= best
-            better |= equal & (bounds.places < key[4])
+    @staticmethod
+    def _with_equal(better: Flags, equal: Flags, bounds: _Bounds, key: Floats) -> Flags:
+        """[chips, boxes]: those that are better, and of those of `equal` latency those that may come before a key [5, chips] by what else is
+        ranked."""
+        chips, boxes = equal.nonzero()
+        if len(chips):
+            own, best = bounds.amounts.take(boxes, axis=1) * (1 - ROUNDING), key[1:4].take(chips, axis=1)
+            before = own < best * (1 - 2 * ROUNDING)
+            not_after = own <= best
+            last = bounds.places.take(boxes) < key[4].take(chips)
+            better[chips, boxes] = before[0] | not_after[0] & (before[1] | not_after[1] & (before[2] | not_after[2] & last))
         return better
+
+
+def _each(amounts: Any, which: Ints) -> Any:
+    """Amounts of some mappings, or one of all, for each chip."""
+    return amounts[which] if isinstance(amounts, np.ndarray) else amounts
 
 
 def map_attentions(
