@@ -314,7 +314,7 @@ class _Family:
 
     def run(self) -> Iterator[Share]:
         """The parts of the chips that have a mapping."""
-        for keep in (self._best, self._good):
+        for keep in (self._best, self._good)[len(self.blocks) == 1 :]:
             self._price_alive(*self._down(keep))
         found = np.flatnonzero(self.key[0] < np.inf)
         for variant in np.unique(self.where[0, found]).tolist():
