@@ -18,7 +18,10 @@ in their rates, clocks and latencies: then so are the bounds.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from copy import copy
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -29,7 +32,7 @@ from numpy.typing import NDArray
 from hwmodels.chip import Role
 from hwmodels.formulas.elementwise import chosen, smaller
 from sim.mapper.problem import ROLE_AXES, Place, Setting, capacity_bytes
-from sim.mapper.tables import Floats, Ints, layout
+from sim.mapper.tables import Floats, layout
 
 OPERANDS: tuple[Role, Role] = ("activations", "weights")
 
@@ -74,17 +77,17 @@ class Bounder:
     """
 
     def __init__(self, setting: Setting, orders: Sequence[Any], drains: Sequence[int]) -> None:
-        self.setting = setting
         stages = len(setting.stages)
         self.at = layout(stages)
         self.driven, self.code = driven_by(tuple(orders), stages)
         self.codes_per_order = 8**stages
-        self.drains = np.array(drains, dtype=float)
-        self.whole = np.array([[float(setting.extents[x] * setting.extents[y])] for x, y, _ in (ROLE_AXES[role] for role in ROLES)])
         self.one_core = setting.cores == 1
         self.demands = 0
-        self.one, self.drain, self.cycles, self.extra = (self._next(1) for _ in range(4))
+        self.one, self.drain, self.cycles, self.extra, self.sums = (self._next(1) for _ in range(5))
         self.accesses = self._next()
+        self.besides = self._next(2 * len(setting.besides.sizes_bytes))
+        self.scales = self._next(len(setting.besides.sizes_bytes) > 0)
+        self._ask(setting, drains)
         self.own = self.one if self.one_core else self._next()
         self.enter = [self._next() for _ in range(stages)]
         self.ends = [self._next() for _ in range(stages)]
@@ -97,6 +100,8 @@ class Bounder:
         self.links: dict[Role, list[Link]] = {role: [] for role in ROLES}
         for role, outer, inner in pairs:
             self.links[role].append(self._link(role, outer, inner))
+        self.multicast = {outer: self._multicast(outer) for outer, _ in between}
+        self.weights_leave = self.links["weights"][0].leave
         self.from_dram = [link for links in self.links.values() for link in links if link.outer.stage < 0]
         self.rooms = self._rooms()
         homes = [setting.holders[role][-1] for role in ROLES]
@@ -106,10 +111,26 @@ class Bounder:
         rows = [self.at.accesses_of_all if each else self.at.accesses for each in for_all]
         self.access_rows = None if self.one_core or not any(for_all) else rows
         self.numbers_of_boxes = self.at.every if self.one_core else self.at.alike
-        self.bursts_per_element, self.burst_parts = self._burst_rates()
+        self.bursts_per_element, self.burst_parts, self.first_rows = self._burst_rates()
+        self.longest = self._longest()
         self.room = np.concatenate([room for _, _, room in self.rooms])
         self.order_codes = np.arange(len(orders)) * self.codes_per_order
         self.rows = _Rows(self)
+
+    def _ask(self, setting: Setting, drains: Sequence[int]) -> None:
+        """Take in what a GEMM alone decides: its extents, and what is moved besides."""
+        self.setting = setting
+        self.drains = np.array(drains, dtype=float)
+        self.whole = np.array([[float(setting.extents[x] * setting.extents[y])] for x, y, _ in (ROLE_AXES[role] for role in ROLES)])
+        besides = setting.besides
+        self.besides_bytes = np.array(besides.sizes_bytes, dtype=float).reshape(-1, 1)
+        self.scales_per_weight = sum(besides.scales_bytes) / (setting.gemm.n * setting.gemm.k)
+
+    def asked(self, setting: Setting, drains: Sequence[int]) -> Bounder:
+        """The same for another GEMM of the same formats on the same chip."""
+        other = copy(self)
+        other._ask(setting, drains)
+        return other
 
     def _next(self, count: int = 3) -> int:
         self.demands += count
@@ -134,18 +155,32 @@ class Bounder:
             rooms.setdefault(place.stage, []).append(8 * capacity_bytes(setting, level))
         return [(stage, np.array(bits[stage], dtype=float), np.array(rooms[stage])[:, None]) for stage in bits]
 
-    def _burst_rates(self) -> tuple[Floats, Floats]:
+    def _burst_rates(self) -> tuple[Floats, Floats, list[int]]:
         """Bursts per element: of the first load or last store of each role that comes from DRAM; and of tiles that the outermost stage
-        fetches from there, of the roles and of finished sums."""
+        fetches from there, of the roles and of finished sums. And the demands of these loads and stores; of a role that does not come from
+        there any number does."""
         setting, burst_bits = self.setting, 8 * self.setting.chip.dram.burst_bytes
-        ends, parts = np.zeros((3, 1)), np.zeros((4, 1))
+        ends, parts, rows = np.ones((3, 1)), np.zeros((4, 1)), [self.one] * 3
         for link in self.from_dram:
             number, is_sum = ROLES.index(link.role), link.role == "psums"
-            ends[number] = (setting.gemm.out_bits if is_sum else setting.bits(link.role)) / burst_bits
+            bits = setting.gemm.out_bits if is_sum else setting.bits(link.role)
+            ends[number], rows[number] = bits / burst_bits or 1, link.one
             if link.inner.stage == 0:
                 parts[number] = setting.bits(link.role) / burst_bits
                 parts[3] = setting.gemm.out_bits / burst_bits if is_sum else parts[3]
-        return ends, parts
+        return ends, parts, rows
+
+    def _longest(self) -> Floats:
+        """[axes, stages, 1]: the longest tiles that fit where they are one element long along the other axes."""
+        longest = np.full((3, len(self.enter), 1), np.inf)
+        for stage, bits, room in self.rooms:
+            for levels_bits, (bits_there,) in zip(bits.tolist(), room.tolist(), strict=True):
+                # The role that stands at the place of an axis is the one that the axis does not select.
+                for axis, unselected in enumerate(levels_bits):
+                    selected_bits, most = sum(levels_bits) - unselected, (bits_there - unselected)
+                    tile = most // selected_bits if selected_bits else math.copysign(math.inf, most)
+                    longest[axis, stage] = min(longest[axis, stage, 0], tile)
+        return longest
 
     def fits(self, sizes: Floats) -> NDArray[np.bool_]:
         """Whether tiles [stages, axes, mappings] fit every level."""
@@ -154,15 +189,6 @@ class Bounder:
         for stage, bits, room in self.rooms:
             selected(sizes[stage], products)
             fine = fine & (bits @ products <= room).all(axis=0)
-        return np.asarray(fine)
-
-    def fits_alone(self, axes: Ints, tiles: Ints) -> NDArray[np.bool_]:
-        """Whether tiles [stages, candidates] of these axes [candidates] fit where they are one element long along the others."""
-        fine: Any = True
-        for stage, bits, room in self.rooms:
-            # The role that stands at the place of an axis is the one that the axis does not select.
-            unselected = bits.take(axes, axis=1)
-            fine = fine & ((bits.sum(axis=1, keepdims=True) - unselected) * tiles[stage] + unselected <= room).all(axis=0)
         return np.asarray(fine)
 
     def __call__(self, numbers: Floats, order: Any, variant: Any, single: bool) -> tuple[Floats, Any]:
@@ -192,6 +218,7 @@ class Bounder:
         found[self.drain] = self.drains.take(variant)
         found[self.cycles] = np.multiply.reduce(numbers[at.cycles])
         found[self.extra] = np.add.reduce(numbers[at.extra])
+        found[self.sums] = self.whole[2]
         own = self.whole
         if not self.one_core:
             own = found[self.own : self.own + 3]
@@ -202,6 +229,9 @@ class Bounder:
         for stage in range(len(self.enter)):
             self._stage(found, numbers, stage, driven[flag : flag + 3 * stage + 3])
             flag += 3 * stage + 3
+        if len(self.besides_bytes):
+            found[self.besides : self.scales] = self.besides_bytes
+            np.multiply(found[self.weights_leave], self.scales_per_weight, out=found[self.scales])
         if single:
             self._round_up(found, numbers)
         return found
@@ -216,7 +246,7 @@ class Bounder:
             often = self._often(numbers, at.every + stage * (len(setting.stages) + 1), driven)
             for (outer, inner), index in self.leave.items():
                 if inner == stage:
-                    seen = np.where(self._multicast(outer), once, often) if outer < setting.split_stage else once
+                    seen = np.where(self.multicast[outer], once, often) if outer < setting.split_stage else once
                     np.multiply(seen, whole if outer < setting.split_stage else own, out=found[index : index + 3])
         ends = self.ends[stage]
         firsts, lasts = numbers[at.firsts + stage], numbers[at.lasts + stage]
@@ -240,39 +270,53 @@ class Bounder:
 
     def _round_up(self, found: Floats, numbers: Floats) -> None:
         """Whole bursts: for the first or last tile, and for each tile that the outermost stage fetches, in parts as large as the first."""
-        at, burst_bytes, per_element = self.at, self.setting.chip.dram.burst_bytes, self.bursts_per_element
-        found[self.bursts : self.bursts + 3] = 0  # of what does not come from DRAM
-        for link in self.from_dram:
-            number = ROLES.index(link.role)
-            found[link.one_in_bursts] = found[link.one]
-            if per_element[number, 0]:
-                found[link.one_in_bursts] = np.ceil(found[link.one] * per_element[number]) / per_element[number]
+        at, per_element = self.at, self.bursts_per_element
+        np.divide(np.ceil(found.take(self.first_rows, axis=0) * per_element), per_element, out=found[self.bursts : self.bursts + 3])
         found[self.waste_read : self.waste_written + 1] = 0
         if not self.burst_parts.any():
             return
-        # Full tiles and the one at the edge along each axis: their lengths, and how many there are.
-        lengths, counts = np.empty((2, 3, numbers.shape[2])), np.empty((2, 3, numbers.shape[2]))
-        lengths[0], lengths[1], counts[0], counts[1] = numbers[at.firsts], numbers[at.edge], numbers[at.whole], 1
-        bursts, tiles = self._tiles(lengths) * self.burst_parts, self._tiles(counts)
-        added = ((np.ceil(bursts) - bursts) * tiles).sum(axis=(0, 1)) * burst_bytes
+        # Lengths, and how many there are, of full tiles and of the one at the edge: for each role and finished sums of all four pairs.
+        pairs = np.empty((2, 2, 2, 4, numbers.shape[2]))
+        axes = numbers[at.full : at.rows].reshape(2, 2, 3, -1)
+        np.multiply(axes[:, :, None, 2, None], axes[:, None, :, 1::-1], out=pairs[:, :, :, :2])
+        np.multiply(axes[:, :, None, 0], axes[:, None, :, 1], out=pairs[:, :, :, 2])
+        pairs[:, :, :, 3] = pairs[:, :, :, 2]
+        elements, tiles = pairs.reshape(2, 4, 4, -1)
+        bursts = elements * self.burst_parts
+        added = np.add.reduce((np.ceil(bursts) - bursts) * tiles) * self.setting.chip.dram.burst_bytes
         if not self.one_core:
-            alike = numbers[at.alike]
             alike_of = np.empty((3, numbers.shape[2]))
-            selected(alike, alike_of)
+            selected(numbers[at.alike], alike_of)
             added[:3] *= alike_of
             added[3] *= alike_of[2]
         leave = self.leave[-1, 0]
         np.multiply(added[:3], found[leave : leave + 3] / self.whole, out=found[self.waste_read : self.waste_written])
         np.add(found[self.waste_written - 1], added[3], out=found[self.waste_written])
 
-    @staticmethod
-    def _tiles(numbers: Floats) -> Floats:
-        """[2, 2, roles and finished sums, mappings]: products of the two axes that select a role, each with both kinds of tiles."""
-        products = np.empty((2, 2, 4, numbers.shape[2]))
-        np.multiply(numbers[:, None, 2, None], numbers[None, :, 1::-1], out=products[:, :, :2])
-        np.multiply(numbers[:, None, 0], numbers[None, :, 1], out=products[:, :, 2])
-        products[:, :, 3] = products[:, :, 2]
-        return products
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """What the rows of a bounder depend on, besides orders: the very same chip, which `setting` holds, so that its identity stays its own;
+    where operands lie; formats; and whether anything is moved besides."""
+
+    chip_identity: int
+    activations_from: int
+    bits: tuple[int, ...]
+    besides: int
+    setting: Setting = field(compare=False)
+
+
+def bounder_of(setting: Setting, orders: Sequence[Any], drains: Sequence[int]) -> Bounder:
+    """A bounder, made of one that is remembered if only extents differ."""
+    gemm = setting.gemm
+    bits = gemm.a_bits, gemm.w_bits, gemm.out_bits, gemm.acc_bits
+    form = _Form(id(setting.chip), len(setting.holders["activations"]), bits, len(setting.besides.sizes_bytes), setting)
+    return _remembered(form, tuple(orders)).asked(setting, drains)
+
+
+@lru_cache(maxsize=16)
+def _remembered(form: _Form, orders: tuple[Any, ...]) -> Bounder:
+    return Bounder(form.setting, orders, ())
 
 
 @lru_cache(maxsize=16)
@@ -380,7 +424,7 @@ class _Rows:
         """Elements of the result that a place gets."""
         form = self.form
         if form.one_core or form.setting.shared(place):
-            return float(form.whole[2, 0]) * self.unit[form.one]
+            return self.unit[form.sums]
         return self.unit[form.own + 2]
 
     def _array(self) -> Any:
@@ -472,17 +516,15 @@ class _Rows:
 
     def _besides(self, index: int) -> list[Any]:
         """Seconds that the group takes of a place beside the GEMM, scales in parts of elements and of bursts; the larger one counts."""
-        setting, one = self.form.setting, self.unit[self.form.one]
-        besides, chip = setting.besides, setting.chip
-        if not besides.sizes_bytes:
+        setting, form, chip = self.form.setting, self.form, self.form.setting.chip
+        if not setting.besides.sizes_bytes:
             return [0.0]
-        level, (read, written) = chip.memory[index], besides.sizes_bytes[index]
-        per_weight = sum(besides.scales_bytes) / (setting.gemm.n * setting.gemm.k) if "weights" in level.holds else 0.0
-        leave = next(link.leave for link in self.form.links["weights"] if link.outer.stage < 0)
-        reads = read * one + per_weight * self.unit[leave]
+        level, reads, written = chip.memory[index], self.unit[form.besides + 2 * index], self.unit[form.besides + 2 * index + 1]
+        if "weights" in level.holds:
+            reads = reads + self.unit[form.scales]
         if level.bandwidth.shared:
-            return [(reads + written * one) / chip.read_bytes_per_s(level)]
-        return [reads / chip.read_bytes_per_s(level), written * one / chip.write_bytes_per_s(level)]
+            return [(reads + written) / chip.read_bytes_per_s(level)]
+        return [reads / chip.read_bytes_per_s(level), written / chip.write_bytes_per_s(level)]
 
     def _alternation(self, chains: dict[Role, list[Any]], after_ready: list[Any]) -> None:
         """Transfers and uses of a tile with a single buffer next to the array, one after another."""

@@ -45,10 +45,14 @@ def distinct(tiles: Ints) -> Ints:
 
 @lru_cache(maxsize=4096)
 def smallest_tiles(extent: int) -> Ints:
-    """For every number of trips that a tile can cause the smallest such tile; ascending."""
-    trips = np.arange(1, math.isqrt(extent) + 2)
-    tiles = -(-extent // np.concatenate([trips, -(-extent // trips)]))
-    return distinct(tiles)
+    """For every number of trips that a tile can cause the smallest such tile; ascending.
+
+    With r the root of the extent, rounded down, extent / t and extent / (t + 1) are more than 1 apart as long as t < r: so every tile up to
+    r is one, and a larger one belongs to each number of trips below extent / r.
+    """
+    root = math.isqrt(extent)
+    larger = -(-extent // np.arange((extent - 1) // root, 0, -1))
+    return np.concatenate([np.arange(1, root + 1), larger])
 
 
 @lru_cache(maxsize=4096)

@@ -18,7 +18,8 @@ a good incumbent is there early; what survives as a single mapping is priced by 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from itertools import product
@@ -28,7 +29,7 @@ import numpy as np
 
 from functional.errors import BadInput, Problem
 from sim.mapper import array
-from sim.mapper.bound import ROUNDING, Bounder
+from sim.mapper.bound import ROUNDING, Bounder, bounder_of
 from sim.mapper.candidates import ORDERS, ORDERS_ALIKE, Variant, all_tiles, thin_tiles, thin_variants, variants
 from sim.mapper.cost import Costs, evaluate
 from sim.mapper.problem import Choice, Setting
@@ -44,11 +45,14 @@ _STEP = int(GRID * 2**53)
 _NO_TILE = 1e30
 """A number so large that no mapping has it: where there is no candidate."""
 
+_LARGEST = sys.float_info.max
+"""Above the bounds of all that fits, below those of what does not."""
+
 _BOXES_AT_FIRST = 1024
 """Boxes with which a search may begin: those of the highest levels are hardly ever discarded."""
 
 _BATCH_BOXES = (32, 64, 512)
-"""Boxes opened at a time: until there is an incumbent, after that with a budget, and without one."""
+"""Boxes opened at a time: until there is an incumbent; after that with a budget, or where more than the last number wait; and else."""
 
 _PARTS_AT_A_TIME = 512
 """Parts into which they are cut at once, if that is more than one level down."""
@@ -70,6 +74,15 @@ def on_grid(latency_s: Any) -> Any:
 def lower_edge(latency_s: Floats) -> Floats:
     """The least latencies that `on_grid` makes these, which are on the grid."""
     return (latency_s.view(np.int64) - _STEP // 2).view(np.float64)
+
+
+def _equal_s(latency_s: float) -> tuple[float, float]:
+    """The least and the largest latency that are the same as one on the grid; of one that is not on it itself."""
+    bits = int(np.float64(latency_s).view(np.int64))
+    if bits % _STEP or latency_s == math.inf:
+        return latency_s, latency_s
+    least, largest = np.array([bits - _STEP // 2, bits + _STEP // 2 - 1]).view(np.float64).tolist()
+    return least, largest
 
 
 class Found(NamedTuple):
@@ -140,14 +153,14 @@ def _candidates(
 
 def _those_that_fit(asked: Sequence[Asked], bounder: Bounder) -> list[Asked]:
     """Candidates that fit where they are one element long along the other axes."""
-    ends = np.cumsum([each.tiles.shape[1] for each in asked]).tolist()
-    axes = np.repeat([each.axis for each in asked], [each.tiles.shape[1] for each in asked])
-    fine = bounder.fits_alone(axes, np.concatenate([each.tiles for each in asked], axis=1))
-    if fine.all():
-        return list(asked)
-    found = [each._replace(tiles=each.tiles[:, fine[begin:end]]) for each, begin, end in zip(asked, [0, *ends], ends, strict=False)]
-    if any(each.tiles.shape[1] == 0 for each in found):
-        raise NoTile
+    found = []
+    for each in asked:
+        fine = each.tiles <= bounder.longest[each.axis]
+        if not fine.all():
+            each = each._replace(tiles=each.tiles.compress(fine.all(axis=0), axis=1))
+            if not each.tiles.size:
+                raise NoTile
+        found.append(each)
     return found
 
 
@@ -174,9 +187,9 @@ def _levels(axes: Sequence[_Axis], table: Floats, boxes: int) -> list[_Level]:
 
 
 @lru_cache(maxsize=64)
-def _corners(*parted: int) -> Ints:
-    """[axes, 1, parts]: which part along each axis."""
-    return np.indices(parted).reshape(3, 1, -1)
+def _all_of(*counts: int) -> Ints:
+    """[counts, combinations]: one of so many, each with each."""
+    return np.indices(counts).reshape(len(counts), -1)
 
 
 class _Boxes(NamedTuple):
@@ -197,18 +210,19 @@ class _Boxes(NamedTuple):
         return _Boxes(self.level, self.where.take(which, axis=1), self.bounds.take(which, axis=1), self.known)
 
     def joined(self, others: _Boxes | None) -> _Boxes:
-        """With others of the same level."""
+        """With others of the same level, compared with the same incumbent."""
         if others is None or not others.boxes:
             return self
-        known = self.known if self.known == others.known else -1
-        return _Boxes(self.level, np.hstack([self.where, others.where]), np.hstack([self.bounds, others.bounds]), known)
+        where, bounds = np.concatenate([self.where, others.where], axis=1), np.concatenate([self.bounds, others.bounds], axis=1)
+        return _Boxes(self.level, where, bounds, self.known)
 
 
 class Search:
     """A search for one chip, or at once for some that differ in nothing but their arrays: the tables, and what was found so far.
 
-    `key` [5, chips] is what the best mapping of each is ranked by. Boxes of several chips are laid out side by side, as if each chip's
-    variants were further variants of one; a box is compared with the incumbent of its own chip.
+    `limits` [9, chips] say what bounds the best mapping of each stands for: below the first four a bound is below what that mapping is
+    ranked by, up to the next four it may be equal; the last is its place. Boxes of several chips are laid out side by side, as if each
+    chip's variants were further variants of one; a box is compared with the incumbent of its own chip.
     """
 
     def __init__(
@@ -225,13 +239,15 @@ class Search:
         self.chips = [chip for chip, (variants, _, _) in enumerate(spaces) for _ in variants]
         self.chip_of_variant = np.array(self.chips)
         drains = [array.drain_cycles(settings[chip], variant.dataflow) for variant, chip in zip(self.chosen, self.chips, strict=True)]
-        self.bounder = Bounder(self.setting, self.orders, drains)
+        self.bounder = bounder_of(self.setting, self.orders, drains)
         self.axes, self.table = _candidates(settings, self.chosen, self.chips, tiles_of, self.bounder)
         self.levels = _levels(self.axes, self.table[: self.bounder.numbers_of_boxes], len(self.chosen) * len(self.orders) // len(settings))
         self.keys = [1, 0, 2, 3] if objective == "traffic" else [0, 1, 2, 3]
         self.ranks = np.array(self.orders).transpose(1, 2, 0)
         self.founds = [incumbent] * len(settings)
-        self.key = np.array([incumbent.key] * len(settings)).T
+        self.has_all = incumbent.choice is not None
+        self.limits = np.array([self._limits(incumbent.key)] * len(settings)).T
+        self.heights = [sum(min(level, axis.depth) for axis in self.axes) for level in range(len(self.levels))]
         self.cuts: dict[tuple[int, int], tuple[Ints, Ints]] = {}
         self.known = 0
         self.opened = self.priced = self.calls = 0
@@ -245,72 +261,66 @@ class Search:
     def run(self) -> list[Found]:
         """Open boxes until none is left that could hold anything better: first straight down to an incumbent, the best boxes of each level;
         then level by level, if that is not too much at a time. Where there is a budget, or too much, on along the best."""
-        first = self._bounded(*self.start())
-        waiting: list[_Boxes | None] = [None] * first.level
-        waiting.append(first)
-        latency = self.keys.index(0)
-        while self.opened < self.budget_boxes or not self._has_all:
+        level, where = self.start()
+        waiting = {level: self._bounded(level, where)}
+        latency, known = self.keys.index(0), self.known
+        while self.opened < self.budget_boxes or not self.has_all:
+            if self.known != known:
+                known, waiting = self.known, {level: self._promising(boxes) for level, boxes in waiting.items()}
             level = self._next_level(waiting)
-            if level is None:
+            if level < 0:
                 return [best._replace(is_exact=True, least_s=best.key[latency]) for best in self.founds]
-            waiting_here = waiting[level]
-            assert waiting_here is not None
-            boxes, waiting[level] = self._promising(waiting_here), None
+            boxes = waiting.pop(level)
             if level == 0:
-                waiting[0] = self._price(boxes)
-                if waiting[0] is not None:
-                    self.opened = max(self.opened, int(self.budget_boxes))
-                continue
-            boxes, waiting[level] = self._parted(boxes, self._batch)
-            if boxes.boxes:
+                left = self._price(boxes)
+                if left is not None:
+                    waiting[0], self.opened = left, max(self.opened, int(self.budget_boxes))
+            else:
+                boxes, rest = self._parted(boxes, self._batch(boxes.boxes))
+                if rest is not None:
+                    waiting[level] = rest
                 below = self._below(level, boxes.boxes)
-                waiting[below] = self._bounded(below, self.children(level, boxes.where, below)).joined(waiting[below])
-        left = [float(boxes.bounds[latency].min()) for boxes in waiting if boxes is not None and boxes.boxes]
-        return [best._replace(least_s=min([*left, best.key[latency]])) for best in self.founds]
+                waiting[below] = self._bounded(below, self.children(level, boxes.where, below)).joined(waiting.get(below))
+        bounds_s = [float(boxes.bounds[latency].min()) for boxes in waiting.values() if boxes.boxes]
+        return [best._replace(least_s=min([*bounds_s, best.key[latency]])) for best in self.founds]
 
-    @property
-    def _has_all(self) -> bool:
-        """Whether every chip has an incumbent."""
-        return all(best.choice is not None for best in self.founds)
+    def _batch(self, waiting: int) -> int:
+        """Boxes that are opened at a time, of so many: all, unless the incumbent is so poor that they are many."""
+        first, next_few, most = (each * len(self.settings) for each in _BATCH_BOXES)
+        return first if not self.has_all else next_few if self.budget_boxes < math.inf or waiting > most else most
 
-    @property
-    def _batch(self) -> int:
-        """Boxes that are opened at a time."""
-        first, limited, unlimited = _BATCH_BOXES
-        return (first if not self._has_all else limited if self.budget_boxes < math.inf else unlimited) * len(self.settings)
-
-    def _next_level(self, waiting: Sequence[_Boxes | None]) -> int | None:
-        counts = [0 if boxes is None else boxes.boxes for boxes in waiting]
-        levels = [level for level, count in enumerate(counts) if count]
-        if not levels or not self._has_all or self.budget_boxes < math.inf:
-            return levels[0] if levels else None
-        return next((level for level in reversed(levels) if counts[level] <= self._batch), levels[0])
+    def _next_level(self, waiting: Mapping[int, _Boxes]) -> int:
+        """Where to go on: -1 if nothing is left."""
+        levels = [level for level, boxes in waiting.items() if boxes.boxes]
+        if not levels or not self.has_all or self.budget_boxes < math.inf:
+            return min(levels, default=-1)
+        most = _BATCH_BOXES[2] * len(self.settings)
+        return max((level for level in levels if waiting[level].boxes <= most), default=min(levels))
 
     def _below(self, level: int, count: int) -> int:
         """The level of the parts into which so many boxes are cut: the lowest at which they are not too many."""
         if self.budget_boxes < math.inf:
             return level - 1
-        most = _PARTS_AT_A_TIME * len(self.settings)
-        return next((below for below in range(level - 1) if count << self._cuts(level, below) <= most), level - 1)
-
-    def _cuts(self, level: int, below: int) -> int:
-        """Log2 of the parts of a box of a level that are boxes of one below."""
-        return sum(min(level, axis.depth) - min(below, axis.depth) for axis in self.axes)
+        below, most = level - 1, _PARTS_AT_A_TIME * len(self.settings)
+        while below and count << self.heights[level] - self.heights[below - 1] <= most:
+            below -= 1
+        return below
 
     def start(self) -> tuple[int, Ints]:
         """The whole space in boxes of the highest level."""
         level = len(self.levels) - 1
         blocks = [1 << max(0, axis.depth - level) for axis in self.axes]
-        where = np.indices((len(self.chosen), len(self.orders), *blocks)).reshape(5, -1)
-        for axis, row, begin, count in zip(self.axes, where[2:], self.levels[level].begins, blocks, strict=True):
-            row += (begin + axis.kinds * count).take(where[0])
+        where = _all_of(len(self.chosen), len(self.orders), *blocks).copy()
+        begins = self.levels[level].begins
+        firsts = [begin + axis.kinds * count for axis, begin, count in zip(self.axes, begins, blocks, strict=True)]
+        where[2:] += np.array(firsts).take(where[0], axis=1)
         return level, where
 
     def children(self, level: int, where: Ints, below: int) -> Ints:
         """The parts of each box that are boxes of a level below."""
         if (level, below) not in self.cuts:
             parted = [1 << min(level, axis.depth) - min(below, axis.depth) for axis in self.axes]
-            outer, corners = np.array(parted)[:, None], _corners(*parted)
+            outer, corners = np.array(parted)[:, None], _all_of(*parted)[:, None]
             begins = np.array(self.levels[below].begins)[:, None] - np.array(self.levels[level].begins)[:, None] * outer
             self.cuts[level, below] = outer, corners + begins[:, :, None]
         outer, offsets = self.cuts[level, below]
@@ -325,46 +335,46 @@ class Search:
         self.calls += 1
         table = self.levels[level].table if level else self.table
         numbers = table.take(where[2:], axis=1, mode="clip")
-        return self._promising(_Boxes(level, where, self._ranked(*self.bounder(numbers, where[1], where[0], single=level == 0)), -1))
-
-    def _ranked(self, bounds: Floats, unfit: Any) -> Floats:
-        """[4, boxes]: bounds in the order of ranking, with latencies on the grid; the first is infinite where tiles do not fit."""
-        latency = bounds[0].view(np.int64)
-        latency += _STEP // 2
-        latency &= -_STEP
+        bounds, unfit = self.bounder(numbers, where[1], where[0], single=level == 0)
         if self.keys[0]:
             bounds = bounds.take(self.keys, axis=0)
         bounds[0, unfit] = np.inf
-        return bounds
+        return self._promising(_Boxes(level, where, bounds, -1))
 
-    def _key_of(self, where: Ints) -> Floats:
-        """[5, 1 or boxes]: what the incumbents of the boxes' chips are ranked by."""
-        return self.key if len(self.settings) == 1 else self.key.take(self.chip_of_variant.take(where[0]), axis=1)
+    def _limits(self, key: Key) -> list[float]:
+        """What bounds are compared with, for an incumbent."""
+        lows, highs = [amount * (1 - 2 * ROUNDING) for amount in key[:4]], list(key[:4])
+        latency = self.keys.index(0)
+        lows[latency], highs[latency] = _equal_s(key[latency])
+        return [min(limit, _LARGEST) for limit in (*lows, *highs, key[4])]
+
+    def _limits_of(self, where: Ints) -> Sequence[Any]:
+        """Those of the boxes' chips: nine numbers, or as many arrays [boxes]."""
+        return self.limits[:, 0].tolist() if len(self.settings) == 1 else self.limits.take(self.chip_of_variant.take(where[0]), axis=1)
 
     def _promising(self, boxes: _Boxes) -> _Boxes:
         """Boxes that fit and may hold something better than what was found."""
         if self.known == boxes.known or not boxes.boxes:
             return boxes
-        key, first = self._key_of(boxes.where), boxes.bounds[0]
-        better: Any = first < key[0] * (1 - 2 * ROUNDING)
-        equal: Any = (first <= key[0]) & ~better & (first < np.inf)
-        if equal.any():
-            for low, best in zip(boxes.bounds[1:], key[1:4], strict=True):
-                better |= equal & (low < best * (1 - 2 * ROUNDING))
-                equal &= low <= best
-            if equal.any():
-                better |= equal & (self.place(boxes.level, boxes.where) < key[4])
-        kept = better.nonzero()[0]
-        if len(kept) == boxes.boxes:
-            return boxes._replace(known=self.known)
-        return _Boxes(boxes.level, boxes.where.take(kept, axis=1), boxes.bounds.take(kept, axis=1), self.known)
+        near = (boxes.bounds[0] <= self._limits_of(boxes.where)[4]).nonzero()[0]
+        boxes = (boxes if len(near) == boxes.boxes else boxes.take(near))._replace(known=self.known)
+        limits = self._limits_of(boxes.where)
+        better: Any = boxes.bounds[0] < limits[0]
+        if better.all():
+            return boxes
+        equal = ~better
+        for bound, low, high in zip(boxes.bounds[1:], limits[1:4], limits[5:8], strict=True):
+            better |= equal & (bound < low)
+            equal &= bound <= high
+        better |= equal & (self.place(boxes.level, boxes.where) < limits[8])
+        return boxes.take(better.nonzero()[0])
 
     def _parted(self, boxes: _Boxes, count: int) -> tuple[_Boxes, _Boxes | None]:
         """The best ones, as many of each chip, and the rest."""
         if boxes.boxes <= count:
             return boxes, None
-        first, second, third = boxes.bounds[:3]
-        score = first + second * (first[0] / second[0] * 1e-10) + third * (first[0] / third[0] * 1e-13)
+        first, second, third = boxes.bounds[:3, 0].tolist()
+        score = np.array([1, first / second * 1e-10, first / third * 1e-13]) @ boxes.bounds[:3]
         if len(self.settings) > 1:
             chips = self.chip_of_variant.take(boxes.where[0])
             order = np.lexsort((score, chips))
@@ -395,13 +405,14 @@ class Search:
         """The best one by one: mostly the very best is among them; then all together."""
         alone = 0
         while boxes.boxes:
-            if self.priced >= self.budget_boxes / _BOXES_PER_PRICED and self._has_all:
+            if self.priced >= self.budget_boxes / _BOXES_PER_PRICED and self.has_all:
                 return boxes
             if alone < _ONE_BY_ONE or boxes.boxes <= _ONE_BY_ONE:
                 best = self._first(boxes)
                 self._price_one(chip, boxes.where[:, best : best + 1])
                 self.priced, alone = self.priced + 1, alone + 1
-                boxes = self._promising(boxes.take((np.arange(boxes.boxes) != best).nonzero()[0]))
+                boxes.bounds[0, best] = np.inf
+                boxes = self._promising(boxes._replace(known=-1))
                 continue
             first, rest = self._parted(boxes, _BATCH_PRICED)
             for variant in np.unique(first.where[0]):
@@ -414,8 +425,9 @@ class Search:
 
     def _first(self, boxes: _Boxes) -> int:
         """The box of the least bounds, and of equal ones the first: mostly bounds of mappings are costs, and then it is the best."""
-        among = (boxes.bounds[0] == boxes.bounds[0].min()).nonzero()[0]
-        for bound in boxes.bounds[1:]:
+        first = boxes.bounds[0]
+        among = (first <= first.min() * (1 + 2 * GRID)).nonzero()[0]
+        for bound in boxes.bounds:
             if len(among) == 1:
                 break
             own = on_grid(bound.take(among))
@@ -478,7 +490,8 @@ class Search:
 
     def _let_lead(self, chip: int, found: Found) -> None:
         """Make something the incumbent: boxes are looked at again."""
-        self.founds[chip], self.key[:, chip] = found, found.key
+        self.founds[chip], self.limits[:, chip] = found, self._limits(found.key)
+        self.has_all = all(best.choice is not None for best in self.founds)
         self.known += 1
 
 

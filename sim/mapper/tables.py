@@ -41,15 +41,17 @@ class Layout(NamedTuple):
     extent: int
     accesses_of_all: int
     alike: int
-    whole: int
+    full: int
     edge: int
+    fulls: int
+    edges: int
     rows: int
 
 
 @lru_cache(maxsize=8)
 def layout(stages: int) -> Layout:
     """Where the numbers of a chip with so many stages stand."""
-    widths = (stages + 1, stages, stages, stages, 1, 1, 1, stages * (stages + 1), 1, 1, 1, 1, 1)
+    widths = (stages + 1, stages, stages, stages, 1, 1, 1, stages * (stages + 1), 1, 1, 1, 1, 1, 1, 1)
     return Layout(*(sum(widths[:i]) for i in range(len(widths) + 1)))
 
 
@@ -130,8 +132,8 @@ def geometry(setting: Setting, extents: Ints, tiles: Ints, parts: Any, cuts: Cut
 
     own: visits by the first core, by moving stage (-1, 0, ...); every: by all cores, for each stage; moves: whether the loop of a stage has
     more than one trip wherever it runs; firsts, lasts: extent of the first core's first and last tile, of which the first is as large as
-    any; extent: the first core's share of the axis; alike: cores that have as much; whole, edge: full tiles in that share, and the length
-    of the rest, as the outermost stage cuts it.
+    any; extent: the first core's share of the axis; alike: cores that have as much; full, edge: lengths of full tiles in that share and of
+    the rest, as the outermost stage cuts it; fulls, edges: how many these are.
     """
     stages, several = len(tiles), setting.cores > 1
     at = layout(stages)
@@ -145,8 +147,8 @@ def geometry(setting: Setting, extents: Ints, tiles: Ints, parts: Any, cuts: Cut
             for i, row in enumerate(positions(cuts.every, stage)):
                 numbers[at.every + stage * (stages + 1) + i] = row
         numbers[at.extent] = sum(block.elements for block in cuts.own.around[setting.split_stage])
-    numbers[at.alike], numbers[at.whole] = extents // part, part // tiles[0]
-    numbers[at.edge] = part % tiles[0]
+    numbers[at.alike], numbers[at.full], numbers[at.edges] = extents // part, cuts.firsts[0], 1
+    numbers[at.fulls], numbers[at.edge] = np.divmod(part, tiles[0])
     return numbers
 
 
@@ -244,4 +246,4 @@ def _with_arrays(settings: Sequence[Setting], chips: Sequence[int], often: Seque
 
 def place_of(dataflow: str, array_axis: Axis, name: Axis) -> tuple[int, bool, bool]:
     """All of a dataflow and the axis that matrix units share that matters to an axis: its own place in the array."""
-    return systolic.AXES[dataflow].index(name) if dataflow else 0, dataflow == "os", array_axis == name
+    return systolic.AXES[dataflow].index(name) if dataflow else 0, dataflow == "os" and name != "n", array_axis == name
