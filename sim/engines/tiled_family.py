@@ -106,11 +106,8 @@ def _of(which: NDArray[np.int64], numbers: NDArray[Any]) -> NDArray[Any]:
     return numbers[which]
 
 
-def _linears(
-    group_class: GroupClass, plan: Plan, mapped_gemm: GemmCosts, which: NDArray[np.int64], gemm: Gemm, with_energy: bool
-) -> ChipTimes:
-    """A group of linears on those chips whose mappings fetch the weights as often: scales come as often as these do."""
-    plan = replace(plan, chip=taken(plan.chip, which))
+def _linears(group_class: GroupClass, plan: Plan, mapped_gemm: GemmCosts, gemm: Gemm, with_energy: bool) -> ChipTimes:
+    """A group of linears on chips whose mappings fetch the weights as often, if there are scales: these come as often."""
     cost, own, fetched = mapped_gemm
     flows = (*beside_gemm(group_class), *scales(group_class, Fraction(int(fetched[0]), gemm.n * gemm.k)))
     read, written = dram_bytes(plan, flows)
@@ -150,10 +147,13 @@ def _time_class(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks, know
         if asked not in known:
             known[asked] = map_gemms(asked[0], plan.chip, asked[1], asked[2])
         fetched, parts = known[asked].weights_fetched, []
+        if not any(flow.size_bytes for flow in scales(group_class)):  # nothing comes as often as the weights do
+            return _joined([(np.arange(len(fetched)), _linears(group_class, plan, known[asked], asked[0], with_energy))], len(fetched))
         for number in np.unique(fetched):
             which = np.flatnonzero(fetched == number)
             own_costs = GemmCosts(*(mapped(each, partial(_of, which)) for each in known[asked]))
-            parts.append((which, _linears(group_class, plan, own_costs, which, asked[0], with_energy)))
+            own_plan = replace(plan, chip=taken(plan.chip, which))
+            parts.append((which, _linears(group_class, own_plan, own_costs, asked[0], with_energy)))
         return _joined(parts, len(fetched))
     else:
         attention, in_dram, part = attention_of(group_class, plan)

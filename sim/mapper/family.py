@@ -47,10 +47,10 @@ from sim.mapper.attention import (
 )
 from sim.mapper.attention import moved_bytes as attention_bytes
 from sim.mapper.bound import ROUNDING, Bounder
-from sim.mapper.cost import GemmCost, chip_bytes, chip_traffic, cost_of, evaluate, weights_fetched
+from sim.mapper.cost import GemmCost, chip_traffic, cost_of, evaluate, weights_fetched
 from sim.mapper.problem import NOTHING, Besides, Choice, Place, Setting, setting_of
-from sim.mapper.search import GRID, NONE_FOUND, Found, NoTile, Search, Space, all_of, lower_edge, on_grid, search
-from sim.mapper.tables import Floats, Ints
+from sim.mapper.search import GRID, NONE_FOUND, Found, NoTile, Search, Space, all_of, lower_edge, on_grid, search, together
+from sim.mapper.tables import Floats, Ints, with_arrays
 from sim.mapping import Gemm
 from sim.plan import resident_level
 
@@ -179,12 +179,19 @@ def _side_by_side(asked: Asked, chips: Sequence[tuple[int, Chip]]) -> Iterator[S
     if len(settings[0].stages) == 1 and all(replace(chip, matrix=_of_size(chip, first)) == first for _, chip in chips):
         with suppress(NoTile):
             found = Search(settings, [all_of(setting) for setting in settings]).run()
-    for (i, chip), setting, best in zip(chips, settings, found, strict=True):
+    alike: dict[Any, list[int]] = {}
+    for number, ((i, chip), best) in enumerate(zip(chips, found, strict=True)):
         if best.choice is None:
             yield _alone(asked, chip, i)
-            continue
-        cost = cost_of(setting, best.choice, best.costs)
-        yield np.array([i]), GemmCosts(cost, chip_bytes(setting, best.choice), weights_fetched(setting, best.choice))
+        else:
+            alike.setdefault(best.choice[2:], []).append(number)
+    for numbers in alike.values():
+        setting = with_arrays(settings, numbers, [1] * len(numbers))
+        choice = together([each.choice for each in (found[number] for number in numbers) if each.choice is not None])
+        traffic = chip_traffic(setting, choice)
+        moved = {name: read + traffic.written[name] for name, read in traffic.read.items()}
+        which = np.array([chips[number][0] for number in numbers])
+        yield which, GemmCosts(cost_of(setting, choice), moved, weights_fetched(setting, choice))
 
 
 def _of_size(chip: Chip, other: Chip) -> MatrixUnit:
@@ -352,7 +359,7 @@ class _Family:
         keys[0], keys[4] = on_grid(keys[0]), self.space.place(0, where)
         order = np.lexsort((*keys[::-1], chips))
         best = order[np.diff(chips[order], prepend=-1) > 0]
-        best = best[_before(keys[:, best], self.key[:, chips[best]])]
+        best = best[_before(list(keys[:, best]), self.key[:, chips[best]])]
         self.key[:, chips[best]], self.where[:, chips[best]] = keys[:, best], where[:, best]
         self.virtual.clear()
 
@@ -482,8 +489,8 @@ class _Family:
 
     @staticmethod
     def _with_equal(better: Flags, equal: Flags, bounds: _Bounds, key: Floats) -> Flags:
-        """[chips, boxes]: those that are better, and of those of `equal` latency those that may come before a key [5, chips] by what else is
-        ranked."""
+        """[chips, boxes]: those that are better, and of those of `equal` latency those that may come before a key [5, chips] by what is
+        ranked besides."""
         chips, boxes = equal.nonzero()
         if len(chips):
             own, best = bounds.amounts.take(boxes, axis=1) * (1 - ROUNDING), key[1:4].take(chips, axis=1)

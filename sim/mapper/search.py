@@ -33,7 +33,7 @@ from sim.mapper.bound import ROUNDING, Bounder, bounder_of
 from sim.mapper.candidates import ORDERS, ORDERS_ALIKE, Variant, all_tiles, thin_tiles, thin_variants, variants
 from sim.mapper.cost import Costs, evaluate
 from sim.mapper.problem import Choice, Setting
-from sim.mapper.tables import Asked, Floats, Ints, Kind, axis_tables, place_of
+from sim.mapper.tables import Asked, Floats, Ints, Kind, axis_tables, place_of, with_arrays
 from sim.mapping import AXES, Axis
 
 GRID = 2.0**-33
@@ -113,6 +113,13 @@ class _Level(NamedTuple):
 
     table: Floats
     begins: list[int]
+
+
+def together(choices: Sequence[Choice]) -> Choice:
+    """Choices of one variant as one that holds them all."""
+    tiles, ranks = (np.moveaxis(np.array([choice[i] for choice in choices]), 0, 2) for i in (0, 1))
+    _, _, split, dataflow, array_axis = choices[0]
+    return Choice(tuple(tuple(each) for each in tiles), tuple(tuple(each) for each in ranks), split, dataflow, array_axis)
 
 
 class NoTile(Exception):
@@ -350,7 +357,9 @@ class Search:
 
     def _limits_of(self, where: Ints) -> Sequence[Any]:
         """Those of the boxes' chips: nine numbers, or as many arrays [boxes]."""
-        return self.limits[:, 0].tolist() if len(self.settings) == 1 else self.limits.take(self.chip_of_variant.take(where[0]), axis=1)
+        if len(self.settings) == 1:
+            return self.limits[:, 0].tolist()  # type: ignore[no-any-return]
+        return list(self.limits.take(self.chip_of_variant.take(where[0]), axis=1))
 
     def _promising(self, boxes: _Boxes) -> _Boxes:
         """Boxes that fit and may hold something better than what was found."""
@@ -396,10 +405,29 @@ class Search:
         """Price single mappings, best first, as long as they may be better; what the budget does not allow is left."""
         if len(self.settings) == 1:
             return self._price_on(0, boxes)
+        boxes = self._price_firsts(boxes)
         chips = self.chip_of_variant.take(boxes.where[0])
         for chip in np.unique(chips).tolist():
             self._price_on(chip, boxes.take((chips == chip).nonzero()[0]))
         return None
+
+    def _price_firsts(self, boxes: _Boxes) -> _Boxes:
+        """Price the first mapping of each chip, all that are of one variant together; what still is promising is left."""
+        chips = self.chip_of_variant.take(boxes.where[0])
+        alike: dict[Variant, list[tuple[int, int]]] = {}
+        for chip in np.unique(chips).tolist():
+            own = (chips == chip).nonzero()[0]
+            first = int(own[self._first(boxes.take(own))])
+            alike.setdefault(self.chosen[int(boxes.where[0, first])], []).append((chip, first))
+        for pairs in alike.values():
+            wheres = [boxes.where[:, first : first + 1] for _, first in pairs]
+            choices = [self.chosen_at(where) for where in wheres]
+            costs = evaluate(with_arrays(self.settings, [chip for chip, _ in pairs], [1] * len(pairs)), together(choices))
+            for (chip, first), amounts, where, choice in zip(pairs, self._keys(costs, len(pairs)).T, wheres, choices, strict=True):
+                self._take(chip, amounts, where, choice)
+                boxes.bounds[0, first] = np.inf
+            self.priced += len(pairs)
+        return self._promising(boxes._replace(known=-1))
 
     def _price_on(self, chip: int, boxes: _Boxes) -> _Boxes | None:
         """The best one by one: mostly the very best is among them; then all together."""
