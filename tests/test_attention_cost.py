@@ -10,7 +10,8 @@ import pytest
 from hwmodels import load_chip
 from hwmodels.chip import Chip
 from sim.attention_mapping import Attention, AttentionMapping, core_parts, key_tiles
-from sim.mapper.attention import InDram, attention_cost, fits, map_attention
+from sim.engines.play_attention import least_cycles, least_of_tilings, play_attention
+from sim.mapper.attention import InDram, TilingBounds, attention_candidates, attention_cost, fits, map_attention
 from sim.mapping import Span
 
 UNMASKED = 10**6
@@ -116,3 +117,32 @@ def test_what_stays_on_the_chip_is_not_fetched() -> None:
     mapping = whole_head(attention(), fused=True)
     cost = attention_cost(mapping, small_chip(), {}, InDram(queries=False, keys=False, output=False))
     assert cost.dram_read_bytes == cost.dram_written_bytes == 0
+
+
+@pytest.mark.parametrize("chip_name", ["edge-npu", "gemmini-default", "cloud-npu", "tpu-v4i"])
+@pytest.mark.parametrize(("q_len", "kv_len"), [(1, 545), (5, 301), (37, 37), (96, 160)])
+@pytest.mark.parametrize("in_dram", [InDram(), InDram(queries=False, output=False)])
+def test_tilings_that_are_left_out_play_no_better(chip_name: str, q_len: int, kv_len: int, in_dram: InDram) -> None:
+    """What is known of tilings is below every play of theirs, and not far below the bound of each that is priced."""
+    chip = load_chip(chip_name)
+    shape = Attention(1, 32, 8, q_len, kv_len, 64, kv_len - q_len, None, 16, 16, 32, "bf16" if "bf16" in chip.formats else "int8")
+    counts = {"exp": 32 * int(shape.mask.visible_pairs(q_len, kv_len)), "add": 100}
+    mapping, cost = map_attention(shape, chip, counts, in_dram)
+    clock_hz, bounds_s = float(chip.clock_hz), dict[tuple[tuple[int, int], int, int], float]()
+
+    def noted(tilings: TilingBounds) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+        seconds = least_of_tilings(tilings, chip, in_dram, "all") / clock_hz
+        for kv_tile, each_s in zip(tilings.kv_tiles.tolist(), seconds.tolist(), strict=True):
+            bounds_s[tilings.first.split, tilings.first.q_tile, kv_tile] = each_s
+        return 0 * seconds
+
+    asked = mapping, chip, counts, in_dram, "all", (0.0, 0.0)
+    everything = attention_candidates(*asked, 3 * cost.latency_s, noted)  # type: ignore[arg-type]
+    plays = dict[tuple[tuple[int, int], int, int], float]()
+    for each, priced in everything:
+        tiling = each.split, each.q_tile, each.kv_tile
+        least_s = least_cycles(each, chip, priced, priced.busy_s, in_dram, "all") / clock_hz
+        assert bounds_s[tiling] <= least_s * (1 + 1e-9)
+        assert bounds_s[tiling] <= play_attention(each, chip, priced, priced.busy_s, in_dram, "all").end / clock_hz
+        plays[tiling] = min(plays.get(tiling, least_s), least_s)
+    assert all(bounds_s[tiling] > 0.7 * least_s for tiling, least_s in plays.items())

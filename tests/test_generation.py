@@ -44,7 +44,7 @@ def extended(model: str, chip: str, engine: str, q_len: int, context: int, logit
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize(("chip", "fused"), [*((chip, True) for chip in CHIPS), ("edge-npu", False)])
+@pytest.mark.parametrize(("chip", "fused"), [*((chip, True) for chip in CHIPS), ("edge-npu", False), ("a100-sxm4-80gb", False)])
 def test_every_latency_is_that_of_a_prediction(chip: str, engine: str, fused: bool) -> None:
     """To the last bit, also where tiles change; stories15m unfused, since its scores then are tensors that grow."""
     asked: dict[str, Any] = {"prompt": 29, "batch": 2, "engine": engine, "fused": fused, "sampling": DRAWN}
@@ -129,6 +129,24 @@ def test_groups_that_do_not_grow_are_asked_once(engine: str, monkeypatch: pytest
     if engine != "roofline":
         assert seen["MatMul"] == 2 * 7
         assert seen["Linear"] <= 14  # of two kinds of layers: the last one is alone
+
+
+@pytest.mark.parametrize(("engine", "asked"), [
+    ("roofline", {"speculation": Speculation("stories15m", 3)}),
+    ("roofline", {"fused": False, "sampling": DRAWN}),
+    ("tiled", {"chunk": 9, "split": 1, "sampling": DRAWN}),
+    ("tiled", {"fused": False}),
+    ("cycle", {"batch": 3}),
+])  # fmt: skip
+def test_layers_that_are_not_planned_are_as_if_they_were(engine: Any, asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six layers, of which four are planned: every figure is the same, op by op, to the last bit; sums of joules to rounding."""
+    few = predict_generation("stories15m", "edge-npu", tokens=6, prompt=30, engine=engine, **asked).to_dict()
+    monkeypatch.setattr("sim.explore.stretch.FEW", 6)
+    whole = predict_generation("stories15m", "edge-npu", tokens=6, prompt=30, engine=engine, **asked).to_dict()
+    assert len({op["component"] for op in few["ops"] if op["component"].startswith("layers.")}) == 6
+    for name in ("energy_j", "j_per_token", "tokens_per_s_per_w", "power_w", "energy_by_j"):
+        assert few.pop(name) == pytest.approx(whole.pop(name), rel=1e-14)
+    assert few == whole
 
 
 def test_progress_counts_contexts() -> None:

@@ -76,6 +76,8 @@ class OpGraph:
     @cached_property
     def warm_tensors(self) -> frozenset[str]:
         """`warm`, and the caches that this step adds entries to, if what they held before is warm."""
+        if not self.warm:
+            return self.warm
         return self.warm | {op.name for op in self.ops if op.kind == "MemCopy" and not self.warm.isdisjoint([u.tensor for u in op.inputs])}
 
     @cached_property

@@ -249,7 +249,10 @@ class Walk:
             block, first_row, trips = self._places[-1]
             at = _flat(block, trips)
             self.row = first_row + block.firsts[at]
-            within = block.within.get(tuple(trip == count - 1 for trip, count in zip(trips, block.trips, strict=True)))
+            if not block.within:
+                return
+            (a, b, c), (many_a, many_b, many_c) = trips, block.trips
+            within = block.within.get((a == many_a - 1, b == many_b - 1, c == many_c - 1))
             if within is None:
                 return
             self._places.append(Place(within, self.row, [0, 0, 0]))
@@ -279,10 +282,13 @@ class Walk:
     def _range(self, stage: int, loop: int, trip: int) -> tuple[int, int]:
         """Rows of a trip of a loop, all outer ones as they stand; bytes of their codes."""
         block, first_row, trips = self._places[stage]
-        a, b, c = (told_trip(each, count) for each, count in zip([*trips[:loop], trip, 0, 0][:3], block.trips, strict=True))
         _, many_b, many_c = block.told
-        at = (a * many_b + b) * many_c + c
-        alike = (many_b * many_c, many_c, 1)[loop]
+        if loop == 0:
+            at, alike = told_trip(trip, block.trips[0]) * many_b * many_c, many_b * many_c
+        elif loop == 1:
+            at, alike = (told_trip(trips[0], block.trips[0]) * many_b + told_trip(trip, block.trips[1])) * many_c, many_c
+        else:
+            at, alike = _flat(block, (trips[0], trips[1], trip)), 1
         return 8 * (first_row + block.firsts[at]), 8 * (first_row + block.firsts[at + alike])
 
     def alike(self, trip: int) -> int:
@@ -317,8 +323,8 @@ class Walk:
 
 
 def _flat(block: Block, trips: Sequence[int]) -> int:
-    a, b, c = (told_trip(trip, count) for trip, count in zip(trips, block.trips, strict=True))
-    return (a * block.told[1] + b) * block.told[2] + c
+    (a, b, c), (many_a, many_b, many_c), told = trips, block.trips, block.told
+    return (told_trip(a, many_a) * told[1] + told_trip(b, many_b)) * told[2] + told_trip(c, many_c)
 
 
 @lru_cache(maxsize=64)

@@ -10,13 +10,17 @@ search is not exact) are left out, so that no group is below its tiled figure.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from hwmodels.chip import Chip, Role
 from sim.engines import roofline, tiled
-from sim.engines.play_attention import AttentionOps, attention_steps, least_cycles, play_attention
+from sim.engines.play_attention import AttentionOps, attention_steps, least_cycles, least_of_tilings, play_attention
 from sim.engines.play_gemm import play_gemm, played_within
 from sim.engines.play_waves import play_waves
 from sim.engines.played import Besides, GemmOps, Played
@@ -24,7 +28,7 @@ from sim.engines.ports import Window
 from sim.intervals import Log
 from sim.mapper import MappedGemm, cost_gemm
 from sim.mapper.array import step_cycles
-from sim.mapper.attention import attention_candidates
+from sim.mapper.attention import TilingBounds, attention_candidates
 from sim.mapper.problem import ROLE_AXES, Setting, setting_of
 from sim.mapper.ranked import candidates, sees_all
 from sim.mapping import AXES, GemmMapping
@@ -73,10 +77,10 @@ def _besides(choice: tiled.GemmChoice, mapped: tiled.Mapped, chip: Chip) -> Besi
 
 
 class _Others(NamedTuple):
-    """Mappings with a bound on each [s], in the order of visits, and a bound on all that are not among them: 0 if nothing is known of
-    these."""
+    """Mappings with a bound on each [s], in the order of visits, each made when it is visited; and a bound on all that are not among them:
+    0 if nothing is known of these."""
 
-    best: Sequence[tuple[float, tiled.Mapped]]
+    best: Sequence[tuple[float, Callable[[], tiled.Mapped]]]
     rest_s: float
 
 
@@ -88,10 +92,11 @@ def visit(group_class: GroupClass, mapped: tiled.Mapped, plan: Plan, peaks: roof
         return Visited(mapped, best, Visits(1, is_proved=False))
     others = _others(group_class, mapped, plan, peaks, best.end / clock_hz / (1 + NEAR))
     mappings, steps_left, is_proved = 1, MOST_STEPS, True
-    for bound_s, each in others.best:
+    for bound_s, make in others.best:
         if bound_s * clock_hz * (1 + NEAR) >= best.end:
             continue
-        if mappings == MOST_VISITS or steps_left <= 0 or each.latency_s < mapped.latency_s * ROUNDING:
+        each = make() if mappings < MOST_VISITS and steps_left > 0 else None
+        if each is None or each.latency_s < mapped.latency_s * ROUNDING:
             is_proved = False
             continue
         mappings += 1
@@ -109,10 +114,16 @@ def _others(group_class: GroupClass, mapped: tiled.Mapped, plan: Plan, peaks: ro
     if isinstance(choice, tiled.AttentionChoice):
         read, written = tiled.dram_bytes(plan, mapped.flows)
         counts, score_bytes = group_class.load.counts, (float(read), float(written))
-        found = attention_candidates(choice.mapping, chip, counts, choice.in_dram, choice.part, score_bytes, below_s)
+
+        def least_s_of(tilings: TilingBounds) -> NDArray[np.float64]:
+            return least_of_tilings(tilings, chip, choice.in_dram, choice.part) / float(chip.clock_hz)
+
+        asked = choice.mapping, chip, counts, choice.in_dram, choice.part, score_bytes
+        found = attention_candidates(*asked, below_s, least_s_of)
         choices = [replace(choice, mapping=each, cost=cost) for each, cost in found if each != choice.mapping]
         made = [tiled.attention_mapped(each, group_class, plan, peaks) for each in choices]
-        return _Others(sorted(((_least_s(each, chip), each) for each in made), key=lambda pair: pair[0]), below_s)
+        bounded = sorted(((_least_s(each, chip), each) for each in made), key=lambda pair: pair[0])
+        return _Others([(least_s, lambda each=each: each) for least_s, each in bounded], below_s)  # type: ignore[misc]
     assert choice is not None
     if parts_of(plan.graph) > 1:
         return _Others([], 0.0)
@@ -126,10 +137,12 @@ def _others(group_class: GroupClass, mapped: tiled.Mapped, plan: Plan, peaks: ro
     setting = setting_of(choice.mapping.gemm, chip, choice.a_resident)
     guesses_s = [max(each.bound_s, _guess_s(each.mapping, setting)) for each in some]
     order = sorted(range(len(some)), key=guesses_s.__getitem__)
-    best = []
-    for each in [some[i] for i in order[: MOST_VISITS - 1]]:
-        as_mapped = MappedGemm(each.mapping, cost_gemm(each.mapping, chip, choice.a_resident))
-        best.append((each.bound_s, tiled.mapped_gemm(group_class, plan, peaks, as_mapped, choice.a_resident)))
+
+    def made(mapping: GemmMapping) -> tiled.Mapped:
+        as_mapped = MappedGemm(mapping, cost_gemm(mapping, chip, choice.a_resident))
+        return tiled.mapped_gemm(group_class, plan, peaks, as_mapped, choice.a_resident)
+
+    best = [(some[i].bound_s, partial(made, some[i].mapping)) for i in order[: MOST_VISITS - 1]]
     return _Others(best, min([ranked.others_s, *(some[i].bound_s for i in order[MOST_VISITS - 1 :])]))
 
 

@@ -10,8 +10,11 @@ with the steps that need them. Times are cycles, not rounded; causes of stalls a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from hwmodels.chip import Chip
 from sim.attention_mapping import AttentionMapping, core_parts, key_tiles
@@ -19,7 +22,7 @@ from sim.engines.played import Played
 from sim.engines.ports import Ports, Wait
 from sim.engines.repeat import Books, State
 from sim.intervals import CAUSES, Log
-from sim.mapper.attention import AttentionCost, InDram, Part
+from sim.mapper.attention import AttentionCost, InDram, Part, TilingBounds, flows_of, query_cuts
 from sim.mapping import Span, parts
 
 
@@ -79,6 +82,13 @@ def _own_bytes(mapping: AttentionMapping, in_dram: InDram, part: Part) -> _Bytes
     )
 
 
+def _drain_cycles(mapping: AttentionMapping, chip: Chip) -> float:
+    """Cycles from the last operand that enters the array until the last sum has left it."""
+    unit = chip.matrix
+    os_rows = unit.rows if mapping.dataflow == "os" else 0
+    return float(unit.rows + unit.cols - 2 + os_rows) if unit.kind == "systolic" else 0.0
+
+
 class _Attention:
     """One attention on its way through a chip."""
 
@@ -117,13 +127,11 @@ class _Attention:
         self.macs = cost.issued_macs / (all_scores * products)  # that the chip issues, per score and product of the played core
         self.all_scores, self.products = all_scores, products
         self.level_cycles = [
-            (port, busy_s[name] * clock_hz / (all_scores * products))
+            (port.reader, port.writer, busy_s[name] * clock_hz / (all_scores * products))
             for name, port in self.ports.of_level.items()
             if port is not self.dram and busy_s[name]
         ]
-        unit = chip.matrix
-        os_rows = unit.rows if mapping.dataflow == "os" else 0
-        self.drain = float(unit.rows + unit.cols - 2 + os_rows) if unit.kind == "systolic" else 0.0
+        self.drain = _drain_cycles(mapping, chip)
         self.waits = {cause: Wait() for cause in CAUSES}
         self.tail = self.ports.tail(chip)
         self.books = Books(self.ports, self.waits, self.tail)
@@ -140,7 +148,7 @@ class _Attention:
         each of these has one place. And all reads of DRAM come before the last product with values, or with keys if there are no others.
         """
         dram, last = self.dram, self.rows[-1]
-        per_score = max([self.array_cycles, *(cycles for _, cycles in self.level_cycles)])
+        per_score = max([self.array_cycles, *(cycles for _, _, cycles in self.level_cycles)])
         from_dram, to_dram = dram.read_cycles_per_byte * dram.read_share, dram.write_cycles_per_byte * dram.write_share
         output = self.bytes.output * to_dram
         reads = self.read * self.pairs * from_dram
@@ -180,41 +188,54 @@ class _Attention:
             self.log.add(dram.name, "write", start, end, size_bytes=own_bytes * dram.write_share, role="activations", op=op)
         return end
 
-    def _step(self, scores: int, needs: dict[str, float], op: int) -> float:
-        """The array and the levels, when everything is there; returns when the operands are read."""
-        matrix, log = self.ports.matrix, self.log
-        start, cause = matrix.free, "dependency"
-        for name, ready in needs.items():
+    def _products(
+        self, tile: str, row: Row, lengths: Sequence[int], is_first_row: bool, queries: float, room: tuple[str, float], score_bytes: float
+    ) -> float:
+        """Key or value tiles of a query tile, one after the other: fetched, unless they stay, and multiplied by the array when they, the
+        queries and what `room` names are there and the levels are free. When the operands of the last are read. (The innermost loop.)"""
+        matrix, log, op, used, rows = self.ports.matrix, self.log, self.op_of[tile], self.used[tile], row.rows
+        array_cycles, key_bytes, level_cycles = self.array_cycles, self.bytes.key, self.level_cycles
+        fetches, came_first = is_first_row or not self.keep_keys, tile == "K"
+        name, ready = room
+        end = ready
+        for keys in lengths:
+            scores = rows * keys
+            if fetches:
+                self.whole[tile] = self._load(keys * key_bytes, used.pop(0), op)
+                used.append(0.0)
+            came = max(self.whole[tile], queries)
+            if score_bytes:
+                came = max(came, self._load(scores * score_bytes, 0.0, op))
+            free = start = matrix.free
+            cause = "dependency"
+            if came_first and came > start:
+                start, cause = came, "dram"
             if ready > start:
                 start, cause = ready, name
-        for port, _ in self.level_cycles:
-            for unit in (port.reader, port.writer):
-                if unit.free > start:
-                    start, cause = unit.free, "dependency"
-        self._wait(cause, matrix.free, start)
-        end = worked = matrix.issue(start, self.array_cycles * scores)
-        if log is not None:
-            log.add("matrix", "compute", start, worked, macs=scores * self.macs, op=op)
-        for port, cycles in self.level_cycles:
-            done = port.reader.issue(start, cycles * scores)
-            if port.writer is not port.reader:
-                port.writer.issue(start, cycles * scores)
+            if came > start:
+                start, cause = came, "dram"
+            for reader, writer, _ in level_cycles:
+                if reader.free > start:
+                    start, cause = reader.free, "dependency"
+                if writer.free > start:
+                    start, cause = writer.free, "dependency"
+            if start > free:
+                self._wait(cause, free, start)
+            end = worked = matrix.issue(start, array_cycles * scores)
             if log is not None:
-                log.add(port.name, "move", start, done, op=op)
-            end = max(end, done)
-        matrix.hold(end)
-        self._wait("dependency", worked, end)
-        return end
-
-    def _product(self, tile: str, row: Row, keys: int, is_first_row: bool, needs: dict[str, float], score_bytes: float) -> float:
-        """One key or value tile: fetched, unless it stays, and multiplied."""
-        op = self.op_of[tile]
-        if not self.keep_keys or is_first_row:
-            self.whole[tile] = self._load(keys * self.bytes.key, self.used[tile].pop(0), op)
-            self.used[tile].append(0.0)
-        moved = self._load(row.rows * keys * score_bytes, 0.0, op)
-        end = self._step(row.rows * keys, needs | {"dram": max(self.whole[tile], moved, needs.get("dram", 0.0))}, op)
-        self.used[tile][-1] = end
+                log.add("matrix", "compute", start, worked, macs=scores * self.macs, op=op)
+            for reader, writer, cycles in level_cycles:
+                done = reader.issue(start, cycles * scores)
+                if writer is not reader:
+                    writer.issue(start, cycles * scores)
+                if log is not None:
+                    log.add(reader.name, "move", start, done, op=op)
+                if done > end:
+                    end = done
+            if end > worked:
+                matrix.free = end
+                self._wait("dependency", worked, end)
+            used[-1] = end
         return end
 
     def _soften(self, scores: int, ready: float) -> float:
@@ -279,21 +300,22 @@ class _Attention:
         if part == "all" and mapping.online:
             end = consumed
             for keys in row.keys:
-                scored = self._product("K", row, keys, is_first_row, {"dram": queries, "sram_space": end}, 0.0) + self.drain
-                soft = self._soften(row.rows * keys, scored)
-                end = self._product("V", row, keys, is_first_row, {"vector": soft}, 0.0)
+                scored = self._products("K", row, [keys], is_first_row, queries, ("sram_space", end), 0.0)
+                soft = self._soften(row.rows * keys, scored + self.drain)
+                end = self._products("V", row, [keys], is_first_row, 0.0, ("vector", soft), 0.0)
             return end + self.drain, end
         soft, end = queries, consumed
         if part != "context":
-            for keys in row.keys:
-                end = self._product("K", row, keys, is_first_row, {"dram": queries, "sram_space": consumed}, both)
-                soft = max(soft, self._write(row.rows * keys * self.bytes.score_written, end + self.drain, self.op_of["K"]))
+            written = self.bytes.score_written
+            # Scores are written between the steps.
+            for lengths in [[keys] for keys in row.keys] if written else [row.keys]:
+                end = self._products("K", row, lengths, is_first_row, queries, ("sram_space", consumed), both)
+                soft = max(soft, self._write(row.rows * lengths[-1] * written, end + self.drain, self.op_of["K"]))
             soft = max(soft, end + self.drain)
         soft = self._soften(scores, soft)
         if part == "scores":
             return soft, soft
-        for keys in row.keys:
-            end = self._product("V", row, keys, is_first_row, {"vector": soft}, both)
+        end = self._products("V", row, row.keys, is_first_row, 0.0, ("vector", soft), both)
         return max(end + self.drain, soft), end
 
 
@@ -316,3 +338,46 @@ def least_cycles(
 ) -> float:
     """Cycles that `play_attention` does not go below."""
     return _Attention(mapping, chip, cost, busy_s, in_dram, part, None, AttentionOps()).least()
+
+
+def least_of_tilings(tilings: TilingBounds, chip: Chip, in_dram: InDram, part: Part) -> NDArray[np.float64]:
+    """Cycles that `play_attention` does not go below with the key tiles of some tilings, whatever the dataflow [key tiles]: as
+    `least_cycles`, of what is known of them, with nothing of the levels on the chip."""
+    first, sizes = tilings.first, tilings.kv_tiles[:, None]
+    attention, own, products = first.attention, _own_bytes(first, in_dram, part), 2 if part == "all" else 1
+    pairs = -(-attention.pairs // first.split[0])
+    cuts = query_cuts(attention, first.split[1], first.q_tile)
+    rows = cuts.queries * attention.rows_per_query
+    begin, end = cuts.first // sizes, -(-cuts.last // sizes)
+    keys = np.minimum(end * sizes, attention.kv_len) - begin * sizes
+    begins = np.flatnonzero(np.diff(cuts.part, prepend=-1))
+    most, each = np.add.reduceat(rows * keys, begins, axis=1).argmax(axis=1), np.arange(len(sizes))
+
+    def summed(column: Any) -> Any:
+        return np.add.reduceat(np.broadcast_to(column, keys.shape), begins, axis=1)[each, most]
+
+    head, tail = begins[most], np.append(begins[1:], len(rows))[most] - 1
+    first_keys = np.minimum(tilings.kv_tiles, attention.kv_len - begin[each, head] * tilings.kv_tiles)
+    last_keys = attention.kv_len - (end[each, tail] - 1) * tilings.kv_tiles
+    last_keys = np.minimum(tilings.kv_tiles, last_keys)
+    tile_rows, scores = summed(rows), summed(rows * keys)
+    fetched = np.where(tilings.kv_tiles >= attention.kv_len, keys[each, head], summed(keys))
+    own_read = tile_rows * own.query + products * fetched * own.key + scores * own.score_read
+    own_written = tile_rows * own.output + scores * own.score_written
+    dram, clock_hz = chip.dram, float(chip.clock_hz)
+    reads = tilings.read_bytes * (clock_hz / float(dram.bandwidth.read_bytes_per_s(clock_hz)))
+    writes = tilings.written_bytes * (clock_hz / float(dram.bandwidth.write_bytes_per_s(clock_hz)))
+    # Cycles of DRAM, of the whole chip, per byte of the played core.
+    from_dram, to_dram = reads / np.maximum(own_read, 1e-300), writes / np.maximum(own_written, 1e-300)
+    latency = float(dram.latency_s) * clock_hz
+    drain = np.array([_drain_cycles(flow, chip) for flow in flows_of(first, chip)])[:, None]
+    last = tilings.array_cycles / (scores * pairs) * last_keys / products + own.output * to_dram / pairs
+    cycles = np.where(own_read > 0, latency + reads + rows[tail] * last + drain, 0.0)
+    if part == "all":
+        drains = pairs * (summed(end - begin if first.online else 1) + summed(1)) * drain
+        sides = tile_rows * (own.query * from_dram + own.output * to_dram)
+        starts = first_keys * own.key * from_dram / pairs + latency * bool(own.key or own.query)
+        work = tilings.array_cycles + tilings.vector_cycles * (1 - 1e-12)
+        cycles = np.maximum(cycles, starts + work + drains + sides)
+    least: NDArray[np.float64] = cycles.min(axis=0)
+    return least

@@ -116,6 +116,7 @@ class Player:
         self.loads: list[list[Link]] = [self._links(role) for role in roles]
         self.sums = self._links("psums")
         self.links = *self.loads[0], *self.loads[1], *self.sums
+        self.nearest = [links[-1] for links in (*self.loads, self.sums) if links]
         self.waits = {cause: Wait() for cause in CAUSES}
         self.tail = ports.tail(setting.chip)
         self.books = Books(ports, self.waits, self.tail)
@@ -139,7 +140,7 @@ class Player:
 
     def _wait(self, cause: str, start: float, end: float) -> None:
         """The array waits."""
-        if self.waits[cause].add(start, end) and self.log is not None:
+        if end > start and self.waits[cause].add(start, end) and self.log is not None:
             self.log.add("matrix", "stall", start, end, cause=cause, op=self.ops.product)
 
     def _inwards(self, link: Link, ready: float, outside: float, inside: float) -> float:
@@ -325,16 +326,20 @@ class Player:
     def _step(self, row: int) -> None:
         step = self._step_of(row)
         matrix = self.ports.matrix
-        free = start = matrix.free
+        free = start = latest = matrix.free
         cause = "dependency"
-        for links in (*self.loads, self.sums):
-            if links and later(links[-1].times[READY], start):
-                start, cause = links[-1].times[READY], links[-1].causes[0]
+        for link in self.nearest:
+            ready = link.times[READY]
+            if ready > latest:
+                latest = ready
+                if later(ready, start):
+                    start, cause = ready, link.causes[0]
         for unit, _ in step.takes:
-            if later(unit.free, start):
-                start, cause = unit.free, "dependency"
-        tiles = [links[-1].times[READY] for links in (*self.loads, self.sums) if links]
-        start = max(start, *tiles, *(unit.free for unit, _ in step.takes))
+            if unit.free > latest:
+                latest = unit.free
+                if later(latest, start):
+                    start, cause = latest, "dependency"
+        start = latest
         self._wait(cause, free, start)
         worked = matrix.issue(start, step.cycles)
         for unit, cycles in step.takes:
@@ -343,8 +348,9 @@ class Player:
             port.read_bytes += read
             port.written_bytes += written
         end = max(worked, start + step.longest)
-        matrix.hold(end)
-        self._wait("dependency", worked, end)
+        if end > worked:
+            matrix.hold(end)
+            self._wait("dependency", worked, end)
         self.drained = max(end + step.extra, self.drained + step.folds_drain, start + step.longest + step.drain)
         if self.log is not None:
             self._log_step(self.log, step, start, worked)

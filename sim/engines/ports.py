@@ -98,8 +98,9 @@ class Tail:
 
     def mark(self) -> None:
         """A transfer from DRAM has been handed out. Jobs handed out later begin on neither port before `last`."""
-        self.last = max(self.last, self.reader.free, self.writer.free)
-        self.busy = self.busy_now
+        reader, writer = self.reader, self.writer
+        self.last = max(self.last, reader.free, writer.free)
+        self.busy = reader.busy + writer.busy
 
     def idle(self, begin: float, end: float) -> float:
         """Cycles between two moments after `last` in which neither port works, at least."""
@@ -206,9 +207,8 @@ def move(source: Unit, sink: Unit, ready: float, source_cycles: float, sink_cycl
     It flows through: the side that it leaves begins, the other takes it while it comes and is done last: a slow memory does not keep
     a fast one from its other work.
     """
-    start = source.earliest(ready)
+    start = max(source.free, ready)
     left = source.issue(start, source_cycles)
     if source is sink:
         return start, sink.issue(left, sink_cycles)
-    arriving = sink.earliest(max(start, left - sink_cycles))
-    return start, max(left, sink.issue(arriving, sink_cycles))
+    return start, max(left, sink.issue(max(sink.free, start, left - sink_cycles), sink_cycles))

@@ -25,12 +25,16 @@ class State(NamedTuple):
             return None
         delta = new.times[0] - self.times[0]
         tolerance = 1e-10 * delta
-        moves = [b - a for a, b in zip(self.times, new.times, strict=True)]
-        moving = [abs(each - delta) <= tolerance for each in moves]
-        least = min(time for time, is_moving in zip(self.times, moving, strict=True) if is_moving)
-        for time, is_moving, each in zip(self.times, moving, moves, strict=True):
-            if not is_moving and (each or time > least):
+        moving = []
+        for before, after in zip(self.times, new.times, strict=True):
+            move = after - before
+            is_moving = -tolerance <= move - delta <= tolerance
+            if move and not is_moving:
                 return None
+            moving.append(is_moving)
+        least = min(time for time, is_moving in zip(self.times, moving, strict=True) if is_moving)
+        if any(time > least for time, is_moving in zip(self.times, moving, strict=True) if not is_moving):
+            return None
         return [delta if is_moving else 0.0 for is_moving in moving]
 
 

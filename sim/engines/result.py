@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -71,13 +71,18 @@ def side_by_side(busy_s: Mapping[str, float], op_dram_bytes: Floats, op_issued_m
 
 
 def step_s(asked: Demand, latencies_s: Sequence[Number]) -> tuple[Number, dict[tuple[int, ...], Number]]:
-    """Seconds of the step, and of each of `asked.components.values()`, from those of each class of groups.
+    """Seconds of the step, and of each of `asked.components.values()`, from those of each class of groups."""
+    return components_s(asked.components.values(), latencies_s)
+
+
+def components_s(components: Collection[tuple[int, ...]], latencies_s: Sequence[Number]) -> tuple[Number, dict[tuple[int, ...], Number]]:
+    """Seconds of components, of which the classes of groups are given, together and each.
 
     Groups add up one after the other within their component, then components: the one way in which they do, so that a grid equals a
     prediction to the last bit, however many classes each of them has.
     """
-    sums = {classes: total(latencies_s[i] for i in classes) for classes in dict.fromkeys(asked.components.values())}
-    return total(sums[classes] for classes in asked.components.values()), sums
+    sums = {classes: total(latencies_s[i] for i in classes) for classes in dict.fromkeys(components)}
+    return total(sums[classes] for classes in components), sums
 
 
 def spent_j(plan: Plan, prices: Prices, times: Sequence[Traffic], total_s: Number) -> dict[str, Number]:

@@ -1,20 +1,21 @@
 """Steps that differ in their context only, timed together.
 
-They are traced once, with an array of contexts. The roofline evaluates arrays as they are; every latency is that of `predict` at its
-context, to the last bit. The other engines are asked once for the groups that no context changes, and for those that one does (attention,
-whose work and bytes grow) at each of up to `EXACT_CONTEXTS` contexts: to the last bit as well. Of more contexts they are asked where the
-tiling of the keys changes: at the first and the last of each run of keys that the array takes at once. Between two of these all figures are
-interpolated linearly (bytes and MACs grow by the key there, and full passes do not change), if both ends of a run lie half way between
-those of the runs beside it, or else if the line is right half way, to `TOLERANCE` of the step's latency; where it is not, another mapping
-has become the best, and both halves are looked at alike.
+They are traced once, with an array of contexts, and with `FEW` layers: all others are like the last but one of these. The roofline
+evaluates arrays as they are; every latency is that of `predict` at its context, to the last bit. The other engines are asked once for the
+groups that no context changes, and for those that one does (attention, whose work and bytes grow) at each of up to `EXACT_CONTEXTS`
+contexts: to the last bit as well. Of more contexts they are asked where the tiling of the keys changes: at the first and the last of each
+run of keys that the array takes at once. Between two of these all figures are interpolated linearly (bytes and MACs grow by the key there,
+and full passes do not change), if both ends of a run lie half way between those of the runs beside it, or else if the line is right half
+way, to `TOLERANCE` of the step's latency; where it is not, another mapping has become the best, and both halves are looked at alike.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property, lru_cache, partial
-from itertools import pairwise
+from itertools import groupby, pairwise
 from operator import is_
 from typing import Any, TypeAlias
 
@@ -26,7 +27,7 @@ from hwmodels.chip import Chip
 from hwmodels.formulas.roofline import largest, total
 from sim.engines import ENGINES, roofline
 from sim.engines.prices import STATIC, Prices, prices_of
-from sim.engines.result import GroupTimes, step_s
+from sim.engines.result import GroupTimes, components_s
 from sim.intervals import Floats
 from sim.plan import Plan, plan, resident_capacity_bytes
 from sim.timeline import Memory
@@ -41,6 +42,9 @@ Progress: TypeAlias = Callable[[int, int], None]
 
 EXACT_CONTEXTS = 128
 """How many contexts in a row are all asked for."""
+
+FEW = 4
+"""Layers that are planned at most: a first one, two between, and a last one."""
 
 TOLERANCE = 5e-4
 """How far a step's latency half way between two contexts may be from the line between them, relatively, for that line to be taken."""
@@ -135,11 +139,30 @@ class ClassTimes:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Layers:
+    """A model of `whole` layers that is planned with no more than `FEW`: all are one text, and what surrounds a layer is the same for all
+    but the first and the last."""
+
+    planned: int
+    whole: int
+
+    def components(self, planned: str) -> list[str]:
+        """Components that a planned one stands for, in order."""
+        if planned == f"layers.{self.planned - 1}":
+            return [f"layers.{self.whole - 1}"]
+        if planned == f"layers.{self.planned - 2}":
+            return [f"layers.{i}" for i in range(self.planned - 2, self.whole - 1)]
+        return [planned]
+
+
 @dataclass(frozen=True, eq=False)
 class Stretch:
-    """Steps after n contexts: `latency_s` and `floor_s` of each [n], the most memory that one needs."""
+    """Steps after n contexts: `latency_s` and `floor_s` of each [n], the most memory that one needs. The plan is of some `layers`; how
+    many groups a class has is said of all."""
 
     plan: Plan
+    layers: Layers
     latency_s: Floats
     floor_s: Floats
     memory: Memory
@@ -157,32 +180,36 @@ class Stretch:
     def totals(self, weights: Floats, prefix: str = "") -> Iterator[OpTotal]:
         """Each op in all steps together, which happen `weights` times [n]; `prefix` stands before names of ops and components."""
         sums = [_sums(times, weights) for times in self.classes]
-        ops, asked, prices = iter(self.graph.ops), self.plan.demand, prices_of(self.plan.chip)
+        asked, prices = self.plan.demand, prices_of(self.plan.chip)
         static_w = None if prices is None else float(prices.static_w)
         counted: dict[int, tuple[float, float]] = {}
-        for group, index in enumerate(asked.class_of):
-            bound_s, columns, lost_s = sums[index]
-            whole_s = sum(bound_s.values()) or 1.0
-            for i in range(columns.shape[1]):
-                op = next(ops)
-                if id(op.work) not in counted:
-                    macs = op.work.useful_macs if isinstance(op.work, Contraction) else 0
-                    counted[id(op.work)] = _weighed(flops(op.work), weights), _weighed(macs, weights)
-                latency_s, busy_s, dram_bytes, issued_macs, spent_j = columns[:, i].tolist()
-                yield OpTotal(
-                    prefix + op.name,
-                    op.kind,
-                    prefix + op.component,
-                    group,
-                    *counted[id(op.work)],
-                    issued_macs,
-                    dram_bytes,
-                    latency_s,
-                    busy_s,
-                    {name: seconds * latency_s / whole_s for name, seconds in bound_s.items()},
-                    {cause: float(column[i]) for cause, column in lost_s.items()},
-                    None if static_w is None else spent_j + static_w * latency_s,
-                )
+        number = 0
+        for planned, groups in groupby(zip(asked.groups, asked.class_of, strict=True), key=lambda each: each[0].component):
+            own = list(groups)
+            for component in self.layers.components(planned):
+                for group, index in own:
+                    bound_s, columns, lost_s = sums[index]
+                    whole_s = sum(bound_s.values()) or 1.0
+                    for i, op in enumerate(self.graph.ops[place] for place in group.ops):
+                        if id(op.work) not in counted:
+                            macs = op.work.useful_macs if isinstance(op.work, Contraction) else 0
+                            counted[id(op.work)] = _weighed(flops(op.work), weights), _weighed(macs, weights)
+                        latency_s, busy_s, dram_bytes, issued_macs, spent_j = columns[:, i].tolist()
+                        yield OpTotal(
+                            prefix + component + op.name.removeprefix(planned),
+                            op.kind,
+                            prefix + component,
+                            number,
+                            *counted[id(op.work)],
+                            issued_macs,
+                            dram_bytes,
+                            latency_s,
+                            busy_s,
+                            {name: seconds * latency_s / whole_s for name, seconds in bound_s.items()},
+                            {cause: float(column[i]) for cause, column in lost_s.items()},
+                            None if static_w is None else spent_j + static_w * latency_s,
+                        )
+                    number += 1
 
     def energy_by_j(self, weights: Floats) -> dict[str, float]:
         """Joules of all steps by unit, level and `static`; empty where the chip's energy is not known."""
@@ -220,8 +247,9 @@ def stretch(
 
     Raises `BadInput` for what tracing, splitting and planning refuse.
     """
-    graph = in_pieces(trace(config, scenario), split)
-    planned = plan(graph, chip, fused)
+    layers = Layers(min(config.num_hidden_layers, FEW), config.num_hidden_layers)
+    few = replace(config, num_hidden_layers=layers.planned)
+    planned, components = _for_all(plan(in_pieces(trace(few, scenario), split), chip, fused), layers)
     many = np.size(scenario.context)
     if engine == "roofline":
         peaks = roofline.Peaks.of(chip)
@@ -230,9 +258,18 @@ def stretch(
     else:
         classes = _one_by_one(planned, engine, many, progress or (lambda done, of: None))
         latencies_s, make = [times.latency_s for times in classes], lambda: classes
-    latency_s, _ = step_s(planned.demand, latencies_s)
+    latency_s, _ = components_s(components, latencies_s)
     floor_s = roofline.floor_s(planned.demand, chip)
-    return Stretch(planned, _column(latency_s, many), _column(floor_s, many), _most_memory(planned), make)
+    return Stretch(planned, layers, _column(latency_s, many), _column(floor_s, many), _most_memory(planned, layers), make)
+
+
+def _for_all(planned: Plan, layers: Layers) -> tuple[Plan, list[tuple[int, ...]]]:
+    """A plan whose classes count the groups of all layers, and the classes of each component."""
+    asked = planned.demand
+    components = [classes for name, classes in asked.components.items() for _ in layers.components(name)]
+    counts = Counter(index for classes in components for index in classes)
+    classes = tuple([replace(each, count=counts[i]) for i, each in enumerate(asked.classes)])
+    return replace(planned, demand=replace(asked, classes=classes)), components
 
 
 def _column(value: Any, many: int) -> Floats:
@@ -240,13 +277,14 @@ def _column(value: Any, many: int) -> Floats:
     return column
 
 
-def _most_memory(planned: Plan) -> Memory:
+def _most_memory(planned: Plan, layers: Layers) -> Memory:
     made = {op.name for op in planned.graph.ops if op.kind == "MemCopy"}
     sizes = {"weight": 0, "kv_cache": 0}
     for tensor in planned.graph.tensors.values():
         if tensor.role in sizes and tensor.name not in made:
             size_bytes = tensor.spec.size_bytes
-            sizes[tensor.role] += size_bytes if isinstance(size_bytes, int) else int(np.max(size_bytes))
+            often = len(layers.components(".".join(tensor.name.removeprefix("cache.").split(".", 2)[:2])))
+            sizes[tensor.role] += often * (size_bytes if isinstance(size_bytes, int) else int(np.max(size_bytes)))
     peak = int(np.max(planned.demand.residency.peak_bytes))
     return Memory(sizes["weight"], sizes["kv_cache"], peak, int(planned.chip.dram.capacity_bytes))
 
@@ -302,7 +340,7 @@ def _one_by_one(planned: Plan, engine: str, many: int, progress: Progress) -> li
     classes, time_classes = planned.classes, ENGINES[engine]
     grows = [_grows(planned, group_class) for group_class in classes]
     still = [i for i, each in enumerate(grows) if not each]
-    found = dict(zip(still, time_classes(_part(planned, [classes[i] for i in still])), strict=True))
+    found = dict(zip(still, time_classes(_Parts(planned, [classes[i] for i in still]).at(0)), strict=True))
     prices = prices_of(planned.chip)
     result = {i: ClassTimes.of([times], prices) for i, times in found.items()}
 
@@ -312,10 +350,10 @@ def _one_by_one(planned: Plan, engine: str, many: int, progress: Progress) -> li
     if growing:
         counts = [sum(classes[j].count for j, leader in first.items() if leader == i) for i in growing]
         still_s = sum(classes[i].count * found[i].latency_s for i in still)
-        asked = _places(planned, many)
+        asked, parts = _places(planned, many), _Parts(planned, [classes[i] for i in growing])
 
         def time_at(place: int) -> list[GroupTimes]:
-            return time_classes(_part(planned, [classes[i] for i in growing], place))
+            return time_classes(parts.at(place))
 
         ask = _Asked(time_at, counts, still_s, lambda done: progress(done, max(done, len(asked))))
         places = ask.all_that_matter(asked)
@@ -400,29 +438,70 @@ def _key(planned: Plan, group_class: GroupClass) -> Any:
     return tuple(id(op.work) for op in group_class.ops), tuple(flows)
 
 
-def _part(planned: Plan, classes: Sequence[GroupClass], place: int = 0) -> Plan:
-    """A plan of some classes alone, at one of the contexts."""
-    scenario, asked = planned.graph.scenario, planned.demand
-    resident = asked.residency
-    return replace(
-        planned,
-        graph=replace(planned.graph, scenario=replace(scenario, context=_at(scenario.context, place))),
-        demand=replace(
-            asked,
-            classes=tuple([_class_at(each, place) for each in classes]),
-            residency=replace(resident, thresholds_bytes=_at(resident.thresholds_bytes, place)),
-        ),
-    )
+@dataclass(frozen=True, slots=True, eq=False)
+class _Parts:
+    """A plan of some classes alone, at one context after another. Values without an array stay the objects that they are; `plain` are those
+    that are known to be such, by identity."""
 
+    planned: Plan
+    classes: Sequence[GroupClass]
+    plain: dict[int, Any] = field(default_factory=dict)
 
-def _class_at(group_class: GroupClass, place: int) -> GroupClass:
-    return replace(
-        group_class,
-        ops=tuple([op._replace(work=_at(op.work, place)) for op in group_class.ops]),
-        group=replace(group_class.group, flows=_at(group_class.group.flows, place)),
-        load=_at(group_class.load, place),
-        op_loads=_at(group_class.op_loads, place),
-    )
+    def at(self, place: int) -> Plan:
+        """At one of the contexts."""
+        graph, asked, known = self.planned.graph, self.planned.demand, dict[int, Any]()
+        return replace(
+            self.planned,
+            graph=replace(graph, scenario=self._at(graph.scenario, place, known)),
+            demand=replace(
+                asked,
+                classes=tuple([self._class_at(each, place, known) for each in self.classes]),
+                residency=replace(asked.residency, thresholds_bytes=self._at(asked.residency.thresholds_bytes, place, known)),
+            ),
+        )
+
+    def _class_at(self, group_class: GroupClass, place: int, known: dict[int, Any]) -> GroupClass:
+        return replace(
+            group_class,
+            ops=self._at(group_class.ops, place, known),
+            group=replace(group_class.group, flows=self._at(group_class.group.flows, place, known)),
+            load=self._at(group_class.load, place, known),
+            op_loads=self._at(group_class.op_loads, place, known),
+        )
+
+    def _at(self, value: Any, place: int, known: dict[int, Any]) -> Any:
+        """The same value with one element of every array in it; `known` are those that are made, by the identity of what they are of."""
+        identity = id(value)
+        if identity in self.plain:
+            return value
+        if identity not in known:
+            found = self._made(value, place, known)
+            if found is value:
+                self.plain[identity] = value
+                return value
+            known[identity] = found
+        return known[identity]
+
+    def _made(self, value: Any, place: int, known: dict[int, Any]) -> Any:
+        if isinstance(value, np.ndarray):
+            return value[place].item()
+        if isinstance(value, tuple):
+            parts = [self._at(part, place, known) for part in value]
+            if all(map(is_, parts, value)):
+                return value
+            return type(value)._make(parts) if hasattr(value, "_make") else tuple(parts)
+        if isinstance(value, Mapping):
+            changed = {key: part for key, own in value.items() if (part := self._at(own, place, known)) is not own}
+            return {**value, **changed} if changed else value
+        if not is_dataclass(value):
+            return value
+        changed = {}
+        for name in _names_of(value.__class__):
+            own = getattr(value, name)
+            part = self._at(own, place, known)
+            if part is not own:
+                changed[name] = part
+        return replace(value, **changed) if changed else value  # type: ignore[type-var]
 
 
 def _has_array(value: Any) -> bool:
@@ -433,29 +512,6 @@ def _has_array(value: Any) -> bool:
     if isinstance(value, (tuple, list)):
         return any(map(_has_array, value))
     return is_dataclass(value) and any(_has_array(getattr(value, each.name)) for each in fields(value))
-
-
-def _at(value: Any, place: int) -> Any:
-    """The same value with one element of every array in it; what has no array stays the object that it is."""
-    if isinstance(value, np.ndarray):
-        return value[place].item()
-    if isinstance(value, tuple):
-        parts = [_at(part, place) for part in value]
-        if all(map(is_, parts, value)):
-            return value
-        return type(value)._make(parts) if hasattr(value, "_make") else tuple(parts)
-    if isinstance(value, Mapping):
-        found = {key: _at(part, place) for key, part in value.items()}
-        return value if all(map(is_, found.values(), value.values())) else found
-    if not is_dataclass(value):
-        return value
-    changed = {}
-    for name in _names_of(value.__class__):
-        own = getattr(value, name)
-        part = _at(own, place)
-        if part is not own:
-            changed[name] = part
-    return replace(value, **changed) if changed else value  # type: ignore[type-var]
 
 
 @lru_cache

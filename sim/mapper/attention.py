@@ -11,7 +11,7 @@ them the last output tile is still to be written. DRAM itself waits for its firs
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Generic, Literal, NamedTuple, TypeAlias, TypeVar
@@ -245,8 +245,9 @@ def innermost(chip: Chip, role: Role) -> MemoryLevel:
     return next(level for level in reversed(chip.memory) if role in level.holds)
 
 
-class _QueryCuts(NamedTuple):
-    """Query tiles of a pair, whatever the key tiles: as in `_Tiles`."""
+class QueryCuts(NamedTuple):
+    """Query tiles of a pair, whatever the key tiles: the part of the queries that each belongs to, its positions, the first key that it
+    sees, and the end of those."""
 
     part: Counts
     queries: Counts
@@ -254,7 +255,8 @@ class _QueryCuts(NamedTuple):
     last: Counts
 
 
-def _query_cuts(attention: Attention, parts: int, q_tile: int) -> _QueryCuts:
+def query_cuts(attention: Attention, parts: int, q_tile: int) -> QueryCuts:
+    """Query tiles of so many positions in so many parts of a pair."""
     size = int(ceil_div(attention.q_len, parts))
     cuts = [np.arange(first, min(first + size, attention.q_len), q_tile) for first in range(0, attention.q_len, size)]
     part = np.repeat(np.arange(len(cuts)), [len(cut) for cut in cuts])
@@ -262,12 +264,12 @@ def _query_cuts(attention: Attention, parts: int, q_tile: int) -> _QueryCuts:
     stops = np.minimum(starts + q_tile, np.minimum((part + 1) * size, attention.q_len))
     oldest = 0 * starts if attention.window is None else np.maximum(starts + attention.mask_offset - attention.window + 1, 0)
     newest = np.minimum(np.maximum(stops + attention.mask_offset, oldest), attention.kv_len)
-    return _QueryCuts(part, stops - starts, oldest, newest)
+    return QueryCuts(part, stops - starts, oldest, newest)
 
 
 def _query_tiles(mapping: AttentionMapping) -> _Tiles:
     attention, kv_tile = mapping.attention, mapping.kv_tile
-    part, queries, oldest, newest = _query_cuts(attention, mapping.split[1], mapping.q_tile)
+    part, queries, oldest, newest = query_cuts(attention, mapping.split[1], mapping.q_tile)
     begin, end = oldest // kv_tile, -(-newest // kv_tile)
     edge = (end * kv_tile > attention.kv_len).astype(np.int64)
     keys = np.minimum(end * kv_tile, attention.kv_len) - begin * kv_tile
@@ -408,11 +410,11 @@ def best_attention(question: _Question[Attention]) -> tuple[AttentionMapping, At
     asked = question.in_dram, question.part, question.score_bytes
     for fused, is_online in attention_modes(attention):
         best: tuple[Any, AttentionMapping, AttentionCost] | None = None
-        for each_s, first, kv_tile in _least_first(question, fused, is_online):
-            if best is not None and each_s > best[0][0]:
+        for each in _least_first(question, fused, is_online):
+            if best is not None and each.least_s > best[0][0]:
                 break
-            for mapping, cost in _priced(replace(first, kv_tile=kv_tile), chip, counts, *asked):
-                rank = (cost.latency_s, cost.dram_read_bytes + cost.dram_written_bytes, -mapping.q_tile, -kv_tile)
+            for mapping, cost in _priced(each.mapping, chip, counts, *asked):
+                rank = (cost.latency_s, cost.dram_read_bytes + cost.dram_written_bytes, -mapping.q_tile, -mapping.kv_tile)
                 if best is None or rank < best[0]:
                     best = rank, mapping, cost
         if best is not None:
@@ -435,15 +437,21 @@ def attention_candidates(
     part: Part,
     score_bytes: tuple[float, float],
     below_s: float,
+    least_s_of: Callable[[TilingBounds], NDArray[np.float64]],
 ) -> list[tuple[AttentionMapping, AttentionCost]]:
-    """All mappings of the kind of a known one (fused or not, online or not) whose tiled latency is below a time, least first."""
+    """All mappings of the kind of a known one (fused or not, online or not) whose tiled latency is below a time, least first, but those of
+    tilings of which `least_s_of` some with one query tile [key tiles] says that they are not below it in another sense."""
     found: list[tuple[AttentionMapping, AttentionCost]] = []
     question = _Question(mapping.attention, tuple(counts.items()), in_dram, part, score_bytes, id(chip), chip)
     kind = mapping.fused, mapping.online
-    for each_s, first, kv_tile in _least_first(question, *kind):
-        if each_s >= below_s:
+    promising: dict[int, list[bool]] = {}
+    for each in _least_first(question, *kind):
+        if each.least_s >= below_s:
             break
-        found += _priced(replace(first, kv_tile=kv_tile), chip, counts, in_dram, part, score_bytes)
+        if id(each.among) not in promising:
+            promising[id(each.among)] = (least_s_of(each.among) * (1 - 1e-9) < below_s).tolist()
+        if promising[id(each.among)][each.place]:
+            found += _priced(each.mapping, chip, counts, in_dram, part, score_bytes)
     best = sorted(found, key=lambda pair: (pair[1].latency_s, pair[1].dram_read_bytes + pair[1].dram_written_bytes, -pair[0].q_tile))
     return [pair for pair in best if pair[1].latency_s < below_s]
 
@@ -466,16 +474,45 @@ def _answer(asked: _Question[AttentionMapping]) -> tuple[tuple[AttentionMapping,
     )
 
 
+class TilingBounds(NamedTuple):
+    """Tilings with one split and query tile and some key tiles, and what they at least ask of the most loaded core [key tiles]: cycles of
+    the array under each dataflow [flows, key tiles] and of the vector unit, bytes that DRAM reads and writes, and seconds."""
+
+    first: AttentionMapping
+    kv_tiles: Counts
+    array_cycles: Counts
+    vector_cycles: NDArray[np.float64]
+    read_bytes: Any
+    written_bytes: Any
+    least_s: NDArray[np.float64]
+
+
+class _Bounded(NamedTuple):
+    """A tiling among others, and seconds that it does not go below."""
+
+    least_s: float
+    among: TilingBounds
+    place: int
+
+    @property
+    def mapping(self) -> AttentionMapping:
+        """With the first dataflow."""
+        return replace(self.among.first, kv_tile=int(self.among.kv_tiles[self.place]))
+
+
 @lru_cache(maxsize=64)
-def _least_first(question: _Question[Attention], fused: bool, online: bool) -> list[tuple[float, AttentionMapping, int]]:
-    """Tilings and key tiles in the order of what no dataflow goes below, with that."""
-    attention, chip, counts, part = question.of, question.chip, dict(question.counts), question.part
+def _least_first(question: _Question[Attention], fused: bool, online: bool) -> list[_Bounded]:
+    """Tilings in the order of what no dataflow goes below."""
+    attention, chip = question.of, question.chip
     bounded = []
     for first, kv_tiles in tilings_of(attention, chip, fused, online):
-        array_cycles = least_array_cycles(first, kv_tiles, chip, part)
-        below_s = least_s(first, kv_tiles, chip, counts, question.in_dram, part, question.score_bytes, array_cycles) * (1 - 1e-12)
-        bounded += [(each_s, first, kv_tile) for each_s, kv_tile in zip(below_s.tolist(), kv_tiles.tolist(), strict=True)]
-    return sorted(bounded, key=lambda each: each[0])
+        cycles = _array_cycles(first, kv_tiles, chip, question.part)
+        asked = dict(question.counts), question.in_dram, question.part, question.score_bytes
+        least = _least(first, kv_tiles, chip, *asked, cycles.min(axis=0))
+        seconds = least.seconds * (1 - 1e-12)
+        among = TilingBounds(first, kv_tiles, cycles, least.vector_cycles, least.read_bytes, least.written_bytes, seconds)
+        bounded += [_Bounded(each_s, among, i) for i, each_s in enumerate(among.least_s.tolist())]
+    return sorted(bounded, key=lambda each: each.least_s)
 
 
 def tilings_of(attention: Attention, chip: Chip, fused: bool, online: bool) -> Iterator[tuple[AttentionMapping, Counts]]:
@@ -494,6 +531,16 @@ def tilings_of(attention: Attention, chip: Chip, fused: bool, online: bool) -> I
                 yield mapping, fine
 
 
+class _Least(NamedTuple):
+    """What tilings at least ask, whatever the dataflow [key tiles]: cycles of the most loaded core's vector unit, bytes that DRAM reads and
+    writes (key tiles without whole bursts), and seconds."""
+
+    vector_cycles: NDArray[np.float64]
+    read_bytes: Any
+    written_bytes: Any
+    seconds: NDArray[np.float64]
+
+
 def least_s(
     mapping: AttentionMapping,
     kv_tiles: Counts,
@@ -502,12 +549,25 @@ def least_s(
     in_dram: InDram,
     part: Part,
     score_bytes: tuple[float, float],
-    array_cycles: Any = 0,
 ) -> NDArray[np.float64]:
-    """Below the latency with each of some key tiles, whatever the dataflow: products at the peak rate or in what is known of their
-    `array_cycles`, key tiles without whole bursts, and levels on the chip left out. With one key tile the chips may be many."""
+    """Below the latency with each of some key tiles, whatever the dataflow: products at the peak rate, key tiles without whole bursts, and
+    levels on the chip left out. With one key tile the chips may be many."""
+    return _least(mapping, kv_tiles, chip, counts, in_dram, part, score_bytes, 0).seconds
+
+
+def _least(
+    mapping: AttentionMapping,
+    kv_tiles: Counts,
+    chip: Chip,
+    counts: Mapping[str, Any],
+    in_dram: InDram,
+    part: Part,
+    score_bytes: tuple[float, float],
+    array_cycles: Any,
+) -> _Least:
+    """The same with what asks for it; and the array is known to take some cycles."""
     attention, unit, clock_hz, dram = mapping.attention, chip.matrix, chip.clock_hz, chip.dram
-    cuts, sizes = _query_cuts(attention, mapping.split[1], mapping.q_tile), kv_tiles[:, None]
+    cuts, sizes = query_cuts(attention, mapping.split[1], mapping.q_tile), kv_tiles[:, None]
     keys = np.minimum(-(-cuts.last // sizes) * sizes, attention.kv_len) - cuts.first // sizes * sizes
     rows = cuts.queries * attention.rows_per_query
     begins = np.flatnonzero(np.diff(cuts.part, prepend=-1))
@@ -526,19 +586,19 @@ def least_s(
     peak_macs = unit.count * float(unit.rates[attention.compute]) * (unit.rows * unit.cols if unit.kind == "systolic" else 1)
     visible = attention.batch * attention.heads * float(attention.mask.visible_pairs(attention.q_len, attention.kv_len))
     lane_cycles = sum(float(count) / visible * chip.vector.cycles[name] for name, count in counts.items())
-    cycles = np.maximum(worst * (products * attention.head_dim / peak_macs), worst * (lane_cycles / chip.vector.lanes))
+    vector_cycles = worst * (lane_cycles / chip.vector.lanes)
+    cycles = np.maximum(worst * (products * attention.head_dim / peak_macs), vector_cycles)
     cycles = np.maximum(cycles, array_cycles)
     latency_s = np.where(read > 0, dram.latency_s, 0.0)
     first_s, suffix_s = _ends_s(mapping, np.minimum(kv_tiles, attention.kv_len), chip, in_dram)
     busy_s = transfer_s(read, written, *_rates(chip, dram), dram.bandwidth.shared)
-    least: NDArray[np.float64] = latency_s + np.maximum(busy_s, first_s + cycles / clock_hz + suffix_s)
-    return least
+    return _Least(vector_cycles, read, written, latency_s + np.maximum(busy_s, first_s + cycles / clock_hz + suffix_s))
 
 
-def least_array_cycles(mapping: AttentionMapping, kv_tiles: Counts, chip: Chip, part: Part) -> Counts:
-    """Cycles of the most loaded core's array with each of some key tiles, under the dataflow that takes fewest."""
+def _array_cycles(mapping: AttentionMapping, kv_tiles: Counts, chip: Chip, part: Part) -> Counts:
+    """Cycles of the most loaded core's array under each dataflow with each of some key tiles [flows, key tiles]."""
     attention = mapping.attention
-    cuts, sizes = _query_cuts(attention, mapping.split[1], mapping.q_tile), kv_tiles[:, None]
+    cuts, sizes = query_cuts(attention, mapping.split[1], mapping.q_tile), kv_tiles[:, None]
     begin, end = cuts.first // sizes, -(-cuts.last // sizes)
     at_edge = end * sizes > attention.kv_len
     rows, side = cuts.queries * attention.rows_per_query, attention.head_dim
@@ -549,8 +609,8 @@ def least_array_cycles(mapping: AttentionMapping, kv_tiles: Counts, chip: Chip, 
         edge = _both_cycles(flow, chip, part, rows, np.maximum(attention.kv_len % sizes, 1), side)
         cycles = (end - begin - at_edge) * whole + at_edge * edge
         found.append(np.add.reduceat(cycles, parts, axis=1).max(axis=1))
-    least: Counts = int(ceil_div(attention.pairs, mapping.split[0])) * np.min(found, axis=0)
-    return least
+    of_flows: Counts = int(ceil_div(attention.pairs, mapping.split[0])) * np.array(found)
+    return of_flows
 
 
 def _both_cycles(mapping: AttentionMapping, chip: Chip, part: Part, rows: Counts, keys: Counts, side: int) -> Any:

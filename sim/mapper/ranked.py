@@ -20,6 +20,7 @@ import numpy as np
 
 from hwmodels.chip import Chip
 from sim.mapper import array, mapping_of
+from sim.mapper.candidates import Variant
 from sim.mapper.cost import evaluate_with_last_step
 from sim.mapper.problem import Choice, Setting, setting_of
 from sim.mapper.search import Found, NoTile, Search, all_of, thin_of
@@ -117,10 +118,18 @@ class _Ranked(Search):
         a_bits = gemm.m * gemm.k * gemm.a_bits * (self.setting.holders["activations"][0] is dram)
         # All operands come before the last step.
         self.operands_s = float(dram.level.latency_s) + (a_bits + gemm.k * gemm.n * gemm.w_bits) / 8 / dram.read_bytes_per_s
+        self.late_s = np.array([self._late_s(variant) for variant in self.chosen])
         self._nothing_from(below_s)
 
+    def _late_s(self, variant: Variant) -> float:
+        """Seconds that no mapping of several cores goes below: the very sum of `bounds` with operands read once and the least step."""
+        if variant.split == (1, 1):
+            return 0.0
+        step = array.step_cycles(self.setting, variant.dataflow, variant.array_axis, (1, 1, 1))
+        return float(self.operands_s + step / float(self.setting.chip.clock_hz))
+
     def _promising(self, boxes: Any) -> Any:
-        """Boxes that fit, of which the last step is no shorter than the least last tile's."""
+        """Boxes that fit and may hold something better, the last step of which is no shorter than the least last tile's."""
         if boxes.known < 0 and boxes.boxes:
             boxes = boxes.take((boxes.bounds[0] < np.inf).nonzero()[0])
             row = self.levels[boxes.level].table[self.bounder.at.lasts + len(self.setting.stages) - 1]
@@ -132,6 +141,8 @@ class _Ranked(Search):
                     step = array.step_cycles(self.setting, each.dataflow, each.array_axis, tuple(lasts[:, those].astype(np.int64)))
                     late_s = (self.operands_s + step / float(self.setting.chip.clock_hz)) * (1 - 1e-12)
                     boxes.bounds[0, those] = np.maximum(boxes.bounds[0, those], late_s)
+        if boxes.known != self.known and boxes.boxes and self.late_s.max() >= self.found.key[0]:
+            boxes = boxes.take((self.late_s.take(boxes.where[0]) < self.found.key[0]).nonzero()[0])
         return super()._promising(boxes)
 
     def _nothing_from(self, bound_s: float) -> None:
