@@ -127,7 +127,8 @@ class Area:
 @dataclass(frozen=True, slots=True)
 class Chip:
     """A validated chip. `memory` runs from the outermost level (DRAM) inwards; `pack` is the bandwidth at which a library rearranges the
-    weights of a product of several rows before it multiplies (None: it does not); `hidden_s` what software that computes the scores that a
+    weights of a product of several rows before it multiplies (None: it does not); `unpacked_rows` how many of a few rows it takes in each
+    pass over weights as they lie, where that is less (None: it always packs); `hidden_s` what software that computes the scores that a
     mask hides takes for each besides (None: it skips them); `process_nm` [nm], `energy` and `area` are None where they are not known."""
 
     name: str
@@ -145,6 +146,7 @@ class Chip:
     sources: tuple[str, ...]
     provenance: Mapping[str, Provenance]
     pack: Bandwidth | None = None
+    unpacked_rows: Number | None = None
     hidden_s: Number | None = None
     process_nm: float | None = None
     energy: Energy | None = None

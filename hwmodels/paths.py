@@ -12,7 +12,10 @@ from functional.errors import BadInput, Problem, UnknownName, did_you_mean
 from hwmodels.chip import Area, Bandwidth, Chip, Energy, MatrixUnit, MemoryLevel, Number
 
 _MAY_BE_ZERO = ("latency", "launch")
-_WHOLE = ("cores", "matrix.count", "matrix.rows", "matrix.cols", "matrix.tile.m", "matrix.tile.n", "matrix.tile.k", "channels", "burst")
+_WHOLE = (
+    *("cores", "matrix.count", "matrix.rows", "matrix.cols", "matrix.tile.m", "matrix.tile.n", "matrix.tile.k"),
+    *("channels", "burst", "overhead.unpacked_rows"),
+)
 
 
 def numeric_paths(chip: Chip) -> list[str]:
@@ -31,6 +34,7 @@ def numeric_paths(chip: Chip) -> list[str]:
         *(path for level in chip.memory for path in _level_paths(level)),
         "overhead.launch",
         *(["overhead.pack"] if chip.pack is not None else []),
+        *(["overhead.unpacked_rows"] if chip.unpacked_rows is not None else []),
         *(["overhead.hidden"] if chip.hidden_s is not None else []),
         "resident_share",
         *_costs(chip),
@@ -115,6 +119,8 @@ def _with_value(chip: Chip, path: list[str], value: Any) -> Chip:
             return replace(chip, launch_s=value)
         case ["overhead", "pack"] if chip.pack is not None:
             return replace(chip, pack=replace(chip.pack, read=value, write=value))
+        case ["overhead", "unpacked_rows"] if chip.unpacked_rows is not None:
+            return replace(chip, unpacked_rows=value)
         case ["overhead", "hidden"] if chip.hidden_s is not None:
             return replace(chip, hidden_s=value)
         case ["cores" | "resident_share" as name]:
@@ -219,6 +225,8 @@ def value_of(chip: Chip, path: str) -> Number:
             return chip.launch_s
         case ["overhead", "pack"] if chip.pack is not None:
             return chip.pack.read
+        case ["overhead", "unpacked_rows"] if chip.unpacked_rows is not None:
+            return chip.unpacked_rows
         case ["overhead", "hidden"] if chip.hidden_s is not None:
             return chip.hidden_s
         case ["cores" | "resident_share" as name]:

@@ -173,11 +173,13 @@ class Memory(Fields):
 
 class Overhead(Fields):
     """What each fusion group pays besides its work: a launch, and, where a library rearranges the weights of a product of several rows
-    before it multiplies, their bytes at the bandwidth `pack` (at DRAM's, if that is less); then it multiplies. Where `hidden` is stated,
-    software computes the scores that a mask hides as it does the others, and takes so much more for the exponential of each."""
+    before it multiplies, their bytes at the bandwidth `pack` (at DRAM's, if that is less); then it multiplies. Few rows are multiplied
+    without, `unpacked_rows` in each pass over the weights, where that is stated and takes less. Where `hidden` is stated, software computes
+    the scores that a mask hides as it does the others, and takes so much more for the exponential of each."""
 
     launch: Annotated[float, Quantity("time", may_be_zero=True)] = 0.0
     pack: Annotated[Bandwidth, BandwidthQuantity()] | None = None
+    unpacked_rows: Annotated[int, Field(ge=1)] | None = None
     hidden: Annotated[float, Quantity("time", may_be_zero=True)] | None = None
 
 
@@ -251,6 +253,7 @@ class ChipFile(Fields):
             memory=tuple(level.build(name) for name, level in self.memory.items()),
             launch_s=self.overhead.launch,
             pack=self.overhead.pack,
+            unpacked_rows=self.overhead.unpacked_rows,
             hidden_s=self.overhead.hidden,
             resident_share=self.resident_share,
             tdp_w=self.tdp,

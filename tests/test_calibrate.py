@@ -108,6 +108,18 @@ def test_at_most_thirty_rows_are_used_and_the_rest_tells_the_error(found: Calibr
 
 
 @pytest.mark.slow
+def test_planted_constants_are_found_where_few_rows_are_not_packed(tmp_path: Path) -> None:
+    """Three rows in a pass: products of 4 and of 6 rows take two, those of 16 rows and more are packed."""
+    text = CPU.replace("overhead: {launch: 1 us}", "overhead: {launch: 1 us, unpacked_rows: 3}")
+    few = [("gemm", {"M": m, "N": n, "K": k}) for m in (4, 6) for n, k in ((256, 512), (1024, 256), (512, 1024))]
+    (tmp_path / "cpu.yaml").write_text(text)
+    (tmp_path / "cpu.csv").write_text(measured_on(planted(chip_of(text)), [*few, *shapes()]))
+    found = calibrate(tmp_path / "cpu.yaml", [tmp_path / "cpu.csv"])
+    assert {each.path: each.value for each in found.constants} == {path: pytest.approx(value, rel=0.01) for path, value in PLANTED.items()}
+    assert max(abs(each.error) for each in found.rest.comparisons) < 0.01
+
+
+@pytest.mark.slow
 def test_fewer_points_leave_more_rows(folder: Path) -> None:
     fewer = calibrate(folder / "cpu.yaml", [folder / "cpu.csv"], points=10)
     assert (len(fewer.used.comparisons), len(fewer.rest.comparisons)) == (10, len(shapes()) - 10)
@@ -222,6 +234,19 @@ def test_weights_are_packed_and_then_multiplied(pack: float, weights_s: float) -
         assert predict_task(vector, packing, engine) == predict_task(vector, chip, engine)
         assert predict_task(several, packing, engine) >= predict_task(several, packing, "tiled")
     assert predict_task(several, packing, "tiled") == pytest.approx(1e-6 + weights_s + 4.096e-6)
+
+
+@pytest.mark.parametrize(("rows", "weights_us"), [(3, None), (4, 2 * 52.4288), (33, 11 * 52.4288), (36, 524.288 + 36 * 2.048)])
+def test_few_rows_pass_over_weights_that_are_not_packed(rows: int, weights_us: float | None) -> None:
+    """Three rows share a pass of 256 x 512 x 4 B at 10 GB/s; packing at 1 GB/s, and then 2.048 us of MACs per row, is less from 34 on."""
+    chip = chip_of(CPU)
+    packing = replace(chip, pack=Bandwidth(1e9, 1e9, True, False), unpacked_rows=5)
+    passing = with_values(packing, {"overhead.unpacked_rows": 3})
+    task = KernelTask("gemm", ("fp32", "fp32", "fp32"), (("M", rows), ("N", 256), ("K", 512)))
+    expected = predict_task(task, chip, "tiled") if weights_us is None else 1e-6 * (1 + weights_us)
+    assert predict_task(task, passing, "tiled") == pytest.approx(expected)
+    assert predict_task(task, packing, "tiled") <= predict_task(task, passing, "tiled")
+    assert "overhead.unpacked_rows" in numeric_paths(passing)
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,8 @@ def graph_of(formats: str = "bf16", prompt: int = 8) -> OpGraph:
 
 
 def test_energy_of_one_gemm_by_hand() -> None:
-    """lm_head of the last token: 100 x 1000 MACs; 200,000 B of weights, 200 B in and 2,000 B out pass DRAM and SRAM once."""
+    """lm_head of the last token: 100 x 1000 MACs; 200,000 B of weights, 200 B in and 2,000 B out pass DRAM and SRAM once, where 1,000 sums
+    of 4 B are written."""
     timeline = predict_graph(graph_of(), hand_chip(), "roofline")
     (at,) = (i for i, op in enumerate(timeline.graph.ops) if op.name == "lm_head")
     moved = 200_000 + 200 + 2_000
@@ -67,7 +68,7 @@ def test_energy_of_one_gemm_by_hand() -> None:
     watts = 2.0 + 0.5 * (100 * 0.01 + 10 * 0.1 + 262_144 * 1e-6 + 1.0 + 1.0) / 0.5
     assert timeline.latency_s[at] == pytest.approx(seconds)
     assert timeline.spent is not None
-    assert timeline.spent.op_j[at] == pytest.approx(1e5 * 1e-12 + moved * 100e-12 + moved * 3e-12 + watts * seconds, rel=1e-12)
+    assert timeline.spent.op_j[at] == pytest.approx(1e5 * 1e-12 + moved * 100e-12 + (moved + 4_000) * 3e-12 + watts * seconds, rel=1e-12)
 
 
 def test_area_by_hand() -> None:

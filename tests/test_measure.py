@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import platform
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from functional.errors import BadInput, ScenarioError
 from functional.llama import forward
+from functional.model import decode, prefill
 from functional.weights import new_cache, random_weights
 from hwmodels import load_chip
 from sim import predict_graph, validate
@@ -24,7 +28,8 @@ from sim.cli import main
 from sim.evidence import measure as module
 from sim.evidence import stopwatch
 from sim.evidence.describe import chip_yaml
-from sim.evidence.machine import Processor, processor
+from sim.evidence.hardware import Hardware
+from sim.evidence.machine import Board, Processor, board, processor
 from sim.evidence.measure import Measured, Measurement, measure
 from sim.evidence.op_rows import Distinct, InPlace
 from sim.evidence.stopwatch import CpuStopwatch, CudaStopwatch, Timed
@@ -112,6 +117,21 @@ def test_validate_predicts_every_row_on_the_described_chip(found: Measurement, t
     result = validate([tmp_path / "cpu.csv"], engines=["roofline"], chips=[tmp_path / "cpu.yaml"])
     assert result.left == ()
     assert len(result.comparisons) == len(found.rows)
+
+
+def test_rows_that_share_a_pass_are_those_that_take_as_long_as_one(found: Measurement, tmp_path: Path) -> None:
+    """Two shapes; of the second a disturbance lets only two rows seem to share one, and what comes after the first second pass is none."""
+    least_s = {(64, 64): {1: 1.0, 2: 1.1, 3: 1.2, 4: 2.1, 6: 1.4}, (8, 64): {1: 1.0, 2: 1.2, 3: 1.8, 4: 2.1, 6: 2.2}}
+    rows = [
+        Measured({"op": "gemm", "M": m, "N": n, "K": k}, Timed((9.0, seconds)), stopwatch.FLUSHED)
+        for (n, k), times in least_s.items()
+        for m, seconds in times.items()
+    ]
+    others = tuple(row for row in found.rows if row.cells["op"] != "gemm" or row.note != stopwatch.FLUSHED)
+    (tmp_path / "cpu.yaml").write_text(chip_yaml(replace(found, rows=(*others, *rows)), "2 GHz"))
+    assert load_chip(tmp_path / "cpu.yaml").unpacked_rows == 3
+    (tmp_path / "cpu.yaml").write_text(chip_yaml(replace(found, rows=(*others, *rows[1:5])), "2 GHz"))
+    assert load_chip(tmp_path / "cpu.yaml").unpacked_rows is None
 
 
 def test_a_described_chip_has_the_best_rates_that_were_measured(found: Measurement, tmp_path: Path) -> None:
@@ -325,6 +345,18 @@ class FakeCuda:
     def elapsed_time(self, end: object) -> float:
         return 2.5
 
+    def is_available(self) -> bool:
+        return True
+
+    def mem_get_info(self) -> tuple[int, int]:
+        return 2**34, 2**34
+
+    def get_device_properties(self, index: int) -> Any:
+        return SimpleNamespace(L2_cache_size=50 * 2**20, uuid="12-34")
+
+    def get_device_name(self) -> str:
+        return "NVIDIA H100 80GB HBM3"
+
 
 def test_a_gpu_is_timed_by_events_around_a_replayed_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     """All but the CUDA calls themselves: warm-up, capture once, replay between events, milliseconds to seconds."""
@@ -334,11 +366,123 @@ def test_a_gpu_is_timed_by_events_around_a_replayed_graph(monkeypatch: pytest.Mo
     assert watch.time(lambda: cuda.log.append("work"), flushed=False) == Timed((2.5e-3,) * 3)
     assert cuda.log[:7] == ["wait", "work", "work", "wait", "capture", "work", "captured"]
     assert cuda.log[7:9] == ["replay", "replay"]
-    assert cuda.log[9:] == ["synchronize", "record", "replay", "record", "synchronize"] * 3
+    assert cuda.log[9:] == ["replay", "record", "replay", "record", "synchronize"] * 3  # the device is busy when events come
+    cuda.log.clear()
+    watch.flush = lambda: cuda.log.append("flush")  # type: ignore[method-assign]
+    watch.time(lambda: None, flushed=True)
+    assert cuda.log[6:] == ["flush", "record", "replay", "record", "synchronize"] * 3
+    del watch.flush
     monkeypatch.setattr(CudaStopwatch, "device", "cpu")
     timed = watch.ops(lambda f: forward(f, *small_step()))
     assert {kernel for kernel, _ in timed} >= {"gemm", "attn_scores", "embedding"}
     assert set(timed.values()) == {Timed((2.5e-3,) * 3)}
+
+
+def test_a_gpu_s_table_names_board_clocks_and_versions(
+    quick: pytest.MonkeyPatch, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Without a GPU: all of `measure` but the CUDA calls themselves, on tensors that stay on the CPU."""
+    monkeypatch.setattr(torch, "cuda", FakeCuda())
+    monkeypatch.setattr(CudaStopwatch, "device", "cpu")
+    monkeypatch.setenv("PATH", str(driver_tool(tmp_path, "550.54, 1755, 1980, 2619, 500.00, 700.00, Enabled").parent), prepend=os.pathsep)
+    found = measure("stories15m", device="cuda", layers=1, prompts=(8,), contexts=(5,), dtype="bf16", runs=3)
+    assert found.hardware == "NVIDIA H100 80GB HBM3 (500 W power limit)"
+    assert (tmp_path / "asked").read_text().split()[-1] == "--id=GPU-12-34"
+    head = found.to_csv().splitlines()[0]
+    for told in ("H100 80GB HBM3, CUDA", "driver 550.54", "clock 1755 of 1980 MHz", "clock 2619 MHz", "ECC Enabled", torch.__version__):
+        assert told in head, told
+    (tmp_path / "gpu.csv").write_text(found.to_csv())
+    predicted = validate([tmp_path / "gpu.csv"])
+    assert {each.case.chip.name for each in predicted.comparisons} == {"h100-sxm5-80gb"}
+    assert {each.case.chip.tdp_w for each in predicted.comparisons} == {500.0}
+    assert {"e2e_prefill", "e2e_decode", "gemm", "rope"} <= {each.case.op for each in predicted.comparisons}
+    assert {each.time.median_s for each in found.rows} == {2.5e-3}
+    assert found.primitives_s == {}
+
+
+def driver_tool(folder: Path, answer: str) -> Path:
+    """A program in the place of nvidia-smi."""
+    tool = folder / "nvidia-smi"
+    tool.write_text(f'#!/bin/sh\necho "$@" > {folder}/asked\necho "{answer}"\n')
+    tool.chmod(0o755)
+    return tool
+
+
+def test_a_board_is_told_as_far_as_its_driver_tells(tmp_path: Path) -> None:
+    assert board("B", "GPU-1", str(tmp_path / "none")) == Board("B", {})
+    assert (Board("B", {}).hardware, str(Board("B", {}))) == ("B", "no nvidia-smi that tells driver, clocks and power limit")
+    usual = board("B", "GPU-1", str(driver_tool(tmp_path, "550, 10, 20, 30, 300.00, 300.00, [N/A]")))
+    assert usual.hardware == "B"
+    assert "power limit 300.00 W, 300.00 W by default; ECC [N/A]" in str(usual)
+    assert board("B", "GPU-1", str(driver_tool(tmp_path, "550, 10, 20, 30, [N/A], [N/A], [N/A]"))).hardware == "B"
+    assert board("B", "GPU-1", str(driver_tool(tmp_path, "No devices were found"))) == Board("B", {})
+
+
+@pytest.mark.parametrize(
+    ("told", "chip"),
+    [
+        ("NVIDIA A100-SXM4-80GB", "a100-sxm4-80gb"),
+        ("NVIDIA A100 80GB PCIe", "a100-pcie-80gb"),
+        ("NVIDIA H100 80GB HBM3", "h100-sxm5-80gb"),
+        ("NVIDIA H100 PCIe", "h100-pcie-80gb"),
+        ("NVIDIA H200", "h200-sxm-141gb"),
+        ("NVIDIA B200", "b200-sxm-180gb"),
+        ("NVIDIA L40S", "l40s"),
+        ("NVIDIA RTX A6000", "rtx-a6000"),
+        ("NVIDIA RTX 6000 Ada Generation", "rtx-6000-ada"),
+        ("NVIDIA GeForce RTX 4090", "rtx-4090"),
+        ("NVIDIA GeForce RTX 3090 Ti", "rtx-3090-ti"),
+        ("Tesla T4", "t4"),
+        ("Tesla V100-PCIE-32GB", "v100-pcie-32gb"),
+    ],
+)
+def test_boards_are_known_by_the_names_that_their_driver_gives_them(told: str, chip: str) -> None:
+    found = Hardware().find(told)
+    assert found is not None
+    assert found.name == chip
+
+
+class OfTheHost(TorchDispatchMode):
+    """Notes what gives a tensor of the CPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, call: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = call(*args, **(kwargs or {}))
+        if any(isinstance(each, torch.Tensor) and each.device.type == "cpu" for each in (made if isinstance(made, tuple) else (made,))):
+            self.seen.append(str(call))
+        return made
+
+
+@pytest.mark.parametrize("context", [0, 5])
+def test_a_step_can_be_captured_for_it_asks_nothing_of_the_host(context: int) -> None:
+    """A CUDA graph holds what runs on the device alone: no tensor from the host, no value that the host waits for (which the device
+    `meta`, without values, refuses)."""
+    config = replace(MODEL, num_hidden_layers=2)
+    weights = module._weights(config, "bf16", 0, "meta")
+    assert weights.embed_tokens.device.type == weights.layers[0].q_proj.device.type == weights.inverse_frequencies.device.type == "meta"
+    assert (weights.lm_head is weights.embed_tokens) == config.tie_word_embeddings
+    length = 1 if context else 4
+    ids, cache = torch.zeros(2, length, dtype=torch.int64, device="meta"), new_cache(config, 2, context + length, "bfloat16", "meta")
+    with OfTheHost() as host, torch.inference_mode():
+        logits = decode(config, weights, ids, cache, context) if context else prefill(config, weights, ids, cache)
+        distinct = Distinct()
+        forward(distinct, config, weights, ids, cache, context, length)
+        for call in distinct.calls.values():
+            call.run()
+    assert logits.shape == (2, 1, config.vocab_size)
+    assert host.seen == []
+
+
+def test_memory_that_runs_out_all_the_same_is_told(quick: pytest.MonkeyPatch, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object) -> Iterator[Measured]:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(module, "_streams", full)
+    with pytest.raises(ScenarioError, match=r"--device: the device's memory is full"):
+        measure("stories15m", layers=1, prompts=(4,), runs=2)
 
 
 def small_step() -> tuple[Any, ...]:

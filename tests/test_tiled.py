@@ -21,7 +21,7 @@ from sim.mapper.problem import setting_of
 from sim.mapping import chip_stages
 from sim.plan import plan
 from sim.timeline import Timeline
-from tests.chips import chips, models
+from tests.chips import chip_of, chips, models
 from workloads.graph import OpGraph
 from workloads.scenario import PHASES, Formats, Phase, Scenario
 from workloads.trace import trace
@@ -96,6 +96,75 @@ def test_random_chips_and_models(chip: Chip, model: ModelConfig) -> None:
         except BadInput as refused:
             if "memory." not in str(refused):  # not one pass fits, and the message says which field to raise
                 raise
+
+
+_ONE_BY_ONE = """\
+name: one-by-one
+sources: [invented for tests]
+standing: assumed
+default_format: bf16
+clock: 1 MHz
+cores: 1
+matrix: {kind: tensor_core, count: 1, tile: {m: 1, n: 1, k: 5}, rates: {bf16: 1}, accumulate: {bf16: fp32}}
+vector: {lanes: 1, cycles: {add: 1, mul: 1, exp: 1, rsqrt: 1, convert: 1}}
+memory:
+  dram: {capacity: 1 TiB, bandwidth: {read: 1 MB/s, write: 1 MB/s}, burst: 64 B}
+"""
+
+_APART = """\
+  tiles: {capacity: 48 B, bandwidth: {read: 1 MB/s, write: 1 MB/s}, holds: [weights, activations]}
+  sums: {capacity: 48 B, bandwidth: 1 MB/s, holds: [psums]}
+"""
+
+_TOGETHER = """\
+  outer: {capacity: 96 B, bandwidth: {read: 1 MB/s, write: 1 MB/s}}
+  inner: {capacity: 96 B, bandwidth: {read: 1 MB/s, write: 1 MB/s}}
+"""
+
+
+def _tiny_step(hidden_size: int, head_dim: int = 2) -> OpGraph:
+    """So narrow that it is nearly all logits."""
+    model = ModelConfig(
+        name="tiny",
+        hidden_size=hidden_size,
+        intermediate_size=hidden_size,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        num_key_value_heads=1,
+        head_dim=head_dim,
+        vocab_size=600,
+        max_position_embeddings=10_000,
+        rms_norm_eps=1e-5,
+        rope_theta=10_000.0,
+        tie_word_embeddings=False,
+    )
+    return trace(model, Scenario.prefill(Formats.of("bf16"), 2, 19))
+
+
+def test_a_result_leaves_from_its_sums() -> None:
+    """Not through the level of the operands; 1,200 logits in fp32 are written into the sums and read there in bf16."""
+    chip = chip_of(_ONE_BY_ONE + _APART)
+    graph = _tiny_step(1)
+    check_bracket(graph, chip)
+    planned = plan(graph, chip)
+    head = next(i for i, each in enumerate(planned.classes) if each.ops[0].name == "lm_head")
+    busy_s = ENGINES["roofline"](planned)[head].busy_s
+    assert busy_s["tiles"] == pytest.approx((600 + 2) * 2 / 1e6)
+    assert busy_s["sums"] == pytest.approx(1200 * (4 + 2) / 1e6)
+
+
+def test_ports_are_busy_as_long_as_the_busier_one() -> None:
+    """Also where the other one has more to wait for at the end."""
+    check_bracket(_tiny_step(4), with_values(chip_of(_ONE_BY_ONE + _TOGETHER), {"memory.outer.capacity": 1000.0}))
+
+
+def test_keys_that_stay_where_values_do_not() -> None:
+    """What comes from DRAM in the roofline does in tiled."""
+    chip = with_values(chip_of(_ONE_BY_ONE + _TOGETHER), {"memory.outer.capacity": 35_000.0, "memory.inner.capacity": 2_000.0})
+    planned = plan(_tiny_step(4, head_dim=64), chip)
+    assert tiled.stays(planned, "layers.0.self_attn.k_cache")
+    assert not tiled.stays(planned, "layers.0.self_attn.v_cache")
+    check_bracket(planned.graph, chip)
 
 
 @pytest.mark.parametrize("path", ["memory.dram.bandwidth", "clock", "memory.sram.bandwidth", "matrix.rates.int8", "vector.lanes"])

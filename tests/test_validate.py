@@ -20,6 +20,7 @@ from sim.evidence.hardware import Hardware
 from sim.evidence.published import published_tables
 from sim.evidence.tidy import Row, read_tidy
 from sim.present.evidence_html import validation_html
+from tests.browser import WHY_NOT, browser_path, complaints, misplaced, opened, requests
 from workloads.kernels import KERNELS, kernel_graph
 from workloads.scenario import Formats
 
@@ -336,6 +337,30 @@ def test_a_page_escapes_what_the_table_says(board: Path, tmp_path: Path) -> None
         assert text not in page, text
     assert "plotly" in page
     assert 'src="http' not in page
+
+
+@pytest.mark.skipif(browser_path() is None, reason=WHY_NOT)
+@pytest.mark.slow
+@pytest.mark.parametrize("dark", [False, True])
+def test_the_page_is_drawn_in_the_system_s_theme_and_in_the_other(board: Path, tmp_path: Path, dark: bool) -> None:
+    page = tmp_path / "page.html"
+    rows = [gemm(9000), gemm(700), gemm(9000, hardware="A100-SXM4-80GB"), gemm(9000).replace(",gemm,", ",add,")]
+    page.write_text(validation_html(validate([table(tmp_path / "a.csv", *rows)], engines=["roofline"], chips=[board])))
+    script = """
+      const style = getComputedStyle(document.documentElement), figures = [...document.querySelectorAll(".figure")];
+      return [document.documentElement.dataset.theme, style.getPropertyValue("--paper").trim(),
+        figures.map((each) => [each.layout.paper_bgcolor, each.data.slice(1).map((trace) => [trace.name, [...trace.x]])])];"""
+    with opened(page, tmp_path, webgl=False, dark=dark) as driver:
+        theme, paper, figures = driver.execute_script(script)
+        assert theme == ("dark" if dark else "light")
+        assert [each[0] for each in figures] == [paper, paper]
+        assert figures[0][1] == [["round-board", [9e-3]]]
+        assert figures[1][1] == [["A100-SXM4-80GB", [9e-3]], ["round-board", [9e-3, 7e-4]]]
+        driver.find_element("id", "theme").click()
+        other, other_paper, figures = driver.execute_script(script)
+        assert (other, other_paper != paper) == ("light" if dark else "dark", True)
+        assert figures[0][0] == other_paper
+        assert (complaints(driver), misplaced(driver), requests(driver)) == ([], [], [page.as_uri()])
 
 
 def test_published_figures_come_with_the_package(rooftile: Run) -> None:

@@ -16,7 +16,8 @@ from functional.work import Move, Vector
 from workloads.graph import OpGraph, OpNode, Use
 from workloads.split import pieces
 
-Kind: TypeAlias = Literal["weights", "activations"]
+Kind: TypeAlias = Literal["weights", "activations", "psums"]
+"""What holds the bytes on a chip: what a linear makes with no op after it in its group comes straight from its sums."""
 
 ELEMENTWISE = frozenset({"RoPE", "SiLU", "Mul", "Add", "MemCopy", "Concat"})
 """Kinds that touch each element once and so can follow the op that makes it without another visit to memory."""
@@ -111,7 +112,7 @@ class _Borders:
                 if use.tensor not in seen or self._is_piece(i, use):
                     seen.add(use.tensor)
                     self._add_reads(flows, i, use)
-            self._add_write(flows, i)
+            self._add_write(flows, i, "psums" if len(members) == 1 and ops[i].kind == "Linear" else "activations")
         return flows
 
     def _is_piece(self, i: int, use: Use) -> bool:
@@ -147,15 +148,16 @@ class _Borders:
         elif role != "constant" and op.kind != "MemCopy":
             flows.append(Flow(i, "", "activations", use.spec.size_bytes, False, warm))
 
-    def _add_write(self, flows: list[Flow], i: int) -> None:
+    def _add_write(self, flows: list[Flow], i: int, kind: Kind) -> None:
         """What one op leaves for the cache, for later groups or for the user."""
         op = self.graph.ops[i]
         if op.kind == "MemCopy":
             flows.append(Flow(i, "", "activations", _moved_bytes(op), True))
         elif op.name in self.read_later:
-            flows.append(Flow(i, op.name, "activations", op.output.size_bytes, True))
+            flows.append(Flow(i, op.name, kind, op.output.size_bytes, True))
         elif self.graph.tensors[op.name].role == "output":
-            flows.append(Flow(i, "", "activations", op.output.size_bytes, True, op.name in self.graph.warm))
+            warm = op.name in self.graph.warm  # and so ends in a level that holds activations
+            flows.append(Flow(i, "", "activations" if warm else kind, op.output.size_bytes, True, warm))
 
 
 def _read_bytes(op: OpNode, use: Use) -> Dim:

@@ -27,6 +27,12 @@ def pack_s(weights_bytes: float, pack_bytes_per_s: Number, dram_bytes_per_s: Num
     return larger(weights_bytes / pack_bytes_per_s, weights_bytes / dram_bytes_per_s)
 
 
+def passes_s(weights_bytes: float, rows: int, rows_at_once: Number, dram_bytes_per_s: Number) -> Number:
+    """Seconds [s] in which a library multiplies a few rows by weights as they lie in memory: each `rows_at_once` of them, whose sums stay
+    in registers, take a pass over the weights."""
+    return np.ceil(rows / rows_at_once) * weights_bytes / dram_bytes_per_s
+
+
 def transfer_s(read_bytes: Number, written_bytes: Number, read_bytes_per_s: Number, write_bytes_per_s: Number, shared: bool) -> Number:
     """Seconds [s] to move bytes through a level; one port for both directions if `shared` (then both rates are the port's)."""
     if shared:

@@ -33,14 +33,15 @@ MATRIX, VECTOR = UNITS
 class Peaks:
     """A chip as the roofline sees it, worked out once for all loads; everything is that of the whole chip.
 
-    `levels` are (level, bytes read per second, bytes written per second), outermost first. Intermediates may use `resident_bytes` on the
-    chip; where that is an array, `resident_range` is its least and its largest value.
+    `levels` are (level, bytes read per second, bytes written per second), outermost first; the array writes into `sums_level`.
+    Intermediates may use `resident_bytes` on the chip; where that is an array, `resident_range` is its least and its largest value.
     """
 
     macs_per_s: Mapping[str, Number]
     primitive_s: Mapping[str, Number]
     levels: tuple[tuple[MemoryLevel, Number, Number], ...]
     accumulate: Mapping[str, str]
+    sums_level: str
     resident_bytes: Number
     resident_range: tuple[float, float]
     prices: Prices | None = None
@@ -56,6 +57,7 @@ class Peaks:
             primitive_s={primitive: chip.primitive_s(primitive) for primitive in chip.vector.cycles},
             levels=tuple((level, chip.read_bytes_per_s(level), chip.write_bytes_per_s(level)) for level in chip.memory),
             accumulate=chip.matrix.accumulate,
+            sums_level=next(level.name for level in reversed(chip.memory) if "psums" in level.holds),
             resident_bytes=resident_bytes,
             resident_range=(float(np.min(resident_bytes)), float(np.max(resident_bytes))),
             prices=prices_of(chip),
@@ -120,12 +122,14 @@ def dram_bytes(load: Load, peaks: Peaks) -> tuple[Number, Number]:
 
 
 def inner_bytes(load: Load, level: MemoryLevel, peaks: Peaks) -> tuple[Number, Number]:
-    """Bytes (read, written) that a load moves through an on-chip level at least: each tensor that it holds once."""
+    """Bytes (read, written) that a load moves through an on-chip level at least: each tensor that it holds once. Sums are written into the
+    innermost level that holds them, and read there where they leave as a linear's result."""
     totals: list[Number] = [0, 0]
     for (kind, is_write), size_bytes in load.moved.items():
         if kind in level.holds:
-            totals[is_write] = totals[is_write] + size_bytes
-    if level.holds == {"psums"}:
+            out = is_write and kind != "psums"
+            totals[out] = totals[out] + size_bytes
+    if level.name == peaks.sums_level:
         for number_format, sums in load.sums.items():
             totals[1] = totals[1] + sums * bits_of(peaks.accumulate[number_format]) // 8
     return totals[0], totals[1]

@@ -21,8 +21,8 @@ from functional.errors import Problem, ScenarioError
 from functional.formats import bits_of
 from functional.work import Contraction, Vector
 from hwmodels.chip import Chip, MemoryLevel
-from hwmodels.formulas.elementwise import chosen, larger, plain, slowest
-from hwmodels.formulas.roofline import pack_s, transfer_s
+from hwmodels.formulas.elementwise import chosen, larger, plain, slowest, smaller
+from hwmodels.formulas.roofline import pack_s, passes_s, transfer_s
 from hwmodels.formulas.systolic import whole_cycles
 from hwmodels.technology import technology_of
 from sim.attention_mapping import Attention, AttentionMapping
@@ -137,12 +137,12 @@ def with_overhead(latency_s: Any, bound_by: Any, overhead_s: Any) -> tuple[Any, 
 
 def packing_s(group_class: GroupClass, chip: Chip, matrix_s: Any, latency_s: Any) -> Any:
     """Seconds that packing adds: weights come from DRAM while they are rearranged, and are multiplied, which takes `matrix_s`
-    whatever the mapping, when they are."""
+    whatever the mapping, when they are. Or what passes over weights that are not packed add, if that is less."""
     size_bytes = packed_bytes(group_class)
     if chip.pack is None or not size_bytes:
         return 0.0
     packed_s = pack_s(size_bytes, chip.pack.read_bytes_per_s(chip.clock_hz), chip.read_bytes_per_s(chip.dram))
-    return larger(0.0, packed_s + matrix_s - latency_s)
+    return larger(0.0, smaller(packed_s + matrix_s, larger(unpacked_s(group_class, chip), matrix_s)) - latency_s)
 
 
 def hidden_scores_s(group_class: GroupClass, chip: Chip) -> Any:
@@ -169,6 +169,14 @@ def packed_bytes(group_class: GroupClass) -> float:
     """Bytes of weights that a library rearranges before it multiplies: those of products of several rows."""
     linears = [op.work for op in group_class.ops if isinstance(op.work, Contraction) and op.work.mask is None and op.work.m > 1]
     return sum(int(work.n * work.k) * bits_of(work.b_format) / 8 for work in linears)
+
+
+def unpacked_s(group_class: GroupClass, chip: Chip) -> Any:
+    """Seconds of the passes over weights that are not packed; the linears of a group multiply the same rows."""
+    if chip.unpacked_rows is None:
+        return math.inf
+    rows = max((int(op.work.m) for op in group_class.ops if isinstance(op.work, Contraction) and op.work.mask is None), default=0)
+    return passes_s(packed_bytes(group_class), rows, chip.unpacked_rows, chip.read_bytes_per_s(chip.dram))
 
 
 def issued_by_format(group_class: GroupClass, issued_macs: Any) -> dict[str, Any]:
@@ -394,10 +402,11 @@ def attention_of(group_class: GroupClass, plan: Plan) -> tuple[Attention, InDram
     )
     ops = group_class.ops
     fresh_only = int(keys) == int(plan.graph.scenario.q_len)
-    cached = ops[0].inputs[1].tensor
+    caches = [op.inputs[1].tensor for op in ops if isinstance(op.work, Contraction)]
     in_dram = InDram(
         queries=not on_chip(plan, ops[0].inputs[0].tensor),
-        keys=not (cached in plan.graph.warm_tensors or (fresh_only and stays(plan, cached))),
+        # Keys and values come from one place: from DRAM if either of them does.
+        keys=not all(each in plan.graph.warm_tensors or (fresh_only and stays(plan, each)) for each in caches),
         output=not on_chip(plan, ops[-1].name),
     )
     if part == "scores":

@@ -23,7 +23,7 @@ from functional.errors import BadInput, Problem, ScenarioError
 from hwmodels import chip_names, load_chip
 from hwmodels.chip import Bandwidth, Chip, Number
 from sim.engines.roofline import MATRIX, VECTOR, Peaks, unit_times_s
-from sim.engines.tiled import packed_bytes
+from sim.engines.tiled import packed_bytes, unpacked_s
 from sim.evidence.cases import Case, StepTask, Task
 from sim.evidence.hardware import plain
 from sim.evidence.tidy import read_tidy
@@ -297,10 +297,12 @@ class _Model:
         """Log times by roofline, launch and packing, as far off as at the anchor."""
         values = np.exp(theta)
         dram_s, matrix_s, vector_s = (self._units[:, i] / values[i] for i in range(3))
-        rest_s, packed_bytes = self._units[:, 3], self._units[:, 4]
+        rest_s, packed_bytes, passes_s = self._units[:, 3], self._units[:, 4], self._units[:, 5] / values[0]
         times = np.maximum.reduce([dram_s, matrix_s, vector_s, rest_s])
         if len(values) > 4:
-            times = np.maximum(times, np.where(packed_bytes > 0, np.maximum(dram_s, packed_bytes / values[4]) + matrix_s, 0.0))
+            packed_s = np.maximum(dram_s, packed_bytes / values[4]) + matrix_s
+            weights_s = np.minimum(packed_s, np.maximum(passes_s, matrix_s))
+            times = np.maximum(times, np.where(packed_bytes > 0, weights_s, 0.0))
         return np.asarray(np.log(times + values[3]) + self._off)
 
     def slopes(self, theta: Floats, here: Floats) -> Floats:
@@ -325,17 +327,19 @@ class _Model:
         )
 
 
-def _unit_times_s(task: Task, chip: Chip) -> tuple[float, float, float, float, float]:
-    """Seconds of DRAM, matrix unit, vector unit and the slowest other level at their peaks, and the bytes of weights that are packed."""
+def _unit_times_s(task: Task, chip: Chip) -> tuple[float, float, float, float, float, float]:
+    """Seconds of DRAM, matrix unit, vector unit and the slowest other level at their peaks, the bytes of weights that are packed, and
+    seconds of passes over them at DRAM's peak if they are not (infinite where they always are)."""
     times = dict.fromkeys((chip.dram.name, MATRIX, VECTOR), 0.0)
-    others, packed = 0.0, 0.0
+    others, packed, unpacked = 0.0, 0.0, 0.0
     planned = plan(task.graph(), chip)
     for each in planned.classes:
         found = unit_times_s(each.load, Peaks.of(chip))
         times = {name: seconds + each.count * float(found[name]) for name, seconds in times.items()}
         others += each.count * max((float(seconds) for name, seconds in found.items() if name not in times), default=0.0)
         packed += each.count * packed_bytes(each)
-    return times[chip.dram.name], times[MATRIX], times[VECTOR], others, packed
+        unpacked += each.count * float(unpacked_s(each, chip))
+    return times[chip.dram.name], times[MATRIX], times[VECTOR], others, packed, unpacked
 
 
 def _seconds(task: Task, chip: Chip) -> float:

@@ -5,6 +5,7 @@ Peaks are the best that any run reached, so that a roofline stays a bound: `cali
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import yaml
@@ -80,9 +81,32 @@ def _vector(found: Measurement, clock_hz: float, measured: str) -> dict[str, Any
     return {"lanes": {"value": lanes, "source": f"{found.processor.simd_bits} bits of fp32, from the processor's flags"}, "cycles": cycles}
 
 
+ONE_PASS = 1.5
+"""Times of one row up to which more of them have shared its pass over the weights; a second pass makes it twice that."""
+
+
+def rows_at_once(found: Measurement) -> int | None:
+    """Rows of a product that take as long as one: the most of any shape, up to the first that do not; None where one was not timed."""
+    shapes: dict[tuple[object, object], dict[int, float]] = {}
+    for row in _rows(found, "gemm"):
+        if row.note == FLUSHED:
+            shapes.setdefault((row.cells["N"], row.cells["K"]), {})[int(row.cells["M"])] = row.time.least_s
+    return max((_shared(times) for times in shapes.values() if 1 in times), default=None)
+
+
+def _shared(least_s: dict[int, float]) -> int:
+    """The most rows, counted up from one, that share a pass; seconds by rows."""
+    longest_s = ONE_PASS * least_s[1]
+    first_beyond = min((m for m, seconds in least_s.items() if seconds > longest_s), default=math.inf)
+    return max(m for m in least_s if m < first_beyond)
+
+
 def _overhead(found: Measurement, measured: str) -> dict[str, Any]:
     launch_ns, hidden_ns = (f"{1e9 * found.primitives_s[name]:.4g} ns" for name in ("launch", "hidden"))
+    rows = rows_at_once(found)
+    few = {"unpacked_rows": {"value": rows, "source": f"so many rows take as long as one; {measured}"}} if rows else {}
     return {
+        **few,
         "launch": {"value": launch_ns, "source": f"an addition of one element; {measured}"},
         "hidden": {"value": hidden_ns, "source": f"exponential of minus infinity, more than of another number; {measured}"},
     }

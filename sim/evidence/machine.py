@@ -1,12 +1,14 @@
-"""The machine at hand: its name, and what its operating system says of its processor."""
+"""The machine at hand: its name, and what its operating system says of its processor, or its driver of its GPU."""
 
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import platform
 import re
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +42,53 @@ def processor(cpuinfo: str | None = None, caches: Path = _CACHES) -> Processor:
     flags = set((_field(text, "flags") or _field(text, "Features")).split())
     simd_bits = next((bits for flag, bits in _SIMD if flag in flags), 128)
     return Processor(re.sub(r"\s+", " ", name), 1e6 * float(mhz) if mhz else 0.0, simd_bits, _data_caches(caches), _memory_bytes())
+
+
+_BOARD_STATE = ("driver_version", "clocks.sm", "clocks.max.sm", "clocks.mem", "power.limit", "power.default_limit", "ecc.mode.current")
+_PATIENCE_S = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Board:
+    """A GPU and the state that its driver tells right after the runs; `state` is empty where nobody says."""
+
+    name: str
+    state: Mapping[str, str]
+
+    @property
+    def hardware(self) -> str:
+        """As tables call it: a board whose power is limited is not the one of the datasheet."""
+        limit, usual = self.state.get("power.limit", ""), self.state.get("power.default_limit", "")
+        return f"{self.name} ({float(limit):g} W power limit)" if _number(limit) < _number(usual) else self.name
+
+    def __str__(self) -> str:
+        if not self.state:
+            return "no nvidia-smi that tells driver, clocks and power limit"
+        told = self.state
+        return (
+            f"driver {told['driver_version']}; right after the runs SM clock {told['clocks.sm']} of {told['clocks.max.sm']} MHz,"
+            f" memory clock {told['clocks.mem']} MHz; power limit {told['power.limit']} W, {told['power.default_limit']} W by default;"
+            f" ECC {told['ecc.mode.current']}"
+        )
+
+
+def board(name: str, uuid: str, program: str = "nvidia-smi") -> Board:
+    """What the driver's tool says of a GPU, which `uuid` names whatever devices this process is shown."""
+    asked = [program, f"--query-gpu={','.join(_BOARD_STATE)}", "--format=csv,noheader,nounits", f"--id={uuid}"]
+    try:
+        done = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=_PATIENCE_S)
+    except (OSError, subprocess.SubprocessError):
+        return Board(name, {})
+    cells = [cell.strip() for cell in done.stdout.strip().split(",")]
+    return Board(name, dict(zip(_BOARD_STATE, cells, strict=True)) if len(cells) == len(_BOARD_STATE) else {})
+
+
+def _number(text: str) -> float:
+    """Infinite where a board has no such number (`[N/A]`)."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.inf
 
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4

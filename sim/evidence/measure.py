@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -26,7 +26,7 @@ from functional.memory import MemoryNeed, available_bytes, check_memory, memory_
 from functional.model import decode, prefill
 from functional.weights import dtype_named, random_weights, rotary_frequencies
 from sim.evidence.cases import OURS
-from sim.evidence.machine import Processor, kept_memory, processor
+from sim.evidence.machine import Board, Processor, board, kept_memory, processor
 from sim.evidence.stopwatch import FLUSHED, Stopwatch, Timed, stopwatch
 from workloads.library import load_model
 
@@ -36,8 +36,9 @@ COLUMNS = (
     *("layers", "framework", "tokens_per_forward", "avg_kv_len", "tokens_per_s", "latency_us", "least_us", "runs", "notes"),
 )
 
-GEMMS = (*((m, n, k) for n, k in ((2048, 2048), (8192, 2048)) for m in (1, 8, 32, 128, 512)), (2048, 2048, 2048))
-"""Shape classes whose rate is measured: matrix times vector, a few rows, many rows."""
+GEMMS = (*((m, n, k) for n, k in ((2048, 2048), (8192, 2048)) for m in (1, 2, 3, 4, 6, 8, 32, 128, 512)), (2048, 2048, 2048))
+"""Shape classes whose rate is measured: matrix times vector, a few rows, of which it shows how many share a pass over the weights, many
+rows."""
 
 STREAM_BYTES = 2**27
 """Bytes of each array of a stream, at least; four times the last cache if that is more."""
@@ -64,8 +65,8 @@ class Measured:
 class Measurement:
     """Everything that one run of `measure` found.
 
-    `primitives_s`: by name, seconds per element of vector primitives, each a call that leaves its result in memory of its own, as the
-    functional model calls them; `launch`, seconds of the least call; and `hidden`, more seconds of the exponential of minus infinity.
+    `primitives_s`, of a CPU: by name, seconds per element of vector primitives, each a call that leaves its result in memory of its own, as
+    the functional model calls them; `launch`, seconds of the least call; and `hidden`, more seconds of the exponential of minus infinity.
     """
 
     hardware: str
@@ -121,19 +122,22 @@ def measure(
     _check_memory(config, steps, dtype, stream_bytes, device)
 
     rows: list[Measured] = []
-    with kept_memory() if device == "cpu" else nullcontext(False) as is_kept, torch.inference_mode():
-        weights = _weights(config, dtype, seed, device)
+    with kept_memory() if device == "cpu" else nullcontext(False) as is_kept, torch.inference_mode(), _told_if_full():
+        weights = _weights(config, dtype, seed, watch.device)
         primitives: dict[str, Timed] = {}
         for _ in range(PASSES):
             rows += [*_streams(watch, stream_bytes), *_gemms(watch, dtype, seed)]
-            primitives = {name: timed + primitives.get(name, Timed(())) for name, timed in _primitives(watch).items()}
+            if device == "cpu":  # a GPU is described by its datasheet
+                primitives = {name: timed + primitives.get(name, Timed(())) for name, timed in _primitives(watch).items()}
             for batch, q_len, context in steps:
                 rows += _step_rows(watch, config, weights, batch, q_len, context, dtype, seed)
-    hardware = name or (machine.name if device == "cpu" else _board())
+    gpu = None if device == "cpu" else _board()
+    hardware = name or (machine.name if gpu is None else gpu.hardware)
     date = datetime.now(UTC).date().isoformat()
     threads = torch.get_num_threads()
-    comments = _comments(config, hardware, device, date, threads, machine, is_kept)
-    return Measurement(hardware, device, dtype, threads, machine, date, comments, tuple(_pooled(rows)), _per_element_s(primitives))
+    rates = _per_element_s(primitives) if primitives else {}
+    comments = _comments(config, gpu, date, threads, machine, is_kept)
+    return Measurement(hardware, device, dtype, threads, machine, date, comments, tuple(_pooled(rows)), rates)
 
 
 def _check(
@@ -296,15 +300,23 @@ def _last_cache_bytes(device: str, machine: Processor) -> int:
     return int(torch.cuda.get_device_properties(0).L2_cache_size)
 
 
-def _board() -> str:
-    return str(torch.cuda.get_device_name())
+def _board() -> Board:
+    return board(str(torch.cuda.get_device_name()), f"GPU-{torch.cuda.get_device_properties(0).uuid}")
 
 
-def _comments(
-    config: ModelConfig, hardware: str, device: str, date: str, threads: int, machine: Processor, is_kept: bool
-) -> tuple[str, ...]:
-    where = f"{machine.name}, {threads} threads" if device == "cpu" else f"{hardware}, CUDA {torch.version.cuda}"
-    how = "wall clock around the call" if device == "cpu" else "CUDA events around the replay of a CUDA graph"
+@contextmanager
+def _told_if_full() -> Iterator[None]:
+    """Memory that runs out all the same, for others take some, is no failure of the program."""
+    try:
+        yield
+    except torch.OutOfMemoryError as why:
+        message = "the device's memory is full"
+        raise ScenarioError(Problem(message, "fewer sequences, tokens or layers, or nothing else on the device", path="--device")) from why
+
+
+def _comments(config: ModelConfig, gpu: Board | None, date: str, threads: int, machine: Processor, is_kept: bool) -> tuple[str, ...]:
+    where = f"{machine.name}, {threads} threads" if gpu is None else f"{gpu.name}, CUDA {torch.version.cuda}; {gpu}"
+    how = "wall clock around the call" if gpu is None else "CUDA events around the replay of a CUDA graph, right after a flush or itself"
     return (
         f"origin: rooftile measure, {date}; {where}; PyTorch {torch.__version__}",
         f"method: {how}; median of the stated number of runs, in {PASSES} passes over everything, each after warm-up; notes say whether"

@@ -92,10 +92,14 @@ class Stopwatch(ABC):
         ready = self.prepared(work)
         seconds: list[float] = []
         for _ in self._repeats():
-            if flushed:
-                self.flush()
+            self.lead(ready, flushed)
             seconds.append(self.seconds(ready))
         return Timed(tuple(seconds))
+
+    def lead(self, work: Work, flushed: bool) -> None:
+        """What runs right before each timed run."""
+        if flushed:
+            self.flush()
 
     def _repeats(self) -> Iterator[int]:
         """At least `LEAST` runs, at most as many as asked for, none begun after the budget is spent."""
@@ -136,7 +140,8 @@ class CpuStopwatch(Stopwatch):
 
 
 class CudaStopwatch(Stopwatch):
-    """Events around one replay of a CUDA graph of the work, so that neither Python nor launches from the host are in it."""
+    """Events around one replay of a CUDA graph of the work, enqueued while the device is still busy with what leads it, so that neither
+    Python nor launches from the host are in it."""
 
     @property
     def device(self) -> str:
@@ -158,10 +163,15 @@ class CudaStopwatch(Stopwatch):
             replay()
         return replay
 
+    def lead(self, work: Work, flushed: bool) -> None:
+        """The flush, or else the work itself: on an idle device the time of the launch would lie between the events."""
+        super().lead(work, flushed)
+        if not flushed:
+            work()
+
     def seconds(self, work: Work) -> float:
         cuda: Any = torch.cuda
         begin, end = cuda.Event(enable_timing=True), cuda.Event(enable_timing=True)
-        cuda.synchronize()
         begin.record()
         work()
         end.record()

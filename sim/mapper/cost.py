@@ -466,8 +466,8 @@ def _level_term(
         after_read_s, after_write_s = _after(setting, place, stores, tail)
     if place.level.bandwidth.shared:
         return Term(prefix_s, read_s + write_s, after_read_s)
-    reads_last = read_s + after_read_s >= write_s + after_write_s
-    return Term(prefix_s, chosen(reads_last, read_s, write_s), chosen(reads_last, after_read_s, after_write_s))
+    busy_s = larger(read_s, write_s)
+    return Term(prefix_s, busy_s, larger(read_s + after_read_s, write_s + after_write_s) - busy_s)
 
 
 def _after(setting: Setting, place: Place, stores: list[Link], tail: _Tail) -> tuple[Seconds, Seconds]:

@@ -1,27 +1,28 @@
-"""A validation as one self-contained page: predicted against measured, op by op, and the table of errors."""
+"""A validation as one self-contained page: predicted against measured, op by op, and the table of errors; in the dashboard's two themes."""
 
 from __future__ import annotations
 
 from html import escape
 from typing import Any
 
-from functional.errors import BadInput, Problem
 from hwmodels.units import format_seconds
 from sim.evidence.validate import Comparison, Validation
+from sim.present.dashboard.page import document
+from sim.present.dashboard.plotly import plotly_js
 from sim.present.evidence_tables import counts, percent_cells
 
-_STYLE = "body{font:14px sans-serif;margin:2em}table{border-collapse:collapse}td,th{padding:2px 12px;text-align:right}"
-_STYLE += "td:nth-child(-n+4),th:nth-child(-n+4){text-align:left}pre{white-space:pre-wrap}"
-_HEIGHT = 460
+TITLE = "Predicted against measured"
 
 
 def validation_html(validation: Validation) -> str:
-    """The page; raises `BadInput` where plotly is missing. Names come from the user's tables: they are escaped."""
-    figures = [_figure(op, engine, each) for (op, engine), each in _by_op(validation).items()]
-    scripts = [figure.to_html(full_html=False, include_plotlyjs=(i == 0)) for i, figure in enumerate(figures)]
-    head = f'<meta charset="utf-8"><title>Predicted against measured</title><style>{_STYLE}</style>'
-    body = "\n".join(["<h1>Predicted against measured</h1>", f"<pre>{escape(counts(validation))}</pre>", _table(validation), *scripts])
-    return f"<!doctype html>\n<html><head>{head}</head>\n<body>\n{body}\n</body></html>"
+    """The page; raises `BadInput` where plotly is missing. Names come from the user's tables: they are escaped, also in the data, for
+    Plotly reads tags in its texts."""
+    by_op = _by_op(validation)
+    boards = sorted({each.case.row.text("hardware") for each in validation.comparisons})
+    figures = [_figure(comparisons, boards) for comparisons in by_op.values()]
+    views = "\n".join(_view(k, *key) for k, key in enumerate(by_op))
+    more = {"title": TITLE, "counts": escape(counts(validation)), "table": _table(validation), "views": views}
+    return document("validation.html", ("common.js", "validation.js"), {"figures": figures}, plotly_js(()), more)
 
 
 def _by_op(validation: Validation) -> dict[tuple[str, str], list[Comparison]]:
@@ -34,43 +35,43 @@ def _by_op(validation: Validation) -> dict[tuple[str, str], list[Comparison]]:
 
 def _table(validation: Validation) -> str:
     columns = ("hardware", "op", "regime", "engine", "rows", "median of |error|, %", "90 % below, %", "median of error, %")
-    rows = ["".join(f"<th>{name}</th>" for name in columns)]
+    head = "".join(f'<th scope="col">{name}</th>' for name in columns)
+    rows = []
     for group in validation.groups:
         figures = group.to_dict()
         percents = percent_cells(*(figures[name] for name in ("median_abs_pct", "p90_abs_pct", "median_signed_pct")))
         cells = (group.hardware, group.op, group.regime, group.engine, f"{figures['n']:,}", *percents)
         rows.append("".join(f"<td>{escape(cell)}</td>" for cell in cells))
-    return "<table>" + "".join(f"<tr>{row}</tr>" for row in rows) + "</table>"
+    return f"<thead><tr>{head}</tr></thead><tbody>" + "".join(f"<tr>{row}</tr>" for row in rows) + "</tbody>"
 
 
-def _figure(op: str, engine: str, comparisons: list[Comparison]) -> Any:
-    """Log-log scatter of one op, a colour per hardware; on the line, predicted equals measured."""
-    try:
-        from plotly import graph_objects
-    except ImportError as why:
-        raise BadInput(Problem("plotly is missing", "install the extra: pip install 'rooftile[plots]'")) from why
+def _view(k: int, op: str, engine: str) -> str:
+    """The place of one figure."""
+    op, engine = escape(op), escape(engine)
+    return f"""  <section class="view" aria-labelledby="title-{k}">
+    <div class="head"><h2 id="title-{k}">{op}, {engine} engine</h2>
+      <span class="save" data-figure="figure-{k}" data-name="{op}-{engine}"></span></div>
+    <div class="figure tall" id="figure-{k}" role="img" aria-label="Predicted against measured times of {op}"></div>
+  </section>"""
 
-    by_hardware: dict[str, list[Comparison]] = {}
+
+def _figure(comparisons: list[Comparison], boards: list[str]) -> dict[str, Any]:
+    """Points by hardware, whose place among all `boards` chooses its colour, and the ends [s] of both axes."""
+    by_board: dict[str, list[Comparison]] = {}
     for each in comparisons:
-        by_hardware.setdefault(each.case.row.text("hardware"), []).append(each)
-    all_us = [1e6 * seconds for each in comparisons for seconds in (each.case.measured_s, each.predicted_s)]
-    ends = [min(all_us) / 1.5, max(all_us) * 1.5]  # a line also where there is one point
-    figure = graph_objects.Figure()
-    figure.add_scatter(x=ends, y=ends, mode="lines", line={"color": "grey", "dash": "dot"}, name="equal", hoverinfo="skip")
-    for hardware, ours in sorted(by_hardware.items()):
-        figure.add_scatter(
-            x=[1e6 * each.case.measured_s for each in ours],
-            y=[1e6 * each.predicted_s for each in ours],
-            mode="markers",
-            marker={"size": 5},
-            name=escape(hardware),
-            text=[_hover(each) for each in ours],
-            hovertemplate="%{text}<extra></extra>",
-        )
-    title = f"{escape(op)}, {escape(engine)} engine"
-    figure.update_layout(title={"text": title}, height=_HEIGHT, xaxis={"title": {"text": "measured [us]"}, "type": "log"})
-    figure.update_layout(yaxis={"title": {"text": "predicted [us]"}, "type": "log"})
-    return figure
+        by_board.setdefault(each.case.row.text("hardware"), []).append(each)
+    all_s = [seconds for each in comparisons for seconds in (each.case.measured_s, each.predicted_s)]
+    points = [
+        {
+            "name": escape(board),
+            "index": boards.index(board),
+            "measured_s": [each.case.measured_s for each in ours],
+            "predicted_s": [each.predicted_s for each in ours],
+            "text": [_hover(each) for each in ours],
+        }
+        for board, ours in sorted(by_board.items())
+    ]
+    return {"points": points, "low": min(all_s) / 1.5, "high": max(all_s) * 1.5}  # a line also where there is one point
 
 
 def _hover(comparison: Comparison) -> str:

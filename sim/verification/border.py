@@ -76,7 +76,7 @@ def attention_counts(
     levels = _attention_levels(tally, chip, queries, keys, burst)
     if ops[0].inputs[0].tensor in resident:
         del bits["queries"]
-    if ops[0].inputs[1].tensor in resident and attention.kv_len == attention.q_len:
+    if {op.inputs[1].tensor for op in ops if op.kind == "MatMul"} <= resident and attention.kv_len == attention.q_len:
         del bits["keys"], bits["values"]
     if ops[-1].name in resident:
         del bits["outputs"]

@@ -263,10 +263,21 @@ STREAMS = {"rmsnorm": (1, 4, 4), "rope": (1, 3, 4), "silu_mul": (1, 6, 6), "add"
 """Elements, operations and bytes per element of the output, as the op table counts them."""
 
 
-def _stream_rows(frame: pd.DataFrame, by_name: Mapping[str, Chip]) -> Rows:
+def element_rows(frame: pd.DataFrame, by_name: Mapping[str, Chip]) -> Rows:
+    """Element-wise and row-wise modules of any number of kernels: `shape` is their elements, which are read and written once at least."""
+    elements = _elements(frame)
+    return _rows("elements", frame, by_name, lambda _: elements, 0.0, 4 * elements)
+
+
+def _elements(frame: pd.DataFrame) -> np.ndarray:
+    """Of the output: of a rotation, queries and keys."""
     rope = (frame.op == "rope").to_numpy()
     heads = (frame.heads + frame.kv_heads).fillna(0).to_numpy()
-    elements = frame.M.to_numpy(float) * np.where(rope, heads * frame.head_dim.fillna(0).to_numpy(), frame.N.to_numpy(float))
+    return np.asarray(frame.M.to_numpy(float) * np.where(rope, heads * frame.head_dim.fillna(0).to_numpy(), frame.N.to_numpy(float)))
+
+
+def _stream_rows(frame: pd.DataFrame, by_name: Mapping[str, Chip]) -> Rows:
+    elements = _elements(frame)
     per_element = np.array([STREAMS[op] for op in frame.op], float).T
     columns = (*(elements * each for each in per_element), elements / frame.M.to_numpy(float))
     return _rows("stream", frame, by_name, lambda _: columns, 0.0, columns[2])

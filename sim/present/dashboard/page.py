@@ -1,11 +1,11 @@
-"""The page as text: template, style, scripts and data in one file. What users named is escaped, whatever it holds."""
+"""Pages as text: template, style, scripts and data in one file. What users named is escaped, whatever it holds."""
 
 from __future__ import annotations
 
 import html
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -26,20 +26,26 @@ SCRIPTS = (
 
 
 def page(data: Mapping[str, Any], plotly: str) -> str:
-    """One HTML document that asks nothing of any network."""
-    folder = files("sim.present.dashboard") / "page"
+    """The dashboard's page."""
     names = list(dict.fromkeys(case["model"] for case in data["cases"]))
     chips = [chip["name"] for chip in data["chips"]]
-    scripts = "\n".join((folder / name).read_text(encoding="utf-8") for name in SCRIPTS)
+    return document("page.html", SCRIPTS, data, plotly, {"title": html.escape(f"{', '.join(names)} on {', '.join(chips)}")})
+
+
+def document(template: str, scripts: Sequence[str], data: Mapping[str, Any], plotly: str, more: Mapping[str, str]) -> str:
+    """One HTML document that asks nothing of any network: a template of the folder `page` with its style, scripts, data and what `more` it
+    has places for, as HTML."""
+    folder = files("sim.present.dashboard") / "page"
+    text = "\n".join((folder / name).read_text(encoding="utf-8") for name in scripts)
     parts = {
-        "title": html.escape(f"{', '.join(names)} on {', '.join(chips)}"),
         "style": (folder / "style.css").read_text(encoding="utf-8"),
         "data": embedded(data),
         "plotly": plotly,
-        "script": f'(() => {{\n"use strict";\n{scripts}\n}})();',
+        "script": f'(() => {{\n"use strict";\n{text}\n}})();',
+        **more,
     }
-    text = (folder / "page.html").read_text(encoding="utf-8")
-    return re.sub(r"\{\{(\w+)\}\}", lambda place: parts[place[1]], text)  # in one pass: parts may hold braces
+    whole = (folder / template).read_text(encoding="utf-8")
+    return re.sub(r"\{\{(\w+)\}\}", lambda place: parts[place[1]], whole)  # in one pass: parts may hold braces
 
 
 def embedded(data: Mapping[str, Any]) -> str:

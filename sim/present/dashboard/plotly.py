@@ -30,7 +30,7 @@ def plotly_js(kinds: Sequence[str]) -> str:
     """
     spec = find_spec("plotly")
     if spec is None or not spec.submodule_search_locations:
-        raise BadInput(Problem("the dashboard needs plotly", "pip install 'rooftile[plots]'"))
+        raise BadInput(Problem("the page needs plotly", "pip install 'rooftile[plots]'"))
     whole = (Path(spec.submodule_search_locations[0]) / "package_data" / "plotly.min.js").read_text(encoding="utf-8")
     return in_page(with_kinds(unwrapped(whole), kinds))
 

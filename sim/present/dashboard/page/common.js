@@ -75,6 +75,18 @@ function theme() {
   return { ink: of("ink"), faint: of("faint"), paper: of("paper"), line: of("line"), accent: of("accent"), soft: of("soft") };
 }
 
+// The system's theme, until the system or the button changes it; `redraw` draws the figures in its colours.
+function themed(redraw) {
+  const system = matchMedia("(prefers-color-scheme: dark)");
+  const set = (dark) => {
+    document.documentElement.dataset.theme = dark ? "dark" : "light";
+    $("theme").textContent = dark ? "Light" : "Dark";
+  };
+  set(system.matches);
+  system.addEventListener("change", () => { set(system.matches); redraw(); });
+  $("theme").addEventListener("click", () => { set(document.documentElement.dataset.theme !== "dark"); redraw(); });
+}
+
 // A layout for Plotly in the colours of the theme. Margins are given, not found: finding them makes Plotly draw all axes several times.
 function layout(more = {}) {
   const t = theme();

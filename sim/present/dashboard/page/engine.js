@@ -44,8 +44,11 @@ class Roofline {
       let [read, written] = through;
       if (i > 0) {
         read = written = 0;
-        for (const kind in moved) if (level.holds.includes(kind)) { read += moved[kind][0]; written += moved[kind][1]; }
-        if (level.holds.length === 1 && level.holds[0] === "psums") {
+        for (const kind in moved) if (level.holds.includes(kind)) {
+          read += kind === "psums" ? moved[kind][1] : moved[kind][0];
+          written += kind === "psums" ? 0 : moved[kind][1];
+        }
+        if (i === chip.levels.findLastIndex((each) => each.holds.includes("psums"))) {
           for (const name in sums) written += Math.floor(sums[name] * chip.accumulate_bits[name] / 8);
         }
       }

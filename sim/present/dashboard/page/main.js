@@ -121,15 +121,7 @@ function buildControls() {
     }));
   }
   data.chips.forEach((_, i) => state.overlay.add(i));
-  const dark = matchMedia("(prefers-color-scheme: dark)");
-  setTheme(dark.matches ? "dark" : "light");
-  dark.addEventListener("change", () => { setTheme(dark.matches ? "dark" : "light"); drawAll(state.plotly); });
-  $("theme").addEventListener("click", () => { setTheme(document.documentElement.dataset.theme === "dark" ? "light" : "dark"); drawAll(state.plotly); });
-}
-
-function setTheme(name) {
-  document.documentElement.dataset.theme = name;
-  $("theme").textContent = name === "dark" ? "Light" : "Dark";
+  themed(() => drawAll(state.plotly));
 }
 
 function listen() {
