@@ -10,7 +10,8 @@ import pytest
 from hwmodels import load_chip
 from hwmodels.chip import Chip
 from sim.attention_mapping import Attention, AttentionMapping, core_parts, key_tiles
-from sim.engines.play_attention import least_cycles, least_of_tilings, play_attention
+from sim.engines.play_attention import AttentionOps, least_cycles, least_of_tilings, play_attention
+from sim.intervals import KINDS, Log
 from sim.mapper.attention import InDram, TilingBounds, attention_candidates, attention_cost, fits, map_attention
 from sim.mapping import Span
 
@@ -146,3 +147,26 @@ def test_tilings_that_are_left_out_play_no_better(chip_name: str, q_len: int, kv
         assert bounds_s[tiling] <= play_attention(each, chip, priced, priced.busy_s, in_dram, "all").end / clock_hz
         plays[tiling] = min(plays.get(tiling, least_s), least_s)
     assert all(bounds_s[tiling] > 0.7 * least_s for tiling, least_s in plays.items())
+
+
+@pytest.mark.parametrize(("kv_tile", "online"), [(32, False), (128, False), (32, True)])
+def test_no_product_begins_before_its_tile_has_come(kv_tile: int, online: bool) -> None:
+    """Key tiles and value tiles: the one that a product takes is whole by then, and no two products run at a time."""
+    chip = load_chip("edge-npu")
+    slow = replace(chip, memory=(replace(chip.dram, bandwidth=replace(chip.dram.bandwidth, read=8e9, write=8e9)), *chip.memory[1:]))
+    shape = Attention(1, 32, 8, 1, 545, 64, 544, None, 16, 16, 32, "bf16")
+    mapping = AttentionMapping(shape, 1, kv_tile, True, online, 2, (1, 1), "ws", "m")
+    for built in (chip, slow):
+        cost = attention_cost(mapping, built, {"exp": 32 * 545})
+        log = Log((*(level.name for level in built.memory), "matrix", "vector", "launch"))
+        play_attention(mapping, built, cost, cost.busy_s, InDram(queries=False), "all", log, AttentionOps(0, 1))
+        found = log.intervals()
+        is_work = found.what == KINDS.index("compute")
+        for op in (0, 1):
+            works = np.flatnonzero(is_work & (found.resource == found.resources.index("matrix")) & (found.op == op))
+            reads = np.flatnonzero((found.resource == 0) & (found.what == KINDS.index("read")) & (found.op == op))
+            assert len(works) == len(reads) == 8 * -(-545 // kv_tile)
+            assert (np.sort(found.start_s[works]) >= np.sort(found.end_s[reads]) * (1 - 1e-12)).all()
+        every = np.flatnonzero(is_work & (found.resource == found.resources.index("matrix")))
+        every = every[np.argsort(found.start_s[every])]
+        assert (found.start_s[every][1:] >= found.end_s[every][:-1] * (1 - 1e-12)).all()

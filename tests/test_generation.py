@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from hwmodels import chip_names, load_chip
 from sim import Sampling, Speculation, Timeline, api, load_model, predict_generation
 from sim.engines import ENGINES
 from sim.explore.generation import DRAFT, expected_tokens
-from sim.explore.stretch import TOLERANCE, ClassTimes, stretch
+from sim.explore.stretch import TOLERANCE, ClassTimes, Stretch, _Asked, stretch
 from tests.chips import round_chip, round_model
 from workloads.scenario import Formats, Scenario
 from workloads.trace import trace
@@ -183,6 +184,59 @@ def test_what_lies_between_tilings(chip: str, engine: str, monkeypatch: pytest.M
         assert total.useful_macs == wanted.useful_macs
         assert sum(total.bound_s.values()) == pytest.approx(total.latency_s, rel=1e-9)
     assert sum(total.latency_s for total in found.totals(weights)) == pytest.approx(found.latency_s.sum(), rel=1e-12)
+
+
+@pytest.mark.parametrize("engine", ["tiled", "cycle"])
+@pytest.mark.parametrize("chip", ["edge-npu", "gemmini-default"])
+def test_contexts_that_are_found_in_line_are_so(chip: str, engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Step by step to rounding; op by op nearly, for they part a step's latency in proportions that grow in curves."""
+    built, asked = load_chip(chip), Counter[str]()
+    scenario = Scenario.decode(Formats.of(built.default_format), 1, np.arange(500, 1010))
+
+    def timed() -> Stretch:
+        return stretch(load_model("llama-3.2-1b"), scenario, built, engine, True, progress=lambda done, of: asked.update([name]))
+
+    name = "few"
+    found = timed()
+    monkeypatch.setattr("sim.explore.stretch.FEWEST_IN_LINE", 1000)
+    name = "all"
+    exact = timed()
+    assert asked["few"] < 0.8 * asked["all"]
+    np.testing.assert_allclose(found.latency_s, exact.latency_s, rtol=1e-13)
+    for total, wanted in zip(found.totals(np.ones(510)), exact.totals(np.ones(510)), strict=True):
+        assert (total.latency_s, total.dram_bytes, total.issued_macs) == pytest.approx(
+            (wanted.latency_s, wanted.dram_bytes, wanted.issued_macs), rel=5e-5
+        )
+
+
+NEVER = 10**9
+
+
+@pytest.mark.parametrize(("teeth", "kink", "most"), [(1, NEVER, 12), (2, NEVER, 24), (8, NEVER, 45), (3, NEVER, 64), (1, 333, 64)])
+def test_lines_are_followed_by_hand(teeth: int, kink: int, most: int) -> None:
+    """Seconds that grow in a saw of some runs of 16 keys, faster from a context on: nothing that is not on a line is taken for it."""
+
+    def seconds(place: int) -> float:
+        return 100 + place / 7 + (place // 16 % teeth) ** 2 / 90 + max(place - kink, 0) / 5
+
+    ask = _Asked(lambda place: [SimpleNamespace(latency_s=seconds(place))], [1], 0.0, lambda done: None)  # type: ignore[list-item]
+    places = ask.all_that_matter([list(range(0, 1024, 16))])
+    assert set(range(0, 1024, 16)) <= set(places)
+    assert not set(ask.times) & set(ask.lines)
+    for place in range(0, 1024, 16):
+        assert ask.step_s(place) == pytest.approx(seconds(place), rel=1e-11)
+    assert len([place for place in ask.times if place % 16 == 0]) <= most
+
+
+def test_figures_along_lines_by_hand() -> None:
+    """Two places between 0 and 6, and one that is not."""
+    row = np.array([1.0, 3.0, 9.0])
+    none = np.zeros((2, 3))
+    known = ClassTimes(row, ["a", "b", "c"], np.array([row, 2 * row]), none, none, none, {"stall": row}, {}, none)
+    found = known.along([0, 3, 6], {2: (0, 6), 5: (3, 6)})
+    assert found.latency_s.tolist() == found.lost_s["stall"].tolist() == pytest.approx([1, 1 + 8 / 3, 3, 7, 9])
+    assert found.bound_by == ["a", "a", "b", "b", "c"]
+    assert known.along([0, 3, 6], {}) is known
 
 
 def test_figures_between_two_places_by_hand() -> None:

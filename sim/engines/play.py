@@ -138,11 +138,11 @@ def _others(group_class: GroupClass, mapped: tiled.Mapped, plan: Plan, peaks: ro
     guesses_s = [max(each.bound_s, _guess_s(each.mapping, setting)) for each in some]
     order = sorted(range(len(some)), key=guesses_s.__getitem__)
 
-    def made(mapping: GemmMapping) -> tiled.Mapped:
+    def as_group(mapping: GemmMapping) -> tiled.Mapped:
         as_mapped = MappedGemm(mapping, cost_gemm(mapping, chip, choice.a_resident))
         return tiled.mapped_gemm(group_class, plan, peaks, as_mapped, choice.a_resident)
 
-    best = [(some[i].bound_s, partial(made, some[i].mapping)) for i in order[: MOST_VISITS - 1]]
+    best = [(some[i].bound_s, partial(as_group, some[i].mapping)) for i in order[: MOST_VISITS - 1]]
     return _Others(best, min([ranked.others_s, *(some[i].bound_s for i in order[MOST_VISITS - 1 :])]))
 
 

@@ -4,9 +4,10 @@ They are traced once, with an array of contexts, and with `FEW` layers: all othe
 evaluates arrays as they are; every latency is that of `predict` at its context, to the last bit. The other engines are asked once for the
 groups that no context changes, and for those that one does (attention, whose work and bytes grow) at each of up to `EXACT_CONTEXTS`
 contexts: to the last bit as well. Of more contexts they are asked where the tiling of the keys changes: at the first and the last of each
-run of keys that the array takes at once. Between two of these all figures are interpolated linearly (bytes and MACs grow by the key there,
-and full passes do not change), if both ends of a run lie half way between those of the runs beside it, or else if the line is right half
-way, to `TOLERANCE` of the step's latency; where it is not, another mapping has become the best, and both halves are looked at alike.
+run of keys that the array takes at once; but of runs whose firsts (or lasts) are in line, to rounding, at some of them only (`_follow`).
+Between two of these all figures are interpolated linearly (bytes and MACs grow by the key there, and full passes do not change), if both
+ends of a run lie half way between those of the runs beside it, or else if the line is right half way, to `TOLERANCE` of the step's
+latency; where it is not, another mapping has become the best, and both halves are looked at alike.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from operator import is_
 from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from functional.config import ModelConfig
 from functional.work import Contraction, flops
@@ -45,6 +47,11 @@ EXACT_CONTEXTS = 128
 
 FEW = 4
 """Layers that are planned at most: a first one, two between, and a last one."""
+
+FEWEST_IN_LINE = 6
+MOST_APART = 8
+ROUNDING = 1e-12
+"""How many contexts in a row may be found in line, how many runs of keys they are apart at most, and what is in line, relatively."""
 
 TOLERANCE = 5e-4
 """How far a step's latency half way between two contexts may be from the line between them, relatively, for that line to be taken."""
@@ -108,7 +115,10 @@ class ClassTimes:
             rows = [np.interp(all_places, places, row) for row in np.atleast_2d(column)]
             return np.reshape(rows, (*column.shape[:-1], many))
 
-        before = np.searchsorted(places, all_places, "right") - 1
+        return self._made(between, np.searchsorted(places, all_places, "right") - 1)
+
+    def _made(self, between: Callable[[Floats], Floats], before: NDArray[np.int64]) -> ClassTimes:
+        """All columns made anew; bound by what binds those `before`."""
         return ClassTimes(
             latency_s=between(self.latency_s),
             bound_by=[self.bound_by[i] for i in before.tolist()],
@@ -120,6 +130,16 @@ class ClassTimes:
             spent_j={name: between(column) for name, column in self.spent_j.items()},
             op_spent_j=between(self.op_spent_j),
         )
+
+    def along(self, places: Sequence[int], lines: Mapping[int, tuple[int, int]]) -> ClassTimes:
+        """The figures of these places and of those that lie on lines between two of them, all in order; bound by what binds the first."""
+        if not lines:
+            return self
+        index = {place: i for i, place in enumerate(places)}
+        ends = [(place, *lines.get(place, (place, place))) for place in sorted((*places, *lines))]
+        low, high = (np.array([index[each[i]] for each in ends]) for i in (1, 2))
+        parts = np.array([(place - before) / max(after - before, 1) for place, before, after in ends])
+        return self._made(lambda column: column[..., low] + parts * (column[..., high] - column[..., low]), low)
 
     @classmethod
     def of(cls, found: Sequence[GroupTimes], prices: Prices | None) -> ClassTimes:
@@ -355,32 +375,70 @@ def _one_by_one(planned: Plan, engine: str, many: int, progress: Progress) -> li
         def time_at(place: int) -> list[GroupTimes]:
             return time_classes(parts.at(place))
 
-        ask = _Asked(time_at, counts, still_s, lambda done: progress(done, max(done, len(asked))))
+        ask = _Asked(time_at, counts, still_s, lambda done: progress(done, max(done, sum(map(len, asked)))))
         places = ask.all_that_matter(asked)
+        timed = sorted(ask.times)
         for column, i in enumerate(growing):
-            result[i] = ClassTimes.of([ask.times[place][column] for place in places], prices).spread(places, many)
+            times = ClassTimes.of([ask.times[place][column] for place in timed], prices)
+            result[i] = times.along(timed, ask.lines).spread(places, many)
     return [result[first.get(i, i)] for i in range(len(classes))]
 
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """Classes that grow, timed at some contexts; `counts` are the groups of each, `still_s` the seconds of all others."""
+    """Classes that grow, timed at some contexts; `counts` are the groups of each, `still_s` the seconds of all others. `lines` are other
+    contexts, and the two between which each lies in line with many."""
 
     time_at: Callable[[int], list[GroupTimes]]
     counts: Sequence[int]
     still_s: float
     told: Callable[[int], None]
     times: dict[int, list[GroupTimes]] = field(default_factory=dict)
+    lines: dict[int, tuple[int, int]] = field(default_factory=dict)
 
     def step_s(self, place: int) -> float:
         """Seconds of the step at one of the contexts."""
+        if place in self.lines:
+            return self._between_s(place, *self.lines[place])
         if place not in self.times:
             self.times[place] = self.time_at(place)
             self.told(len(self.times))
         return self.still_s + sum(count * each.latency_s for count, each in zip(self.counts, self.times[place], strict=True))
 
-    def all_that_matter(self, places: Sequence[int]) -> list[int]:
+    def _between_s(self, place: int, low: int, high: int) -> float:
+        """Seconds on the line between two contexts."""
+        before_s, after_s = self.step_s(low), self.step_s(high)
+        return before_s + (place - low) / max(high - low, 1) * (after_s - before_s)
+
+    def _follow(self, places: Sequence[int], apart: int = 1) -> None:
+        """Ask at places that are equally far apart, `apart` runs of keys, or only at some that show that all are in line.
+
+        Every so many runs tiles of several runs are filled alike: if places are not in line, every second of them may be. Where those that
+        are far apart are not either, another mapping has become the best: what is before and after it may be in line.
+        """
+        many = len(places)
+        if many < FEWEST_IN_LINE:
+            for place in places:
+                self.step_s(place)
+            return
+        first, last = places[0], places[-1]
+        shown = [places[i] for i in (1, 2, many // 2, *range(8, many - 1, 8))]
+        if all(abs(self.step_s(place) - self._between_s(place, first, last)) <= ROUNDING * self.step_s(place) for place in shown):
+            known = sorted({first, *shown, last})
+            for low, high in pairwise(known):
+                self.lines.update({place: (low, high) for place in places if low < place < high and place not in self.times})
+        elif apart < MOST_APART:
+            self._follow(places[::2], 2 * apart)
+            self._follow(places[1::2], 2 * apart)
+        else:
+            self._follow(places[: many // 2 + 1], apart)
+            self._follow(places[many // 2 :], apart)
+
+    def all_that_matter(self, progressions: Sequence[Sequence[int]]) -> list[int]:
         """These, half way between two of them unless the gaps beside are in line with it, and there as many more as lines need."""
+        for each in progressions:
+            self._follow(each)
+        places = sorted({place for each in progressions for place in each})
         gaps = [(places[0], places[0])] if len(places) == 1 else [(a, b) for a, b in pairwise(places) if b > a + 1]
         gaps = [gaps[i] for i in range(len(gaps)) if not self._in_line(gaps[max(i - 1, 0) : i + 2])]
         for place in places:
@@ -388,11 +446,10 @@ class _Asked:
         while gaps:
             low, high = gaps.pop()
             middle = (low + high) // 2
-            before_s, here_s, after_s = self.step_s(low), self.step_s(middle), self.step_s(high)
-            line_s = before_s + (middle - low) / max(high - low, 1) * (after_s - before_s)
+            here_s, line_s = self.step_s(middle), self._between_s(middle, low, high)
             if low < middle < high and abs(here_s - line_s) > TOLERANCE * here_s:
                 gaps += [(low, middle), (middle, high)]
-        return sorted(self.times)
+        return sorted((*self.times, *self.lines))
 
     def _in_line(self, gaps: Sequence[tuple[int, int]]) -> bool:
         """Whether the second of three gaps begins and ends half way between the others, both in place and in time."""
@@ -407,15 +464,16 @@ class _Asked:
         return True
 
 
-def _places(planned: Plan, many: int) -> list[int]:
-    """Where to ask: everywhere, or at both ends of each run of keys that fills the same number of array passes."""
+def _places(planned: Plan, many: int) -> list[list[int]]:
+    """Where to ask: everywhere, one by one; or at the firsts and the lasts of runs of keys that fill the same number of array passes, and
+    at the very first and the very last key."""
     if many <= EXACT_CONTEXTS:
-        return list(range(many))
+        return [[place] for place in range(many)]
     unit, scenario = planned.chip.matrix, planned.graph.scenario
     run = max(unit.tile) if unit.kind == "tensor_core" else max(unit.rows, unit.cols)
     passes = (np.asarray(scenario.kv_len) - 1) // run
     begins = np.flatnonzero(np.diff(passes, prepend=-1))
-    return sorted({*begins.tolist(), *(begins[1:] - 1).tolist(), many - 1})
+    return [[0], begins[1:].tolist(), (begins[1:] - 1).tolist(), [many - 1]]
 
 
 def _grows(planned: Plan, group_class: GroupClass) -> bool:
