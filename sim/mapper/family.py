@@ -5,9 +5,11 @@ with one product of matrices (`sim.mapper.bound`, whose coefficients are arrays 
 anything that comes before what that chip has already. What is left as a single mapping is priced by `sim.mapper.cost` itself, over arrays
 of chips, and every chip takes the first by the canonical key of `sim.mapper.search`: the very mapping that a search for it alone finds.
 
-Chips lie in *blocks* of neighbours, for which boxes are kept together. The whole space is gone through level by level, for all blocks.
-Where a chip keeps many boxes its incumbent is poor: then it is searched for alone, and what is found is offered to all chips; as neighbours
-have the same best mapping, few are.
+Chips lie in *blocks*, of which each resource takes alike shares of the latency, and boxes are bounded for a block at once: coefficients of a
+chip are divided by the latency of the best mapping that it has, and of all chips of the block the least are taken. Where the bound that
+they give is above 1 the box holds nothing better for any of them, as demands are not negative. First the few best boxes of each level are
+opened down to single mappings, so that every chip has a good one; then all that may be better, level by level. Where that are many for a
+block its chips are looked at one by one, and the one that keeps most is searched for alone.
 
 Chips with several stages of memory, whose search is thinned out, are asked one by one. So are chips that differ in rows and columns of
 their arrays and in other numbers too; those that differ in nothing else are searched side by side, with the same calls for all of them.
@@ -58,9 +60,10 @@ BLOCK = 64
 """Chips of a block at most."""
 
 MANY_BOXES = 120
-"""Boxes of a level that a chip with a good incumbent hardly ever keeps."""
+"""Boxes of a level up to which a block does without a look at each of its chips."""
 
 TOO_MANY_BOXES = 500
+"""Boxes of a level that a chip with a good mapping hardly ever keeps."""
 
 FEW = 16
 """Boxes of each level that are opened first of all for each block: the best of them are good to begin with."""
@@ -82,6 +85,7 @@ class GemmCosts(NamedTuple):
 
 
 Flags: TypeAlias = NDArray[np.bool_]
+"""Which of some boxes."""
 
 Share: TypeAlias = tuple[Ints, GemmCosts]
 """Some of the chips, and what the GEMM costs them."""
