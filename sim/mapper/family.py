@@ -5,8 +5,8 @@ with one product of matrices (`sim.mapper.bound`, whose coefficients are arrays 
 anything that comes before what that chip has already. What is left as a single mapping is priced by `sim.mapper.cost` itself, over arrays
 of chips, and every chip takes the first by the canonical key of `sim.mapper.search`: the very mapping that a search for it alone finds.
 
-Chips lie in *blocks*, of which each resource takes alike shares of the latency, and boxes are bounded for a block at once: coefficients of a
-chip are divided by the latency of the best mapping that it has, and of all chips of the block the least are taken. Where the bound that
+Chips lie in *blocks*, of which each resource takes alike shares of the latency, and boxes are bounded for a block at once: coefficients of
+a chip are divided by the latency of the best mapping that it has, and of all chips of the block the least are taken. Where the bound that
 they give is above 1 the box holds nothing better for any of them, as demands are not negative. First the few best boxes of each level are
 opened down to single mappings, so that every chip has a good one; then all that may be better, level by level. Where that are many for a
 block its chips are looked at one by one, and the one that keeps most is searched for alone.
