@@ -24,7 +24,7 @@ from sim.explore.sweep import sweep_table
 from sim.mapper import NOTHING, Besides, family, map_gemm, moved_bytes
 from sim.mapper.family import map_gemms
 from sim.mapper.problem import setting_of
-from sim.mapper.search import all_of
+from sim.mapper.search import all_of, on_grid
 from sim.mapping import Gemm, chip_stages
 from tests.chips import chips, models
 from tests.test_mapper import Unpruned
@@ -166,6 +166,25 @@ def test_none_of_the_mappings_that_fit_is_lost_to_any_chip(name: str, shape: tup
     for i in range(*shape_of(many)):
         setting, own = setting_of(gemm, chip_at(many, i)), places[chips == i].tolist()
         assert len(own) == len(set(own)) == Unpruned([setting], [all_of(setting)]).keys_of_all().shape[1]
+
+
+@pytest.mark.parametrize("is_later", [True, False])
+def test_a_block_keeps_what_is_better_by_the_least_bit(is_later: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mapping that is as good as the best of a chip but stands before it among all, or is a little faster, is never dropped."""
+    chip, gemm = load_chip("edge-npu"), Gemm(48, 512, 768, 8, 8, 8, 32, "int8")
+    bandwidth, clock = np.meshgrid(np.geomspace(10e9, 600e9, 12), np.geomspace(0.4e9, 3e9, 12), indexing="ij")
+    many = flat(with_values(chip, {"memory.dram.bandwidth": bandwidth, "clock": clock}))
+    setting = setting_of(gemm, chip)
+    monkeypatch.setattr(family, "BLOCK", 1)  # else other chips of a block may keep it
+    search = family._Family(setting, all_of(setting), many, family.Asked(gemm, False, NOTHING))
+    assert sum(len(which) for which, _ in search.run()) == len(search.order) == len(search.blocks)
+    search.virtual.clear()
+    if is_later:
+        search.key[4] += 1
+    else:
+        search.key[0] = on_grid(search.key[0] * (1 + 1e-9))
+    for block, slots in enumerate(search.blocks):
+        assert search._perhaps(search._bounds(0, search.where[:, slots]))[block].all()
 
 
 @pytest.mark.parametrize("name", ["edge-npu", "cloud-npu"])
