@@ -24,7 +24,7 @@ from sim.explore.sweep import sweep_table
 from sim.mapper import NOTHING, Besides, family, map_gemm, moved_bytes
 from sim.mapper.family import map_gemms
 from sim.mapper.problem import setting_of
-from sim.mapper.search import all_of
+from sim.mapper.search import all_of, on_grid
 from sim.mapping import Gemm, chip_stages
 from tests.chips import chips, models
 from tests.test_mapper import Unpruned
@@ -142,25 +142,49 @@ def test_every_chip_of_a_fine_grid_has_its_own_best_mapping(m: int) -> None:
 
 @pytest.mark.parametrize(("name", "shape"), [("edge-npu", (1, 1, 1)), ("edge-npu", (13, 6, 9)), ("cloud-npu", (3, 2, 4))])
 def test_none_of_the_mappings_that_fit_is_lost_to_any_chip(name: str, shape: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """As long as no chip has a best mapping nothing may be dropped: each is priced on just those chips on which it fits."""
-    priced = list[tuple[Any, Any]]()
-    price = family._Family._price
+    """As long as no chip has a best mapping nothing may be dropped: what is left is all that fits, of just those chips on which it fits."""
+    left = list[tuple[Any, Any]]()
+    price = family._Family._price_alive
 
-    def noted(self: Any, chips: Any, where: Any) -> None:
-        priced.append((self.order[chips], self.space.place(0, where)))
-        price(self, chips, where)
+    def noted(self: Any, bounds: Any, alive: Any) -> None:
+        for block, own in zip(self.blocks, alive, strict=True):
+            mappings = bounds.take(np.flatnonzero(own))
+            chips, which = np.nonzero(self._latency_s(mappings, block) < np.inf)
+            left.append((self.order[chips + block.start], mappings.places[which]))
+        price(self, bounds, alive)
 
     monkeypatch.setattr(family, "MANY_BOXES", math.inf)
+    monkeypatch.setattr(family, "FEW", 0)
     monkeypatch.setattr(family, "BLOCK", 4)
-    monkeypatch.setattr(family._Family, "_price", noted)
+    monkeypatch.setattr(family._Family, "_offer", lambda self, choice: None)
+    monkeypatch.setattr(family._Family, "_price_alive", noted)
     chip, gemm = load_chip(name), Gemm(*shape, 8, 8, 8, 32, "int8")
     capacity, clock = np.meshgrid([64.0, 400.0, 1e6], [1e8, 1e9, 3e9], indexing="ij")
     many = flat(with_values(chip, {f"memory.{chip.memory[1].name}.capacity": capacity, "clock": clock}))
     map_gemms(gemm, many)
-    chips, places = (np.concatenate(each) for each in zip(*priced, strict=True))
+    chips, places = (np.concatenate(each) for each in zip(*left, strict=True))
     for i in range(*shape_of(many)):
         setting, own = setting_of(gemm, chip_at(many, i)), places[chips == i].tolist()
         assert len(own) == len(set(own)) == Unpruned([setting], [all_of(setting)]).keys_of_all().shape[1]
+
+
+@pytest.mark.parametrize("is_later", [True, False])
+def test_a_block_keeps_what_is_better_by_the_least_bit(is_later: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mapping that is as good as the best of a chip but stands before it among all, or is a little faster, is never dropped."""
+    chip, gemm = load_chip("edge-npu"), Gemm(48, 512, 768, 8, 8, 8, 32, "int8")
+    bandwidth, clock = np.meshgrid(np.geomspace(10e9, 600e9, 12), np.geomspace(0.4e9, 3e9, 12), indexing="ij")
+    many = flat(with_values(chip, {"memory.dram.bandwidth": bandwidth, "clock": clock}))
+    setting = setting_of(gemm, chip)
+    monkeypatch.setattr(family, "BLOCK", 1)  # else other chips of a block may keep it
+    search = family._Family(setting, all_of(setting), many, family.Asked(gemm, False, NOTHING))
+    assert sum(len(which) for which, _ in search.run()) == len(search.order) == len(search.blocks)
+    search.virtual.clear()
+    if is_later:
+        search.key[4] += 1
+    else:
+        search.key[0] = on_grid(search.key[0] * (1 + 1e-9))
+    for block, slots in enumerate(search.blocks):
+        assert search._perhaps(search._bounds(0, search.where[:, slots]))[block].all()
 
 
 @pytest.mark.parametrize("name", ["edge-npu", "cloud-npu"])

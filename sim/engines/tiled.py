@@ -210,7 +210,7 @@ def _moved_bytes(group_class: GroupClass, plan: Plan, mapped: Mapped) -> dict[st
 
 def all_moved_bytes(chip: Chip, flows: tuple[Flow, ...], through_dram: Any, own: Mapping[str, Any]) -> dict[str, Any]:
     """Bytes that pass each level: `through_dram`, and what streams past a mapping besides its own."""
-    inner = {level.name: float(sum(_inner_bytes(flows, level.holds))) + own.get(level.name, 0.0) for level in chip.memory[1:]}
+    inner = {level.name: sum(_inner_bytes(flows, level.holds)) + own.get(level.name, 0.0) for level in chip.memory[1:]}
     return {chip.dram.name: through_dram, **inner}
 
 
@@ -436,12 +436,12 @@ def stays(plan: Plan, tensor: str) -> bool:
 
 
 def dram_bytes(plan: Plan, flows: tuple[Flow, ...]) -> tuple[int, int]:
-    """DRAM bytes (read, written) of tensors that pass once, each on bursts of its own."""
+    """DRAM bytes (read, written) of tensors that pass once, each on bursts of its own; arrays, if many chips move different ones."""
     burst = plan.chip.dram.burst_bytes
-    totals = [0, 0]
+    totals: list[Any] = [0, 0]
     for flow in flows:
         if not flow.warm and not stays(plan, flow.tensor):
-            totals[flow.is_write] += -(-int(flow.size_bytes) // burst) * burst
+            totals[flow.is_write] = totals[flow.is_write] + -(-_bytes(flow) // burst) * burst
     return totals[0], totals[1]
 
 
@@ -463,9 +463,13 @@ def besides_s(
     return {name: plain(seconds) for name, seconds in busy.items()}
 
 
+def _bytes(flow: Flow) -> Any:
+    return flow.size_bytes if isinstance(flow.size_bytes, np.ndarray) else int(flow.size_bytes)
+
+
 def _inner_bytes(flows: tuple[Flow, ...], holds: frozenset[Any]) -> tuple[int, int]:
-    totals = [0, 0]
+    totals: list[Any] = [0, 0]
     for flow in flows:
         if flow.kind in holds:
-            totals[flow.is_write] += int(flow.size_bytes)
+            totals[flow.is_write] = totals[flow.is_write] + _bytes(flow)
     return totals[0], totals[1]

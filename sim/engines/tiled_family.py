@@ -9,15 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from fractions import Fraction
-from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from functional.work import Contraction
-from hwmodels.many import mapped, shape_of, taken
+from hwmodels.many import shape_of, taken
 from hwmodels.technology import technology_of
 from sim.engines import roofline
 from sim.engines.tiled import (
@@ -102,17 +100,12 @@ def _time_alike(plan: Plan) -> list[ChipTimes]:
     return [_time_class(group_class, lasting, peaks, known, with_energy) for group_class in plan.classes]
 
 
-def _of(which: NDArray[np.int64], numbers: NDArray[Any]) -> NDArray[Any]:
-    return numbers[which]
-
-
-def _linears(
-    group_class: GroupClass, plan: Plan, mapped_gemm: GemmCosts, which: NDArray[np.int64], gemm: Gemm, with_energy: bool
-) -> ChipTimes:
-    """A group of linears on those chips whose mappings fetch the weights as often: scales come as often as these do."""
-    plan = replace(plan, chip=taken(plan.chip, which))
+def _linears(group_class: GroupClass, plan: Plan, mapped_gemm: GemmCosts, gemm: Gemm, with_energy: bool) -> ChipTimes:
+    """A group of linears; scales come as often as the mapping of each chip fetches the weights."""
     cost, own, fetched = mapped_gemm
-    flows = (*beside_gemm(group_class), *scales(group_class, Fraction(int(fetched[0]), gemm.n * gemm.k)))
+    weights, times_fetched = gemm.n * gemm.k, fetched.astype(np.int64)
+    often = [each._replace(size_bytes=-(-int(each.size_bytes) * times_fetched // weights)) for each in scales(group_class)]
+    flows = (*beside_gemm(group_class), *often)
     read, written = dram_bytes(plan, flows)
     moved_bytes = (cost.dram_read_bytes + read) + (cost.dram_written_bytes + written)
     _, *times = gemm_s(cost, besides(group_class, plan, roofline.Peaks.of(plan.chip), flows))
@@ -149,12 +142,7 @@ def _time_class(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks, know
         asked = *gemm_of(group_class, plan), moved_besides(group_class, plan)
         if asked not in known:
             known[asked] = map_gemms(asked[0], plan.chip, asked[1], asked[2])
-        fetched, parts = known[asked].weights_fetched, []
-        for number in np.unique(fetched):
-            which = np.flatnonzero(fetched == number)
-            own_costs = GemmCosts(*(mapped(each, partial(_of, which)) for each in known[asked]))
-            parts.append((which, _linears(group_class, plan, own_costs, which, asked[0], with_energy)))
-        return _joined(parts, len(fetched))
+        return _linears(group_class, plan, known[asked], asked[0], with_energy)
     else:
         attention, in_dram, part = attention_of(group_class, plan)
         flows = score_flows(group_class, part)

@@ -64,6 +64,10 @@ class Line:
         if own.meets:
             met, missed = self._walk(own, faster=False, doublings=doublings)
         else:
+            # Far off, as it seems: where latencies are monotone the fastest value tells at once whether any does.
+            fastest = self.probe(self._moved(DOUBLINGS, faster=True)) if doublings == 1.0 and not self.whole else own
+            if fastest is not own and not fastest.meets and not fastest.reason:
+                return None, fastest
             missed, met = self._walk(own, faster=True, doublings=doublings)
             if met is None:
                 return None, missed

@@ -42,12 +42,12 @@ def tiled(planned: Plan) -> Tiled:
 
 def _bound_by(bounds: Sequence[Any], seconds: Sequence[Any]) -> Any:
     """The names that bind most; of equal ones that of the earlier class."""
-    names = sorted({str(name) for each in bounds for name in np.unique(each)})
-    sums, first = np.zeros((len(names), len(seconds[0]))), np.full((len(names), len(seconds[0])), len(bounds))
-    for number, (bound, own) in enumerate(zip(bounds, seconds, strict=True)):
-        for row, name in enumerate(names):
-            here = bound == name
-            sums[row] += np.where(here, own, 0.0)
-            first[row] = np.where(here & (first[row] == len(bounds)), number, first[row])
+    codes = dict[str, int]()
+    coded = [np.array([codes.setdefault(name, len(codes)) for name in bound.tolist()]) for bound in bounds]
+    sums, first = np.zeros((len(codes), len(seconds[0]))), np.full((len(codes), len(seconds[0])), len(bounds))
+    chips = np.arange(len(seconds[0]))
+    for number, (code, own) in enumerate(zip(coded, seconds, strict=True)):
+        sums[code, chips] += own
+        first[code, chips] = np.minimum(first[code, chips], number)
     best = np.lexsort((first, -sums), axis=0)[0]
-    return np.array(names, dtype=object)[best]
+    return np.array(list(codes), dtype=object)[best]

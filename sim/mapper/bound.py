@@ -399,7 +399,10 @@ class _Rows:
 
     def latency_s(self, demands: Floats, single: bool, chips: Any = ...) -> Floats:
         """Of some of the chips [chips, mappings]."""
-        found = (self.coefficients if single else self.coefficients_of_boxes)[chips] @ demands
+        return self.largest((self.coefficients if single else self.coefficients_of_boxes)[chips] @ demands)
+
+    def largest(self, found: Floats) -> Floats:
+        """[..., mappings] of what rows make of demands [..., rows, mappings]: the largest of all, of pairs the smaller one."""
         singles, pairs = self.singles, self.pairs
         latency_s: Floats = np.maximum.reduce(found[..., :singles, :], axis=-2)
         if pairs:

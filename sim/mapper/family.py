@@ -5,9 +5,11 @@ with one product of matrices (`sim.mapper.bound`, whose coefficients are arrays 
 anything that comes before what that chip has already. What is left as a single mapping is priced by `sim.mapper.cost` itself, over arrays
 of chips, and every chip takes the first by the canonical key of `sim.mapper.search`: the very mapping that a search for it alone finds.
 
-Chips lie in *blocks* of neighbours, for which boxes are kept together. The whole space is gone through level by level, for all blocks.
-Where a chip keeps many boxes its incumbent is poor: then it is searched for alone, and what is found is offered to all chips; as neighbours
-have the same best mapping, few are.
+Chips lie in *blocks*, of which each resource takes alike shares of the latency, and boxes are bounded for a block at once: coefficients of
+a chip are divided by the latency of the best mapping that it has, and of all chips of the block the least are taken. Where the bound that
+they give is above 1 the box holds nothing better for any of them, as demands are not negative. First the few best boxes of each level are
+opened down to single mappings, so that every chip has a good one; then all that may be better, level by level. Where that are many for a
+block its chips are looked at one by one, and the one that keeps most is searched for alone.
 
 Chips with several stages of memory, whose search is thinned out, are asked one by one. So are chips that differ in rows and columns of
 their arrays and in other numbers too; those that differ in nothing else are searched side by side, with the same calls for all of them.
@@ -15,7 +17,7 @@ their arrays and in other numbers too; those that differ in nothing else are sea
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
@@ -47,18 +49,24 @@ from sim.mapper.attention import (
 )
 from sim.mapper.attention import moved_bytes as attention_bytes
 from sim.mapper.bound import ROUNDING, Bounder
-from sim.mapper.cost import GemmCost, chip_bytes, chip_traffic, cost_of, evaluate, weights_fetched
+from sim.mapper.cost import GemmCost, chip_traffic, cost_of, evaluate, weights_fetched
 from sim.mapper.problem import NOTHING, Besides, Choice, Place, Setting, setting_of
-from sim.mapper.search import NONE_FOUND, Found, NoTile, Search, Space, all_of, on_grid, search
-from sim.mapper.tables import Floats, Ints
+from sim.mapper.search import GRID, NONE_FOUND, Found, NoTile, Search, Space, all_of, lower_edge, on_grid, search, together
+from sim.mapper.tables import Floats, Ints, with_arrays
 from sim.mapping import Gemm
 from sim.plan import resident_level
 
 BLOCK = 64
 """Chips of a block at most."""
 
-MANY_BOXES = 192
-"""Boxes of a level that a chip with a good incumbent hardly ever keeps."""
+MANY_BOXES = 120
+"""Boxes of a level up to which a block does without a look at each of its chips."""
+
+TOO_MANY_BOXES = 500
+"""Boxes of a level that a chip with a good mapping hardly ever keeps."""
+
+FEW = 16
+"""Boxes of each level that are opened first of all for each block: the best of them are good to begin with."""
 
 FEWEST = 4
 """Chips for which a search together is worth its while."""
@@ -75,6 +83,9 @@ class GemmCosts(NamedTuple):
     moved_bytes: Mapping[str, Any]
     weights_fetched: Any
 
+
+Flags: TypeAlias = NDArray[np.bool_]
+"""Which of some boxes."""
 
 Share: TypeAlias = tuple[Ints, GemmCosts]
 """Some of the chips, and what the GEMM costs them."""
@@ -172,12 +183,19 @@ def _side_by_side(asked: Asked, chips: Sequence[tuple[int, Chip]]) -> Iterator[S
     if len(settings[0].stages) == 1 and all(replace(chip, matrix=_of_size(chip, first)) == first for _, chip in chips):
         with suppress(NoTile):
             found = Search(settings, [all_of(setting) for setting in settings]).run()
-    for (i, chip), setting, best in zip(chips, settings, found, strict=True):
+    alike: dict[Any, list[int]] = {}
+    for number, ((i, chip), best) in enumerate(zip(chips, found, strict=True)):
         if best.choice is None:
             yield _alone(asked, chip, i)
-            continue
-        cost = cost_of(setting, best.choice, best.costs)
-        yield np.array([i]), GemmCosts(cost, chip_bytes(setting, best.choice), weights_fetched(setting, best.choice))
+        else:
+            alike.setdefault(best.choice[2:], []).append(number)
+    for numbers in alike.values():
+        setting = with_arrays(settings, numbers, [1] * len(numbers))
+        choice = together([each.choice for each in (found[number] for number in numbers) if each.choice is not None])
+        traffic = chip_traffic(setting, choice)
+        moved = {name: read + traffic.written[name] for name, read in traffic.read.items()}
+        which = np.array([chips[number][0] for number in numbers])
+        yield which, GemmCosts(cost_of(setting, choice), moved, weights_fetched(setting, choice))
 
 
 def _of_size(chip: Chip, other: Chip) -> MatrixUnit:
@@ -232,16 +250,15 @@ def on_chips(setting: Setting, chips: Chip, shaped: Any) -> Setting:
     return replace(setting, chip=chip, places=tuple(places), holders=holders)
 
 
-def blocks_of(features: Sequence[Floats]) -> tuple[Ints, list[slice]]:
-    """An order of the chips in which neighbours are alike in all features, and the blocks that it falls into."""
-    numbers, blocks = np.log(np.maximum(features, 1e-30)), []
-    waiting = [np.arange(numbers.shape[1])]
+def blocks_of(features: Floats) -> tuple[Ints, list[slice]]:
+    """An order of the chips in which neighbours are alike in all features [features, chips], and the blocks that it falls into."""
+    blocks, waiting = [], [np.arange(features.shape[1])]
     while waiting:
         chips = waiting.pop()
         if len(chips) <= BLOCK:
             blocks.append(chips)
             continue
-        own = numbers[:, chips]
+        own = features[:, chips]
         chips = chips[np.argsort(own[np.argmax(np.ptp(own, axis=1))], kind="stable")]
         waiting += [chips[: len(chips) // 2], chips[len(chips) // 2 :]]
     ends = np.cumsum([0, *map(len, blocks)]).tolist()
@@ -270,50 +287,67 @@ class _Family:
 
     def __init__(self, setting: Setting, space: Space, chips: Chip, asked: Asked) -> None:
         self.setting, self.asked = setting, asked
-        columns = [chips.clock_hz, chips.resident_share]
-        columns += [each for level in chips.memory for each in (level.bandwidth.read, level.bandwidth.write, level.capacity_bytes)]
-        self.order, self.blocks = blocks_of([each for each in columns if isinstance(each, np.ndarray)] or [np.zeros(shape_of(chips))])
-        own = taken(chips, self.order)
-        # One number is an array at least, so that all bounds are.
-        self.chips = replace(own, clock_hz=np.broadcast_to(np.asarray(own.clock_hz, dtype=float), self.order.shape))
-        variants, orders, _ = space
         self.space = Search([setting], [space])
+        count = shape_of(chips)[0]
+        # One number is an array at least, so that all bounds are.
+        self.chips = replace(chips, clock_hz=np.broadcast_to(np.asarray(chips.clock_hz, dtype=float), count))
+        rooms = self._rooms()
+        seed = search(asked.on(chip_at(self.chips, count // 2)), "latency").choice
+        assert seed is not None
+        self.order, self.blocks = blocks_of(self._features(seed, rooms))
+        self.begins = [block.start for block in self.blocks]
+        self.chips = taken(self.chips, self.order)
+        variants, orders, _ = space
         upright = on_chips(setting, self.chips, lambda number: number[:, None] if isinstance(number, np.ndarray) else number)
         self.bounder = Bounder(upright, orders, [array.drain_cycles(setting, variant.dataflow) for variant in variants])
-        self.rooms = self._rooms()
-        self.key = np.full((5, len(self.order)), np.inf)
-        self.where = np.zeros((5, len(self.order)), dtype=np.int64)
+        self.rooms = None if (rooms == rooms[:, :1]).all() else rooms[:, self.order]
+        self.key = np.full((5, count), np.inf)
+        self.where = np.zeros((5, count), dtype=np.int64)
+        self.searched = set[int]()
+        self.virtual: dict[bool, Floats] = {}
+        self._offer(seed)
 
-    def _rooms(self) -> Floats | None:
-        """[levels, chips]: bits that tiles may take, level by level of the bounder; None if all chips have the same."""
+    def _rooms(self) -> Floats:
+        """[levels, chips]: bits that tiles may take, level by level of the bounder."""
         rooms: list[Any] = []
-        for stage, _, _ in self.bounder.rooms:
+        for stage, _, _ in self.space.bounder.rooms:
             for place, level in zip(self.setting.places, self.chips.memory, strict=True):
                 if place.stage == stage:
                     share = 1 - self.chips.resident_share if level.name == resident_level(self.chips).name else 1.0
-                    rooms.append(np.broadcast_to(8 * (level.capacity_bytes * share), self.order.shape))
-        found = np.array(rooms)
-        return None if (found == found[:, :1]).all() else found
+                    rooms.append(np.broadcast_to(8 * (level.capacity_bytes * share), shape_of(self.chips)))
+        return np.array(rooms)
+
+    def _features(self, choice: Choice, rooms: Floats) -> Floats:
+        """What chips are alike in: the share of the latency of one mapping that each resource takes; and doublings of room."""
+        costs = evaluate(self._setting(np.arange(rooms.shape[1])), choice)
+        ends = [term.prefix_s + term.busy_s + term.suffix_s for term in costs.terms.values()]
+        return np.array([*(np.broadcast_to(end / costs.latency_s, rooms.shape[1:]) for end in ends), *np.log2(rooms)])
 
     def run(self) -> Iterator[Share]:
         """The parts of the chips that have a mapping."""
-        pairs = [(kept.nonzero(), block, bounds.where) for block, bounds, kept in self._walk()]
-        if pairs:  # else the chips that were asked alone have left nothing to any
-            chips = [own + block.start for (own, _), block, _ in pairs]
-            self._price(np.concatenate(chips), np.hstack([where[:, which] for (_, which), _, where in pairs]))
+        for keep in (self._best, self._good)[len(self.blocks) == 1 :]:
+            self._price_alive(*self._down(keep))
         found = np.flatnonzero(self.key[0] < np.inf)
         for variant in np.unique(self.where[0, found]).tolist():
             own = found[self.where[0, found] == variant]
-            setting, choice = self._setting(own), self._choice(self.where[:, own])
-            traffic = chip_traffic(setting, choice)
-            moved = {name: read + traffic.written[name] for name, read in traffic.read.items()}
-            yield self.order[own], GemmCosts(cost_of(setting, choice), moved, weights_fetched(setting, choice))
+            # What is moved depends on the mapping alone, of which there are few.
+            _, firsts, alike = np.unique(self.key[4, own], return_index=True, return_inverse=True)
+            choice = self._choice(self.where[:, own[firsts]])
+            traffic = chip_traffic(self.setting, choice)
+            moved = {name: _each(read + traffic.written[name], alike) for name, read in traffic.read.items()}
+            fetched = _each(weights_fetched(self.setting, choice), alike)
+            yield self.order[own], GemmCosts(cost_of(self._setting(own), self._choice(self.where[:, own])), moved, fetched)
 
     def _ask(self, chip: int) -> None:
         """Search for one chip alone, and offer what is found to all of them."""
+        self.searched.add(chip)
         found = search(self.asked.on(chip_at(self.chips, chip)), "latency").choice
         assert found is not None
-        where = self.space.where(found)
+        self._offer(found)
+
+    def _offer(self, choice: Choice) -> None:
+        """Let a mapping be the best one of every chip for which it is better than what that has."""
+        where = self.space.where(choice)
         bounds = self._bounds(0, where)
         takers = self._promising(bounds, self._latency_s(bounds, slice(None)), slice(None))[:, 0].nonzero()[0]
         self._price(takers, np.repeat(where, len(takers), axis=1))
@@ -327,11 +361,11 @@ class _Family:
             for row, amounts in enumerate((costs.latency_s, costs.dram_bytes, costs.moved_bytes, costs.steps)):
                 keys[row, mine] = amounts
         keys[0], keys[4] = on_grid(keys[0]), self.space.place(0, where)
-        all_keys, all_where = np.hstack([keys, self.key]), np.hstack([where, self.where])
-        every = np.concatenate([chips, np.arange(len(self.order))])
-        order = np.lexsort((*all_keys[::-1], every))
-        best = order[np.diff(every[order], prepend=-1) > 0]
-        self.key, self.where = all_keys[:, best], all_where[:, best]
+        order = np.lexsort((*keys[::-1], chips))
+        best = order[np.diff(chips[order], prepend=-1) > 0]
+        best = best[_before(list(keys[:, best]), self.key[:, chips[best]])]
+        self.key[:, chips[best]], self.where[:, chips[best]] = keys[:, best], where[:, best]
+        self.virtual.clear()
 
     def _setting(self, chips: Ints) -> Setting:
         return on_chips(self.setting, self.chips, lambda number: number[chips] if isinstance(number, np.ndarray) else number)
@@ -341,44 +375,94 @@ class _Family:
         variant, (tiles, ranks) = self.space.chosen[int(where[0, 0])], self.space.tiles(where)
         return Choice(tiles, ranks, variant.split, variant.dataflow, variant.array_axis)
 
-    def _walk(self) -> Iterator[tuple[slice, _Bounds, NDArray[np.bool_]]]:
-        """From the whole space down to single mappings: for each block those that may come before the best of one of its chips, and of
-        which chips [chips, mappings]."""
+    def _down(self, keep: Callable[[_Bounds, Flags], Flags]) -> tuple[_Bounds, Flags]:
+        """From the whole space down to single mappings, and which blocks have them [blocks, mappings]: of the boxes of each level that
+        blocks have, with their bounds, those are opened that `keep` leaves."""
         level, where = self.space.start()
-        where, asked = where.compress(self._fits_largest(level, where), axis=1), set[int]()
         alive = np.ones((len(self.blocks), where.shape[1]), dtype=bool)
-        while where.shape[1]:
-            bounds = self._bounds(level, where)
-            for block, own_alive in zip(self.blocks, alive, strict=True):
-                which = np.flatnonzero(own_alive)
-                own = bounds.take(which)
-                kept = self._kept(own, block, asked)
-                if not level:
-                    yield block, own, kept
-                own_alive[which] = kept.any(axis=0)
-            if not level:
-                return
+        while True:
+            fine = self._fits_largest(level, where)
+            bounds = self._bounds(level, where.compress(fine, axis=1))
+            alive = keep(bounds, alive.compress(fine, axis=1))
             some = np.flatnonzero(alive.any(axis=0))
-            children = self.space.children(level, where.take(some, axis=1), level - 1)
-            level -= 1
-            parents = np.repeat(some, children.shape[1] // max(len(some), 1))
-            fine = self._fits_largest(level, children)
-            where, alive = children.compress(fine, axis=1), alive.take(parents.compress(fine), axis=1)
+            bounds, alive = bounds.take(some), alive.take(some, axis=1)
+            if not level or not len(some):
+                return bounds, alive
+            level, where = level - 1, self.space.children(level, bounds.where, level - 1)
+            alive = alive.repeat(where.shape[1] // len(some), axis=1)
 
-    def _kept(self, bounds: _Bounds, block: slice, asked: set[int]) -> NDArray[np.bool_]:
+    def _best(self, bounds: _Bounds, alive: Flags) -> Flags:
+        """The few boxes of the least bounds of each block."""
+        least = np.where(alive, self._least(bounds), np.inf)
+        few = np.argpartition(least, min(FEW, least.shape[1]) - 1, axis=1)[:, :FEW]
+        found = np.zeros_like(alive)
+        np.put_along_axis(found, few, np.take_along_axis(least, few, axis=1) < np.inf, axis=1)
+        return found
+
+    def _good(self, bounds: _Bounds, alive: Flags) -> Flags:
+        """The boxes that may hold something that comes before what a chip of their block has."""
+        alive = alive & self._perhaps(bounds)
+        for block, own_alive in zip(self.blocks, alive, strict=True):
+            which = np.flatnonzero(own_alive)
+            if len(which) > MANY_BOXES:
+                own_alive[which] = self._kept(bounds.take(which), block).any(axis=0)
+        return alive
+
+    def _price_alive(self, bounds: _Bounds, alive: Flags) -> None:
+        """Price single mappings on the chips of blocks: for each chip first the one of the best bounds, which mostly is the best, then what
+        still may be better."""
+        order = np.lexsort((bounds.places, *bounds.amounts[::-1]))
+        bounds, alive = bounds.take(order), alive.take(order, axis=1)
+        parts = [(block, bounds.take(np.flatnonzero(own))) for block, own in zip(self.blocks, alive, strict=True) if own.any()]
+        latencies = [self._latency_s(own, block) for block, own in parts]
+        for is_first in (True, False):
+            pairs = []
+            for (block, own), latency_s in zip(parts, latencies, strict=True):
+                kept = self._promising(own, latency_s, block)
+                if is_first:
+                    kept &= np.arange(kept.shape[1]) == np.where(kept, latency_s, np.inf).argmin(axis=1)[:, None]
+                    latency_s[kept] = np.inf
+                chips, which = kept.nonzero()
+                pairs.append((chips + block.start, own.where[:, which]))
+            if pairs:
+                self._price(np.concatenate([each for each, _ in pairs]), np.hstack([where for _, where in pairs]))
+
+    def _perhaps(self, bounds: _Bounds) -> Flags:
+        """[blocks, boxes]: which may hold something that comes before what a chip of the block has."""
+        key = np.maximum.reduceat(self.key, self.begins, axis=1)
+        least = self._least(bounds)
+        better = least < 1
+        return self._with_equal(better, (least <= 1 + 2 * GRID) & ~better, bounds, key)
+
+    def _least(self, bounds: _Bounds) -> Floats:
+        """[blocks, boxes]: the least share of the best latency of any chip of the block."""
+        least = self.bounder.rows.largest(self._least_coefficients(bounds.level == 0) @ bounds.demands) * (1 - ROUNDING)
+        for needed, room in zip(bounds.needed, self.rooms if self.rooms is not None else (), strict=True):
+            least[needed > np.maximum.reduceat(room, self.begins)[:, None]] = np.inf
+        return least
+
+    def _least_coefficients(self, single: bool) -> Floats:
+        """[blocks, rows, demands]: the least of all chips of a block, of which each is measured by the least latency that would be as good
+        as the best that it has."""
+        if single not in self.virtual:
+            rows = self.bounder.rows
+            scale = np.where(self.key[0] < np.inf, 1 / lower_edge(self.key[0]), 0.0)[:, None, None]
+            self.virtual[single] = np.minimum.reduceat((rows.coefficients if single else rows.coefficients_of_boxes) * scale, self.begins)
+        return self.virtual[single]
+
+    def _kept(self, bounds: _Bounds, block: slice) -> Flags:
         """What the chips of a block keep, after those of them were asked that kept many boxes."""
         latency_s = self._latency_s(bounds, block)
         while True:
             kept = self._promising(bounds, latency_s, block)
             counts = kept.sum(axis=1)
-            counts[[chip - block.start for chip in asked if block.start <= chip < block.stop]] = 0
+            counts[[chip - block.start for chip in self.searched if block.start <= chip < block.stop]] = 0
             chip = int(counts.argmax())
-            if counts[chip] <= MANY_BOXES:
+            if counts[chip] <= TOO_MANY_BOXES:
                 return kept
-            asked.add(block.start + chip)
             self._ask(block.start + chip)
 
-    def _fits_largest(self, level: int, where: Ints) -> NDArray[np.bool_]:
+    def _fits_largest(self, level: int, where: Ints) -> Flags:
         """Whether boxes fit the largest of the chips."""
         firsts = self.bounder.at.firsts
         table = self.space.levels[level].table[firsts : firsts + len(self.setting.stages)]
@@ -400,18 +484,30 @@ class _Family:
             latency_s[needed > room[block, None]] = np.inf
         return np.asarray(latency_s)
 
-    def _promising(self, bounds: _Bounds, latency_s: Floats, block: slice) -> NDArray[np.bool_]:
+    def _promising(self, bounds: _Bounds, latency_s: Floats, block: slice) -> Flags:
         """[chips, boxes]: which hold something that may come before what a chip has."""
-        key = self.key[:, block, None]
-        better = latency_s < key[0] * (1 - 2 * ROUNDING)
-        equal = (latency_s <= key[0]) & ~better & (latency_s < np.inf)
-        if equal.any():
-            for low, best in zip(bounds.amounts * (1 - ROUNDING), key[1:4], strict=True):
-                better |= equal & (low < best * (1 - 2 * ROUNDING))
-                equal &= low <= best
-            better |= equal & (bounds.places < key[4])
-        return np.asarray(better)
+        key = self.key[:, block]
+        most = key[0, :, None]
+        better = latency_s < most * (1 - 2 * ROUNDING)
+        return self._with_equal(better, (latency_s <= most) & ~better & (latency_s < np.inf), bounds, key)
 
+    @staticmethod
+    def _with_equal(better: Flags, equal: Flags, bounds: _Bounds, key: Floats) -> Flags:
+        """[chips, boxes]: those that are better, and of those of `equal` latency those that may come before a key [5, chips] by what is
+        ranked besides."""
+        chips, boxes = equal.nonzero()
+        if len(chips):
+            own, best = bounds.amounts.take(boxes, axis=1) * (1 - ROUNDING), key[1:4].take(chips, axis=1)
+            before = own < best * (1 - 2 * ROUNDING)
+            not_after = own <= best
+            last = bounds.places.take(boxes) < key[4].take(chips)
+            better[chips, boxes] = before[0] | not_after[0] & (before[1] | not_after[1] & (before[2] | not_after[2] & last))
+        return better
+
+
+def _each(amounts: Any, which: Ints) -> Any:
+    """Amounts of some mappings, or one of all, for each chip."""
+    return amounts[which] if isinstance(amounts, np.ndarray) else amounts
 
 
 def map_attentions(

@@ -3,7 +3,7 @@
 **Space.** `sim.mapper.candidates`: tiles along each axis, combined with all loop orders, dataflows, array axes and splits. It does not
 depend on capacities, bandwidths or clocks: those only rule mappings out, or price them.
 
-**Which mapping it is.** That of the least *canonical key*: latency, rounded to `_GRID` so that sums in another order make no difference;
+**Which mapping it is.** That of the least *canonical key*: latency, rounded to `GRID` so that sums in another order make no difference;
 DRAM bytes; bytes moved; tile steps (for the objective "traffic" DRAM bytes come first); and where all of that is equal, the first in the
 order of variants (splits, then dataflows, then array axes), of loop orders, and of tiles along m, n and k, the smaller first. So the choice
 is a function of the set of candidates, never of the order in which they were searched, as long as the search was to the last.
@@ -33,13 +33,13 @@ from sim.mapper.bound import ROUNDING, Bounder, bounder_of
 from sim.mapper.candidates import ORDERS, ORDERS_ALIKE, Variant, all_tiles, thin_tiles, thin_variants, variants
 from sim.mapper.cost import Costs, evaluate
 from sim.mapper.problem import Choice, Setting
-from sim.mapper.tables import Asked, Floats, Ints, Kind, axis_tables, place_of
+from sim.mapper.tables import Asked, Floats, Ints, Kind, axis_tables, place_of, with_arrays
 from sim.mapping import AXES, Axis
 
-_GRID = 2.0**-33
+GRID = 2.0**-33
 """Share of a latency by which two may differ and yet be the same: ten digits."""
 
-_STEP = int(_GRID * 2**53)
+_STEP = int(GRID * 2**53)
 """The same in units of the last place."""
 
 _NO_TILE = 1e30
@@ -71,6 +71,11 @@ def on_grid(latency_s: Any) -> Any:
     return ((latency_s.view(np.int64) + _STEP // 2) & -_STEP).view(np.float64)
 
 
+def lower_edge(latency_s: Floats) -> Floats:
+    """The least latencies that `on_grid` makes these, which are on the grid."""
+    return (latency_s.view(np.int64) - _STEP // 2).view(np.float64)
+
+
 class Found(NamedTuple):
     """The best mapping so far, what it is ranked by, and its costs where it was priced by itself; whether nothing in the whole space is
     better, and (for the latency) a bound below all of it."""
@@ -99,6 +104,13 @@ class _Level(NamedTuple):
 
     table: Floats
     begins: list[int]
+
+
+def together(choices: Sequence[Choice]) -> Choice:
+    """Choices of one variant as one that holds them all."""
+    tiles, ranks = (np.moveaxis(np.array([choice[i] for choice in choices]), 0, 2) for i in (0, 1))
+    _, _, split, dataflow, array_axis = choices[0]
+    return Choice(tuple(tuple(each) for each in tiles), tuple(tuple(each) for each in ranks), split, dataflow, array_axis)
 
 
 class NoTile(Exception):
@@ -386,10 +398,29 @@ class Search:
         """Price single mappings, best first, as long as they may be better; what the budget does not allow is left."""
         if len(self.settings) == 1:
             return self._price_on(0, boxes)
+        boxes = self._price_firsts(boxes)
         chips = self.chip_of_variant.take(boxes.where[0])
         for chip in np.unique(chips).tolist():
             self._price_on(chip, boxes.take((chips == chip).nonzero()[0]))
         return None
+
+    def _price_firsts(self, boxes: _Boxes) -> _Boxes:
+        """Price the first mapping of each chip, all that are of one variant together; what still is promising is left."""
+        chips = self.chip_of_variant.take(boxes.where[0])
+        alike: dict[Variant, list[tuple[int, int]]] = {}
+        for chip in np.unique(chips).tolist():
+            own = (chips == chip).nonzero()[0]
+            first = int(own[self._first(boxes.take(own))])
+            alike.setdefault(self.chosen[int(boxes.where[0, first])], []).append((chip, first))
+        for pairs in alike.values():
+            wheres = [boxes.where[:, first : first + 1] for _, first in pairs]
+            choices = [self.chosen_at(where) for where in wheres]
+            costs = evaluate(with_arrays(self.settings, [chip for chip, _ in pairs], [1] * len(pairs)), together(choices))
+            for (chip, first), amounts, where, choice in zip(pairs, self._keys(costs, len(pairs)).T, wheres, choices, strict=True):
+                self._take(chip, amounts, where, choice)
+                boxes.bounds[0, first] = np.inf
+            self.priced += len(pairs)
+        return self._promising(boxes._replace(known=-1))
 
     def _price_on(self, chip: int, boxes: _Boxes) -> _Boxes | None:
         """The best one by one: mostly the very best is among them; then all together."""

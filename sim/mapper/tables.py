@@ -220,7 +220,7 @@ def axis_tables(
     for axis, (each, depth) in enumerate(zip(kinds, depths, strict=True)):
         own = [i for i, group in enumerate(asked) if group.axis == axis]
         begin, end = ends[own[0]] - widths[own[0]], ends[own[-1]]
-        own_setting = _with_arrays(settings, [asked[i].chip for i in own], [widths[i] for i in own])
+        own_setting = with_arrays(settings, [asked[i].chip for i in own], [widths[i] for i in own])
         own_pieces = pieces.part(begin, end)
         for (dataflow, array_axis), alike in groupby(each, key=attrgetter("dataflow", "array_axis")):
             factors = array_factors(own_setting, dataflow, array_axis, AXES[axis], own_pieces)
@@ -235,7 +235,7 @@ def axis_tables(
     return table, depths
 
 
-def _with_arrays(settings: Sequence[Setting], chips: Sequence[int], often: Sequence[int]) -> Setting:
+def with_arrays(settings: Sequence[Setting], chips: Sequence[int], often: Sequence[int]) -> Setting:
     """A chip whose array has numbers for each of some chips, each of them so often."""
     if len(settings) == 1:
         return settings[0]

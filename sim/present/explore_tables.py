@@ -5,21 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import RenderableType
 from rich.text import Text
 
 from hwmodels import units
 from hwmodels.units import format_seconds
-from sim.explore.compare import Comparison
 from sim.explore.fields import is_whole, less_is_faster, written
-from sim.explore.limits import Limits
-from sim.explore.sensitivity import Sensitivity
-from sim.explore.solve import Border, Solution
-from sim.explore.sweep_show import Shown
 from sim.present.tables import new_table
-from sim.timeline import Timeline
+
+if TYPE_CHECKING:  # a command shows what one of them has found: the others need not be there
+    from sim.explore.compare import Comparison
+    from sim.explore.limits import Limits
+    from sim.explore.sensitivity import Sensitivity
+    from sim.explore.solve import Border, Solution
+    from sim.explore.sweep_show import Shown
+    from sim.timeline import Timeline
 
 
 def solution_text(solution: Solution) -> str:
