@@ -11,9 +11,10 @@ them the last output tile is still to be written. DRAM itself waits for its firs
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from itertools import groupby
 from typing import Any, Generic, Literal, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
@@ -518,14 +519,18 @@ class _Bounded(NamedTuple):
 def _least_first(question: _Question[Attention], fused: bool, online: bool) -> list[_Bounded]:
     """Tilings in the order of what no dataflow goes below."""
     attention, chip = question.of, question.chip
+    asked = dict(question.counts), question.in_dram, question.part, question.score_bytes
     bounded = []
-    for first, kv_tiles in tilings_of(attention, chip, fused, online):
-        cycles = _array_cycles(first, kv_tiles, chip, question.part)
-        asked = dict(question.counts), question.in_dram, question.part, question.score_bytes
-        least = _least(first, kv_tiles, chip, *asked, cycles.min(axis=0))
-        seconds = least.seconds * (1 - 1e-12)
-        among = TilingBounds(first, kv_tiles, cycles, least.vector_cycles, least.read_bytes, least.written_bytes, seconds)
-        bounded += [_Bounded(each_s, among, i) for i, each_s in enumerate(among.least_s.tolist())]
+    for _, alike in groupby(tilings_of(attention, chip, fused, online), key=lambda each: each[0].split):
+        tilings = list(alike)
+        longest = max((kv_tiles for _, kv_tiles in tilings), key=len)  # with all others in it: what fits one beside fits a smaller one
+        every = _array_cycles([first for first, _ in tilings], longest, chip, question.part)
+        for (first, kv_tiles), of_all in zip(tilings, every, strict=True):
+            cycles = of_all if len(kv_tiles) == len(longest) else of_all[:, np.isin(longest, kv_tiles)]
+            least = _least(first, kv_tiles, chip, *asked, cycles.min(axis=0))
+            seconds = least.seconds * (1 - 1e-12)
+            among = TilingBounds(first, kv_tiles, cycles, least.vector_cycles, least.read_bytes, least.written_bytes, seconds)
+            bounded += [_Bounded(each_s, among, i) for i, each_s in enumerate(among.least_s.tolist())]
     return sorted(bounded, key=lambda each: each.least_s)
 
 
@@ -609,21 +614,25 @@ def _least(
     return _Least(vector_cycles, read, written, latency_s + np.maximum(busy_s, first_s + cycles / clock_hz + suffix_s))
 
 
-def _array_cycles(mapping: AttentionMapping, kv_tiles: Counts, chip: Chip, part: Part) -> Counts:
-    """Cycles of the most loaded core's array under each dataflow with each of some key tiles [flows, key tiles]."""
-    attention = mapping.attention
-    cuts, sizes = query_cuts(attention, mapping.split[1], mapping.q_tile), kv_tiles[:, None]
+def _array_cycles(firsts: Sequence[AttentionMapping], kv_tiles: Counts, chip: Chip, part: Part) -> Counts:
+    """Cycles of the most loaded core's array under each dataflow with each of some key tiles, of tilings that differ in nothing but their
+    query tile [tilings, flows, key tiles]."""
+    attention, pieces = firsts[0].attention, firsts[0].split[1]
+    every = [query_cuts(attention, pieces, each.q_tile) for each in firsts]
+    cuts = QueryCuts(*map(np.concatenate, zip(*every, strict=True)))
+    begins = np.cumsum([0, *(len(each.part) for each in every[:-1])])
+    parts = np.union1d(begins, np.flatnonzero(np.diff(cuts.part, prepend=0)))
+    sizes = kv_tiles[:, None]
     begin, end = cuts.first // sizes, -(-cuts.last // sizes)
     at_edge = end * sizes > attention.kv_len
     rows, side = cuts.queries * attention.rows_per_query, attention.head_dim
-    parts = np.flatnonzero(np.diff(cuts.part, prepend=-1))
+    keys = np.concatenate([sizes, np.maximum(attention.kv_len % sizes, 1)])
     found = []
-    for flow in flows_of(mapping, chip):
-        whole = _both_cycles(flow, chip, part, rows, sizes, side)
-        edge = _both_cycles(flow, chip, part, rows, np.maximum(attention.kv_len % sizes, 1), side)
-        cycles = (end - begin - at_edge) * whole + at_edge * edge
-        found.append(np.add.reduceat(cycles, parts, axis=1).max(axis=1))
-    of_flows: Counts = int(ceil_div(attention.pairs, mapping.split[0])) * np.array(found)
+    for flow in flows_of(firsts[0], chip):
+        whole, edge = np.split(_both_cycles(flow, chip, part, rows, keys, side), 2)
+        cycles = np.add.reduceat((end - begin - at_edge) * whole + at_edge * edge, parts, axis=1)
+        found.append(np.maximum.reduceat(cycles, np.searchsorted(parts, begins), axis=1))
+    of_flows: Counts = int(ceil_div(attention.pairs, firsts[0].split[0])) * np.moveaxis(np.array(found), 2, 0)
     return of_flows
 
 
