@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from threadpoolctl import ThreadpoolController
 
 from functional.errors import BadInput
 from hwmodels.chip import Bandwidth, Chip, MatrixUnit, MemoryLevel, Role, VectorUnit
@@ -671,3 +672,22 @@ def test_the_library_maps_a_layer_and_its_cost_is_that_of_the_mapping(name: str)
         mapping, cost = map_gemm(gemm, chip)
         assert cost == cost_gemm(mapping, chip)
         assert cost.latency_s >= roofline_s(gemm, chip) * (1 - 1e-12)
+
+
+def test_searches_take_one_thread_and_leave_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    blas = ThreadpoolController().select(user_api="blas")
+    if not blas.lib_controllers:
+        pytest.skip("NumPy was built without a BLAS that can be asked")
+    seen, bound = [], Bounder.__call__
+
+    def asked(*args: Any, **kwargs: Any) -> Any:
+        seen.append([each["num_threads"] for each in blas.info()])
+        return bound(*args, **kwargs)
+
+    monkeypatch.setattr(Bounder, "__call__", asked)
+    with blas.limit(limits=2):
+        before = [each["num_threads"] for each in blas.info()]
+        map_gemm(Gemm(11, 64, 48, 8, 8, 8, 32, "int8"), edge())
+        assert [each["num_threads"] for each in blas.info()] == before
+    assert seen
+    assert all(threads == [1] * len(blas.lib_controllers) for threads in seen)

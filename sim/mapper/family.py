@@ -53,6 +53,7 @@ from sim.mapper.cost import GemmCost, chip_traffic, cost_of, evaluate, weights_f
 from sim.mapper.problem import NOTHING, Besides, Choice, Place, Setting, setting_of
 from sim.mapper.search import GRID, NONE_FOUND, Found, NoTile, Search, Space, all_of, lower_edge, on_grid, search, together
 from sim.mapper.tables import Floats, Ints, with_arrays
+from sim.mapper.threads import on_one_thread
 from sim.mapping import Gemm
 from sim.plan import resident_level
 
@@ -323,10 +324,14 @@ class _Family:
         ends = [term.prefix_s + term.busy_s + term.suffix_s for term in costs.terms.values()]
         return np.array([*(np.broadcast_to(end / costs.latency_s, rooms.shape[1:]) for end in ends), *np.log2(rooms)])
 
-    def run(self) -> Iterator[Share]:
-        """The parts of the chips that have a mapping."""
+    @on_one_thread
+    def _search(self) -> None:
         for keep in (self._best, self._good)[len(self.blocks) == 1 :]:
             self._price_alive(*self._down(keep))
+
+    def run(self) -> Iterator[Share]:
+        """The parts of the chips that have a mapping."""
+        self._search()
         found = np.flatnonzero(self.key[0] < np.inf)
         for variant in np.unique(self.where[0, found]).tolist():
             own = found[self.where[0, found] == variant]

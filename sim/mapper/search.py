@@ -34,6 +34,7 @@ from sim.mapper.candidates import ORDERS, ORDERS_ALIKE, Variant, all_tiles, thin
 from sim.mapper.cost import Costs, evaluate
 from sim.mapper.problem import Choice, Setting
 from sim.mapper.tables import Asked, Floats, Ints, Kind, axis_tables, place_of, with_arrays
+from sim.mapper.threads import on_one_thread
 from sim.mapping import AXES, Axis
 
 GRID = 2.0**-33
@@ -256,6 +257,7 @@ class Search:
         """The best mapping so far, of one chip."""
         return self.founds[0]
 
+    @on_one_thread
     def run(self) -> list[Found]:
         """Open boxes until none is left that could hold anything better: first straight down to an incumbent, the best boxes of each level;
         then level by level, if that is not too much at a time. Where there is a budget, or too much, on along the best."""
