@@ -72,8 +72,8 @@ FEW = 16
 FEWEST = 4
 """Chips for which a search together is worth its while."""
 
-SIDE_BY_SIDE = 12
-"""Chips with different arrays that are searched together at most: more do not fit the caches."""
+SIDE_BY_SIDE = 18
+"""Chips with different arrays that are searched together at most: with more the work on arrays outweighs the calls that are saved."""
 
 
 class GemmCosts(NamedTuple):

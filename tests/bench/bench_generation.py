@@ -24,6 +24,10 @@ CASES: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("llama-3.2-1b", "edge-npu", CHUNK),
     ("llama-3.2-3b", "edge-npu", DRAFT),
     ("llama-3.2-3b", "cloud-npu", DRAFT),
+    ("llama-3.2-3b", "tpu-v4i", DRAFT),
+    ("llama-3.2-3b", "gemmini-default", DRAFT),
+    ("llama-3.2-3b", "a100-sxm4-80gb", DRAFT),
+    ("llama-3.2-3b", "edge-npu", DRAFT | CHUNK),
 )
 RUNS = {"roofline": 9, "tiled": 1, "cycle": 1}
 
