@@ -22,6 +22,7 @@ from sim.explore.bracket import DOUBLINGS, TOLERANCE, Line, Probe
 from sim.explore.fields import is_whole, less_is_faster
 from sim.explore.solve import Solution, solve
 from sim.explore.target import read_target
+from sim.present.explore_tables import solution_text
 
 ONLY_DRAM = with_values(load_chip("edge-npu"), {"clock": 1e18})
 """So fast inside that nothing but DRAM takes time."""
@@ -190,6 +191,18 @@ def test_bad_input_is_told(arguments: dict[str, object], words: list[str]) -> No
         solve(**given)  # type: ignore[arg-type]
     for word in words:
         assert word in str(caught.value)
+
+
+def test_a_bandwidth_varies_both_rates_and_says_so() -> None:
+    chip = with_values(load_chip("edge-npu"), {"memory.dram.bandwidth.write": 2e8})
+    found = solve("stories15m", chip, "TTFT 3 ms", "memory.dram.bandwidth", prompt=200, engine="roofline")
+    assert "GB/s, read and written each (the chip has 51.2 GB/s and 200 MB/s)" in solution_text(found)
+    (border,) = found.borders
+    assert border.at is not None
+    met = with_values(chip, {"memory.dram.bandwidth": border.at.value})
+    assert predict("stories15m", met, phase="prefill", prompt=200, engine="roofline").total_s <= 3e-3
+    one = solve("stories15m", chip, "TTFT 3 ms", "memory.dram.bandwidth.write", prompt=200, engine="roofline")
+    assert "each" not in solution_text(one)
 
 
 def test_every_number_of_every_kind_of_chip_can_be_solved_for() -> None:

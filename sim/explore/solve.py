@@ -33,7 +33,8 @@ from workloads.scenario import Phase
 class Border:
     """Where one number starts to meet the target, all others fixed: `at` is the last value that meets, `beyond` the next that does not.
 
-    `beyond` is None if every value that was tried meets; `at` is None if none does, and `beyond` then is the best of them.
+    `beyond` is None if every value that was tried meets; `at` is None if none does, and `beyond` then is the best of them. A bandwidth
+    varies both rates of a level, that of reading and that of writing; `own_written` is the chip's own of these, where it is another.
     """
 
     path: str
@@ -41,6 +42,7 @@ class Border:
     own: float
     at: Probe | None
     beyond: Probe | None
+    own_written: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +246,8 @@ class _Search:
         """Where the number starts to meet the target, the others fixed."""
         its_own = float(value_of(self.chip, path))
         at, beyond = self.line(path, others, its_own if own is None else own).border()
-        return Border(path, unit_of(self.chip, path), its_own, at, beyond)
+        its_written = float(value_of(self.chip, f"{path}.write")) if path.endswith(".bandwidth") else its_own
+        return Border(path, unit_of(self.chip, path), its_own, at, beyond, None if its_written == its_own else its_written)
 
 
 def _cheapest(search: _Search, paths: Sequence[str], cost: Cost | ChipCost) -> tuple[Border, ...]:

@@ -59,6 +59,9 @@ def _answer(border: Border, limit_s: float) -> str:
     value, own = _just_met(border, border.at.value), written(border.own, border.unit)
     times = f", {border.at.value / border.own:.3g}x" if border.own else ""
     text = f"  {border.path} = {value} (the chip has {own}{times})"
+    if border.own_written is not None:
+        own += f" and {written(border.own_written, border.unit)}"
+        text = f"  {border.path} = {value}, read and written each (the chip has {own})"
     if border.beyond is None:
         return f"{text}: the search ended there; it met the target all the way"
     if border.beyond.reason:
