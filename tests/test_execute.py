@@ -219,6 +219,8 @@ def test_issued_macs_fill_whole_folds(dataflow: str) -> None:
         unit = chip(*ONE_STAGE, rows=rows, cols=cols, count=count).matrix
         issued = issued_macs(unit, "int8", dataflow, axis, *extents)
         assert issued.all_units == issued_by_enumeration(count, rows, cols, dataflow, axis, extents)
+        share = {"m": (-(-extents[0] // count), *extents[1:]), "n": (extents[0], -(-extents[1] // count), extents[2])}[axis]
+        assert issued.first_unit == issued_by_enumeration(1, rows, cols, dataflow, axis, share)
 
 
 def test_issued_macs_of_granules_and_packed_operands() -> None:

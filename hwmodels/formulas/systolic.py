@@ -92,6 +92,12 @@ def stream_cycles(dataflow: str, m: Count, n: Count, k: Count, rate: Number = 1)
     return whole_cycles(streamed / smaller(rate, 1))
 
 
+def drain_cycles(dataflow: str, rows: Count, cols: Count) -> Count:
+    """Cycles from the last streamed operand until the last sum has left: through the rows and columns (see above), with "os" down a column
+    besides."""
+    return rows + cols - 2 + (rows if dataflow == "os" else 0)
+
+
 def fold_interval_cycles(
     dataflow: str, preload: Preload, rows: Count, cols: Count, m: Count, n: Count, k: Count, rate: Number = 1
 ) -> Count:

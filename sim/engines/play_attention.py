@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwmodels.chip import Chip
+from hwmodels.formulas import systolic
 from sim.attention_mapping import AttentionMapping, core_parts, key_tiles
 from sim.engines.played import Played
 from sim.engines.ports import Ports, Wait
@@ -85,8 +86,7 @@ def _own_bytes(mapping: AttentionMapping, in_dram: InDram, part: Part) -> _Bytes
 def _drain_cycles(mapping: AttentionMapping, chip: Chip) -> float:
     """Cycles from the last operand that enters the array until the last sum has left it."""
     unit = chip.matrix
-    os_rows = unit.rows if mapping.dataflow == "os" else 0
-    return float(unit.rows + unit.cols - 2 + os_rows) if unit.kind == "systolic" else 0.0
+    return float(systolic.drain_cycles(mapping.dataflow, unit.rows, unit.cols)) if unit.kind == "systolic" else 0.0
 
 
 class _Attention:

@@ -80,12 +80,10 @@ def tile_extra_cycles(setting: Setting, dataflow: str, array_axis: Axis, tile: t
     return 2 * unit.rows + unit.cols - 2 + stream - interval_cycles(setting, dataflow, streamed)
 
 
-def drain_cycles(setting: Setting, dataflow: str) -> int:
+def drain_cycles(setting: Setting, dataflow: str) -> Amount:
     """From the last streamed operand until the last sum has left."""
     unit = setting.chip.matrix
-    if unit.kind == "tensor_core":
-        return 0
-    return unit.rows + unit.cols - 2 + (unit.rows if dataflow == "os" else 0)
+    return 0 if unit.kind == "tensor_core" else systolic.drain_cycles(dataflow, unit.rows, unit.cols)
 
 
 def interval_cycles(setting: Setting, dataflow: str, streamed: Amount) -> Amount:
