@@ -527,9 +527,8 @@ def _least_first(question: _Question[Attention], fused: bool, online: bool) -> l
         every = _array_cycles([first for first, _ in tilings], longest, chip, question.part)
         for (first, kv_tiles), of_all in zip(tilings, every, strict=True):
             cycles = of_all if len(kv_tiles) == len(longest) else of_all[:, np.isin(longest, kv_tiles)]
-            least = _least(first, kv_tiles, chip, *asked, cycles.min(axis=0))
-            seconds = least.seconds * (1 - 1e-12)
-            among = TilingBounds(first, kv_tiles, cycles, least.vector_cycles, least.read_bytes, least.written_bytes, seconds)
+            vector_cycles, read_bytes, written_bytes, seconds = least(first, kv_tiles, chip, *asked, cycles.min(axis=0))
+            among = TilingBounds(first, kv_tiles, cycles, vector_cycles, read_bytes, written_bytes, seconds * (1 - 1e-12))
             bounded += [_Bounded(each_s, among, i) for i, each_s in enumerate(among.least_s.tolist())]
     return sorted(bounded, key=lambda each: each.least_s)
 
@@ -550,7 +549,7 @@ def tilings_of(attention: Attention, chip: Chip, fused: bool, online: bool) -> I
                 yield mapping, fine
 
 
-class _Least(NamedTuple):
+class Least(NamedTuple):
     """What tilings at least ask, whatever the dataflow [key tiles]: cycles of the most loaded core's vector unit, bytes that DRAM reads and
     writes (key tiles without whole bursts), and seconds."""
 
@@ -560,7 +559,7 @@ class _Least(NamedTuple):
     seconds: NDArray[np.float64]
 
 
-def least_s(
+def least(
     mapping: AttentionMapping,
     kv_tiles: Counts,
     chip: Chip,
@@ -568,23 +567,10 @@ def least_s(
     in_dram: InDram,
     part: Part,
     score_bytes: tuple[float, float],
-) -> NDArray[np.float64]:
-    """Below the latency with each of some key tiles, whatever the dataflow: products at the peak rate, key tiles without whole bursts, and
-    levels on the chip left out. With one key tile the chips may be many."""
-    return _least(mapping, kv_tiles, chip, counts, in_dram, part, score_bytes, 0).seconds
-
-
-def _least(
-    mapping: AttentionMapping,
-    kv_tiles: Counts,
-    chip: Chip,
-    counts: Mapping[str, Any],
-    in_dram: InDram,
-    part: Part,
-    score_bytes: tuple[float, float],
-    array_cycles: Any,
-) -> _Least:
-    """The same with what asks for it; and the array is known to take some cycles."""
+    array_cycles: Any = 0,
+) -> Least:
+    """Below what each of some key tiles takes, whatever the dataflow: products at the peak rate or in what is known of their
+    `array_cycles`, key tiles without whole bursts, and levels on the chip left out. With one key tile the chips may be many."""
     attention, unit, clock_hz, dram = mapping.attention, chip.matrix, chip.clock_hz, chip.dram
     cuts, sizes = query_cuts(attention, mapping.split[1], mapping.q_tile), kv_tiles[:, None]
     keys = np.minimum(-(-cuts.last // sizes) * sizes, attention.kv_len) - cuts.first // sizes * sizes
@@ -611,7 +597,7 @@ def _least(
     latency_s = np.where(read > 0, dram.latency_s, 0.0)
     first_s, suffix_s = _ends_s(mapping, np.minimum(kv_tiles, attention.kv_len), chip, in_dram)
     busy_s = transfer_s(read, written, *_rates(chip, dram), dram.bandwidth.shared)
-    return _Least(vector_cycles, read, written, latency_s + np.maximum(busy_s, first_s + cycles / clock_hz + suffix_s))
+    return Least(vector_cycles, read, written, latency_s + np.maximum(busy_s, first_s + cycles / clock_hz + suffix_s))
 
 
 def _array_cycles(firsts: Sequence[AttentionMapping], kv_tiles: Counts, chip: Chip, part: Part) -> Counts:

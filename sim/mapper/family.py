@@ -41,7 +41,7 @@ from sim.mapper.attention import (
     cost_of_use,
     fit,
     flows_of,
-    least_s,
+    least,
     map_attention,
     moves_of,
     tilings_of,
@@ -542,7 +542,7 @@ def map_attentions(
         for number, (first, kv_tile) in enumerate((each, kv_tile) for each, kv_tiles in tilings for kv_tile in kv_tiles.tolist()):
             tiling = replace(first, kv_tile=kv_tile)
             fitting = waiting & fit(tiling, kv_tile, chips)
-            below_s = least_s(first, np.array([kv_tile]), chips, counts, in_dram, part, score_bytes) * (1 - 1e-12)
+            below_s = least(first, np.array([kv_tile]), chips, counts, in_dram, part, score_bytes).seconds * (1 - 1e-12)
             if not (fitting & (below_s <= rank[0])).any():
                 continue
             moves = moves_of(tiling, chips, part)
