@@ -21,6 +21,7 @@ from sim import Sampling, Speculation, Timeline, api, load_model, predict_genera
 from sim.engines import ENGINES
 from sim.explore.generation import DRAFT, expected_tokens
 from sim.explore.stretch import TOLERANCE, ClassTimes, Stretch, _Asked, stretch
+from sim.present.generation_tables import generation_tables
 from tests.chips import round_chip, round_model
 from workloads.scenario import Formats, Scenario
 from workloads.trace import trace
@@ -515,3 +516,13 @@ def test_flags_are_never_ignored(rooftile: Run, arguments: tuple[object, ...], m
     assert (code, out) == (2, "")
     assert message in err
     assert "Traceback" not in err
+
+
+def test_what_the_draft_takes_of_the_first_token_is_told() -> None:
+    """It reads the same prompt, here in chunks as the model does."""
+    asked: dict[str, Any] = {"prompt": 40, "tokens": 3, "chunk": 16, "engine": "tiled"}
+    found = predict_generation("llama-3.2-3b", "edge-npu", speculation=Speculation("llama-3.2-1b", 2, 0.5), **asked)
+    alone = [predict_generation(model, "edge-npu", **asked).ttft_s for model in ("llama-3.2-1b", "llama-3.2-3b")]
+    assert found.draft_ttft_s == pytest.approx(alone[0])
+    assert found.ttft_s == pytest.approx(sum(alone))
+    assert f"TTFT with {1e3 * found.draft_ttft_s:.4g} ms in which the draft reads the prompt" in str(generation_tables(found)[0])

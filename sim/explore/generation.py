@@ -114,6 +114,11 @@ class Generation:
         return float(self.token_latency_s[0])
 
     @property
+    def draft_ttft_s(self) -> float:
+        """What of it the draft model takes to read the prompt."""
+        return self.ttft_s - float(self.plain_latency_s[0])
+
+    @property
     def total_s(self) -> float:
         return float(self.token_latency_s.sum())
 
