@@ -30,6 +30,9 @@ may change, and wide enough that a small jump where another mapping takes over i
 BEND = 0.1
 """By how much the slopes below and above may differ, in percent per percent, before they are told apart."""
 
+FELT = 5e-4
+"""A change of latency that tables and figures show."""
+
 Progress: TypeAlias = Callable[[int, int], None]
 
 
@@ -69,6 +72,11 @@ class Sensitivity:
     def gain(self) -> float:
         """The larger saving of doubling and halving; 0 if neither helps."""
         return max(0.0, *(-change for change in (self.doubled, self.halved) if change is not None), 0.0)
+
+    @property
+    def is_felt(self) -> bool:
+        """Whether doubling or halving changes the latency by as much as is shown."""
+        return any(abs(change) >= FELT for change in (self.doubled, self.halved) if change is not None)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data; `gain_from_doubling` is the share of the latency that goes away."""

@@ -96,20 +96,16 @@ def _shares(solution: Solution) -> str:
     return ", ".join(f"{name} {share:.0%}" for name, share in solution.bound_shares.items() if share >= 0.005)
 
 
-FELT = 5e-4
-"""A change of latency that the table of sensitivities shows."""
-
-
 def sensitivity_tables(rows: Sequence[Sensitivity]) -> list[RenderableType]:
     """What to buy next, dearest answer first, and what latency does not feel."""
     from sim.explore.sensitivity import STEP
 
-    bends = any(row.bends for row in rows if _is_felt(row))
+    bends = any(row.bends for row in rows if row.is_felt)
     table = new_table("", "latency answers to", "value", "% per %", *(["below, above"] if bends else []), "doubled", "halved")
     spare: list[str] = []
     silent: list[str] = []
     for row in rows:
-        if _is_felt(row):
+        if row.is_felt:
             elasticity = "-" if row.elasticity is None else f"{row.elasticity:+.3f}"
             sides = [_sides(row)] if bends else []
             table.add_row(row.path, written(row.value, row.unit, 5), elasticity, *sides, _percent(row.doubled), _percent(row.halved))
@@ -121,10 +117,6 @@ def sensitivity_tables(rows: Sequence[Sensitivity]) -> list[RenderableType]:
         notes.append("below, above: a step or a bend here, where another mapping or another bound takes over; % per % on either side")
     notes += [f"{head}{', '.join(paths)}" for head, paths in told if paths]
     return [table, Text("\n".join(notes) + "\n")]
-
-
-def _is_felt(row: Sensitivity) -> bool:
-    return any(abs(change) >= FELT for change in (row.doubled, row.halved) if change is not None)
 
 
 def _sides(row: Sensitivity) -> str:
