@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -42,15 +43,19 @@ class ArrayRun:
         }
 
 
+def check_extents(extents: Mapping[str, int]) -> None:
+    """Raise `BadInput` with the flags of all extents below 1."""
+    problems = [Problem(f"must be at least 1, found {extent}", path=flag) for flag, extent in extents.items() if extent < 1]
+    if problems:
+        raise BadInput(problems)
+
+
 def run_array(m: int, n: int, k: int, rows: int, cols: int, dataflow: str, mode: Mode = "physical") -> ArrayRun:
     """C[m, n] = A[m, k] W[k, n] on a rows x cols array, with overlapped preload in mode physical.
 
     Raises `BadInput` for an extent below 1, an unknown dataflow or mode.
     """
-    extents = {"--m": m, "--n": n, "--k": k, "--rows": rows, "--cols": cols}
-    problems = [Problem(f"must be at least 1, found {extent}", path=flag) for flag, extent in extents.items() if extent < 1]
-    if problems:
-        raise BadInput(problems)
+    check_extents({"--m": m, "--n": n, "--k": k, "--rows": rows, "--cols": cols})
     for flag, name, known in (("--dataflow", dataflow, tuple(systolic.AXES)), ("--mode", mode, MODES)):
         if name not in known:
             raise UnknownName(Problem(f"unknown name '{name}'", did_you_mean(name, known), path=flag))

@@ -12,6 +12,7 @@ from functional.work import Contraction
 from hwmodels.chip import Chip
 from hwmodels.formulas.communication import gemm_lower_bound_elements
 from hwmodels.formulas.roofline import transfer_s
+from sim.array import check_extents
 from sim.engines import roofline
 from sim.engines.play_gemm import play_gemm
 from sim.engines.played import Besides
@@ -65,6 +66,7 @@ def gemm_on_chip(m: int, n: int, k: int, chip: Chip, number_format: str | None =
     `weights` is a format of W alone: the product is in the wider of the two, W is dequantised on the vector unit, and its scales pass DRAM
     once. Raises `BadInput` for an extent below 1, an unknown format, or one without a rate.
     """
+    check_extents({"--m": m, "--n": n, "--k": k})
     name = check_format(number_format or chip.default_format, "--dtype")
     stored = name if weights is None else weight_format(check_format(weights, "--weights", WEIGHT_FORMATS))
     compute = wider(name, stored)

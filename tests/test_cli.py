@@ -204,6 +204,17 @@ def test_a_reader_that_leaves_is_no_error(command: list[str]) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.parametrize(("closed", "out", "err"), [(1, "", "does not fit"), (2, "TTFT", "")])
+def test_a_closed_stream_takes_nothing(closed: int, out: str, err: str) -> None:
+    """`>&-` and `2>&-`: no traceback, and a warning does not go to the other stream."""
+    words = ["predict", "llama-3.1-70b", "--chip", "edge-npu", "--prompt", "8", "--engine", "roofline"]
+    command = [sys.executable, "-c", "from sim.cli import main; main()", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=lambda: os.close(closed))
+    assert done.returncode == 0
+    assert (out in done.stdout, err in done.stderr) == (True, True)
+    assert ("TTFT" in done.stdout, "does not fit" in done.stdout + done.stderr) == (closed == 2, closed == 1)
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
 @pytest.mark.parametrize("command", [SMALL, ["chips", "list"]])
 def test_a_full_device_is_told(command: list[str]) -> None:

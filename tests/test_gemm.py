@@ -69,6 +69,8 @@ def test_table_names_what_the_json_names() -> None:
     [
         (["--m", "0", "--n", "1", "--k", "1", "--rows", "4", "--cols", "4"], "--m: must be at least 1, found 0"),
         (ONE, "nothing to run on"),
+        ([*ONE, "--chip", "edge-npu", "--rows", "0"], "a chip has its own array"),
+        (["--m", "0", "--n", "1", "--k", "1", "--chip", "edge-npu"], "--m: must be at least 1, found 0"),
         ([*ONE, "--chip", "edge-npu", "--dataflow", "is"], "a chip has its own array"),
         ([*ONE, "--chip", "edge-npu", "--mode", "scalesim"], "a chip has its own array"),
         ([*ONE, "--chip", "edge-npu", "--dtype", "fp8"], "edge-npu has no rate for fp8"),

@@ -61,6 +61,13 @@ class _LazyGroup(TyperGroup):
             raise BadInput(Problem("cannot write: no space is left where standard output goes", "free some, or write elsewhere")) from error
 
 
+def _open_closed_streams() -> None:
+    """Of a stream that was closed (`>&-`) Python has none: what is printed there is discarded, and no file takes its place."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+
+
 def _close_stdout() -> None:
     """Keep the interpreter from flushing at exit into what takes nothing any more."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -105,6 +112,7 @@ def rooftile(
 
 def main() -> None:
     """Entry point: mistakes of the user become one message on stderr and exit code 2."""
+    _open_closed_streams()
     try:
         app(prog_name="rooftile")
     except RooftileError as error:

@@ -35,7 +35,7 @@ def gemm(
     """Map one GEMM C[m, n] = A[m, k] W[k, n] on a chip, or run it on a systolic array alone."""
     if chip is None and (dtype or weights):
         raise BadInput(Problem("an array alone has no number formats", "leave out --dtype and --weights, or give --chip"))
-    if chip is not None and (rows or cols or dataflow or mode):
+    if chip is not None and any(each is not None for each in (rows, cols, dataflow, mode)):
         raise BadInput(Problem("a chip has its own array", "give --chip, or --rows, --cols, --dataflow and --mode"))
     if chip is not None:
         from hwmodels import load_chip

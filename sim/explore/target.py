@@ -70,7 +70,9 @@ def read_target(text: str, phase: Phase | None = None) -> Target:
 def _unnamed(quantity: str) -> tuple[str, Phase | None]:
     """What a quantity without a name means, by its unit."""
     unit = quantity.lstrip("-+.0123456789eE ")
-    if unit and not any(unit in known for known in units.UNITS.values()):
+    if not unit:
+        raise _wrong(f"a bare number, '{quantity}'", f"write a unit, e.g. '{quantity} tok/s' or '{quantity} ms'")
+    if not any(unit in known for known in units.UNITS.values()):
         known = "; ".join(f"{', '.join(units.UNITS[each])} of a {each}" for each in ("throughput", "time"))
         raise _wrong(f"unknown unit '{unit}' in '{quantity}'", f"known: {known}")
     return ("throughput", "decode") if unit in units.UNITS["throughput"] else ("time", None)

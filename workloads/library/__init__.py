@@ -26,5 +26,6 @@ def load_model(name_or_path: str | Path) -> ModelConfig:
         return load_config(_MODELS / f"{name_or_path}.json", str(name_or_path))
     if path.exists() or path.suffix == ".json" or len(path.parts) > 1:
         return load_config(path)
-    cure = f"{did_you_mean(path.name, known)}; or give the path of a config.json or params.json"
+    named = did_you_mean(path.name, known)
+    cure = f"{named}{'' if named.endswith('?') else ';'} or give the path of a config.json or params.json"
     raise UnknownName(Problem(f"unknown model '{name_or_path}'", cure))
