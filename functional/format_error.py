@@ -10,7 +10,7 @@ from torch import Tensor
 from functional.config import ModelConfig
 from functional.llama import Weights, forward
 from functional.qtensor import QTensor
-from functional.quantise import Quantised, calibrated, quantise_cache, quantise_weights
+from functional.quantise import Quantised, calibrate, quantise_cache, quantise_weights
 from functional.weights import new_cache
 
 
@@ -37,7 +37,7 @@ def format_error(
     of_weights, activations, kv = formats
     batch, tokens = ids.shape
     empty = new_cache(config, batch, tokens)
-    scales, wanted = calibrated(config, weights, ids, empty, 0, "all", activations, kv)
+    scales, wanted = calibrate(config, weights, ids, empty, 0, "all", activations, kv)
     f = Quantised(scales, lambda name: False, activations)
     cache = quantise_cache(empty, scales, kv)
     small = small or quantise_weights(weights, of_weights, activations)

@@ -120,6 +120,11 @@ class _Calibrate(Interpreter[_Named]):
         return _Named(view.compute(x.tensor, **attrs), x.maker)
 
 
+def takes_scales(activations: str, kv: str) -> bool:
+    """Whether one of these formats is a scaled one."""
+    return not LARGEST_CODES.keys().isdisjoint((activations, kv))
+
+
 @torch.no_grad()
 def calibrate(
     config: ModelConfig,
@@ -130,27 +135,9 @@ def calibrate(
     logits: Head = "last",
     activations: str = "int8",
     kv: str = "int8",
-) -> dict[str, Tensor]:
-    """Scale of every op's output that is in a scaled format, by the op's name, from one run in fp32; the cache is left as it was.
-
-    Deterministic: ids and weights are the caller's, and seeded there. Nothing is run where no format is a scaled one.
-    """
-    scaled = not LARGEST_CODES.keys().isdisjoint((activations, kv))
-    return calibrated(config, weights, ids, cache, position, logits, activations, kv)[0] if scaled else {}
-
-
-@torch.no_grad()
-def calibrated(
-    config: ModelConfig,
-    weights: Weights[Tensor],
-    ids: Tensor,
-    cache: KVCache[Tensor],
-    position: int,
-    logits: Head = "last",
-    activations: str = "int8",
-    kv: str = "int8",
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """The scales of `calibrate`, and the logits of the run in fp32."""
+    """Scale of every op's output that is in a scaled format, by the op's name, and the logits, from one run in fp32; the cache is left as
+    it was. Deterministic: ids and weights are the caller's, and seeded there."""
     f = _Calibrate()
     named = map_weights(weights, lambda tensor: _Named(tensor, ""), lambda tensor: _Named(tensor, ""))
     copies = KVCache(*(tuple(_Named(each.clone(), "") for each in side) for side in (cache.keys, cache.values)))

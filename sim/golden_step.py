@@ -22,7 +22,7 @@ from functional.llama import KVCache, Weights, forward
 from functional.memory import MemoryNeed, available_bytes, check_memory
 from functional.model import prefill
 from functional.qtensor import QTensor
-from functional.quantise import InPieces, calibrate, quantise_cache, quantise_weights
+from functional.quantise import InPieces, calibrate, quantise_cache, quantise_weights, takes_scales
 from functional.weights import new_cache, random_weights
 from workloads.library import load_model, model_names
 from workloads.scenario import Formats, Scenario
@@ -127,7 +127,9 @@ def seeded_step(config: ModelConfig, scenario: Scenario, seed: int, source: Weig
     cache = new_cache(config, before.shape[0], int(scenario.kv_len))
     if context:
         prefill(config, weights, before, cache)
-    scales = calibrate(config, weights, ids, cache, context, scenario.logits, formats.activations, formats.kv)
+    scales: dict[str, Tensor] = {}
+    if takes_scales(formats.activations, formats.kv):
+        scales, _ = calibrate(config, weights, ids, cache, context, scenario.logits, formats.activations, formats.kv)
     return SeededStep(config, scenario, small, quantise_cache(cache, scales, formats.kv), ids, scales)
 
 

@@ -390,7 +390,7 @@ def test_each_side_of_the_cache_has_a_scale_of_its_own(kv: str) -> None:
     """The largest key and the largest value of a layer have the largest code, whatever format the activations have."""
     weights, ids = random_weights(TINY, 2), torch.randint(203, (2, 9), generator=torch.Generator().manual_seed(4), dtype=torch.int32)
     empty = new_cache(TINY, 2, 9)
-    scales = calibrate(TINY, weights, ids, empty, 0, "all", "fp32", kv)
+    scales, _ = calibrate(TINY, weights, ids, empty, 0, "all", "fp32", kv)
     assert set(scales) == {f"layers.{i}.self_attn.{side}_cache" for i in range(2) for side in "kv"}
     cache = quantise_cache(empty, scales, kv)
     f = Quantised(scales, activations="fp32")

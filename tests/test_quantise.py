@@ -193,7 +193,7 @@ def test_no_order_of_summation_shows(kind: str) -> None:
 def run(batch: int = 2, tokens: int = 20) -> tuple[Quantised, QTensor, Tensor, dict[str, Tensor]]:
     weights = random_weights(MODEL, 3)
     ids = torch.randint(90, (batch, tokens), generator=torch.Generator().manual_seed(1), dtype=torch.int32)
-    scales = calibrate(MODEL, weights, ids, new_cache(MODEL, batch, tokens), 0, "all")
+    scales, _ = calibrate(MODEL, weights, ids, new_cache(MODEL, batch, tokens), 0, "all")
     f = Quantised(scales)
     cache = quantise_cache(new_cache(MODEL, batch, tokens), scales)
     logits = forward(f, MODEL, quantise_weights(weights), QTensor(ids, None), cache, 0, tokens, "all")
@@ -230,7 +230,7 @@ def test_calibration_covers_what_the_cache_held_before_and_leaves_it_alone() -> 
     for side in (*cache.keys, *cache.values):
         side[:, :, :4] = 63.5
     before = [side.clone() for side in (*cache.keys, *cache.values)]
-    scales = calibrate(MODEL, weights, ids, cache, 4)
+    scales, _ = calibrate(MODEL, weights, ids, cache, 4)
     assert float(scales["layers.1.self_attn.k_rope"]) == 0.5
     assert all(torch.equal(side, old) for side, old in zip((*cache.keys, *cache.values), before, strict=True))
 

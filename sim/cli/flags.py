@@ -85,8 +85,33 @@ def phases_of(phase: PhaseChoice | None, context: int | None, logits: LogitsChoi
     return (phase,) if phase else PHASES
 
 
+class _Group:
+    """Flags that commands take together."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The parameters of the API by name."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}  # type: ignore[arg-type]
+
+
 @dataclass(frozen=True)
-class Scenario:
+class Formats(_Group):
+    """Number formats; those that are not given are the default of the chip or of the command."""
+
+    weights: Weights = None
+    activations: Activations = None
+    kv: Kv = None
+
+
+@dataclass(frozen=True)
+class Built(_Group):
+    """What is built of a model, and with which random numbers."""
+
+    layers: Annotated[int, typer.Option("--layers", metavar="L", help="Decoder layers to build.")] = 1
+    seed: Annotated[int, typer.Option("--seed", metavar="S", help="Seed of weights and token ids.")] = 0
+
+
+@dataclass(frozen=True)
+class Scenario(_Group):
     """What is run, and how it is timed; named as the parameters of the API."""
 
     phase: Phase = None
@@ -102,10 +127,6 @@ class Scenario:
     def phases(self) -> tuple[PhaseChoice, ...]:
         """The phases that were asked for. Raises `BadInput` for a context, or logits of all tokens, that none of them has."""
         return phases_of(self.phase, self.context, self.logits)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The parameters by name."""
-        return {each.name: getattr(self, each.name) for each in fields(self)}
 
 
 @dataclass(frozen=True)

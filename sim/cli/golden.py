@@ -14,8 +14,10 @@ app = typer.Typer(rich_markup_mode=None)
 
 
 @app.command()
+@flags.grouped
 def golden(
     model: flags.Model,
+    *,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Write into this folder, which must be new or empty.")],
     ops: Annotated[
         Optional[list[str]],  # noqa: UP045
@@ -26,16 +28,13 @@ def golden(
     number_format: Annotated[
         str, typer.Option("--format", metavar="FMT", help="Format of weights, between ops and of the KV cache, unless said.")
     ] = "bf16",
-    weights: flags.Weights = None,
-    activations: flags.Activations = None,
-    kv: flags.Kv = None,
+    formats: flags.Formats,
     split: flags.Split = 1,
     phase: Annotated[Phase, typer.Option("--phase", help="The step to compute.")] = "prefill",
     batch: flags.Batch = 1,
     prompt: flags.SomePrompt = 16,
     context: flags.Context = None,
-    layers: Annotated[int, typer.Option("--layers", metavar="L", help="Decoder layers to build.")] = 1,
-    seed: Annotated[int, typer.Option("--seed", metavar="S", help="Seed of weights and token ids.")] = 0,
+    built: flags.Built,
 ) -> None:
     """Write golden vectors for RTL verification: inputs, weights and outputs of ops, as .npz and $readmemh files with a manifest."""
     from sim.golden import MANIFEST, write_golden
@@ -48,19 +47,16 @@ def golden(
         out,
         ops=ops or (),
         number_format=number_format,
-        weights=weights,
-        activations=activations,
-        kv=kv,
+        **formats.to_dict(),
         split=split,
         phase=phase,
         batch=batch,
         prompt=prompt,
         context=context,
-        layers=layers,
-        seed=seed,
+        **built.to_dict(),
     )
     tensors, error = sum(len(op["tensors"]) for op in manifest["ops"]), manifest["error_against_fp32"]
-    print(f"{out / MANIFEST}: {len(manifest['ops'])} ops, {tensors} tensors in {manifest['format']}, {opened.source.said(seed)}")
+    print(f"{out / MANIFEST}: {len(manifest['ops'])} ops, {tensors} tensors in {manifest['format']}, {opened.source.said(built.seed)}")
     print(
         f"logits against fp32: max error {error['max_error']:.3g}, RMS {error['rms_error']:.3g} of {error['fp32_rms']:.3g}, "
         f"top-1 agreement {error['top1_agreement']:.1%} of {error['tokens']} tokens"

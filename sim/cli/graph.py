@@ -13,15 +13,15 @@ app = typer.Typer(rich_markup_mode=None)
 
 
 @app.command()
+@flags.grouped
 def graph(
     model: flags.Model,
+    *,
     phase: Annotated[Phase, typer.Option("--phase", help="The step to trace.")] = "prefill",
     batch: flags.Batch = 1,
     prompt: flags.Prompt = None,
     context: flags.Context = None,
-    weights: flags.Weights = None,
-    activations: flags.Activations = None,
-    kv: flags.Kv = None,
+    formats: flags.Formats,
     logits: flags.Logits = "last",
     split: flags.Split = 1,
     form: Annotated[Literal["table", "json", "md", "mermaid", "dot"], typer.Option("--format", help="How to print.")] = "table",
@@ -38,9 +38,7 @@ def graph(
         batch=batch,
         prompt=prompt,
         context=context,
-        weights=weights,
-        activations=activations,
-        kv=kv,
+        **formats.to_dict(),
         logits=logits,
         split=split,
     )

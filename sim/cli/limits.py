@@ -13,17 +13,17 @@ app = typer.Typer(rich_markup_mode=None)
 
 
 @app.command()
+@flags.grouped
 def limits(
     model: flags.Model,
     chip: flags.ChipOption,
+    *,
     batch: Annotated[int, typer.Option("--batch", metavar="B", help="Sequences at a time, for the longest context.")] = 1,
     context: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option("--context", metavar="N", help=f"Tokens in the KV cache, for the largest batch. {flags.DEFAULT_PROMPT}"),
     ] = None,
-    weights: flags.Weights = None,
-    activations: flags.Activations = None,
-    kv: flags.Kv = None,
+    formats: flags.Formats,
     form: Annotated[Literal["table", "json", "md", "csv"], typer.Option("--format", help="How to print.")] = "table",
     out: flags.Out = None,
 ) -> None:
@@ -32,7 +32,7 @@ def limits(
     from sim.present.explore_tables import limits_tables
     from sim.present.output import emit, emit_tables
 
-    found = limits_of(model, chip, batch=batch, context=context, weights=weights, activations=activations, kv=kv)
+    found = limits_of(model, chip, batch=batch, context=context, **formats.to_dict())
     if form == "json":
         emit(json.dumps(found.to_dict(), indent=1), out)
     elif form == "csv":

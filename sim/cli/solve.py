@@ -14,9 +14,11 @@ app = typer.Typer(rich_markup_mode=None)
 
 
 @app.command()
+@flags.grouped
 def solve(
     model: flags.Model,
     chip: flags.ChipOption,
+    *,
     target: Annotated[
         str, typer.Option("--target", help="What to reach: '30 tok/s', '33 ms' (with --phase), 'TTFT 200 ms', 'TPOT 40 ms'.")
     ],
@@ -35,9 +37,7 @@ def solve(
     prompt: flags.Prompt = None,
     context: flags.Context = None,
     engine: flags.Engine = DEFAULT_ENGINE,
-    weights: flags.Weights = None,
-    activations: flags.Activations = None,
-    kv: flags.Kv = None,
+    formats: flags.Formats,
     no_fuse: flags.NoFuse = False,
     form: Annotated[Literal["table", "json"], typer.Option("--format", help="How to print.")] = "table",
     out: flags.Out = None,
@@ -58,9 +58,7 @@ def solve(
         prompt=prompt,
         context=context,
         engine=engine,
-        weights=weights,
-        activations=activations,
-        kv=kv,
+        **formats.to_dict(),
         fused=not no_fuse,
     )
     emit(json.dumps(solution.to_dict(), indent=1) if form == "json" else solution_text(solution), out)

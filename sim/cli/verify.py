@@ -12,25 +12,24 @@ app = typer.Typer(rich_markup_mode=None)
 
 
 @app.command()
+@flags.grouped
 def verify(
     model: flags.Model,
     chip: flags.ChipOption,
+    *,
     phase: flags.Phase = None,
     batch: flags.Batch = 1,
     prompt: flags.SomePrompt = 37,
     context: flags.Context = None,
     engine: Annotated[str, typer.Option("--engine", metavar="tiled|cycle", help="Whose mappings are executed.")] = "tiled",
-    layers: Annotated[int, typer.Option("--layers", metavar="L", help="Decoder layers to build.")] = 1,
-    seed: Annotated[int, typer.Option("--seed", metavar="S", help="Seed of weights and token ids.")] = 0,
+    built: flags.Built,
     dtype: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(
             "--dtype", metavar="FMT", help="Format of weights, between ops and of the KV cache, unless said. [default: the chip's]"
         ),
     ] = None,
-    weights: flags.Weights = None,
-    activations: flags.Activations = None,
-    kv: flags.Kv = None,
+    formats: flags.Formats,
     split: flags.Split = 1,
     form: Annotated[Literal["table", "json"], typer.Option("--format", help="How to print.")] = "table",
     out: flags.Out = None,
@@ -50,12 +49,9 @@ def verify(
             batch=batch,
             prompt=prompt,
             context=context,
-            layers=layers,
-            seed=seed,
+            **built.to_dict(),
             number_format=dtype,
-            weights=weights,
-            activations=activations,
-            kv=kv,
+            **formats.to_dict(),
             engine=engine,
             split=split,
         )
