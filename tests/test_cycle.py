@@ -187,7 +187,10 @@ class Job:
             self.done = now
 
     def when(self, asker: Job) -> int:
-        """When what the asker waits for is there: of a step, a store waits for the sums, a load for the end."""
+        """When what the asker waits for is there: of a step, a store waits for the sums, a load for the end. A store of nothing is over when
+        its sums are there."""
+        if self.resource == "nothing":
+            return self.needs[0].sums
         return self.sums if self.resource == "array" and asker.cause == "store" else self.done
 
 
@@ -226,12 +229,13 @@ def program(
             job.start = job.done = 0
 
     def store(visit: int, slices: int) -> None:
-        size = elements["C"][visit] * (1 if keys[visit] not in keys[visit + 1 :] else 4)
-        job = Job("dram", size / rate / slices, needs=[steps[spans["C"][visit][1] - 1]], cause="store")
+        size = elements["C"][visit] * (gemm.out_bits / 8 if keys[visit] not in keys[visit + 1 :] else 4)
+        job = Job("dram" if size else "nothing", size / rate / slices, needs=[steps[spans["C"][visit][1] - 1]], cause="store")
         if visit == len(stores):
             stores.append([])
         stores[visit].append(job)
-        jobs.append(job)
+        if size:
+            jobs.append(job)
 
     for i in range(len(tiles)):
         if i and i in firsts["C"] and not double:
@@ -316,7 +320,7 @@ def simulate(mapping: GemmMapping, chip: Chip, rate: float, latency: int, came: 
                 job.done = job.left if name == "array" or job.cause == "store" else -1
                 coming += [job] if job.done < 0 else []
                 if name == "array":
-                    waits = [need for need in job.needs if need.done == now]
+                    waits = [need for need in job.needs if need.when(job) == now]
                     cause = "dependency" if not waits else "sram_space" if waits[0].cause in ("room", "store") else "dram"
                     stalls[cause] += now - free[name]
                     sums = max(job.done + extras[place[name]], sums + unit.rows * folds[place[name]] * (mapping.dataflow == "os"))
@@ -348,7 +352,7 @@ def test_equals_a_simulator_that_moves_one_cycle_at_a_time(data: st.DataObject) 
     side, double = st.integers(1, 8), data.draw(st.booleans())
     rate, latency = data.draw(st.sampled_from([0.25, 0.5, 1.0, 4.0])), data.draw(st.sampled_from([0, 64]))
     chip = slow_chip(data.draw(side), data.draw(side), rate, latency, double)
-    gemm = Gemm(*(data.draw(st.integers(1, 40)) for _ in "mnk"), 8, 8, 8, 32, "int8")
+    gemm = Gemm(*(data.draw(st.integers(1, 40)) for _ in "mnk"), 8, 8, data.draw(st.sampled_from([0, 8])), 32, "int8")
     mapping = small_mapping(data, gemm, chip)
     came, windows = {}, []
     if data.draw(st.booleans()):

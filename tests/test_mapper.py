@@ -98,7 +98,7 @@ def chips(
 
 def gemms(limit: int) -> st.SearchStrategy[Gemm]:
     extent, bits = st.integers(1, limit), st.sampled_from([4, 8, 16])
-    return st.builds(Gemm, extent, extent, extent, bits, bits, st.sampled_from([8, 16]), st.just(32), st.just("int8"))
+    return st.builds(Gemm, extent, extent, extent, bits, bits, st.sampled_from([0, 8, 16]), st.just(32), st.just("int8"), st.booleans())
 
 
 @st.composite
@@ -163,7 +163,7 @@ def test_no_cost_is_below_the_roofline(data: st.DataObject) -> None:
 
 
 def compulsory_bytes(gemm: Gemm) -> float:
-    return (gemm.m * gemm.k * gemm.a_bits + gemm.k * gemm.n * gemm.w_bits + gemm.m * gemm.n * gemm.out_bits) / 8
+    return (gemm.m * gemm.k * gemm.a_bits + gemm.k * gemm.n * gemm.w_bits + gemm.m * gemm.n * gemm.out_bits * gemm.out_in_dram) / 8
 
 
 def roofline_s(gemm: Gemm, chip: Chip) -> float:

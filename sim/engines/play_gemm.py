@@ -239,6 +239,8 @@ class Player:
         if finished and link is self.sums[-1]:
             times[SUMS_BEFORE] = self._finish(link, visit, slices, times[SUMS_BEFORE])
         outside, inside = link.bytes_of(link.elements[visit], gemm.out_bits if finished else gemm.acc_bits, slices)
+        if finished and link.from_dram and not gemm.out_in_dram:
+            outside = 0.0
         ready = times[SUMS_BEFORE]
         if link.above is not None:
             ready = max(ready, link.above.times[ROOM])
@@ -441,8 +443,9 @@ class Player:
             if link.role == "psums":
                 back, often_back = link.bytes_of(elements, gemm.acc_bits, 1), often * returns
                 away = link.bytes_of(elements, np.where(link.stays.last, gemm.out_bits, gemm.acc_bits), 1)
+                arrives = ~link.stays.last | gemm.out_in_dram | (not link.from_dram)
                 read[link.inner.name] += float(np.sum(often * away[1]))
-                written[link.outer.name] += float(np.sum(often * away[0]))
+                written[link.outer.name] += float(np.sum(often * away[0] * arrives))
             else:
                 back, often_back = link.bytes_of(elements, self.bits[link.role], 1), often
             read[link.outer.name] += float(np.sum(often_back * back[0]))

@@ -372,14 +372,19 @@ def _stores(case: _Case, traffic: _Traffic) -> list[Link]:
         own = case.tiles_of_first_core("psums", inner) if case.several else groups
         unfinished = _leaves(case, groups, "psums", inner, outer, gemm.acc_bits, less=1)
         traffic.reads(outer, unfinished)
-        traffic.writes(outer, unfinished + _leaves(case, _once(groups), "psums", inner, outer, gemm.out_bits))
+        traffic.writes(outer, unfinished + _leaves(case, _once(groups), "psums", inner, outer, case.setting.result_bits(outer)))
         own_unfinished, own_finished = _elements(own, less=1) * gemm.acc_bits / 8, _elements(_once(own)) * gemm.out_bits / 8
         traffic.writes(inner, own_unfinished)
         traffic.reads(inner, own_unfinished + own_finished)
         tile = case.last_tiles[inner.stage]
-        outer_s, inner_s = _one_transfer(tile[0] * tile[1], gemm.out_bits, outer, False, inner)
+        _, inner_s = _one_transfer(tile[0] * tile[1], gemm.out_bits, outer, False, inner)
+        outer_s, _ = _one_transfer(tile[0] * tile[1], case.setting.result_bits(outer), outer, False, inner)
         back_s = own_unfinished / smaller(outer.read_bytes_per_s, inner.write_bytes_per_s)
-        away_s = (own_unfinished + own_finished) / smaller(outer.write_bytes_per_s, inner.read_bytes_per_s)
+        out_rate = smaller(outer.write_bytes_per_s, inner.read_bytes_per_s)
+        if case.setting.result_bits(outer) == gemm.out_bits:
+            away_s = (own_unfinished + own_finished) / out_rate
+        else:
+            away_s = own_unfinished / out_rate + own_finished / inner.read_bytes_per_s
         links.append(Link(outer, inner, larger(outer_s, inner_s), outer_s, inner_s, back_s + away_s))
     return links
 
