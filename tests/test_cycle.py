@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from itertools import pairwise, product
 from operator import itemgetter
 
 import numpy as np
@@ -187,8 +187,8 @@ class Job:
             self.done = now
 
     def when(self, asker: Job) -> int:
-        """When what the asker waits for is there: of a step, a store waits for the sums, a load for the end. A store of nothing is over when
-        its sums are there."""
+        """When what the asker waits for is there: of a step, a store waits for the sums, a load for the end. A store of nothing is over
+        when its sums are there."""
         if self.resource == "nothing":
             return self.needs[0].sums
         return self.sums if self.resource == "array" and asker.cause == "store" else self.done
@@ -301,10 +301,12 @@ def simulate(mapping: GemmMapping, chip: Chip, rate: float, latency: int, came: 
         job.before = jobs[max(0, i - 6) : i]  # those further back are behind these
     queues = {name: [job for job in jobs if job.resource == name] for name in ("dram", "array")}
     shape = mapping.dataflow, unit.weight_preload, unit.rows, unit.cols
+    extras, folds = [0] * len(sizes), [0] * len(sizes)
+    if unit.kind == "systolic":
+        extras = [int(systolic.alone_cycles(*shape, *size)) - int(systolic.tile_cycles(*shape, *size)) for size in sizes]
+        folds = [int(systolic.folds(mapping.dataflow, unit.rows, unit.cols, *size)) for size in sizes]
     for job, size in zip(queues["array"], sizes, strict=True):
-        job.cycles = int(systolic.tile_cycles(*shape, *size))
-    extras = [int(systolic.alone_cycles(*shape, *size)) - int(systolic.tile_cycles(*shape, *size)) for size in sizes]
-    folds = [int(systolic.folds(mapping.dataflow, unit.rows, unit.cols, *size)) for size in sizes]
+        job.cycles = int(systolic.tile_cycles(*shape, *size)) if unit.kind == "systolic" else granule_cycles(unit, *size)
     stalls, free, sums, place = dict.fromkeys(CAUSES, 0), {"dram": 0, "array": 0}, 0, {"dram": 0, "array": 0}
     now = 0
     coming: list[Job] = []
@@ -336,6 +338,15 @@ def simulate(mapping: GemmMapping, chip: Chip, rate: float, latency: int, came: 
     return Simulated(end, stalls, *window_of(mapping, jobs, end, latency, double))
 
 
+def granule_cycles(unit: MatrixUnit, m: int, n: int, k: int) -> int:
+    """Granules of the output are dealt out to the units one by one, each with all its granules along k."""
+    busy = [0] * unit.count
+    per_granule = unit.tile[0] * unit.tile[1] * unit.tile[2] // int(unit.rates["int8"])
+    for i, _ in enumerate(product(range(0, m, unit.tile[0]), range(0, n, unit.tile[1]))):
+        busy[i % unit.count] += len(range(0, k, unit.tile[2])) * per_granule
+    return max(busy)
+
+
 def slow_chip(rows: int, cols: int, rate: float, latency: int, double: bool) -> Chip:
     """One array and one SRAM that costs no time; DRAM moves `rate` bytes per cycle."""
     roles = frozenset(("activations", "weights", "psums"))
@@ -362,6 +373,26 @@ def test_equals_a_simulator_that_moves_one_cycle_at_a_time(data: st.DataObject) 
         windows = [Window(idle=sum(came.values()) / rate, span=1e6, room_bytes=1e6)]
     played = play_gemm(mapping, chip, cost_gemm(mapping, chip), windows=windows)
     equal(played, simulate(mapping, chip, rate, latency, came))
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+@given(st.data())
+def test_tensor_cores_of_many_cores_equal_the_simulator(data: st.DataObject) -> None:
+    """Cores with equal parts ask the same at the same time: each has its share of DRAM."""
+    double, rate, latency = data.draw(st.booleans()), data.draw(st.sampled_from([0.5, 1.0, 4.0])), data.draw(st.sampled_from([0, 64]))
+    parts = data.draw(st.sampled_from([(1, 1), (1, 2), (2, 1), (2, 2), (1, 4), (4, 1)]))
+    cores = parts[0] * parts[1]
+    side = st.sampled_from([1, 2, 3, 4])
+    granule = data.draw(side), data.draw(side), data.draw(side)
+    unit = MatrixUnit("tensor_core", data.draw(st.integers(1, 4)), 1, 1, granule, (), "overlapped", {"int8": 1}, {"int8": "int32"})
+    alone = replace(slow_chip(1, 1, rate, latency, double), matrix=unit)
+    gemm = Gemm(*(data.draw(st.integers(1, 24)) for _ in "mnk"), 8, 8, data.draw(st.sampled_from([0, 8])), 32, "int8")
+    own = small_mapping(data, gemm, alone)
+    many = replace(slow_chip(1, 1, rate * cores, latency, double), matrix=unit, cores=cores)
+    mapping = replace(own, gemm=replace(gemm, m=gemm.m * parts[0], n=gemm.n * parts[1]), split=parts)
+    cost = cost_gemm(mapping, many)
+    assert cost.array_cycles == sum(granule_cycles(unit, *size) for size in program(own, double, rate, latency)[1])
+    equal(play_gemm(mapping, many, cost), simulate(own, alone, rate, latency))
 
 
 def equal(played: Played, simulated: Simulated) -> None:

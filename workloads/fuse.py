@@ -17,8 +17,8 @@ from workloads.graph import OpGraph, OpNode, Use
 from workloads.split import pieces
 
 Kind: TypeAlias = Literal["weights", "activations", "psums", "results"]
-"""What holds the bytes on a chip. What a linear makes with no op after it in its group comes straight from its sums: `psums` if it leaves the
-chip for good, `results` if a later group reads it, as an activation."""
+"""What holds the bytes on a chip. What a linear makes with no op after it in its group comes straight from its sums: `psums` if it leaves
+the chip for good, `results` if a later group reads it, as an activation."""
 
 ELEMENTWISE = frozenset({"RoPE", "SiLU", "Mul", "Add", "MemCopy", "Concat"})
 """Kinds that touch each element once and so can follow the op that makes it without another visit to memory."""

@@ -33,8 +33,9 @@ MATRIX, VECTOR = UNITS
 class Peaks:
     """A chip as the roofline sees it, worked out once for all loads; everything is that of the whole chip.
 
-    `levels` are (level, bytes read per second, bytes written per second), outermost first; the array writes into `sums_level`. What it makes
-    for later groups is written into `results_level` besides (empty: it is where the sums are). Intermediates may use `resident_bytes` on the chip; where that is an array, `resident_range` is its least and its largest value.
+    `levels` are (level, bytes read per second, bytes written per second), outermost first; the array writes into `sums_level`. What it
+    makes for later groups is written into `results_level` besides (empty: it is where the sums are). Intermediates may use
+    `resident_bytes` on the chip; where that is an array, `resident_range` is its least and its largest value.
     """
 
     macs_per_s: Mapping[str, Number]
