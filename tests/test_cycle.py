@@ -55,6 +55,37 @@ def test_no_group_is_faster_than_the_tiled_bound(chip_name: str, phase: Phase) -
     assert math.isclose(roofline.total_s + lost, cycle.total_s, rel_tol=1e-9)
 
 
+@pytest.mark.parametrize("fused", [True, False])
+def test_cores_that_share_all_memory_work_on_a_tile_once(fused: bool) -> None:
+    """Element-wise ops take every element of the tile that cores share, not each core's part as often as there are cores."""
+    chip = load_chip("edge-npu")
+    chip = replace(chip, cores=4, memory=(chip.dram, replace(chip.memory[1], per="chip")))
+    planned = plan(trace_model("stories15m", "int8", phase="prefill", prompt=37), chip, fused)
+    split = 0
+    for each in play_classes(planned):
+        if isinstance(each.mapped.choice, tiled.GemmChoice) and each.played is not None:
+            split += each.mapped.choice.mapping.split != (1, 1)
+            for name, cycles in each.played.busy.items():
+                assert cycles / float(chip.clock_hz) == pytest.approx(each.bound.busy_s[name], rel=1e-9), name
+    assert split
+
+
+def test_to_the_last_bit() -> None:
+    """Rounding of bounds in seconds to cycles and back, and of sums in another order, does not turn engines around."""
+    for name, model in (("a100-sxm4-80gb", "llama-3.2-1b"), ("edge-npu", "stories15m"), ("tpu-v4i", "stories15m")):
+        chip = load_chip(name)
+        for context in (100, 201, 1000) if model == "llama-3.2-1b" else (100, 201):
+            graph = trace_model(model, chip.default_format, phase="decode", context=context)
+            planned = plan(graph, chip)
+            of_engines = [ENGINES[engine](planned) for engine in ("roofline", "tiled", "cycle")]
+            for engines in zip(*of_engines, strict=True):
+                ideal_s, mapped_s, played_s = (each.latency_s for each in engines)
+                assert ideal_s <= mapped_s <= played_s
+            ideal, mapped = (predict_graph(graph, chip, engine).total_s for engine in ("roofline", "tiled"))
+            played, ahead = (predict_graph(graph, chip, "cycle", prefetch=prefetch).total_s for prefetch in (False, True))
+            assert ideal <= mapped <= played >= ahead
+
+
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_random_mappings_on_random_chips(data: st.DataObject) -> None:

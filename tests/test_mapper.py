@@ -126,8 +126,10 @@ def test_a_random_mapping_on_a_random_chip_costs_what_walking_its_loops_costs(da
     mapping = data.draw(mappings(gemm, chip))
     cost, walked = cost_gemm(mapping, chip), walk(mapping, chip)
     for level in chip.memory:
-        assert cost.read_bytes[level.name] == close(max(walked.read[level.name].values(), default=0))
-        assert cost.written_bytes[level.name] == close(max(walked.written[level.name].values(), default=0))
+        for charged, sizes in ((cost.read_bytes, walked.read[level.name]), (cost.written_bytes, walked.written[level.name])):
+            assert charged[level.name] == close(sizes.get((0, 0), 0))
+            # A smaller part may lie on more matrix units of its core, each of which reads for itself.
+            assert int(chip.matrix.count) > 1 or charged[level.name] == close(max(sizes.values(), default=0))
     assert cost.array_cycles == max(walked.cycles.values())
     assert cost.tile_steps == max(walked.steps.values())
     assert cost.issued_macs == close(round(walked.issued_macs)) or abs(cost.issued_macs - walked.issued_macs) <= 1

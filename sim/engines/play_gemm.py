@@ -127,8 +127,8 @@ class Player:
         self.latest, self.most_steps, self.array_cycles = math.inf, math.inf, 0  # see `played_within`
         self.steps = 0
         self.issued_share = 1.0  # MACs that the chip issues per useful one of the played core
-        rows = self.nest.rows
-        self.own_sums = float(((rows.starts[:, -1, 2] == 0) * rows.lengths[:, -1, :2].prod(axis=1) * rows.often).sum())
+        away = self.sums[-1].stays  # of one core, or, where cores share what holds their sums, of all
+        self.finished_sums = float((away.elements * away.often * away.last).sum())
 
     def _links(self, role: Role) -> list[Link]:
         links: list[Link] = []
@@ -207,7 +207,7 @@ class Player:
 
     def _finish(self, link: Link, visit: int, slices: int, sums: float) -> float:
         """Element-wise work on a slice of a finished tile, and what it moves besides; when both are done."""
-        share = link.elements[visit] / self.own_sums / slices
+        share = link.elements[visit] / self.finished_sums / slices
         return self._beside(sums, share)
 
     def _beside(self, ready: float, share: float) -> float:

@@ -41,7 +41,7 @@ def linear_counts(step: LinearStep, golden: QCaptured, tally: Tally, machine: Ma
     planned = (gemm.a_bits, gemm.w_bits, gemm.acc_bits, gemm.out_bits)
     if planned != tuple(bits.values()):
         raise ValueError(f"the mapping is one of {planned} bits per element of {', '.join(bits)}; they have {tuple(bits.values())}")
-    if gemm.out_bits and gemm.out_in_dram != (output == "in DRAM"):
+    if gemm.out_in_dram != (output != "on the chip"):
         raise ValueError(f"the result is {output}; the mapping has it {'in DRAM' if gemm.out_in_dram else 'on the chip'}")
     name, burst = chip.dram.name, int(chip.dram.burst_bytes)
     through_dram = {cargo: each for cargo, each in bits.items() if cargo != "outputs" or output == "in DRAM"}
