@@ -18,6 +18,9 @@ from hwmodels.technology import KernelConstants, Technology
 BLOCK_ROWS = tuple(sorted(base * 2**i for base in (1, 3) for i in range(8)))
 """Tiles along m of the blocks of C that are tried; the other SMs lie along n."""
 
+WIDE = ("bf16", "fp16")
+"""Formats of products for which a technology states its energy."""
+
 
 def attention_tile(head_dim: int, asynchronous: bool) -> tuple[int, int]:
     """Queries and keys of a tile of causal attention: FlashAttention-3's where tensor cores are asynchronous, else one that fits the data
@@ -48,12 +51,12 @@ class Board:
 
 def board_of(chip: Chip, technology: Technology, compute: str) -> Board:
     """The board as its kernels see it. Energy is stated for 16-bit products; narrower ones take as much power at their own peak, and those
-    outside the tensor cores are not limited."""
+    in fp32, outside the tensor cores, are not limited."""
     clock_hz, l2 = float(chip.clock_hz), chip.memory[1]
     flops_per_s = {name: 2 * float(chip.peak_macs_per_s(name)) for name in chip.formats}
-    wide = max((flops_per_s[name] for name in ("bf16", "fp16") if name in flops_per_s), default=0.0)
+    wide = flops_per_s[compute] if compute in WIDE else max((flops_per_s[name] for name in WIDE if name in flops_per_s), default=0.0)
     headroom = np.inf
-    if chip.tdp_w is not None and wide and flops_per_s[compute] >= wide:
+    if chip.tdp_w is not None and wide and compute != "fp32":
         headroom = float(gpu.power_headroom(clock_hz, wide, chip.tdp_w, technology.generation.energy_j_per_flop))
     return Board(
         sms=float(chip.cores),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from functional.errors import BadInput
-from hwmodels.load import LIBRARY
+from hwmodels.layers import LIBRARY
 from hwmodels.technology import CALIBRATION, load_calibration
 
 FILE = CALIBRATION / "tensor-core-gpu.yaml"
