@@ -13,7 +13,9 @@ from hwmodels.chip import Chip
 from sim.attention_mapping import Attention, AttentionMapping, core_parts, key_tiles
 from sim.engines.play_attention import AttentionOps, least_cycles, least_of_tilings, play_attention
 from sim.intervals import KINDS, Log
-from sim.mapper.attention import InDram, TilingBounds, attention_candidates, attention_cost, fits, innermost_use, map_attention
+from sim.mapper.attention import TilingBounds, attention_candidates, map_attention
+from sim.mapper.attention_cost import InDram, attention_cost, innermost_use
+from sim.mapper.attention_room import fits
 from sim.mapping import Span
 from sim.plan import resident_level
 

@@ -23,7 +23,7 @@ from sim.attention_mapping import AttentionMapping, core_parts, key_tiles, visib
 from sim.engines.play_gemm import play_gemm
 from sim.execute.tally import Cargo, Tally
 from sim.mapper import chip_use, choice_of, cost_gemm
-from sim.mapper.attention import innermost_use
+from sim.mapper.attention_cost import innermost_use
 from sim.mapper.cost import cost_of
 from sim.mapper.problem import setting_of
 from sim.mapping import AXES, GemmMapping, Span, StageTiling, Tile

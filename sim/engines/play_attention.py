@@ -23,7 +23,8 @@ from sim.engines.played import Played
 from sim.engines.ports import Ports, Wait
 from sim.engines.repeat import Books, State
 from sim.intervals import CAUSES, Log
-from sim.mapper.attention import AttentionCost, InDram, Part, TilingBounds, flows_of, query_cuts
+from sim.mapper.attention import TilingBounds, flows_of
+from sim.mapper.attention_cost import AttentionCost, InDram, Part, query_cuts
 from sim.mapping import Span, parts
 
 

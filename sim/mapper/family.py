@@ -31,23 +31,10 @@ from hwmodels.chip import Chip, MatrixUnit
 from hwmodels.many import chip_at, shape_of, taken
 from sim.attention_mapping import Attention, AttentionMapping
 from sim.mapper import array, map_gemm, moved_bytes, weight_passes
-from sim.mapper.attention import (
-    ALL_IN_DRAM,
-    AttentionCost,
-    InDram,
-    Part,
-    attention_cost,
-    attention_modes,
-    cost_of_use,
-    fit,
-    flows_of,
-    least,
-    map_attention,
-    moves_of,
-    tilings_of,
-    use_of,
-)
-from sim.mapper.attention import moved_bytes as attention_bytes
+from sim.mapper.attention import attention_modes, flows_of, least, map_attention, tilings_of
+from sim.mapper.attention_cost import ALL_IN_DRAM, AttentionCost, InDram, Part, attention_cost, cost_of_use, moves_of, use_of
+from sim.mapper.attention_cost import moved_bytes as attention_bytes
+from sim.mapper.attention_room import fit
 from sim.mapper.bound import ROUNDING, Bounder
 from sim.mapper.cost import GemmCost, chip_traffic, cost_of, evaluate, weights_fetched
 from sim.mapper.problem import NOTHING, Besides, Choice, Place, Setting, setting_of
