@@ -78,13 +78,19 @@ def best_attention(question: _Question[Attention]) -> tuple[AttentionMapping, At
             if best is not None and each.least_s > best[0][0]:
                 break
             for mapping, cost in _priced(each.mapping, chip, counts, *asked):
-                rank = (cost.latency_s, cost.dram_read_bytes + cost.dram_written_bytes, -mapping.q_tile, -mapping.kv_tile)
+                rank = rank_of(mapping, cost)
                 if best is None or rank < best[0]:
                     best = rank, mapping, cost
         if best is not None:
             return best[1], best[2]
     level = innermost(chip, "activations")
     raise BadInput(Problem("not one query with one key fits", f"raise memory.{level.name}.capacity", path=f"memory.{level.name}.capacity"))
+
+
+def rank_of(mapping: AttentionMapping, cost: AttentionCost) -> tuple[Any, ...]:
+    """By which mappings are ordered, the best first; of many chips with arrays."""
+    moved_bytes = cost.dram_read_bytes + cost.dram_written_bytes
+    return cost.latency_s, moved_bytes, -mapping.q_tile, -mapping.kv_tile, mapping.score_buffers
 
 
 def attention_modes(attention: Attention) -> list[tuple[bool, bool]]:
@@ -116,7 +122,7 @@ def attention_candidates(
             promising[id(each.among)] = (least_s_of(each.among) * (1 - 1e-9) < below_s).tolist()
         if promising[id(each.among)][each.place]:
             found += _priced(each.mapping, chip, counts, in_dram, part, score_bytes)
-    best = sorted(found, key=lambda pair: (pair[1].latency_s, pair[1].dram_read_bytes + pair[1].dram_written_bytes, -pair[0].q_tile))
+    best = sorted(found, key=lambda pair: rank_of(*pair))
     return [pair for pair in best if pair[1].latency_s < below_s]
 
 
@@ -170,11 +176,13 @@ def _least_first(question: _Question[Attention], fused: bool, online: bool) -> l
     attention, chip = question.of, question.chip
     asked = dict(question.counts), question.in_dram, question.part, question.score_bytes
     bounded = []
-    for _, alike in groupby(tilings_of(attention, chip, fused, online), key=lambda each: each[0].split):
+    for _, alike in groupby(tilings_of(attention, chip, fused, online, question.part), key=lambda each: each[0].split):
         tilings = list(alike)
         longest = max((kv_tiles for _, kv_tiles in tilings), key=len)  # with all others in it: what fits one beside fits a smaller one
-        every = _array_cycles([first for first, _ in tilings], longest, chip, question.part)
-        for (first, kv_tiles), of_all in zip(tilings, every, strict=True):
+        firsts = {first.q_tile: first for first, _ in tilings}
+        every = dict(zip(firsts, _array_cycles(list(firsts.values()), longest, chip, question.part), strict=True))
+        for first, kv_tiles in tilings:
+            of_all = every[first.q_tile]
             cycles = of_all if len(kv_tiles) == len(longest) else of_all[:, np.isin(longest, kv_tiles)]
             vector_cycles, read_bytes, written_bytes, seconds = least(first, kv_tiles, chip, *asked, cycles.min(axis=0))
             among = TilingBounds(first, kv_tiles, cycles, vector_cycles, read_bytes, written_bytes, seconds * (1 - 1e-12))
@@ -182,8 +190,9 @@ def _least_first(question: _Question[Attention], fused: bool, online: bool) -> l
     return sorted(bounded, key=lambda each: each.least_s)
 
 
-def tilings_of(attention: Attention, chip: Chip, fused: bool, online: bool) -> Iterator[tuple[AttentionMapping, Counts]]:
-    """Splits and query tiles with the first dataflow, each with the key tiles that fit beside; only those for which there are some."""
+def tilings_of(attention: Attention, chip: Chip, fused: bool, online: bool, part: Part) -> Iterator[tuple[AttentionMapping, Counts]]:
+    """Splits, query tiles and places for scores (two where a core has more than one use for them) with the first dataflow, each with the
+    key tiles that fit beside; only those for which there are some."""
     unit = chip.matrix
     rows, keys = (unit.rows, unit.cols) if unit.kind == "systolic" else (unit.tile[0], unit.tile[1])
     dataflow = unit.dataflows[0] if unit.kind == "systolic" else ""
@@ -192,10 +201,12 @@ def tilings_of(attention: Attention, chip: Chip, fused: bool, online: bool) -> I
     for split in _splits(attention, int(chip.cores)):
         positions = int(ceil_div(attention.q_len, split[1]))
         for q_tile in _sizes(positions, max(1, rows // attention.rows_per_query)):
-            mapping = AttentionMapping(attention, q_tile, attention.kv_len, fused, online, buffers, split, dataflow, "m")
-            fine = kv_tiles[fit(mapping, kv_tiles, chip)]
-            if len(fine):
-                yield mapping, fine
+            one = AttentionMapping(attention, q_tile, attention.kv_len, fused, online, buffers, split, dataflow, "m")
+            is_more = online or q_tile < positions or attention.pairs > split[0]
+            for mapping in [replace(one, score_buffers=2), one] if part == "all" and fused and is_more else [one]:
+                fine = kv_tiles[fit(mapping, kv_tiles, chip)]
+                if len(fine):
+                    yield mapping, fine
 
 
 class Least(NamedTuple):
@@ -241,8 +252,9 @@ def least(
     visible = attention.batch * attention.heads * float(attention.mask.visible_pairs(attention.q_len, attention.kv_len))
     lane_cycles = sum(float(count) / visible * chip.vector.cycles[name] for name, count in counts.items())
     vector_cycles = worst * (lane_cycles / chip.vector.lanes)
-    cycles = np.maximum(worst * (products * attention.head_dim / peak_macs), vector_cycles)
-    cycles = np.maximum(cycles, array_cycles)
+    cycles = np.maximum(worst * (products * attention.head_dim / peak_macs), array_cycles)
+    by_turns = part == "all" and mapping.score_buffers == 1
+    cycles = cycles + vector_cycles if by_turns else np.maximum(cycles, vector_cycles)
     latency_s = np.where(read > 0, dram.latency_s, 0.0)
     first_s, suffix_s = ends_s(mapping, np.minimum(kv_tiles, attention.kv_len), chip, in_dram)
     busy_s = transfer_s(read, written, *rates_of(chip, dram), dram.bandwidth.shared)

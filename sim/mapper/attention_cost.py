@@ -6,7 +6,9 @@ score and output tiles in the accumulator's format where psums are held.
 
 **Latency.** A lower bound on every schedule of the mapping, as for a GEMM (`sim.mapper.cost`): max over units and levels of prefix + busy +
 suffix. Before the array and the vector unit do anything, DRAM has answered and the first query and key tile have passed its port; after
-them the last output tile is still to be written. DRAM itself waits for its first answer.
+them the last output tile is still to be written. DRAM itself waits for its first answer. While a query tile has the only place for scores,
+array and vector unit work by turns: both take their time. With two places the vector unit still has nothing to do before the first scores
+are complete, and the array is not done before the last of them are multiplied by the values; the products of a core count by their scores.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from numpy.typing import NDArray
 
 from hwmodels.chip import Chip, MemoryLevel, Role
 from hwmodels.formulas import systolic, tensor_core
-from hwmodels.formulas.elementwise import chosen, plain, slowest
+from hwmodels.formulas.elementwise import chosen, larger, plain, slowest
 from hwmodels.formulas.roofline import transfer_s
 from hwmodels.formulas.systolic import ceil_div, whole_cycles
 from sim.attention_mapping import Attention, AttentionMapping
@@ -50,8 +52,6 @@ class AttentionCost:
     latency_s: Any
     bound_by: Any
     busy_s: dict[str, Any]
-    prefix_s: Any
-    suffix_s: Any
     dram_read_bytes: float
     dram_written_bytes: float
     computed_scores: float
@@ -72,8 +72,8 @@ class _Tiles(NamedTuple):
 
 
 class _Use(NamedTuple):
-    """What pairs ask of a core: array cycles, MACs issued, in all and by its first matrix unit, operand bytes read, elements, and bytes of
-    tiles fetched and stored."""
+    """What pairs ask of a core: array cycles, MACs issued, in all and by its first matrix unit, operand bytes read, elements, bytes of
+    tiles fetched and stored, and the scores that softmax waits for at first and those that it is done with last."""
 
     cycles: Any
     issued_macs: Any
@@ -85,6 +85,8 @@ class _Use(NamedTuple):
     query_bytes: Any
     key_bytes: Any
     output_bytes: Any
+    first_scores: Any
+    last_scores: Any
 
 
 def attention_cost(
@@ -124,19 +126,24 @@ def cost_of_use(
         read, written = read + 4 * passes + maxima, written + 3 * passes + maxima
     visible = attention.batch * attention.heads * float(attention.mask.visible_pairs(attention.q_len, attention.kv_len))
     busy = _busy(mapping, chip, worst, whole, (read, written), {name: float(count) / visible for name, count in counts.items()})
-    return _bounded(mapping, chip, busy, in_dram, whole, read, written)
+    latency_s, bound_by = _bound(mapping, chip, busy, in_dram, read > 0)
+    if part == "all":
+        most = _Use(*columns[:, columns[_Use._fields.index("computed_scores")].argmax()].tolist())
+        alone = 1.0 if mapping.score_buffers == 1 else (most.first_scores + most.last_scores) / (2 * pairs * most.computed_scores)
+        by_turns_s = _bound(mapping, chip, {"matrix": busy["matrix"] * alone + busy["vector"]}, in_dram, read > 0)[0]
+        busier = chosen(busy["matrix"] >= busy["vector"], "matrix", "vector")
+        latency_s, bound_by = larger(latency_s, by_turns_s), chosen(by_turns_s > latency_s, busier, bound_by)
+    return AttentionCost(latency_s, bound_by, busy, read, written, whole.computed_scores, whole.issued_macs)
 
 
-def _bounded(
-    mapping: AttentionMapping, chip: Chip, busy: dict[str, Any], in_dram: InDram, whole: _Use, read: float, written: float
-) -> AttentionCost:
+def _bound(mapping: AttentionMapping, chip: Chip, busy: dict[str, Any], in_dram: InDram, is_read: bool) -> tuple[Any, Any]:
+    """Seconds that nothing goes below which keeps units and levels so long busy, and what binds."""
     dram = chip.dram
-    latency_s = dram.latency_s if read > 0 else 0.0
+    latency_s = dram.latency_s if is_read else 0.0
     first_s, suffix_s = ends_s(mapping, min(mapping.kv_tile, mapping.attention.kv_len), chip, in_dram)
     ends = {name: (latency_s, 0.0) if name == dram.name else (latency_s + first_s, suffix_s) for name in busy}
     bound_by, most_s = slowest({name: chosen(busy[name] > 0, ends[name][0] + busy[name] + ends[name][1], 0.0) for name in busy})
-    prefix, suffix = (chosen(bound_by == dram.name, ends[dram.name][i], ends["matrix"][i]) for i in range(2))
-    return AttentionCost(most_s, bound_by, busy, prefix, suffix, read, written, whole.computed_scores, whole.issued_macs)
+    return most_s, bound_by
 
 
 def ends_s(mapping: AttentionMapping, keys: Any, chip: Chip, in_dram: InDram) -> tuple[Any, Any]:
@@ -226,11 +233,11 @@ def innermost_use(mapping: AttentionMapping, chip: Chip) -> InnermostUse:
     kept_bits = float(np.max(rows * tiles.keys)) * attention.act_bits if mapping.fused and not mapping.online else 0.0
     copies = 2 * (mapping.buffers if operands.double_buffered else 1)
     room = dict.fromkeys((operands.name, sums.name), 0.0)
-    room[operands.name] += float(np.max(rows)) * attention.head_dim * attention.act_bits + kept_bits
+    room[operands.name] += mapping.score_buffers * (float(np.max(rows)) * attention.head_dim * attention.act_bits + kept_bits)
     room[operands.name] += copies * float(np.max(widths)) * attention.head_dim * attention.kv_bits
     room[sums.name] += float(np.max(rows)) * attention.head_dim * attention.acc_bits
     if mapping.online:
-        room[sums.name] += float(np.max(rows * widths)) * attention.acc_bits
+        room[sums.name] += mapping.score_buffers * float(np.max(rows * widths)) * attention.acc_bits
     pairs = int(ceil_div(attention.pairs, mapping.split[0]))
     return InnermostUse(
         level=operands.name,
@@ -293,6 +300,8 @@ class _Moves(NamedTuple):
     query_bytes: NDArray[np.float64]
     key_bytes: NDArray[np.float64]
     output_bytes: NDArray[np.float64]
+    first_scores: NDArray[np.float64]
+    last_scores: NDArray[np.float64]
 
 
 def moves_of(mapping: AttentionMapping, chip: Chip, part: Part) -> _Moves:
@@ -303,7 +312,19 @@ def moves_of(mapping: AttentionMapping, chip: Chip, part: Part) -> _Moves:
     key_bytes = (2 if part == "all" else 1) * _key_bytes(mapping, chip, tiles)
     columns = (rows * tiles.keys, side_bytes * (part != "context"), key_bytes, side_bytes * (part != "scores"))
     computed, queries, keys, output = (np.bincount(tiles.part, weights=column).astype(np.float64) for column in columns)
-    return _Moves(tiles, computed, queries, keys, output)
+    return _Moves(tiles, computed, queries, keys, output, *_edge_scores(mapping, tiles, rows))
+
+
+def _edge_scores(mapping: AttentionMapping, tiles: _Tiles, rows: Counts) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Scores of the first and of the last query tile of each part, online of their first and last key tile."""
+    changes = np.flatnonzero(np.diff(tiles.part))
+    first, last = np.append(0, changes + 1), np.append(changes, len(rows) - 1)
+    if not mapping.online:
+        return (rows * tiles.keys)[first].astype(np.float64), (rows * tiles.keys)[last].astype(np.float64)
+    edge = mapping.attention.kv_len % mapping.kv_tile
+    head = np.where(tiles.full > 0, mapping.kv_tile, edge)
+    tail = np.where(tiles.edge > 0, edge, mapping.kv_tile)
+    return (rows * head)[first].astype(np.float64), (rows * tail)[last].astype(np.float64)
 
 
 def use_of(mapping: AttentionMapping, chip: Chip, part: Part, moves: _Moves) -> _Use:

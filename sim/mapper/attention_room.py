@@ -36,10 +36,10 @@ def _held_bytes(mapping: AttentionMapping, kv_tiles: Any, chip: Chip) -> dict[st
     rows = mapping.q_tile * attention.rows_per_query
     kv_tile = smaller(kv_tiles, attention.kv_len)
     kept_keys = attention.kv_len if mapping.fused and not mapping.online else kv_tile
-    sums_wide = attention.head_dim + kv_tile if mapping.online else larger(attention.head_dim, kv_tile)
+    sums_wide = attention.head_dim + mapping.score_buffers * kv_tile if mapping.online else larger(attention.head_dim, kv_tile)
     operands, sums = innermost(chip, "activations"), innermost(chip, "psums")
     held_bits: dict[str, Any] = {operands.name: 0.0, sums.name: 0.0}
-    held_bits[operands.name] = rows * (attention.head_dim + kept_keys) * attention.act_bits
+    held_bits[operands.name] = mapping.score_buffers * rows * (attention.head_dim + kept_keys) * attention.act_bits
     held_bits[operands.name] = held_bits[operands.name] + 2 * mapping.buffers * kv_tile * attention.head_dim * attention.kv_bits
     held_bits[sums.name] = held_bits[sums.name] + rows * sums_wide * attention.acc_bits
     return {name: bits / 8 for name, bits in held_bits.items()}
