@@ -15,7 +15,7 @@ from sim.engines.play_attention import AttentionOps, least_cycles, least_of_tili
 from sim.intervals import KINDS, Log
 from sim.mapper.attention import TilingBounds, attention_candidates, map_attention
 from sim.mapper.attention_cost import InDram, attention_cost, innermost_use
-from sim.mapper.attention_room import fits
+from sim.mapper.attention_room import fits, held_bytes
 from sim.mapping import Span
 from sim.plan import resident_level
 
@@ -116,6 +116,27 @@ def test_cost_is_above_the_roofline_and_its_mapping_fits(chip_name: str, q_len: 
     assert cost.dram_read_bytes + cost.dram_written_bytes >= compulsory
     assert cost.latency_s >= max(cost.busy_s.values())
     assert cost.issued_macs >= shape.useful_macs
+
+
+@pytest.mark.parametrize(
+    ("online", "score_buffers", "operands_bytes", "sums_bytes"),
+    [
+        # 6 rows of queries of 64 and their scores with 100 keys, bf16; two tiles of 32 keys and two of values of 64.
+        (False, 1, 6 * (64 + 100) * 2 + 4 * 32 * 64 * 2, 6 * 64 * 4),
+        # Outputs and the next scores have places of their own.
+        (False, 2, 2 * 6 * (64 + 100) * 2 + 4 * 32 * 64 * 2, 6 * 64 * 4),
+        # Scores with one key tile, beside the sums of the output.
+        (True, 1, 6 * (64 + 32) * 2 + 4 * 32 * 64 * 2, 6 * (64 + 32) * 4),
+        (True, 2, 2 * 6 * (64 + 32) * 2 + 4 * 32 * 64 * 2, 6 * (64 + 2 * 32) * 4),
+    ],
+)
+def test_room_by_hand(online: bool, score_buffers: int, operands_bytes: int, sums_bytes: int) -> None:
+    shape = Attention(1, 4, 2, 9, 100, 64, 91, None, 16, 16, 32, "bf16")
+    mapping = AttentionMapping(shape, 3, 32, True, online, 2, (1, 1), "ws", "m", score_buffers=score_buffers)
+    assert held_bytes(mapping, load_chip("edge-npu")) == {"sram": operands_bytes + sums_bytes}
+    # What is executed holds the same, but for scores as they come from the array: online they are in the accumulator's format only.
+    use = innermost_use(mapping, load_chip("edge-npu")).room_bytes["sram"]
+    assert use == operands_bytes + sums_bytes - (score_buffers * 6 * 32 * 2 if online else 0)
 
 
 def test_what_stays_on_the_chip_is_not_fetched() -> None:

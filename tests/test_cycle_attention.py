@@ -1,4 +1,4 @@
-"""Defends: attention is played as its mapping says, to the cycle and with the causes of its stalls, with one place for scores and with two."""
+"""Defends: attention is played as its mapping says, to the cycle and with the causes of stalls, with one place for scores and with two."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from itertools import product
 
 import pytest
 
-from hwmodels import load_chip
+from hwmodels import load_chip, with_values
 from hwmodels.chip import Bandwidth, Chip
 from hwmodels.formulas import systolic
 from sim.attention_mapping import Attention, AttentionMapping
 from sim.engines.play_attention import AttentionOps, least_cycles, play_attention
 from sim.intervals import CAUSES, KINDS, Log
-from sim.mapper.attention_cost import AttentionCost, InDram
+from sim.mapper.attention import map_attention
+from sim.mapper.attention_cost import AttentionCost, InDram, attention_cost
 from tests.walked_attention import Sides, Speeds, simulate
 
 SEEDS = range(40)
@@ -35,8 +36,9 @@ def charged(mapping: AttentionMapping, chip: Chip, speeds: Speeds, sides: Sides)
     rows = attention.q_len * attention.rows_per_query
     scores, keys = 0, 0
     for start, stop in tiles:
-        seen = range(max(0, start + attention.mask_offset - (attention.window or 10**6) + 1), min(stop + attention.mask_offset, attention.kv_len))
-        here = min(-(-seen.stop // mapping.kv_tile) * mapping.kv_tile, attention.kv_len) - seen.start // mapping.kv_tile * mapping.kv_tile
+        oldest = max(0, start + attention.mask_offset - (attention.window or 10**6) + 1)
+        newest = min(stop + attention.mask_offset, attention.kv_len)
+        here = min(-(-newest // mapping.kv_tile) * mapping.kv_tile, attention.kv_len) - oldest // mapping.kv_tile * mapping.kv_tile
         scores, keys = scores + (stop - start) * attention.rows_per_query * here, keys + here
     keys = attention.kv_len if mapping.kv_tile >= attention.kv_len else keys
     read = attention.pairs * attention.head_dim * (rows * sides.queries + 2 * keys * sides.keys)
@@ -52,7 +54,8 @@ def drawn(seed: int, score_buffers: int, online: bool) -> tuple[AttentionMapping
     kv_heads, q_len = rng.randint(1, 3), rng.randint(1, 7)
     kv_len = q_len + rng.choice([0, 0, 3, 8])
     window = rng.choice([None, None, 2, 5])
-    attention = Attention(rng.randint(1, 2), kv_heads * rng.randint(1, 2), kv_heads, q_len, kv_len, 2, kv_len - q_len, window, 8, 8, 32, "int8")
+    batch, heads = rng.randint(1, 2), kv_heads * rng.randint(1, 2)
+    attention = Attention(batch, heads, kv_heads, q_len, kv_len, 2, kv_len - q_len, window, 8, 8, 32, "int8")
     q_tile, kv_tile = rng.randint(1, q_len), rng.randint(1, kv_len + 1)
     mapping = AttentionMapping(attention, q_tile, kv_tile, True, online, rng.randint(1, 2), (1, 1), rng.choice(["os", "ws"]), "m")
     drain = int(systolic.drain_cycles(mapping.dataflow, 2, 3))
@@ -111,3 +114,72 @@ def test_two_pairs_by_hand(score_buffers: int, expected: list[tuple[int, int]]) 
     works = (found.resource == found.resources.index("matrix")) & (found.what == KINDS.index("compute"))
     assert sorted(zip(found.start_s[works].tolist(), found.end_s[works].tolist(), strict=True)) == expected
     assert [found.op[works].tolist(), played.end] == [[0, 1, 0, 1] if score_buffers == 1 else [0, 0, 1, 1], expected[-1][1] + 3]
+
+
+# --- on any chip ---
+
+
+def any_chip(rng: random.Random) -> Chip:
+    """One of the library with another array, vector unit, cores, latency and memories."""
+    base = load_chip(rng.choice(["edge-npu", "cloud-npu", "gemmini-default", "tpu-v4i", "tpu-v6e"]))
+    changes: dict[str, float] = {"matrix.rows": rng.choice([1, 4, 16]), "matrix.cols": rng.choice([1, 3, 16])}
+    changes |= {"cores": rng.choice([1, 1, 2, 7]), "matrix.count": rng.choice([1, 3]), "vector.lanes": rng.choice([1, 8, 64])}
+    changes |= {f"memory.{level.name}.latency": 0 for level in base.memory if rng.random() < 0.5}
+    changes |= {f"memory.{level.name}.bandwidth": float(level.bandwidth.read) * rng.choice([0.1, 1, 3]) for level in base.memory}
+    return with_values(base, changes)
+
+
+def any_mapping(rng: random.Random, chip: Chip) -> AttentionMapping:
+    compute = "bf16" if "bf16" in chip.formats else "int8"
+    bits, kv_heads, q_len = 16 if compute == "bf16" else 8, rng.randint(1, 3), rng.choice([1, 5, 12])
+    kv_len, window = q_len + rng.choice([0, 9]), rng.choice([None, 3])
+    heads = kv_heads * rng.randint(1, 2)
+    attention = Attention(rng.randint(1, 3), heads, kv_heads, q_len, kv_len, 8, kv_len - q_len, window, bits, bits, 32, compute)
+    fused = rng.random() < 0.8
+    online = fused and compute == "bf16" and rng.random() < 0.5
+    cores = int(chip.cores)
+    split = rng.choice([(1, 1), (min(cores, attention.pairs), 1), (1, min(cores, q_len))])
+    tiles = rng.randint(1, q_len), rng.randint(1, kv_len)
+    mapping = AttentionMapping(attention, *tiles, fused, online, rng.randint(1, 2), split, rng.choice(chip.matrix.dataflows), "m")
+    return replace(mapping, score_buffers=rng.randint(1, 2) if fused else 1)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_no_play_is_below_its_bounds_and_better_hardware_is_never_slower(seed: int) -> None:
+    """Of a fixed mapping, tiled and cycle alike; and every unit and level is as busy as charged."""
+    rng = random.Random(f"any {seed}")
+    chip = any_chip(rng)
+    mapping, in_dram = any_mapping(rng, chip), InDram(*(rng.random() < 0.7 for _ in range(3)))
+    counts = {"exp": rng.randint(0, 5000), "add": 77}
+
+    def timed(chip: Chip) -> tuple[float, float]:
+        cost = attention_cost(mapping, chip, counts, in_dram)
+        played = play_attention(mapping, chip, cost, cost.busy_s, in_dram, "all")
+        clock_hz = float(chip.clock_hz)
+        for name, busy_s in cost.busy_s.items():
+            assert played.busy[name] / clock_hz == pytest.approx(busy_s, rel=1e-9)
+        least_s = least_cycles(mapping, chip, cost, cost.busy_s, in_dram, "all") / clock_hz
+        assert max(cost.latency_s, least_s) <= played.end / clock_hz * (1 + 1e-9)
+        return cost.latency_s, played.end / clock_hz
+
+    before = timed(chip)
+    numbers = {f"memory.{level.name}.bandwidth": level.bandwidth.read for level in chip.memory}
+    for path, number in {"clock": chip.clock_hz, "vector.lanes": chip.vector.lanes, **numbers}.items():
+        after = timed(with_values(chip, {path: 2 * number}))
+        assert all(new <= old * (1 + 1e-9) for old, new in zip(before, after, strict=True)), path
+
+
+def test_what_is_mapped_has_two_places_where_they_fit_and_help() -> None:
+    """In little memory one place is what fits; what a core does at once has no use for two."""
+    shape = Attention(1, 4, 2, 64, 64, 8, 0, None, 8, 8, 32, "int8")
+    base = with_values(load_chip("edge-npu"), {"matrix.rows": 4, "matrix.cols": 4})
+    found = {}
+    for capacity in (400, 100_000):
+        chip = with_values(base, {"memory.sram.capacity": capacity})
+        mapping, cost = map_attention(shape, chip, {"exp": 100_000})
+        found[capacity] = mapping.score_buffers
+        other = attention_cost(replace(mapping, score_buffers=3 - mapping.score_buffers), chip, {"exp": 100_000})
+        assert (other.latency_s < cost.latency_s) == (mapping.score_buffers == 1)
+    assert found == {400: 1, 100_000: 2}
+    alone, _ = map_attention(replace(shape, heads=2, kv_heads=1, q_len=1, mask_offset=63), base, {"exp": 128})
+    assert alone.score_buffers == 1

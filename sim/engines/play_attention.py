@@ -4,10 +4,10 @@ Of a query tile: its queries come from DRAM into a place that an output has left
 gives scores; the vector unit works on all scores of the tile (online: on those of each key tile); each value tile gives a part of the
 output; the output is written. Where scores have one place, the next ones wait until these are used. Where they have two, the array computes
 the next ones of the core first and then takes the values for these: the vector unit works on one while the array fills or uses the other.
-All units and ports serve in the order of these steps. What is charged to the units and the levels on the chip is parted over the steps in
-proportion to the scores that they compute, and is taken with the step; DRAM's bytes over the transfers in proportion to their own, so that
-everything is exactly as busy as charged. Scores that pass through DRAM are moved with the steps that need them. Times are cycles, not
-rounded; causes of stalls are those of `sim.engines.play_gemm`.
+All units and ports serve in the order of these steps, in which the array leaves a place before it needs it again. What is charged to the
+units and the levels on the chip is parted over the steps in proportion to the scores that they compute, and is taken with the step; DRAM's
+bytes over the transfers in proportion to their own, so that everything is exactly as busy as charged. Scores that pass through DRAM are
+moved with the steps that need them. Times are cycles, not rounded; causes of stalls are those of `sim.engines.play_gemm`.
 """
 
 from __future__ import annotations
@@ -181,8 +181,8 @@ class _Attention:
         self.books = Books(self.ports, self.waits, self.tail)
         self.used: dict[str, list[float]] = {"K": [0.0] * mapping.buffers, "V": [0.0] * mapping.buffers}
         self.whole: dict[str, float] = {}
-        # When queries have been used, when each place for scores is free, when the last output has left, when anything was complete last.
-        self.asked, self.used_scores, self.away, self.last_end = 0.0, [0.0] * mapping.score_buffers, 0.0, 0.0
+        # When queries have been used, when the last output has left, when anything was complete last.
+        self.asked = self.away = self.last_end = 0.0
         self.scored: list[_Scored] = []
         self.unwritten: _Unwritten | None = None
 
@@ -307,14 +307,14 @@ class _Attention:
 
     def _state(self) -> State:
         waiting = [each.ready for each in (*self.scored, self.unwritten) if each is not None]
-        own = self.asked, self.away, self.last_end, *self.used_scores, *self.used["K"], *self.used["V"], *waiting
+        own = self.asked, self.away, self.last_end, *self.used["K"], *self.used["V"], *waiting
         return self.books.state(own, [f"{len(self.scored)} scored", f"{self.unwritten is not None} unwritten"])
 
     def _jump(self, old: State, shift: list[float], pairs: int) -> None:
         """Add what so many pairs add."""
         moves = iter(self.books.jump(old, shift, pairs))
         self.asked, self.away, self.last_end = self.asked + next(moves), self.away + next(moves), self.last_end + next(moves)
-        for times in (self.used_scores, self.used["K"], self.used["V"]):
+        for times in (self.used["K"], self.used["V"]):
             times[:] = [time + next(moves) for time in times]
         self.scored = [each._replace(ready=each.ready + next(moves)) for each in self.scored]
         if self.unwritten is not None:
@@ -358,7 +358,6 @@ class _Attention:
         queries = self._load(query_bytes, room, self.op_of["K"]) if query_bytes else 0.0
         chunks = [[keys] for keys in row.keys] if mapping.online and self.part == "all" else [row.keys]
         for index, lengths in enumerate(chunks):
-            room = max(room, self.used_scores.pop(0))
             ready = max(room, queries) if self.part == "context" else self._scores(row, lengths, is_first_row, queries, room)
             self._write_output()
             self.scored.append(_Scored(row.rows, lengths, is_first_row, index == len(chunks) - 1, ready))
@@ -383,7 +382,6 @@ class _Attention:
             waits_for = ("sram_space", self.away) if scored.is_last and self.away > done else ("vector", done)
             end = self._products("V", rows, scored.lengths, scored.is_first_row, 0.0, waits_for, read)
             done = max(done, end + self.drain)
-        self.used_scores.append(end)
         if scored.is_last:
             self.unwritten = _Unwritten(rows * self.bytes.output, done)
             if self.mapping.score_buffers == 1:
