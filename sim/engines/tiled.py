@@ -31,8 +31,9 @@ from sim.engines import roofline
 from sim.engines.result import GroupTimes, side_by_side
 from sim.intervals import Schedule
 from sim.mapper import Besides, GemmCost, MappedGemm, map_gemm, moved_bytes, weight_passes
-from sim.mapper.attention import AttentionCost, InDram, Part, map_attention
-from sim.mapper.attention import moved_bytes as attention_bytes
+from sim.mapper.attention import map_attention
+from sim.mapper.attention_cost import AttentionCost, InDram, Part
+from sim.mapper.attention_cost import moved_bytes as attention_bytes
 from sim.mapping import Gemm, GemmMapping
 from sim.plan import Plan, apart_from_sums, resident_capacity_bytes, sustained
 from workloads.demand import GroupClass
