@@ -15,6 +15,7 @@ from functional.formats import bits_of
 from hwmodels import units
 from sim.evidence.measure import Measured, Measurement
 from sim.evidence.stopwatch import FLUSHED
+from sim.evidence.tidy import slow_note
 
 _WIDTH = 110
 _LANE_BITS = 32
@@ -30,6 +31,7 @@ def chip_yaml(found: Measurement, clock: str | None = None) -> str:
     told = "given" if clock else "/proc/cpuinfo" if clock_hz else "nobody says: rates per cycle follow from it, seconds do not"
     clock_hz = clock_hz or _ASSUMED_CLOCK_HZ
     measured = f"rooftile measure, {found.date}, {found.threads} threads"
+    calls = measured if found.primitives_rate == 1 else f"{measured}, {slow_note(found.primitives_rate)}"
     data = {
         "name": _slug(found.hardware),
         "aliases": [found.hardware],
@@ -40,9 +42,9 @@ def chip_yaml(found: Measurement, clock: str | None = None) -> str:
         "clock": {"value": f"{clock_hz / 1e6:g} MHz", "source": told, "standing": "measured" if clock_hz else "assumed"},
         "cores": {"value": found.threads, "source": "threads that PyTorch uses"},
         "matrix": _matrix(found, clock_hz, measured),
-        "vector": _vector(found, clock_hz, measured),
+        "vector": _vector(found, clock_hz, calls),
         "memory": _memory(found, clock_hz, measured),
-        "overhead": _overhead(found, measured),
+        "overhead": _overhead(found, calls),
     }
     head = "# A CPU as a chip. Peaks are the best that was measured; `rooftile calibrate` fits what is sustained of them.\n"
     return head + yaml.safe_dump(data, sort_keys=False, width=_WIDTH, default_flow_style=None)
@@ -89,7 +91,7 @@ def rows_at_once(found: Measurement) -> int | None:
     """Rows of a product that take as long as one: the most of any shape, up to the first that do not; None where one was not timed."""
     shapes: dict[tuple[object, object], dict[int, float]] = {}
     for row in _rows(found, "gemm"):
-        if row.note == FLUSHED:
+        if row.note == FLUSHED and row.time.rate == 1:
             shapes.setdefault((row.cells["N"], row.cells["K"]), {})[int(row.cells["M"])] = row.time.least_s
     return max((_shared(times) for times in shapes.values() if 1 in times), default=None)
 
