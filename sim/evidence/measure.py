@@ -26,7 +26,7 @@ from functional.llama import KVCache, Weights, build_weights, forward
 from functional.memory import MemoryNeed, available_bytes, check_memory, memory_need
 from functional.weights import dtype_named, random_weights, rotary_frequencies
 from sim.evidence.cases import OURS
-from sim.evidence.machine import Board, Processor, board, kept_memory, processor
+from sim.evidence.machine import Board, Processor, Taken, board, kept_memory, processor
 from sim.evidence.op_rows import Key
 from sim.evidence.sampling import SHARE, Job, Log, Progress, Reference, Sampler, Timed
 from sim.evidence.stopwatch import FLUSHED, Step, Stopwatch, Work, stopwatch
@@ -141,7 +141,7 @@ def measure(
     with kept_memory() if device == "cpu" else nullcontext(False) as is_kept, torch.inference_mode(), _told_if_full():
         weights = _weights(config, dtype, seed, watch.device)
         timed_steps = [_Step(config, weights, *step, dtype, seed, watch) for step in steps]
-        log = Log(Reference(watch.reference()))
+        log = Log(Reference(watch.reference(), Taken(torch.get_num_threads()) if device == "cpu" else lambda: 0.0))
         jobs = [*_streams(watch, stream_bytes), *_gemms(watch, dtype, seed)]
         if device == "cpu":  # a GPU is described by its datasheet
             jobs += _primitives(watch)

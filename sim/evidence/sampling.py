@@ -1,57 +1,74 @@
 """Which timings of a machine count: those taken while it was at its best.
 
-Neighbours on the same core, clocks and heat make a machine slower by half for seconds or minutes, without a word from the operating system.
-So a *reference*, some milliseconds of fixed work, is timed before and after every stretch of samples, and a sample is used if neither of
-these two readings is slower than the machine's best by more than `SHARE`. No time is ever scaled, and what a sample itself took has no part
-in whether it is used. What has too few such samples is timed again later, while there is patience; what has too few of them then is made of
-its samples of the best readings, and says at which rate the machine was.
+Neighbours on the same core, clocks and heat make a machine slower by half for seconds or minutes, and other programs and virtual machines
+take their turns. So a *reference*, some milliseconds of fixed work, is timed before and after every stretch of samples, and the operating
+system is asked what others have taken of the processor meanwhile. A sample is used if neither reading is slower than the machine's best by
+more than `SHARE`, and others took no larger share. No time is ever scaled, and what a sample itself took has no part in whether it is used.
+What has too few such samples is timed again later, while there is patience; what has too few of them then is made of those of the best
+rate, and says which rate that was.
 """
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 SHARE = 0.08
 """By how much slower than its best a machine's readings may be."""
-HELD = 5
+HELD = 7
 """Readings in a row whose median must be as fast as that for a rate to be a machine's: a single fast one may be chance."""
 LEAST = 3
 """Samples of which a median is taken, at least."""
 BUDGET_S = 1.0
 """Seconds spent on what has `LEAST` samples, at most."""
 
-_STRETCH_S = 0.05
-"""Seconds between two readings: states that last for less are noise, which the median takes care of."""
-_NAP_S = 0.05
+_STRETCH_S = 0.25
+"""Seconds between two readings: what lasts for less is noise, which the median takes care of, and operating systems count in steps of
+10 ms."""
+_NAP_S = 0.1
 
-Reading: TypeAlias = tuple[float, ...]
-"""Seconds of each kernel of the reference."""
+class Reading(NamedTuple):
+    """Seconds of each kernel of the reference; when it was read, and processor seconds that others had taken of the threads until then."""
+
+    kernels_s: tuple[float, ...]
+    at_s: float
+    taken_s: float
 
 
 class Reference:
-    """Kernels of fixed work, each of which times itself [s]. Without any, a machine counts as being at its best always."""
+    """Kernels of fixed work, each of which times itself [s], and `taken`, which tells the processor seconds that others took so far of each
+    thread. Without any kernels, and with nothing taken, a machine counts as being at its best always."""
 
-    def __init__(self, kernels: Sequence[Callable[[], float]]) -> None:
-        self._kernels = tuple(kernels)
+    def __init__(
+        self,
+        kernels: Sequence[Callable[[], float]],
+        taken_s: Callable[[], float] = lambda: 0.0,
+        now: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._kernels, self._taken_s, self._now = tuple(kernels), taken_s, now
         self._recent: tuple[Reading, ...] = ()
-        self._best: Reading = (float("inf"),) * len(self._kernels)
+        self._best_s = (math.inf,) * len(self._kernels)
 
     def read(self) -> Reading:
-        reading = tuple(kernel() for kernel in self._kernels)
+        reading = Reading(tuple(kernel() for kernel in self._kernels), self._now(), self._taken_s())
         self._recent = (*self._recent, reading)[-HELD:]
         if len(self._recent) == HELD:
-            held = (statistics.median(seconds) for seconds in zip(*self._recent, strict=True))
-            self._best = tuple(min(pair) for pair in zip(self._best, held, strict=True))
+            held_s = (statistics.median(seconds) for seconds in zip(*(each.kernels_s for each in self._recent), strict=True))
+            self._best_s = tuple(min(pair) for pair in zip(self._best_s, held_s, strict=True))
         return reading
 
-    def rate(self, reading: Reading) -> float:
-        """The machine's rate at a reading, of its best one so far: that of the kernel that is slowed most, 1 at most."""
-        return min((1.0, *(best / seconds for best, seconds in zip(self._best, reading, strict=True))))
+    def rate(self, before: Reading, after: Reading) -> float:
+        """The machine's rate between two readings, of its best one so far: that of the kernel that is slowed most, or what others left;
+        1 at most."""
+        elapsed_s = after.at_s - before.at_s
+        left = 1 - (after.taken_s - before.taken_s) / elapsed_s if elapsed_s > 0 else 1.0
+        slowed = (best_s / seconds for each in (before, after) for best_s, seconds in zip(self._best_s, each.kernels_s, strict=True))
+        return max(min(1.0, left, *slowed), 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +108,12 @@ class Log:
         self._reference, self._now = reference, now
         self._samples: dict[Hashable, list[Sample]] = {}
         self._open: list[tuple[Hashable, float]] = []
-        self._last: Reading = ()
-        self._read_at_s = 0.0
+        self._last: tuple[Reading, Reading] | None = None
 
     def read(self) -> None:
         """Begin a stretch."""
-        self._last, self._read_at_s = self._reference.read(), self._now()
+        reading = self._reference.read()
+        self._last = (reading if self._last is None else self._last[1], reading)
 
     def note(self, key: Hashable, seconds: float) -> None:
         """One sample, which counts from the next reading on."""
@@ -104,11 +121,12 @@ class Log:
 
     def settle(self, at_once: bool = False) -> None:
         """End a stretch and begin another, unless the last reading is recent."""
-        if at_once or self._now() - self._read_at_s >= _STRETCH_S:
-            before = self._last
+        assert self._last is not None
+        before = self._last[1]
+        if at_once or self._now() - before.at_s >= _STRETCH_S:
             self.read()
             for key, seconds in self._open:
-                self._samples.setdefault(key, []).append(Sample(seconds, before, self._last))
+                self._samples.setdefault(key, []).append(Sample(seconds, before, self._last[1]))
             self._open.clear()
 
     @property
@@ -118,8 +136,8 @@ class Log:
 
     @property
     def rate(self) -> float:
-        """The machine's at the last reading, of its best."""
-        return self._reference.rate(self._last)
+        """The machine's between the last two readings, of its best."""
+        return 1.0 if self._last is None else self._reference.rate(*self._last)
 
     @property
     def is_best(self) -> bool:
@@ -143,7 +161,7 @@ class Log:
         return Timed.of([seconds for rate, seconds in samples if rate >= level], level)
 
     def _rate(self, sample: Sample) -> float:
-        return min(self._reference.rate(sample.before), self._reference.rate(sample.after))
+        return self._reference.rate(sample.before, sample.after)
 
 
 def _is_best(rate: float) -> bool:
@@ -225,7 +243,7 @@ class Sampler:
         for turn in count(1):
             turn_s = self._now()
             run(self._log)
-            self._log.settle(at_once=turn % self._runs == 0 or self._now() - turn_s >= _STRETCH_S)
+            self._log.settle(at_once=turn % self._runs == 0 or self._now() - turn_s >= _STRETCH_S / 2)
             self._spent_s[job] = spent_s + self._now() - ready_s
             if not self._log.is_fresh:
                 continue

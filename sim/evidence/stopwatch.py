@@ -31,7 +31,7 @@ _PRODUCT_SIZE = 384
 """Rows and columns of the reference's matrices: about a millisecond of two cores, in their caches."""
 _STREAMED_BYTES = 2**23
 """Bytes that the reference reads from memory: about a millisecond, and a part of what a last cache holds."""
-_REPEATS = 3
+_REPEATS = 5
 """Runs of each part of the reference, of which the least counts: what disturbs one of them is no state of the machine."""
 
 
