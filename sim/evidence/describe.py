@@ -6,6 +6,7 @@ Peaks are the best that any run reached, so that a roofline stays a bound: `cali
 from __future__ import annotations
 
 import math
+import statistics
 from typing import Any
 
 import yaml
@@ -89,11 +90,7 @@ ONE_PASS = 1.5
 
 def rows_at_once(found: Measurement) -> int | None:
     """Rows of a product that take as long as one: the most of any shape, up to the first that do not; None where one was not timed."""
-    shapes: dict[tuple[object, object], dict[int, float]] = {}
-    for row in _rows(found, "gemm"):
-        if row.note == FLUSHED and row.time.rate == 1:
-            shapes.setdefault((row.cells["N"], row.cells["K"]), {})[int(row.cells["M"])] = row.time.least_s
-    return max((_shared(times) for times in shapes.values() if 1 in times), default=None)
+    return max((_shared(times) for times in _flushed_gemms(found).values() if 1 in times), default=None)
 
 
 def _shared(least_s: dict[int, float]) -> int:
@@ -103,12 +100,43 @@ def _shared(least_s: dict[int, float]) -> int:
     return max(m for m in least_s if m < first_beyond)
 
 
+_FEWEST_ROWS = 100
+"""Rows of products from which on each row takes as long as any other."""
+
+
+def pack_bytes_per_s(found: Measurement) -> float | None:
+    """How fast weights are packed before they are multiplied: the median over shapes of what is left of the time of the fewest of many
+    rows, if each takes as long as each of the others. None where nothing is left, or no shape was timed with two numbers of rows."""
+    rates = []
+    for (n, k), times in _flushed_gemms(found).items():
+        many = sorted(m for m in times if m >= _FEWEST_ROWS)
+        if len(many) > 1:
+            row_s = (times[many[-1]] - times[many[0]]) / (many[-1] - many[0])
+            left_s = times[many[0]] - many[0] * row_s
+            rates.append(n * k * bits_of(found.dtype) / 8 / left_s if left_s > 0 else math.inf)
+    rate = statistics.median(rates) if rates else math.inf
+    return rate if rate < math.inf else None
+
+
+def _flushed_gemms(found: Measurement) -> dict[tuple[int, int], dict[int, float]]:
+    """Of products on flushed caches the least seconds by N and K, and by M; those that were timed at the machine's best rate."""
+    shapes: dict[tuple[int, int], dict[int, float]] = {}
+    for row in _rows(found, "gemm"):
+        if row.note == FLUSHED and row.time.rate == 1:
+            m, n, k = (int(row.cells[name]) for name in "MNK")
+            shapes.setdefault((n, k), {})[m] = row.time.least_s
+    return shapes
+
+
 def _overhead(found: Measurement, measured: str) -> dict[str, Any]:
     launch_ns, hidden_ns = (f"{1e9 * found.primitives_s[name]:.4g} ns" for name in ("launch", "hidden"))
     rows = rows_at_once(found)
     few = {"unpacked_rows": {"value": rows, "source": f"so many rows take as long as one; {measured}"}} if rows else {}
+    rate = pack_bytes_per_s(found)
+    packs = {"pack": {"value": f"{rate / 1e9:.4g} GB/s", "source": f"products less what their rows take; {measured}"}} if rate else {}
     return {
         **few,
+        **packs,
         "launch": {"value": launch_ns, "source": f"an addition of one element; {measured}"},
         "hidden": {"value": hidden_ns, "source": f"exponential of minus infinity, more than of another number; {measured}"},
     }
