@@ -36,6 +36,8 @@ from sim.evidence.measure import Measured, Measurement, measure
 from sim.evidence.op_rows import PARTS, Distinct, InPlace
 from sim.evidence.sampling import HELD, Job, Log, Reference, Sampler, Timed
 from sim.evidence.stopwatch import CpuStopwatch, CudaStopwatch
+from sim.evidence.tidy import is_slow, read_tidy
+from sim.present.evidence_tables import slow_rows
 from workloads.kernels import KERNELS, kernel_graph
 from workloads.library import load_model
 from workloads.scenario import Formats, Scenario
@@ -131,6 +133,37 @@ def test_rows_that_share_a_pass_are_those_that_take_as_long_as_one(found: Measur
     assert load_chip(tmp_path / "cpu.yaml").unpacked_rows == 3
     (tmp_path / "cpu.yaml").write_text(chip_yaml(replace(found, rows=(*others, *rows[1:5])), "2 GHz"))
     assert load_chip(tmp_path / "cpu.yaml").unpacked_rows is None
+
+
+def test_packing_is_what_many_rows_leave(found: Measurement, tmp_path: Path) -> None:
+    """64 x 64 x 4 bytes; 128 rows take 10 us and 512 take 34, so a row 62.5 ns, and 2 us are left: 8.192 GB/s. A shape whose few rows were
+    timed at half the rate, and one that leaves nothing, say nothing."""
+    times_us = {(64, 64): {1: 1, 128: 10, 512: 34}, (8, 64): {1: 1, 128: 10, 512: 20}, (64, 8): {1: 1, 128: 10, 512: 44}}
+    rows = [
+        Measured({"op": "gemm", "M": m, "N": n, "K": k}, Timed(1.0, us * 1e-6, 3, 0.5 if (n, m) == (8, 128) else 1.0), stopwatch.FLUSHED)
+        for (n, k), times in times_us.items()
+        for m, us in times.items()
+    ]
+    others = tuple(row for row in found.rows if row.cells["op"] != "gemm" or row.note != stopwatch.FLUSHED)
+    for which, expected in ((rows, None), (rows[:6], 8.192e9), (rows[3:], None)):
+        (tmp_path / "cpu.yaml").write_text(chip_yaml(replace(found, rows=(*others, *which)), "2 GHz"))
+        pack = load_chip(tmp_path / "cpu.yaml").pack
+        assert (pack and pack.read_bytes_per_s(2e9)) == (expected and pytest.approx(expected, rel=1e-3))
+
+
+def test_rows_below_the_best_rate_say_so(found: Measurement, tmp_path: Path) -> None:
+    steady = tuple(replace(row, time=replace(row.time, rate=1.0)) for row in found.rows)
+    slow = replace(found, rows=(*steady[:-1], replace(steady[-1], time=replace(steady[-1].time, rate=0.523))), primitives_rate=0.7)
+    rows = rows_of(slow)
+    assert rows[-1]["notes"] == f"{steady[-1].note}; machine at 52 % of its best rate"
+    assert [row["notes"] for row in rows[:-1]] == [row.note for row in steady[:-1]]
+    assert slow_rows(slow).startswith(f"1 of {len(steady)} rows were timed while the machine was below its best rate, at 52% at the least")
+    (tmp_path / "slow.csv").write_text(slow.to_csv())
+    assert [is_slow(row) for row in read_tidy(tmp_path / "slow.csv")] == [False] * (len(steady) - 1) + [True]
+    (tmp_path / "cpu.yaml").write_text(chip_yaml(slow))
+    sources = {path: origin.source for path, origin in load_chip(tmp_path / "cpu.yaml").provenance.items()}
+    assert "machine at 70 % of its best rate" in sources["overhead.launch"]
+    assert "machine at" not in sources["memory.dram.bandwidth"]
 
 
 def test_a_described_chip_has_the_best_rates_that_were_measured(found: Measurement, tmp_path: Path) -> None:
@@ -627,10 +660,14 @@ def test_the_command_writes_table_and_chip(
     quick: pytest.MonkeyPatch, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     out, chip = tmp_path / "cpu.csv", tmp_path / "cpu.yaml"
-    words = ["measure", "--model", "stories15m", "--layers", "1", "--prompt", "4", "--runs", "3", "--out", out, "--chip-out", chip]
+    words = ["measure", "--model", "stories15m", "--layers", "1", "--prompt", "4", "--runs", "3", "--patience", "1"]
+    words += ["--out", str(out), "--chip-out", str(chip)]
     monkeypatch.setattr(sys, "argv", ["rooftile", *map(str, words)])
     main_code = _code()
-    assert (main_code, capsys.readouterr().out) == (0, "")
+    told = capsys.readouterr()
+    assert (main_code, told.out) == (0, "")
+    assert "timed; " in told.err
+    assert ("warning: " in told.err) == ("of its best rate" in out.read_text())
     assert out.read_text().startswith("# origin: rooftile measure")
     assert predict_graph(trace(MODEL, Scenario.decode(Formats("fp32", "fp32", "fp32"), 1, 9)), chip, "roofline").total_s > 0
     for wrong in (["--clock", "2 GHz"], ["--device", "cuda", "--chip-out", str(chip)]):

@@ -30,7 +30,7 @@ from sim.attention_mapping import Attention, AttentionMapping
 from sim.engines import roofline
 from sim.engines.result import GroupTimes, side_by_side
 from sim.intervals import Schedule
-from sim.mapper import Besides, GemmCost, MappedGemm, is_mapped_within, map_gemm, moved_bytes, weight_passes
+from sim.mapper import Besides, GemmCost, MappedGemm, is_soon_within, map_gemm, moved_bytes, weight_passes
 from sim.mapper.attention import AttentionCost, InDram, Part, map_attention
 from sim.mapper.attention import moved_bytes as attention_bytes
 from sim.mapping import Gemm, GemmMapping
@@ -113,7 +113,7 @@ def class_seconds(plan: Plan) -> list[float]:
 
 
 def _hidden_by_packing_s(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks) -> float | None:
-    """Seconds of a group of linears whose weights are packed, or passed over, if some mapping of it takes no longer; else None."""
+    """Seconds of a group of linears whose weights are packed, or passed over, if a mapping that takes no longer is soon found."""
     chip = plan.chip
     linears = [op for op in group_class.ops if op.kind == "Linear"]
     if chip.pack is None or technology_of(chip) is not None or not linears:
@@ -123,7 +123,7 @@ def _hidden_by_packing_s(group_class: GroupClass, plan: Plan, peaks: roofline.Pe
         return None
     gemm, a_resident = gemm_of(group_class, plan)
     besides = moved_besides(group_class, plan)
-    return packed_s if is_mapped_within(packed_s, gemm, chip, a_resident, besides, parts_of(plan.graph)) else None
+    return packed_s if is_soon_within(packed_s, gemm, chip, a_resident, besides, parts_of(plan.graph)) else None
 
 
 def map_classes(plan: Plan) -> list[Mapped]:

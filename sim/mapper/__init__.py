@@ -27,7 +27,7 @@ __all__ = [
     "chip_use",
     "choice_of",
     "cost_gemm",
-    "is_mapped_within",
+    "is_soon_within",
     "map_gemm",
     "map_gemm_traffic",
     "mapping_of",
@@ -88,14 +88,13 @@ _FEW_BOXES = (1, 10_000)
 """Boxes with which a search for any good mapping is content: the first that it comes upon, and mostly one within 0.1 % of the best."""
 
 
-def is_mapped_within(
+def is_soon_within(
     most_s: float, gemm: Gemm, chip: Chip, a_resident: bool = False, besides: Besides = NOTHING, pieces: int = 1
 ) -> bool:
-    """Whether the best mapping, with what the levels move besides, takes at most so long [s]: mostly known long before it is found."""
+    """Whether a short search meets a mapping that takes at most so long [s], with what the levels move besides. If it does, the best one
+    takes no longer; if not, nothing is known."""
     setting = setting_of(gemm, chip, a_resident, besides, pieces)
-    if any(search_few(setting, boxes).key[0] <= most_s for boxes in _FEW_BOXES):
-        return True
-    return search(setting, "latency").key[0] <= most_s
+    return any(search_few(setting, boxes).key[0] <= most_s for boxes in _FEW_BOXES)
 
 
 def cost_gemm(mapping: GemmMapping, chip: Chip, a_resident: bool = False) -> GemmCost:

@@ -557,12 +557,10 @@ def _search_thin(setting: Setting, objective: str) -> Found:
 
 
 def search_few(setting: Setting, budget_boxes: float) -> Found:
-    """The mapping of least latency found by opening so many boxes of those that `search` looks at first; raises `BadInput` if no tile
-    fits."""
-    try:
+    """The mapping of least latency among so many boxes of those that `search` looks at first; `NONE_FOUND` if no tile fits."""
+    with suppress(NoTile):
         return Search([setting], [thin_of(setting) if len(setting.stages) > 1 else all_of(setting)], "latency", budget_boxes).run()[0]
-    except NoTile:
-        return search(setting, "latency")
+    return NONE_FOUND
 
 
 Space: TypeAlias = tuple[Sequence[Variant], Sequence[Any], TilesOf]
