@@ -125,14 +125,14 @@ def gemm_candidates_s(product: Product, board: Board, kernels: KernelConstants, 
     flops_per_s, dram_bytes_per_s, headroom = (
         np.asarray(each)[..., None, None] for each in (board.flops_per_s, board.dram_bytes_per_s, board.headroom)
     )
-    element_bytes = product.element_bytes[0], product.element_bytes[1]
     tile_m, tile_n = (np.array(each, float)[:, None] for each in zip(*gpu.GEMM_TILES, strict=True))
     splits = np.array(gpu.SPLITS, float)
     rounds = gpu.waves(m * batch, n, tile_m, tile_n, splits, sms)
     # Multicast: from Hopper on, SMs that need the same operand share one load.
     l2_bytes_per_s = np.where(np.asarray(board.asynchronous)[..., None, None], np.inf, c.l2_bytes * clock_hz)
     memory_s = np.asarray(dram_bytes, float)[..., None] / dram_bytes_per_s + warm / (kernels.warm.bytes * sms * clock_hz)
-    multiply_s, load_s = gpu.tile_times_s(tile_m, tile_n, k / splits, element_bytes, flops_per_s / sms, l2_bytes_per_s)
+    multiply_s, load_s = gpu.tile_times_s(tile_m, tile_n, k / splits, product.element_bytes[:2], flops_per_s / sms, l2_bytes_per_s)
+    multiply_s = multiply_s + c.fill * gpu.tile_fill_s(tile_m, tile_n, product.element_bytes, c.l2_bytes * clock_hz)
     tensor_s, other_s = rounds * multiply_s, gpu.soft_max(c.p, rounds * load_s, memory_s)
     clock_share = gpu.powered_share(headroom, 2 * m * n * k * batch / flops_per_s, tensor_s, other_s, c.p)
     work_s = gpu.soft_max(c.p, tensor_s / clock_share, other_s)

@@ -84,8 +84,10 @@ def test_tiles_are_quantised_to_waves_of_all_sms() -> None:
 
 
 def test_a_tile_is_its_products_and_its_operands() -> None:
-    """128 x 64 x 100 is padded to k = 128: 2 x 128 x 64 x 128 FLOP at 1 TFLOP/s; 128 rows of 2 B and 64 of 1 B, 128 long, at 10 GB/s."""
+    """128 x 64 x 100 is padded to k = 128: 2 x 128 x 64 x 128 FLOP at 1 TFLOP/s; 128 rows of 2 B and 64 of 1 B, 128 long, at 10 GB/s.
+    64 of k are there before the first product, and 128 x 64 of 4 B go after the last."""
     assert gpu.tile_times_s(128, 64, 100, (2, 1), 1e12, 10e9) == pytest.approx((2.097152e-6, 4.096e-6))
+    assert gpu.tile_fill_s(128, 64, (2, 1, 4), 10e9) == pytest.approx(2.048e-6 + 3.2768e-6)
 
 
 def test_soft_maximum_lies_between_maximum_and_sum() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -18,6 +19,8 @@ from functional.errors import BadInput, Problem
 
 MEASURED = ("latency_us", "utilisation_pct", "layer_sum_us", "tokens_per_s")
 """Columns of which a table has at least one."""
+
+_SLOW = re.compile(r"machine at [0-9]+ % of its best rate")
 
 _SHOWN = 10
 """Mistakes of one file that are told one by one."""
@@ -64,6 +67,16 @@ class Row:
         if value <= 0:
             raise CellError(column, f"must be greater than 0, found '{text}'", "")
         return value
+
+
+def slow_note(rate: float) -> str:
+    """What the notes of a row say that was timed while its machine ran at this share of its best rate."""
+    return f"machine at {100 * rate:.0f} % of its best rate"
+
+
+def is_slow(row: Row) -> bool:
+    """Whether its notes say so."""
+    return _SLOW.search(row.text("notes")) is not None
 
 
 def _number(column: str, text: str) -> float:

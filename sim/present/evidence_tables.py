@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.console import RenderableType
@@ -14,6 +15,9 @@ from sim.evidence.calibrate import Calibration, steps
 from sim.evidence.cases import StepTask, Task, titled
 from sim.evidence.validate import Comparison, Validation
 from sim.present.tables import new_table, significant
+
+if TYPE_CHECKING:
+    from sim.evidence.measure import Measurement
 
 
 def validation_json(validation: Validation) -> str:
@@ -132,6 +136,13 @@ def _constant(path: str, value: float) -> str:
     if path.endswith("launch"):
         return format_seconds(value)
     return format_bandwidth(value) if path.endswith("pack") else f"{value:.3f}"
+
+
+def slow_rows(found: Measurement) -> str:
+    """How many rows of a measurement are not at the machine's best rate."""
+    least = min(row.time.rate for row in found.slow)
+    told = f"{len(found.slow)} of {len(found.rows)} rows were timed while the machine was below its best rate, at {least:.0%} at the least"
+    return f"{told}; their notes say so, and calibrate leaves them out of its fit"
 
 
 def _step(task: Task) -> str:
