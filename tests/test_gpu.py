@@ -4,7 +4,6 @@ what is timed is a mapping that can be executed."""
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,11 +24,11 @@ from sim.engines.tiled import GemmChoice, map_group
 from sim.intervals import Intervals, Log
 from sim.plan import plan
 from sim.timeline import Timeline
+from tests.test_validate import MEASURED
 from workloads.graph import OpGraph
 from workloads.kernels import kernel_graph
 from workloads.scenario import Formats
 
-MEASURED = Path(__file__).parents[2] / "shared" / "measured"
 BOARDS = [name for name in chip_names() if technology_of(load_chip(name)) is not None]
 A100, H100 = load_chip("a100-sxm4-80gb"), load_chip("h100-sxm5-80gb")
 BF16 = Formats.of("bf16")
@@ -216,7 +215,7 @@ def test_a_launch_is_counted_once(name: str) -> None:
     assert slower.total_s == pytest.approx(timeline.total_s + 5e-6)
 
 
-@pytest.mark.skipif(not MEASURED.exists(), reason="the measured tables are not beside the repository")
+@pytest.mark.skipif(not MEASURED.is_dir(), reason=f"no measurements in {MEASURED}; ROOFTILE_MEASURED names their folder")
 def test_every_gpu_with_tensor_cores_that_was_measured_is_in_the_library() -> None:
     pandas = pytest.importorskip("pandas")
     names = set(pandas.read_csv(MEASURED / "hardware.csv", comment="#").hardware)
