@@ -251,7 +251,8 @@ def least(
         passes = attention.pairs * computed.sum(axis=1) * attention.act_bits / 8
         maxima = attention.batch * attention.heads * attention.q_len * attention.act_bits / 8
         read, written = read + 4 * passes + maxima, written + 3 * passes + maxima
-    worst = int(ceil_div(attention.pairs, mapping.split[0])) * computed.max(axis=1)
+    pairs = int(ceil_div(attention.pairs, mapping.split[0]))
+    worst = pairs * computed.max(axis=1)
     peak_macs = unit.count * float(unit.rates[attention.compute]) * (unit.rows * unit.cols if unit.kind == "systolic" else 1)
     visible = attention.batch * attention.heads * float(attention.mask.visible_pairs(attention.q_len, attention.kv_len))
     lane_cycles = sum(float(count) / visible * chip.vector.cycles[name] for name, count in counts.items())
@@ -262,7 +263,7 @@ def least(
         if mapping.score_buffers == 2:
             most = computed.argmax(axis=1)
             ends = core_ends(mapping, kv_tiles, cuts, begins, most)
-            alone = (ends.first_scores + ends.last_scores) / (2 * computed[np.arange(len(most)), most])
+            alone = (ends.first_scores + ends.last_scores) / (2 * pairs * computed.max(axis=1))
         cycles = np.maximum(cycles, cycles * alone + vector_cycles)
     latency_s = np.where(read > 0, dram.latency_s, 0.0)
     first_s, suffix_s = ends_s(mapping, np.minimum(kv_tiles, attention.kv_len), chip, in_dram)
