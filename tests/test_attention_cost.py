@@ -13,9 +13,9 @@ from hwmodels.chip import Chip
 from sim.attention_mapping import Attention, AttentionMapping, core_parts, key_tiles
 from sim.engines.play_attention import AttentionOps, least_cycles, least_of_tilings, play_attention
 from sim.intervals import KINDS, Log
-from sim.mapper.attention import TilingBounds, attention_candidates, map_attention
+from sim.mapper.attention import TilingBounds, attention_candidates, flows_of, least, map_attention, tilings_of
 from sim.mapper.attention_cost import InDram, attention_cost, innermost_use
-from sim.mapper.attention_room import fits, held_bytes
+from sim.mapper.attention_room import fit, fits, held_bytes
 from sim.mapping import Span
 from sim.plan import resident_level
 
@@ -145,12 +145,17 @@ def test_what_stays_on_the_chip_is_not_fetched() -> None:
     assert cost.dram_read_bytes == cost.dram_written_bytes == 0
 
 
+@pytest.mark.parametrize("score_buffers", [1, 2])
 @pytest.mark.parametrize("chip_name", ["edge-npu", "gemmini-default", "cloud-npu", "tpu-v4i"])
 @pytest.mark.parametrize(("q_len", "kv_len"), [(1, 545), (5, 301), (37, 37), (96, 160)])
 @pytest.mark.parametrize("in_dram", [InDram(), InDram(queries=False, output=False)])
-def test_tilings_that_are_left_out_play_no_better(chip_name: str, q_len: int, kv_len: int, in_dram: InDram) -> None:
+def test_tilings_that_are_left_out_play_no_better(
+    chip_name: str, q_len: int, kv_len: int, in_dram: InDram, score_buffers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What is known of tilings is below every play of theirs, and not far below the bound of each that is priced."""
-    chip = load_chip(chip_name)
+    chip = replace(load_chip(chip_name))
+    if score_buffers == 1:
+        monkeypatch.setattr("sim.mapper.attention.fit", lambda mapping, *each: fit(mapping, *each) & (mapping.score_buffers == 1))
     shape = Attention(1, 32, 8, q_len, kv_len, 64, kv_len - q_len, None, 16, 16, 32, "bf16" if "bf16" in chip.formats else "int8")
     counts = {"exp": 32 * int(shape.mask.visible_pairs(q_len, kv_len)), "add": 100}
     mapping, cost = map_attention(shape, chip, counts, in_dram)
@@ -172,7 +177,24 @@ def test_tilings_that_are_left_out_play_no_better(chip_name: str, q_len: int, kv
         assert bounds_s[tiling] <= play_attention(each, chip, priced, priced.busy_s, in_dram, "all").end / clock_hz * (1 + 1e-9)
         plays[tiling] = min(plays.get(tiling, least_s), least_s)
     assert all(bounds_s[tiling] > 0.7 * least_s for tiling, least_s in plays.items())
-    assert {score_buffers for *_, score_buffers in plays} == {1, 2}
+    assert score_buffers == max(each for *_, each in plays)
+
+
+@pytest.mark.parametrize("chip_name", ["edge-npu", "gemmini-default", "cloud-npu", "tpu-v4i"])
+@pytest.mark.parametrize(("q_len", "kv_len"), [(1, 301), (33, 33), (20, 65)])
+@pytest.mark.parametrize("online", [False, True])
+def test_what_tilings_cost_at_least_is_below_what_they_cost(chip_name: str, q_len: int, kv_len: int, online: bool) -> None:
+    chip = load_chip(chip_name)
+    shape = Attention(2, 6, 3, q_len, kv_len, 64, kv_len - q_len, None, 16, 16, 32, "bf16" if "bf16" in chip.formats else "int8")
+    counts = {"exp": 3 * 64 * 1000}
+    known = 0
+    for first, kv_tiles in tilings_of(shape, chip, True, online, "all"):
+        seconds = least(first, kv_tiles, chip, counts, InDram(), "all", (0, 0)).seconds
+        for kv_tile, least_s in zip(kv_tiles.tolist(), seconds.tolist(), strict=True):
+            costs = [attention_cost(each, chip, counts) for each in flows_of(replace(first, kv_tile=kv_tile), chip)]
+            assert all(least_s <= cost.latency_s * (1 + 1e-12) for cost in costs), (first, kv_tile)
+            known += first.score_buffers == 2
+    assert known
 
 
 @pytest.mark.parametrize(("kv_tile", "online"), [(32, False), (128, False), (32, True)])

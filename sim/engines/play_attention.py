@@ -25,7 +25,7 @@ from sim.engines.played import Played
 from sim.engines.ports import Ports, Wait
 from sim.engines.repeat import Books, State
 from sim.intervals import CAUSES, Log
-from sim.mapper.attention import TilingBounds, flows_of
+from sim.mapper.attention import TilingBounds, core_ends, flows_of
 from sim.mapper.attention_cost import AttentionCost, InDram, Part, query_cuts
 from sim.mapping import Span, parts
 
@@ -432,10 +432,8 @@ def least_of_tilings(tilings: TilingBounds, chip: Chip, in_dram: InDram, part: P
     def summed(column: Any) -> Any:
         return np.add.reduceat(np.broadcast_to(column, keys.shape), begins, axis=1)[each, most]
 
-    head, tail = begins[most], np.append(begins[1:], len(rows))[most] - 1
-    first_keys = np.minimum(tilings.kv_tiles, attention.kv_len - begin[each, head] * tilings.kv_tiles)
-    last_keys = attention.kv_len - (end[each, tail] - 1) * tilings.kv_tiles
-    last_keys = np.minimum(tilings.kv_tiles, last_keys)
+    ends = core_ends(first, tilings.kv_tiles, cuts, begins, most)
+    head, tail = ends.head, ends.tail
     tile_rows, scores = summed(rows), summed(rows * keys)
     fetched = np.where(tilings.kv_tiles >= attention.kv_len, keys[each, head], summed(keys))
     own_read = tile_rows * own.query + products * fetched * own.key + scores * own.score_read
@@ -447,10 +445,9 @@ def least_of_tilings(tilings: TilingBounds, chip: Chip, in_dram: InDram, part: P
     from_dram, to_dram = reads / np.maximum(own_read, 1e-300), writes / np.maximum(own_written, 1e-300)
     latency = float(dram.latency_s) * clock_hz
     drain = np.array([_drain_cycles(flow, chip) for flow in flows_of(first, chip)])[:, None]
-    last = tilings.array_cycles / (scores * pairs) * last_keys / products + own.output * to_dram / pairs
+    last = tilings.array_cycles / (scores * pairs) * ends.last_keys / products + own.output * to_dram / pairs
     cycles = np.where(own_read > 0, latency + reads + rows[tail] * last + drain, 0.0)
     if part == "all":
-        head_keys, tail_keys = (first_keys, last_keys) if first.online else (keys[each, head], keys[each, tail])
         per_score = tilings.array_cycles / (scores * pairs * products)
         waits = _Waits(
             products=tilings.array_cycles,
@@ -459,11 +456,11 @@ def least_of_tilings(tilings: TilingBounds, chip: Chip, in_dram: InDram, part: P
             outputs=pairs * summed(1) * drain,
             sides=tile_rows * (own.query * from_dram + own.output * to_dram),
             first_queries=rows[head] * own.query * from_dram / pairs,
-            first_scores=rows[head] * head_keys * per_score,
-            last_values=rows[tail] * tail_keys * per_score,
+            first_scores=ends.first_scores * per_score,
+            last_values=ends.last_scores * per_score,
             last_output=rows[tail] * own.output * to_dram / pairs,
         )
-        starts = first_keys * own.key * from_dram / pairs + latency * bool(own.key or own.query)
+        starts = ends.first_keys * own.key * from_dram / pairs + latency * bool(own.key or own.query)
         cycles = np.maximum(cycles, starts + waits.least(first.score_buffers, drain))
     least: NDArray[np.float64] = cycles.min(axis=0)
     return least

@@ -90,7 +90,7 @@ def best_attention(question: _Question[Attention]) -> tuple[AttentionMapping, At
 def rank_of(mapping: AttentionMapping, cost: AttentionCost) -> tuple[Any, ...]:
     """By which mappings are ordered, the best first; of many chips with arrays."""
     moved_bytes = cost.dram_read_bytes + cost.dram_written_bytes
-    return cost.latency_s, moved_bytes, -mapping.q_tile, -mapping.kv_tile, mapping.score_buffers
+    return cost.latency_s, moved_bytes, -mapping.q_tile, -mapping.kv_tile, -mapping.score_buffers
 
 
 def attention_modes(attention: Attention) -> list[tuple[bool, bool]]:
@@ -172,7 +172,7 @@ class _Bounded(NamedTuple):
 
 @lru_cache(maxsize=64)
 def _least_first(question: _Question[Attention], fused: bool, online: bool) -> list[_Bounded]:
-    """Tilings in the order of what no dataflow goes below."""
+    """Tilings in the order of what no dataflow goes below; with one place for scores only where two do not fit, for they cost no more."""
     attention, chip = question.of, question.chip
     asked = dict(question.counts), question.in_dram, question.part, question.score_bytes
     bounded = []
@@ -181,8 +181,12 @@ def _least_first(question: _Question[Attention], fused: bool, online: bool) -> l
         longest = max((kv_tiles for _, kv_tiles in tilings), key=len)  # with all others in it: what fits one beside fits a smaller one
         firsts = {first.q_tile: first for first, _ in tilings}
         every = dict(zip(firsts, _array_cycles(list(firsts.values()), longest, chip, question.part), strict=True))
-        for first, kv_tiles in tilings:
+        with_two = {first.q_tile: fine for first, fine in tilings if first.score_buffers == 2}
+        for first, fine in tilings:
             of_all = every[first.q_tile]
+            kv_tiles = fine if first.score_buffers == 2 else fine[~np.isin(fine, with_two.get(first.q_tile, ()))]
+            if not len(kv_tiles):
+                continue
             cycles = of_all if len(kv_tiles) == len(longest) else of_all[:, np.isin(longest, kv_tiles)]
             vector_cycles, read_bytes, written_bytes, seconds = least(first, kv_tiles, chip, *asked, cycles.min(axis=0))
             among = TilingBounds(first, kv_tiles, cycles, vector_cycles, read_bytes, written_bytes, seconds * (1 - 1e-12))
@@ -247,18 +251,50 @@ def least(
         passes = attention.pairs * computed.sum(axis=1) * attention.act_bits / 8
         maxima = attention.batch * attention.heads * attention.q_len * attention.act_bits / 8
         read, written = read + 4 * passes + maxima, written + 3 * passes + maxima
-    worst = int(ceil_div(attention.pairs, mapping.split[0])) * computed.max(axis=1)
+    pairs = int(ceil_div(attention.pairs, mapping.split[0]))
+    worst = pairs * computed.max(axis=1)
     peak_macs = unit.count * float(unit.rates[attention.compute]) * (unit.rows * unit.cols if unit.kind == "systolic" else 1)
     visible = attention.batch * attention.heads * float(attention.mask.visible_pairs(attention.q_len, attention.kv_len))
     lane_cycles = sum(float(count) / visible * chip.vector.cycles[name] for name, count in counts.items())
     vector_cycles = worst * (lane_cycles / chip.vector.lanes)
     cycles = np.maximum(worst * (products * attention.head_dim / peak_macs), array_cycles)
-    by_turns = part == "all" and mapping.score_buffers == 1
-    cycles = cycles + vector_cycles if by_turns else np.maximum(cycles, vector_cycles)
+    if part == "all":
+        alone: Any = 1.0
+        if mapping.score_buffers == 2:
+            most = computed.argmax(axis=1)
+            ends = core_ends(mapping, kv_tiles, cuts, begins, most)
+            alone = (ends.first_scores + ends.last_scores) / (2 * pairs * computed.max(axis=1))
+        cycles = np.maximum(cycles, cycles * alone + vector_cycles)
     latency_s = np.where(read > 0, dram.latency_s, 0.0)
     first_s, suffix_s = ends_s(mapping, np.minimum(kv_tiles, attention.kv_len), chip, in_dram)
     busy_s = transfer_s(read, written, *rates_of(chip, dram), dram.bandwidth.shared)
     return Least(vector_cycles, read, written, latency_s + np.maximum(busy_s, first_s + cycles / clock_hz + suffix_s))
+
+
+class CoreEnds(NamedTuple):
+    """Of the query tiles of a core with each of some key tiles [key tiles]: which is the first and which the last, keys of the first and of
+    the last key tile, and the scores that softmax waits for at first and those that it is done with last."""
+
+    head: Counts
+    tail: Counts
+    first_keys: Counts
+    last_keys: Counts
+    first_scores: Counts
+    last_scores: Counts
+
+
+def core_ends(mapping: AttentionMapping, kv_tiles: Counts, cuts: QueryCuts, begins: Counts, part: Counts) -> CoreEnds:
+    """Of query tiles that are cut in parts from `begins` on, those of one `part` with each of the key tiles [key tiles]."""
+    kv_len = mapping.attention.kv_len
+    head, tail = begins[part], np.append(begins[1:], len(cuts.queries))[part] - 1
+    starts, stops = cuts.first // kv_tiles[:, None] * kv_tiles[:, None], -(-cuts.last // kv_tiles[:, None]) * kv_tiles[:, None]
+    each = np.arange(len(kv_tiles))
+    first_keys = np.minimum(kv_tiles, kv_len - starts[each, head])
+    last_keys = np.minimum(kv_tiles, kv_len - stops[each, tail] + kv_tiles)
+    keys = np.minimum(stops, kv_len) - starts
+    of_first, of_last = (first_keys, last_keys) if mapping.online else (keys[each, head], keys[each, tail])
+    rows = cuts.queries * mapping.attention.rows_per_query
+    return CoreEnds(head, tail, first_keys, last_keys, rows[head] * of_first, rows[tail] * of_last)
 
 
 def _array_cycles(firsts: Sequence[AttentionMapping], kv_tiles: Counts, chip: Chip, part: Part) -> Counts:
