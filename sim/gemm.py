@@ -111,7 +111,7 @@ def _beside(cost: GemmCost, besides: Mapping[str, float], chip: Chip, scales: in
         dram_read_bytes=cost.dram_read_bytes + read,
         read_bytes={**cost.read_bytes, dram: cost.read_bytes[dram] + read},
     )
-    latencies = {name: cost.prefix_s.get(name, 0.0) + busy[name] + cost.suffix_s.get(name, 0.0) for name in busy if busy[name]}
+    latencies = {name: cost.prefix_s.get(name, 0.0) + busy[name] + cost.late_s.get(name, 0.0) for name in busy if busy[name]}
     slowest = max(latencies, key=latencies.__getitem__)
     if latencies[slowest] <= cost.latency_s:
         return cost

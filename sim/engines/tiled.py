@@ -363,7 +363,7 @@ def gemm_s(cost: GemmCost, others: Mapping[str, Any]) -> tuple[dict[str, Any], A
     """Busy seconds of a group of linears, with what its element-wise ops ask besides; its latency, and what binds it; on many chips
     arrays."""
     busy = {name: cost.busy_s.get(name, 0.0) + (0.0 if name == MATRIX else others[name]) for name in others}
-    ends = {name: (cost.prefix_s.get(name, 0.0), cost.suffix_s.get(name, 0.0)) for name in busy}
+    ends = {name: (cost.prefix_s.get(name, 0.0), cost.late_s.get(name, 0.0)) for name in busy}
     bound_by, latency_s = slowest({name: chosen(busy[name] > 0, ends[name][0] + busy[name] + ends[name][1], 0.0) for name in busy})
     return busy, larger(latency_s, cost.latency_s), bound_by
 

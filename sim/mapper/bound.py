@@ -500,6 +500,8 @@ class _Rows:
         for role in OPERANDS:
             for number, link in enumerate(form.links[role]):
                 starts.setdefault(link.inner.level.name, []).append(chains[role][2 * number])
+            if form.links[role] and form.links[role][0].outer.stage >= 0:  # it lies there from the start
+                starts.setdefault(form.links[role][0].outer.level.name, []).append(chains[role][0])
         after: dict[str, tuple[Any, Any]] = {setting.chip.dram.name: (0.0, 0.0)}
         for number, link in enumerate(form.links["psums"]):
             port = self.unit[link.one] * (setting.gemm.out_bits / 8) / link.inner.read_bytes_per_s
@@ -511,7 +513,14 @@ class _Rows:
             busy = [read[name] / place.read_bytes_per_s + after_read, written[name] / place.write_bytes_per_s + after_write]
             if place.level.bandwidth.shared:
                 busy = [busy[0] + written[name] / place.write_bytes_per_s]
-            busy = [row + more for row in busy for more in self._besides(index)]
+            if setting.besides.sizes_bytes and place.stage >= 0 and name not in after:
+                # What the group does besides may be done while the array drains; only stores follow it.
+                late = busy[0] * 0.0 if setting.shared(place) and setting.cores > 1 else self._stores[-1]
+                times = [read[name] / place.read_bytes_per_s, written[name] / place.write_bytes_per_s]
+                loose = [sum(times) + late] if place.level.bandwidth.shared else [each + late for each in times]
+                busy += [row + more for row in loose for more in self._besides(index)]
+            else:
+                busy = [row + more for row in busy for more in self._besides(index)]
             begins = [place.level.latency_s * one] if place.stage < 0 else starts.get(name, [])
             if len(begins) == 1 or (begins and np.array_equal(begins[0], begins[1])):
                 self._singles += [begins[0] + row for row in busy]

@@ -17,7 +17,8 @@ memories, may fetch more, and one whose smaller part lies on more matrix units m
   DRAM's port, and the one that does so last still has the rest of its chain before it.
 * array: prefix ready; busy the tile cycles; suffix fill, skew and drain of `systolic`'s sequence, and the last tile of C up its chain.
 * DRAM: prefix its latency. Its last work may be the last store, so the suffix is 0.
-* a level with operands: prefix the earliest start of a transfer into it. One with sums alone: ready.
+* a level with operands: prefix the earliest start of a transfer into it, or out of it of an operand that lies there. One with sums alone:
+  ready.
 * suffix of a core's level with sums: what the last store there takes longer than the port, and the stores further out; for a port that only
   writes, all of that store, because it must end with the array's last sums. Of a level with operands alone: drain and stores after the
   array's last read, for those from which the array reads; a whole step more for ports that only load and levels that feed other stages.
@@ -58,7 +59,7 @@ OPERANDS: tuple[Role, Role] = ("activations", "weights")
 
 @dataclass(frozen=True, slots=True)
 class GemmCost:
-    """Tiled cost of one GEMM; `busy_s`, `prefix_s` and `suffix_s` are keyed by "matrix" and the names of levels. On many chips each number
+    """Tiled cost of one GEMM; `busy_s`, `prefix_s`, `suffix_s` and `late_s` (see `Term`) are keyed by "matrix" and the names of levels. On many chips each number
     is an array.
 
     Bytes of a level are over the whole chip if all cores share it and of the first (most loaded) core otherwise; `array_cycles` and
@@ -70,6 +71,7 @@ class GemmCost:
     busy_s: dict[str, Seconds]
     prefix_s: dict[str, Seconds]
     suffix_s: dict[str, Seconds]
+    late_s: dict[str, Seconds]
     alternation_s: Seconds
     dram_read_bytes: Any
     dram_written_bytes: Any
@@ -87,11 +89,13 @@ class GemmCost:
 
 
 class Term(NamedTuple):
-    """One resource: latency is at least the sum."""
+    """One resource: latency is at least the sum. `late_s` must follow the last of its work and of what the group does besides, which it may
+    do while the array drains; no more than the suffix."""
 
     prefix_s: Seconds
     busy_s: Seconds
     suffix_s: Seconds
+    late_s: Seconds
 
 
 class Costs(NamedTuple):
@@ -304,7 +308,7 @@ def _evaluated(case: _Case) -> tuple[Costs, list[Link]]:
     if setting.besides.sizes_bytes:
         for place, besides in zip(setting.places, besides_s(setting, _weights_fetched(case)), strict=True):
             term = terms[place.level.name]
-            latency = larger(latency, term.prefix_s + (term.busy_s + besides) + term.suffix_s)
+            latency = larger(latency, term.prefix_s + (term.busy_s + besides) + term.late_s)
     dram = setting.chip.dram.name
     moved = sum(traffic.read.values()) + sum(traffic.written.values())
     dram_bytes = traffic.read[dram] + traffic.written[dram]
@@ -429,7 +433,8 @@ def _times(case: _Case, loads: list[list[Link]], stores: list[Link], traffic: _T
     own, shared = _Tail(case, drain_s, last, stores_s), _Tail(case, drain_s, (1, 1, 1), 0.0)
     ready_s = _ready(loads)
     array_s = used.cycles / clock_hz
-    terms = {"matrix": Term(ready_s, array_s, used.extra_cycles / clock_hz + stores_s)}
+    extra_s = used.extra_cycles / clock_hz + stores_s
+    terms = {"matrix": Term(ready_s, array_s, extra_s, extra_s)}
     for place in setting.places:
         tail = shared if case.several and setting.shared(place) else own
         terms[place.level.name] = _level_term(setting, place, loads, stores, ready_s, tail, traffic)
@@ -475,12 +480,13 @@ def _level_term(
         after_write_s: Seconds = 0.0
     else:
         starts = [_started(links, i) for links in loads for i, link in enumerate(links) if link.inner is place]
+        starts += [_started(links, 0) for links in loads if links and links[0].outer is place]  # an operand lies there from the start
         prefix_s = ready_s if not starts else starts[0] if len(starts) == 1 else smaller(*starts)
         after_read_s, after_write_s = _after(setting, place, stores, tail)
-    if place.level.bandwidth.shared:
-        return Term(prefix_s, read_s + write_s, after_read_s)
-    busy_s = larger(read_s, write_s)
-    return Term(prefix_s, busy_s, larger(read_s + after_read_s, write_s + after_write_s) - busy_s)
+    busy_s = read_s + write_s if place.level.bandwidth.shared else larger(read_s, write_s)
+    suffix_s = after_read_s if place.level.bandwidth.shared else larger(read_s + after_read_s, write_s + after_write_s) - busy_s
+    only_operands = place.stage >= 0 and all(link.inner is not place for link in stores)
+    return Term(prefix_s, busy_s, suffix_s, tail.stores_s if only_operands else suffix_s)
 
 
 def _after(setting: Setting, place: Place, stores: list[Link], tail: _Tail) -> tuple[Seconds, Seconds]:
@@ -525,6 +531,7 @@ def cost_of(setting: Setting, choice: Choice, costs: Costs | None = None) -> Gem
         busy_s={name: plain(term.busy_s) for name, term in costs.terms.items()},
         prefix_s={name: plain(term.prefix_s) for name, term in costs.terms.items()},
         suffix_s={name: plain(term.suffix_s) for name, term in costs.terms.items()},
+        late_s={name: plain(term.late_s) for name, term in costs.terms.items()},
         alternation_s=plain(alternation),
         dram_read_bytes=plain_count(costs.read_bytes[dram]),
         dram_written_bytes=plain_count(costs.written_bytes[dram]),

@@ -198,7 +198,8 @@ def bounds(setting: Setting, choice: Choice, besides_s: Mapping[str, float]) -> 
     costs, last_step_s = evaluate_with_last_step(setting, choice)
     tiled_s: Any = np.maximum(np.asarray(costs.alternation_s), max(besides_s.values(), default=0.0))
     for name, term in costs.terms.items():
-        tiled_s = np.maximum(tiled_s, term.prefix_s + term.busy_s + besides_s.get(name, 0.0) + term.suffix_s)
+        tiled_s = np.maximum(tiled_s, term.prefix_s + term.busy_s + term.suffix_s)
+        tiled_s = np.maximum(tiled_s, term.prefix_s + term.busy_s + besides_s.get(name, 0.0) + term.late_s)
     dram = setting.places[0]
     read_s = costs.read_bytes[dram.level.name] / dram.read_bytes_per_s
     return np.maximum(tiled_s, float(dram.level.latency_s) + read_s + last_step_s), tiled_s, costs.steps
