@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 from typing import Any
@@ -202,3 +203,13 @@ def test_bad_splits_are_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     assert "raise cores to 2" in capsys.readouterr().err
     assert not run(monkeypatch, "graph", "stories15m", "--split", "2", "--prompt", "8")
     assert "q_proj.slice_1" in capsys.readouterr().out
+
+
+def test_the_answer_says_that_linears_are_in_pieces(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["predict", "stories15m", "--chip", "cloud-npu", "--prompt", "8", "--engine", "roofline"]
+    for more in (["--phase", "decode"], ["--generate", "3"]):
+        for parts, pieces in (("1", ""), ("2", ", linears in 2 pieces")):
+            assert not run(monkeypatch, *command, *more, "--split", parts)
+            assert f"batch 1, bf16{pieces}, roofline engine" in capsys.readouterr().out
+            assert not run(monkeypatch, *command, *more, "--split", parts, "--format", "json")
+            assert json.loads(capsys.readouterr().out)[0]["split"] == int(parts)

@@ -26,7 +26,8 @@ from sim.engines import roofline, tiled
 from sim.engines.roofline import MATRIX, VECTOR
 from sim.engines.tiled import AttentionChoice, GemmChoice, Mapped
 from sim.mapper import cost_gemm
-from sim.mapper.attention import AttentionCost, InDram, Part, attention_cost, map_attention
+from sim.mapper.attention import map_attention
+from sim.mapper.attention_cost import AttentionCost, InDram, Part, attention_cost
 from sim.mapping import Gemm, GemmMapping, StageTiling, Tile
 from sim.plan import Plan
 from workloads.demand import GroupClass

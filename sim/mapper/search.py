@@ -556,6 +556,13 @@ def _search_thin(setting: Setting, objective: str) -> Found:
     return Search([setting], [thin_of(setting)], objective).run()[0]._replace(is_exact=False, least_s=0.0)
 
 
+def search_few(setting: Setting, budget_boxes: float) -> Found:
+    """The mapping of least latency among so many boxes of those that `search` looks at first; `NONE_FOUND` if no tile fits."""
+    with suppress(NoTile):
+        return Search([setting], [thin_of(setting) if len(setting.stages) > 1 else all_of(setting)], "latency", budget_boxes).run()[0]
+    return NONE_FOUND
+
+
 Space: TypeAlias = tuple[Sequence[Variant], Sequence[Any], TilesOf]
 """Variants, orders and tiles that are combined."""
 

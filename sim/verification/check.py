@@ -136,6 +136,7 @@ class Checker:
         found, tally = self.machine.attention(step, sides, softmax_scale)
         self.known[step.names[0]] = Known(sides, (found,))
         how = ("fused, online" if step.mapping.online else "fused") if step.mapping.fused else "unfused"
+        how += ", two tiles of scores" if step.mapping.score_buffers == 2 else ""
         within = None
         numbers, (q, k, v) = self.machine.attention_numbers(step.names, sides, softmax_scale)
         if not is_integer(numbers.products.compute):
