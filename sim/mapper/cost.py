@@ -59,8 +59,8 @@ OPERANDS: tuple[Role, Role] = ("activations", "weights")
 
 @dataclass(frozen=True, slots=True)
 class GemmCost:
-    """Tiled cost of one GEMM; `busy_s`, `prefix_s`, `suffix_s` and `late_s` (see `Term`) are keyed by "matrix" and the names of levels. On many chips each number
-    is an array.
+    """Tiled cost of one GEMM; `busy_s`, `prefix_s`, `suffix_s` and `late_s` (see `Term`) are keyed by "matrix" and the names of levels. On
+    many chips each number is an array.
 
     Bytes of a level are over the whole chip if all cores share it and of the first (most loaded) core otherwise; `array_cycles` and
     `tile_steps` are the first core's. `alternation_s` is the bound from single buffers (0 without). `moved_bytes` stands in for energy.
