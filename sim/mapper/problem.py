@@ -121,6 +121,17 @@ def setting_of(gemm: Gemm, chip: Chip, a_resident: bool = False, besides: Beside
     return setting
 
 
+class Asked(NamedTuple):
+    """What the mapper is asked: a GEMM, whether its A is an intermediate that stays on the chip, and what its group moves besides."""
+
+    gemm: Gemm
+    a_resident: bool = False
+    besides: Besides = NOTHING
+
+    def on(self, chip: Chip, pieces: int = 1) -> Setting:
+        return setting_of(self.gemm, chip, self.a_resident, self.besides, pieces)
+
+
 def besides_s(setting: Setting, weights_fetched: Any) -> list[Amount]:
     """Seconds for which each level is busy beside the GEMM, if so many elements of the weights leave DRAM."""
     chip, besides = setting.chip, setting.besides
