@@ -55,6 +55,9 @@ _BOXES_AT_FIRST = 1024
 _BATCH_BOXES = (32, 64, 512)
 """Boxes opened at a time: until there is an incumbent, after that with a budget, and without one."""
 
+_MANY_BOXES = 512
+"""Boxes of which those in which the array alone takes longer than the best mapping are looked for before they are bounded."""
+
 _PARTS_AT_A_TIME = 512
 """Parts into which they are cut at once, if that is more than one level down."""
 
@@ -221,8 +224,8 @@ class _Boxes(NamedTuple):
 class Search:
     """A search for one chip, or at once for some that differ in nothing but their arrays: the tables, and what was found so far.
 
-    `limits` [9, chips] say what bounds the best mapping of each stands for: below the first four a bound is below what that mapping is
-    ranked by, up to the next four it may be equal; the last is its place. Boxes of several chips are laid out side by side, as if each
+    `limits` [10, chips] say what bounds the best mapping of each stands for: below the first four a bound is below what that mapping is
+    ranked by, up to the next four it may be equal; then comes its place; and array cycles that only what is no better takes. Boxes of several chips are laid out side by side, as if each
     chip's variants were further variants of one; a box is compared with the incumbent of its own chip.
     """
 
@@ -334,8 +337,9 @@ class Search:
     def _bounded(self, level: int, where: Ints) -> _Boxes:
         """Boxes with their bounds, less those that cannot fit or hold nothing better."""
         table = self.levels[level].table if level else self.table
-        if len(self.settings) > 1:
-            where = where.compress((table[0].take(where[2:], mode="clip") < _NO_TILE).all(axis=0), axis=1)
+        if len(self.settings) > 1 or (self.has_all and where.shape[1] > _MANY_BOXES):
+            cycles = np.multiply.reduce(table[self.bounder.at.cycles].take(where[2:], mode="clip"))
+            where = where.compress(cycles < self._limits_of(9, self.numbers.take(where[0])), axis=1)
         self.opened += where.shape[1]
         self.calls += 1
         numbers = table.take(where[2:], axis=1, mode="clip")
@@ -352,7 +356,8 @@ class Search:
     def _limits(self, key: Key) -> list[float]:
         """What bounds are compared with, for an incumbent."""
         lows = [amount * (1 - 2 * ROUNDING) for amount in key[:4]]
-        return [min(limit, _LARGEST) for limit in (*lows, *key)]
+        cycles = math.inf if self.keys[0] else key[0] * float(self.setting.clock_hz) * (1 + GRID)
+        return [*(min(limit, _LARGEST) for limit in (*lows, *key)), min(cycles, _NO_TILE / 1e6)]
 
     def _limits_of(self, row: int, numbers: Any) -> Any:
         """One of them, of the boxes' settings: a number, or as many [boxes]."""
