@@ -13,14 +13,14 @@ from functional.errors import BadInput
 from hwmodels import load_chip
 from sim import trace_model
 from sim.engines import tiled
-from sim.mapper import NOTHING, Asked, Besides, MappedGemm, map_gemm, map_together, remembered_place
+from sim.mapper import NOTHING, Asked, Besides, MappedGemm, Objective, map_gemm, map_together, remembered_place
 from sim.mapping import Gemm
 from sim.plan import plan
 from tests.test_mapper import chips
 from workloads.split import parts_of
 
 
-def alone(each: Asked, chip: Any, objective: Any, pieces: int) -> MappedGemm | str:
+def alone(each: Asked, chip: Any, objective: Objective, pieces: int) -> MappedGemm | str:
     """The mapping of a search of its own, or why there is none."""
     remembered_place.cache_clear()
     try:
@@ -53,7 +53,9 @@ def test_gemms_together_are_each_alone(memories: tuple[int, ...], cores: tuple[i
     @given(st.data())
     def check(data: st.DataObject) -> None:
         chip = data.draw(chips(memories=memories, cores=cores, room=limit > 40))
-        asked, objective = data.draw(questions(len(chip.memory), limit)), data.draw(st.sampled_from(["latency", "latency", "traffic"]))
+        asked = data.draw(questions(len(chip.memory), limit))
+        objectives: list[Objective] = ["latency", "latency", "traffic"]
+        objective = data.draw(st.sampled_from(objectives))
         pieces = data.draw(st.sampled_from([1, 1, int(chip.cores)]))
         asked = [each._replace(gemm=replace(each.gemm, n=each.gemm.n * pieces)) for each in asked]
         each = [alone(one, chip, objective, pieces) for one in asked]
