@@ -16,11 +16,17 @@ from hwmodels import chip_names, load_chip, numeric_paths, with_values
 from hwmodels.chip import Bandwidth, Chip
 from sim import predict
 from sim.cli import main
-from sim.evidence.calibrate import POINTS, Calibration, calibrate
-from sim.evidence.cases import KernelTask
+from sim.evidence.calibrate import POINTS, Calibration, calibrate, predicted_s
+from sim.evidence.cases import KernelTask, StepTask
+from sim.evidence.tidy import is_slow, slow_note
 from sim.evidence.validate import predict_task, validate
+from sim.mapper import is_soon_within, map_gemm
+from sim.mapper.problem import Setting
+from sim.mapper.search import Found, search
+from sim.mapping import Gemm
 from tests.chips import chip_of
 from workloads.kernels import KERNELS
+from workloads.scenario import Phase
 
 CPU = """\
 name: small-cpu
@@ -105,6 +111,62 @@ def test_at_most_thirty_rows_are_used_and_the_rest_tells_the_error(found: Calibr
     assert not places & set(found.points)
     assert max(abs(each.error) for each in found.rest.comparisons) < 0.01
     assert max(abs(each.error) for each in found.rest_before.comparisons) > 0.5
+
+
+def test_rows_below_the_machine_s_best_rate_are_predicted_but_not_fitted(folder: Path) -> None:
+    """Every third row took twice as long, and its notes say so."""
+    lines = (folder / "cpu.csv").read_text().splitlines()
+    slowed = []
+    for i, line in enumerate(lines[2:]):
+        *cells, latency_us, _ = line.split(",")
+        slowed.append(",".join([*cells, str(2 * float(latency_us)), f"flushed; {slow_note(0.5)}"]) if i % 3 == 0 else line)
+    (folder / "slowed.csv").write_text("\n".join([*lines[:2], *slowed]) + "\n")
+    found = calibrate(folder / "cpu.yaml", [folder / "slowed.csv"])
+    assert {each.path: each.value for each in found.constants} == {path: pytest.approx(value, rel=0.01) for path, value in PLANTED.items()}
+    assert not any(is_slow(each.case.row) for each in found.used.comparisons)
+    assert sum(is_slow(each.case.row) for each in found.rest.comparisons) == len(slowed[::3])
+    (folder / "slow.csv").write_text("\n".join([*lines[:2], *slowed[::3]]) + "\n")
+    with pytest.raises(BadInput, match="no row was measured at the machine's best rate; measure again"):
+        calibrate(folder / "cpu.yaml", [folder / "slow.csv"])
+
+
+@pytest.mark.parametrize("overhead", ["launch: 1 us", "launch: 1 us, pack: 1 GB/s", "pack: 2 GB/s, unpacked_rows: 3, hidden: 9 ns"])
+def test_what_a_fit_predicts_is_what_the_engine_says(overhead: str) -> None:
+    chip = planted(chip_of(CPU)) if "pack" not in overhead else chip_of(CPU.replace("launch: 1 us", overhead))
+    fp32 = ("fp32",) * 3
+    tasks = [KernelTask("gemm", fp32, (("M", m), ("N", 256), ("K", 512))) for m in (1, 2, 3, 4, 16, 200)]
+    tasks += [KernelTask(op, fp32, (("M", 16), ("N", 300))) for op in VECTOR_OPS]
+    phases: tuple[tuple[Phase, int, int], ...] = (("prefill", 16, 0), ("decode", 1, 16))
+    steps = [
+        StepTask("stories15m", 2, fp32, phase, 1, q_len, context, bare=bare, fused=fused)
+        for phase, q_len, context in phases
+        for bare, fused in ((False, False), (False, True), (True, False))
+    ]
+    exact = [predict_task(task, chip, "tiled") for task in (*tasks, *steps)]
+    assert [predicted_s(task, chip) for task in (*tasks, *steps)] == pytest.approx(exact, rel=1e-12)
+
+
+def test_no_mapping_is_chosen_where_packing_hides_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At 1 GB/s packing takes longer than any good mapping; a matrix times a vector is not packed."""
+    chip, searched = chip_of(CPU.replace("launch: 1 us", "launch: 1 us, pack: 1 GB/s")), []
+
+    def noted(setting: Setting, objective: str) -> Found:
+        searched.append(setting.gemm.m)
+        return search(setting, objective)
+
+    monkeypatch.setattr("sim.mapper.search", noted)
+    for m in (200, 16, 2, 1):
+        predicted_s(KernelTask("gemm", ("fp32",) * 3, (("M", m), ("N", 252), ("K", 508))), chip)
+    assert searched == [1]
+
+
+def test_a_time_that_some_mapping_needs_at_most_is_known_soon() -> None:
+    chip = chip_of(CPU)
+    for m, n, k in ((1, 64, 64), (37, 100, 300), (200, 256, 512)):
+        gemm = Gemm(m, n, k, 32, 32, 32, 32, "fp32")
+        least_s = map_gemm(gemm, chip).cost.latency_s
+        assert is_soon_within(1.01 * least_s, gemm, chip)
+        assert not is_soon_within(0.999999 * least_s, gemm, chip)
 
 
 @pytest.mark.slow

@@ -19,20 +19,25 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from functional.errors import BadInput, ScenarioError
+from functional.interpreters import Torch
 from functional.llama import forward
 from functional.model import decode, prefill
+from functional.ops import Op
 from functional.weights import new_cache, random_weights
 from hwmodels import load_chip
 from sim import predict_graph, validate
 from sim.cli import main
 from sim.evidence import measure as module
-from sim.evidence import stopwatch
+from sim.evidence import sampling, stopwatch
 from sim.evidence.describe import chip_yaml
 from sim.evidence.hardware import Hardware
 from sim.evidence.machine import Board, Processor, board, processor
 from sim.evidence.measure import Measured, Measurement, measure
-from sim.evidence.op_rows import Distinct, InPlace
-from sim.evidence.stopwatch import CpuStopwatch, CudaStopwatch, Timed
+from sim.evidence.op_rows import PARTS, Distinct, InPlace
+from sim.evidence.sampling import HELD, Job, Log, Reference, Sampler, Timed
+from sim.evidence.stopwatch import CpuStopwatch, CudaStopwatch
+from sim.evidence.tidy import is_slow, read_tidy
+from sim.present.evidence_tables import slow_rows
 from workloads.kernels import KERNELS, kernel_graph
 from workloads.library import load_model
 from workloads.scenario import Formats, Scenario
@@ -53,7 +58,7 @@ def quick() -> Iterator[pytest.MonkeyPatch]:
 
 @pytest.fixture(scope="module")
 def found(quick: pytest.MonkeyPatch) -> Measurement:
-    return measure("stories15m", layers=1, prompts=(8,), contexts=(5,), runs=3, name="My CPU 3000")
+    return measure("stories15m", layers=1, prompts=(8,), contexts=(5,), runs=3, patience_s=1.0, name="My CPU 3000")
 
 
 def rows_of(found: Measurement) -> list[dict[str, str]]:
@@ -68,7 +73,7 @@ def test_the_table_says_where_it_comes_from_and_what_was_timed(found: Measuremen
         assert part in told, part
     rows = rows_of(found)
     assert {row["hardware"] for row in rows} == {"My CPU 3000"}
-    assert all(float(row["latency_us"]) > 0 and int(row["runs"]) >= stopwatch.LEAST * module.PASSES and row["notes"] for row in rows)
+    assert all(float(row["latency_us"]) > 0 and int(row["runs"]) >= sampling.LEAST and row["notes"] for row in rows)
     assert all(float(row["least_us"]) <= float(row["latency_us"]) for row in rows)
 
 
@@ -77,7 +82,7 @@ def test_every_op_of_both_phases_and_both_steps_are_rows(found: Measurement) -> 
     gemms = {(int(row["M"]), int(row["N"]), int(row["K"])) for row in rows if row["op"] == "gemm"}
     d, f, v = MODEL.hidden_size, MODEL.intermediate_size, MODEL.vocab_size
     assert gemms >= {(8, d, d), (8, f, d), (8, d, f), (1, v, d), (1, d, d), (1, f, d), (1, d, f), (1, 64, 64), (16, 64, 64)}
-    others = {row["op"] for row in rows if row["model"]}
+    others = {row["op"] for row in rows}
     assert others >= {"embedding", "rmsnorm", "rope", "attn_scores", "softmax_max", "softmax_exp", "softmax_normalize", "attn_context"}
     assert others >= {"silu", "mul", "add", "kv_write", "rope_table", "e2e_prefill", "e2e_decode"}
     assert {row["op"] for row in rows} >= {"stream_read", "stream_triad"}
@@ -91,19 +96,15 @@ def test_every_op_of_both_phases_and_both_steps_are_rows(found: Measurement) -> 
 def test_the_steps_that_are_timed_are_a_prefill_and_a_decode_at_its_position(
     quick: pytest.MonkeyPatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls: list[tuple[str, tuple[int, ...], int, int]] = []
+    calls: list[tuple[tuple[int, ...], int, int, int]] = []
 
-    def noted(name: str, work: Callable[..., Any]) -> Callable[..., Any]:
-        def step(config: Any, weights: Any, ids: torch.Tensor, cache: Any, position: int = 0) -> Any:
-            calls.append((name, tuple(ids.shape), cache.keys[0].shape[2], position))
-            return work(config, weights, ids, cache, *([position] if name == "decode" else []))
+    def noted(f: Any, config: Any, weights: Any, ids: torch.Tensor, cache: Any, position: int, length: int) -> Any:
+        calls.append((tuple(ids.shape), cache.keys[0].shape[2], position, length))
+        return forward(f, config, weights, ids, cache, position, length)
 
-        return step
-
-    monkeypatch.setattr(module, "prefill", noted("prefill", module.prefill))
-    monkeypatch.setattr(module, "decode", noted("decode", module.decode))
-    measure("stories15m", layers=1, batches=(2,), prompts=(4,), contexts=(6,), runs=3)
-    assert set(calls) == {("prefill", (2, 4), 4, 0), ("decode", (2, 1), 7, 6)}
+    monkeypatch.setattr(module, "forward", noted)
+    measure("stories15m", layers=1, batches=(2,), prompts=(4,), contexts=(6,), runs=3, patience_s=0.0)
+    assert set(calls) == {((2, 4), 4, 0, 4), ((2, 1), 7, 6, 1)}
 
 
 def test_validate_predicts_every_row_on_the_described_chip(found: Measurement, tmp_path: Path) -> None:
@@ -123,7 +124,7 @@ def test_rows_that_share_a_pass_are_those_that_take_as_long_as_one(found: Measur
     """Two shapes; of the second a disturbance lets only two rows seem to share one, and what comes after the first second pass is none."""
     least_s = {(64, 64): {1: 1.0, 2: 1.1, 3: 1.2, 4: 2.1, 6: 1.4}, (8, 64): {1: 1.0, 2: 1.2, 3: 1.8, 4: 2.1, 6: 2.2}}
     rows = [
-        Measured({"op": "gemm", "M": m, "N": n, "K": k}, Timed((9.0, seconds)), stopwatch.FLUSHED)
+        Measured({"op": "gemm", "M": m, "N": n, "K": k}, Timed(9.0, seconds, 2), stopwatch.FLUSHED)
         for (n, k), times in least_s.items()
         for m, seconds in times.items()
     ]
@@ -134,14 +135,45 @@ def test_rows_that_share_a_pass_are_those_that_take_as_long_as_one(found: Measur
     assert load_chip(tmp_path / "cpu.yaml").unpacked_rows is None
 
 
+def test_packing_is_what_many_rows_leave(found: Measurement, tmp_path: Path) -> None:
+    """64 x 64 x 4 bytes; 128 rows take 10 us and 512 take 34, so a row 62.5 ns, and 2 us are left: 8.192 GB/s. A shape whose few rows were
+    timed at half the rate, and one that leaves nothing, say nothing."""
+    times_us = {(64, 64): {1: 1, 128: 10, 512: 34}, (8, 64): {1: 1, 128: 10, 512: 20}, (64, 8): {1: 1, 128: 10, 512: 44}}
+    rows = [
+        Measured({"op": "gemm", "M": m, "N": n, "K": k}, Timed(1.0, us * 1e-6, 3, 0.5 if (n, m) == (8, 128) else 1.0), stopwatch.FLUSHED)
+        for (n, k), times in times_us.items()
+        for m, us in times.items()
+    ]
+    others = tuple(row for row in found.rows if row.cells["op"] != "gemm" or row.note != stopwatch.FLUSHED)
+    for which, expected in ((rows, None), (rows[:6], 8.192e9), (rows[3:], None)):
+        (tmp_path / "cpu.yaml").write_text(chip_yaml(replace(found, rows=(*others, *which)), "2 GHz"))
+        pack = load_chip(tmp_path / "cpu.yaml").pack
+        assert (pack and pack.read_bytes_per_s(2e9)) == (expected and pytest.approx(expected, rel=1e-3))
+
+
+def test_rows_below_the_best_rate_say_so(found: Measurement, tmp_path: Path) -> None:
+    steady = tuple(replace(row, time=replace(row.time, rate=1.0)) for row in found.rows)
+    slow = replace(found, rows=(*steady[:-1], replace(steady[-1], time=replace(steady[-1].time, rate=0.523))), primitives_rate=0.7)
+    rows = rows_of(slow)
+    assert rows[-1]["notes"] == f"{steady[-1].note}; machine at 52 % of its best rate"
+    assert [row["notes"] for row in rows[:-1]] == [row.note for row in steady[:-1]]
+    assert slow_rows(slow).startswith(f"1 of {len(steady)} rows were timed while the machine was below its best rate, at 52% at the least")
+    (tmp_path / "slow.csv").write_text(slow.to_csv())
+    assert [is_slow(row) for row in read_tidy(tmp_path / "slow.csv")] == [False] * (len(steady) - 1) + [True]
+    (tmp_path / "cpu.yaml").write_text(chip_yaml(slow))
+    sources = {path: origin.source for path, origin in load_chip(tmp_path / "cpu.yaml").provenance.items()}
+    assert "machine at 70 % of its best rate" in sources["overhead.launch"]
+    assert "machine at" not in sources["memory.dram.bandwidth"]
+
+
 def test_a_described_chip_has_the_best_rates_that_were_measured(found: Measurement, tmp_path: Path) -> None:
     """A GEMM of 16 x 64 x 64 in 1 us is 65.5 GMAC/s; a read of 2^14 elements in 2 us is 32.8 GB/s."""
     rows = tuple(
-        replace(row, time=Timed((5.0, 1e-6, 5.0)))
+        replace(row, time=Timed(5.0, 1e-6, 3))
         if row.cells.get("M") == 16 and row.cells["op"] == "gemm"
-        else replace(row, time=Timed((5.0, 2e-6, 5.0)))
+        else replace(row, time=Timed(5.0, 2e-6, 3))
         if row.cells["op"] == "stream_read"
-        else replace(row, time=Timed((5.0,)))
+        else replace(row, time=Timed.of([5.0]))
         for row in found.rows
     )
     elements = next(int(row.cells["N"]) for row in found.rows if row.cells["op"] == "stream_read")
@@ -197,49 +229,82 @@ class FakeClock:
         return self.now_s
 
 
+def samples_of(job: Job, clock: FakeClock, runs: int, kernels: tuple[Callable[[], float], ...] = ()) -> Log:
+    log = Log(Reference(kernels, now=clock), clock)
+    Sampler(log, runs, 0.0, now=clock, sleep=lambda seconds: None).take([job])
+    return log
+
+
 def test_a_stopwatch_warms_up_flushes_and_takes_the_median() -> None:
     clock, log = FakeClock(), []
-    watch = CpuStopwatch(5, 1e9, 1024, clock)
-    durations = iter([9.0, 9.0, 1.0, 5.0, 2.0, 8.0, 3.0])
+    watch = CpuStopwatch(1024, clock)
+    durations = iter([0.3, 0.3, 1.0, 5.0, 2.0, 8.0, 3.0])
 
     def work() -> None:
         log.append("work")
-        clock.now_s += next(durations)
+        clock.now_s += next(durations) / 100
 
     watch.flush = lambda: log.append("flush")  # type: ignore[method-assign]
-    assert watch.time(work, flushed=True) == Timed((1.0, 5.0, 2.0, 8.0, 3.0))
+    timed = samples_of(watch.kernel("x", "x", lambda: work, flushed=True), clock, 5).timed("x")
+    assert timed == Timed(pytest.approx(0.03), pytest.approx(0.01), 5)
     assert log == ["work"] * stopwatch.WARM_UP + ["flush", "work"] * 5
 
 
-def test_a_stopwatch_stops_when_its_budget_is_spent_but_not_before_two_runs() -> None:
-    clock = FakeClock()
+def test_what_takes_long_is_warmed_up_once() -> None:
+    clock, runs = FakeClock(), []
 
     def work() -> None:
-        clock.now_s += 10.0
+        runs.append(clock.now_s)
+        clock.now_s += 2.0
 
-    assert CpuStopwatch(100, 35.0, 1024, clock).time(work, flushed=False).runs == 4
-    assert CpuStopwatch(100, 1.0, 1024, clock).time(work, flushed=False).runs == 2
-    assert CpuStopwatch(1, 1e9, 1024, clock).time(work, flushed=False).runs == 2
+    CpuStopwatch(1024, clock).prepared(work)
+    assert runs == [0.0]
 
 
-def test_runs_of_all_passes_are_one_row() -> None:
-    cells = {"op": "gemm", "M": 2, "N": 3, "K": 4}
-    step = {"op": "e2e_decode", "framework": "rooftile", "tokens_per_forward": 6}
-    times = (Timed((1.0, 5.0)), Timed((3.0,)))
-    phases = tuple(zip(("decode", "prefill"), times, strict=True))
-    rows = [Measured({**kind, "phase": phase}, time, "") for kind in (cells, step) for phase, time in phases]
-    rows.append(replace(rows[2], time=Timed((3.0, 3.0))))
-    gemm, *steps = module._pooled(rows)
-    assert (gemm.time.runs, gemm.time.median_s, gemm.time.least_s) == (3, 3.0, 1.0)
-    assert [each.time.runs for each in steps] == [4, 1]
-    assert [each.cells["tokens_per_s"] for each in steps] == ["2", "2"]
+def test_after_a_reading_of_the_reference_work_runs_once_before_it_is_timed() -> None:
+    """The reference has taken its place in the caches. Six runs are done before the next reading is due."""
+    clock, log = FakeClock(), []
+    watch = CpuStopwatch(1024, clock)
+
+    def work() -> None:
+        log.append("work")
+        clock.now_s += 0.01
+
+    def read() -> float:
+        log.append("read")
+        return 1.0
+
+    samples_of(watch.kernel("x", "x", lambda: work, flushed=False), clock, 6, (read,))
+    begun = ["read"] * HELD + ["work"] * stopwatch.WARM_UP
+    assert log == [*begun, "read", *["work"] * 7, "read"]
+
+
+def test_the_reference_multiplies_and_reads_what_no_cache_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten parts of 2^15 bytes; each run reads the next one."""
+    monkeypatch.setattr(stopwatch, "_STREAMED_BYTES", 2**15)
+    seen: list[tuple[int, int]] = []
+    product, stream = CpuStopwatch(10 * 2**15).reference()
+    whole = torch.Tensor.sum
+
+    def noted(x: torch.Tensor) -> torch.Tensor:
+        seen.append((x.storage_offset() * 4 // 2**15, x.nbytes))
+        return whole(x)
+
+    monkeypatch.setattr(torch.Tensor, "sum", noted)
+    assert product() > 0
+    assert stream() > 0
+    assert stream() > 0
+    assert stream() > 0
+    parts, sizes = zip(*seen, strict=True)
+    assert set(sizes) == {2**15}
+    assert parts == tuple((1 + i) % 10 for i in range(3 * stopwatch._REPEATS))
 
 
 def test_primitives_are_rates_beside_the_least_call() -> None:
     """2^14 / 4 elements; every other one of the masked exponential takes 8 ns more than the others."""
     elements = module.VECTOR_BYTES // 4
     seconds = {"launch": 1e-6, "exp": 1e-6 + elements * 2e-9, "hidden": 1e-6 + elements * 6e-9}
-    found = module._per_element_s({name: Timed((each,)) for name, each in seconds.items()})
+    found = module._per_element_s({name: Timed.of([each]) for name, each in seconds.items()})
     assert found == pytest.approx({"launch": 1e-6, "exp": 2e-9, "hidden": 8e-9})
 
 
@@ -269,28 +334,70 @@ def test_memory_that_was_freed_is_kept() -> None:
     assert int(faults) < 40
 
 
-def test_a_flush_writes_all_of_its_buffer() -> None:
-    watch = CpuStopwatch(3, 1.0, 4096)
+def test_a_flush_reads_all_of_its_buffer(monkeypatch: pytest.MonkeyPatch) -> None:
+    watch, read = CpuStopwatch(4096), []
+    monkeypatch.setattr(torch.Tensor, "sum", lambda x: read.append(x.nbytes))
     watch.flush()
     watch.flush()
-    assert watch._flushed is not None
-    assert watch._flushed.nbytes == 4096
-    assert bool((watch._flushed == 2).all())
+    assert read == [4096, 4096]
 
 
-def test_ops_are_timed_where_they_stand() -> None:
+def test_ops_and_parts_are_timed_where_they_stand() -> None:
+    """Every look at the clock takes a second: an op one, and a part those of its ops and one each for what is between them."""
     clock = FakeClock()
 
     def ticking() -> float:
         clock.now_s += 1.0
         return clock.now_s
 
-    interpreter = InPlace(ticking)
     config = replace(MODEL, num_hidden_layers=2)
-    forward(interpreter, config, random_weights(config), torch.zeros(1, 4, dtype=torch.int64), new_cache(config, 1, 4), 0, 4)
-    assert all(set(seconds) == {1.0} for seconds in interpreter.seconds.values())
-    norm = ("rmsnorm", (("M", 4), ("N", config.hidden_size)))
-    assert len(interpreter.seconds[norm]) == 4  # two in each layer; the last norm sees one token
+    log = Log(Reference([], now=clock), clock)
+    log.read()
+    watched = InPlace(log, lambda key: key, lambda part: part, ticking)
+    forward(watched, config, random_weights(config), torch.zeros(1, 4, dtype=torch.int64), new_cache(config, 1, 4), 0, 4)
+    watched.end()
+    log.settle(at_once=True)
+    sizes = log.sizes()
+    assert (sizes["embedding"], sizes["layer"], sizes["head"]) == (1, 2, 1)
+    assert sizes["rmsnorm", (("M", 4), ("N", config.hidden_size))] == 4  # two in each layer; the last norm sees one token
+    ops = [key for key in sizes if isinstance(key, tuple)]
+    assert {(log.timed(key).least_s, log.timed(key).median_s) for key in ops} == {(1.0, 1.0)}
+    in_layer = (sum(sizes[key] for key in ops) - 4) // 2  # embedding, table, norm and lm_head are outside
+    assert [log.timed(part).median_s for part in PARTS] == [2 + 3, in_layer + in_layer + 1, 2 + 3]
+
+
+def test_after_a_reading_between_layers_an_op_runs_once_before_time_goes_on() -> None:
+    """Its inputs have left the caches. Each op takes 0.1 s, so that a reading is due after every part."""
+    clock, computed = FakeClock(), []
+    config = replace(MODEL, num_hidden_layers=2)
+
+    class Slow(Log):
+        def note(self, key: Any, seconds: float) -> None:
+            super().note(key, seconds)
+            clock.now_s += 0.1
+
+    class Counting(InPlace):
+        def apply(self, op: Op, name: str, inputs: tuple[torch.Tensor, ...], **attrs: Any) -> torch.Tensor:
+            def compute(*args: Any, **kwargs: Any) -> torch.Tensor:
+                computed.append(op.kind)
+                return op.compute(*args, **kwargs)
+
+            return super().apply(replace(op, compute=compute), name, inputs, **attrs)
+
+    def read() -> float:
+        computed.append("read")
+        return 1.0
+
+    log = Slow(Reference([read], now=clock), clock)
+    log.read()
+    step = (config, random_weights(config), torch.zeros(1, 4, dtype=torch.int64), new_cache(config, 1, 4), 0, 4)
+    watched = Counting(log, lambda key: key, lambda part: part, clock)
+    logits = forward(watched, *step)
+    watched.end()
+    assert torch.equal(logits, forward(Torch(), *step))
+    after = [computed[i + 1 : i + 3] for i, kind in enumerate(computed) if kind == "read"]
+    assert after == [["Embedding", "RoPETable"], *[["RMSNorm", "RMSNorm"]] * 3, []]
+    assert computed.count("RMSNorm") == 5 + 3
 
 
 class FakeCuda:
@@ -362,20 +469,22 @@ def test_a_gpu_is_timed_by_events_around_a_replayed_graph(monkeypatch: pytest.Mo
     """All but the CUDA calls themselves: warm-up, capture once, replay between events, milliseconds to seconds."""
     cuda = FakeCuda()
     monkeypatch.setattr(torch, "cuda", cuda)
-    watch = CudaStopwatch(3, 1e9, 1024)
-    assert watch.time(lambda: cuda.log.append("work"), flushed=False) == Timed((2.5e-3,) * 3)
+    clock, watch = FakeClock(), CudaStopwatch(1024)
+    log = samples_of(watch.kernel("x", "x", lambda: lambda: cuda.log.append("work"), flushed=False), clock, 3, watch.reference())
+    assert log.timed("x") == Timed(2.5e-3, 2.5e-3, 3)
     assert cuda.log[:7] == ["wait", "work", "work", "wait", "capture", "work", "captured"]
     assert cuda.log[7:9] == ["replay", "replay"]
     assert cuda.log[9:] == ["replay", "record", "replay", "record", "synchronize"] * 3  # the device is busy when events come
     cuda.log.clear()
     watch.flush = lambda: cuda.log.append("flush")  # type: ignore[method-assign]
-    watch.time(lambda: None, flushed=True)
+    samples_of(watch.kernel("x", "x", lambda: lambda: None, flushed=True), clock, 3)
     assert cuda.log[6:] == ["flush", "record", "replay", "record", "synchronize"] * 3
     del watch.flush
     monkeypatch.setattr(CudaStopwatch, "device", "cpu")
-    timed = watch.ops(lambda f: forward(f, *small_step()))
-    assert {kernel for kernel, _ in timed} >= {"gemm", "attn_scores", "embedding"}
-    assert set(timed.values()) == {Timed((2.5e-3,) * 3)}
+    jobs = list(watch.step_jobs("step", lambda: lambda f: forward(f, *small_step()), lambda key: key, lambda part: part))
+    logs = [samples_of(job, clock, 3) for job in jobs]
+    assert {key if isinstance(key, str) else key[0] for log in logs for key in log.sizes()} >= {*watch.parts, "gemm", "attn_scores"}
+    assert all(log.timed(key) == Timed(2.5e-3, 2.5e-3, 3) for log in logs for key in log.sizes())
 
 
 def test_a_gpu_s_table_names_board_clocks_and_versions(
@@ -526,6 +635,7 @@ def test_a_processor_that_says_little_is_described_all_the_same(found: Measureme
         ({"contexts": (256,)}, "--context: found 256"),
         ({"batches": (0,)}, "--batch: found 0"),
         ({"runs": 0}, "--runs"),
+        ({"patience_s": -1.0}, "--patience: found -1.0"),
         ({"dtype": "int8"}, "--dtype: cannot measure in 'int8'"),
         ({"device": "cuda"}, "--device: PyTorch sees no CUDA device"),
     ],
@@ -550,10 +660,14 @@ def test_the_command_writes_table_and_chip(
     quick: pytest.MonkeyPatch, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     out, chip = tmp_path / "cpu.csv", tmp_path / "cpu.yaml"
-    words = ["measure", "--model", "stories15m", "--layers", "1", "--prompt", "4", "--runs", "3", "--out", out, "--chip-out", chip]
+    words = ["measure", "--model", "stories15m", "--layers", "1", "--prompt", "4", "--runs", "3", "--patience", "1"]
+    words += ["--out", str(out), "--chip-out", str(chip)]
     monkeypatch.setattr(sys, "argv", ["rooftile", *map(str, words)])
     main_code = _code()
-    assert (main_code, capsys.readouterr().out) == (0, "")
+    told = capsys.readouterr()
+    assert (main_code, told.out) == (0, "")
+    assert "timed; " in told.err
+    assert ("warning: " in told.err) == ("of its best rate" in out.read_text())
     assert out.read_text().startswith("# origin: rooftile measure")
     assert predict_graph(trace(MODEL, Scenario.decode(Formats("fp32", "fp32", "fp32"), 1, 9)), chip, "roofline").total_s > 0
     for wrong in (["--clock", "2 GHz"], ["--device", "cuda", "--chip-out", str(chip)]):

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from pathlib import Path
-from typing import Annotated, Literal, Optional
+from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
 import typer
 
 from sim.cli import flags
 
+if TYPE_CHECKING:
+    from sim.evidence.sampling import Progress
+
 app = typer.Typer(rich_markup_mode=None)
+
+_EVERY_S = 5.0
 
 
 @app.command()
@@ -25,6 +32,9 @@ def measure(
     ] = None,
     dtype: Annotated[Literal["fp32", "bf16"], typer.Option("--dtype", help="Number format of everything.")] = "fp32",
     runs: Annotated[int, typer.Option("--runs", metavar="R", help="Runs of each, at most; at least 3 are made.")] = 15,
+    patience: Annotated[
+        float, typer.Option("--patience", metavar="SECONDS", help="How long, in all, to wait for the machine's best rate and time again.")
+    ] = 120.0,
     seed: Annotated[int, typer.Option("--seed", metavar="S", help="Seed of weights, inputs and caches.")] = 0,
     name: Annotated[
         Optional[str],  # noqa: UP045
@@ -44,6 +54,7 @@ def measure(
     from functional.errors import BadInput, Problem
     from sim.evidence.describe import chip_yaml
     from sim.evidence.measure import measure as measure_machine
+    from sim.present.evidence_tables import slow_rows
     from sim.present.output import emit, write_whole
 
     if clock is not None and chip_out is None:
@@ -60,10 +71,26 @@ def measure(
         contexts=context or (),
         dtype=dtype,
         runs=runs,
+        patience_s=patience,
         seed=seed,
         name=name,
+        tell=Told(),
     )
     described = None if chip_out is None else chip_yaml(found, clock)
     emit(found.to_csv().rstrip("\n"), out)
     if chip_out is not None and described is not None:
         write_whole(chip_out, described)
+    if found.slow:
+        print(f"rooftile: warning: {slow_rows(found)}", file=sys.stderr)
+
+
+class Told:
+    """Prints on stderr how far a measurement is, every now and then."""
+
+    def __init__(self) -> None:
+        self._next_s = 0.0
+
+    def __call__(self, now: Progress) -> None:
+        if time.monotonic() >= self._next_s:
+            print(f"rooftile: {now}", file=sys.stderr)
+            self._next_s = time.monotonic() + _EVERY_S

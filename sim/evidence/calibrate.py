@@ -1,7 +1,8 @@
 """Fit the few constants that a datasheet does not say: what is sustained of the peaks, and what software costs per op.
 
-At most 30 rows of one op each are used; the others, and whole steps, are predicted and tell the error. The fit is a damped Gauss-Newton
-(Levenberg, 1944; Marquardt, 1963) on the logarithms of constants and times, with Huber's weights: a disturbed measurement counts less.
+At most 30 rows of one op each are used, all of them measured at the machine's best rate; the others, and whole steps, are predicted and
+tell the error. The fit is a damped Gauss-Newton (Levenberg, 1944; Marquardt, 1963) on the logarithms of constants and times, with Huber's
+weights: a disturbed measurement counts less.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ from functional.errors import BadInput, Problem, ScenarioError
 from hwmodels import chip_names, load_chip
 from hwmodels.chip import Bandwidth, Chip, Number
 from sim.engines.roofline import MATRIX, VECTOR, Peaks, unit_times_s
-from sim.engines.tiled import packed_bytes, unpacked_s
+from sim.engines.tiled import class_seconds, packed_bytes, unpacked_s
 from sim.evidence.cases import Case, StepTask, Task
 from sim.evidence.hardware import plain
-from sim.evidence.tidy import read_tidy
+from sim.evidence.tidy import is_slow, read_tidy
 from sim.evidence.validate import ENGINE, Comparison, Validation, predict_task, validate_rows
 from sim.plan import plan
 
@@ -135,9 +136,13 @@ def calibrate(
     if not ours:
         found = ", ".join(sorted({f"'{row.text('hardware')}'" for row in rows})) or "nothing"
         raise BadInput(Problem(f"no row was measured on {start.name}", f"they name {found}; add an alias to the chip", str(data[0])))
-    compare = partial(validate_rows, ours, engines=(ENGINE,))
+    compare = partial(validate_rows, ours, engines=(ENGINE,), predict=predicted_s)
     before = compare(chips=[start])
-    chosen = choose(before.comparisons, points)
+    steady = [each for each in before.comparisons if not is_slow(each.case.row)]
+    if before.comparisons and not steady:
+        cure = "measure again, with more --patience or with less else running"
+        raise BadInput(Problem("no row was measured at the machine's best rate", cure, str(data[0])))
+    chosen = choose(steady, points)
     if not chosen:
         raise BadInput(Problem("no row of one op can be predicted", "measure GEMMs and vector ops too", str(data[0])))
     constants, fitted = fit(start, [each.case for each in chosen], tell)
@@ -289,7 +294,7 @@ class _Model:
     def anchor(self, theta: Floats) -> Floats:
         """Log times as the engine says, to which the model is held from now on."""
         chip = self.chip(dict(zip(self.paths, np.exp(theta).tolist(), strict=True)))
-        exact = np.log([_seconds(task, chip) for task in self._tasks])
+        exact = np.log([predicted_s(task, chip) for task in self._tasks])
         self._off = self._off + exact - self.log_times(theta)
         return exact
 
@@ -342,8 +347,12 @@ def _unit_times_s(task: Task, chip: Chip) -> tuple[float, float, float, float, f
     return times[chip.dram.name], times[MATRIX], times[VECTOR], others, packed, unpacked
 
 
-def _seconds(task: Task, chip: Chip) -> float:
-    return predict_task(task, chip, ENGINE)
+def predicted_s(task: Task, chip: Chip, engine: str = ENGINE) -> float:
+    """Seconds of a task, as `predict_task` has them, by the engine of the fit without mappings that packing hides."""
+    if engine != ENGINE or (isinstance(task, StepTask) and task.bare):
+        return predict_task(task, chip, engine)
+    planned = plan(task.graph(), chip, task.fused if isinstance(task, StepTask) else True)
+    return sum(each.count * seconds for each, seconds in zip(planned.classes, class_seconds(planned), strict=True))
 
 
 def _with_efficiencies(chip: Chip, values: tuple[float, ...]) -> Chip:

@@ -6,6 +6,7 @@ Peaks are the best that any run reached, so that a roofline stays a bound: `cali
 from __future__ import annotations
 
 import math
+import statistics
 from typing import Any
 
 import yaml
@@ -15,6 +16,7 @@ from functional.formats import bits_of
 from hwmodels import units
 from sim.evidence.measure import Measured, Measurement
 from sim.evidence.stopwatch import FLUSHED
+from sim.evidence.tidy import slow_note
 
 _WIDTH = 110
 _LANE_BITS = 32
@@ -30,6 +32,7 @@ def chip_yaml(found: Measurement, clock: str | None = None) -> str:
     told = "given" if clock else "/proc/cpuinfo" if clock_hz else "nobody says: rates per cycle follow from it, seconds do not"
     clock_hz = clock_hz or _ASSUMED_CLOCK_HZ
     measured = f"rooftile measure, {found.date}, {found.threads} threads"
+    calls = measured if found.primitives_rate == 1 else f"{measured}, {slow_note(found.primitives_rate)}"
     data = {
         "name": _slug(found.hardware),
         "aliases": [found.hardware],
@@ -40,9 +43,9 @@ def chip_yaml(found: Measurement, clock: str | None = None) -> str:
         "clock": {"value": f"{clock_hz / 1e6:g} MHz", "source": told, "standing": "measured" if clock_hz else "assumed"},
         "cores": {"value": found.threads, "source": "threads that PyTorch uses"},
         "matrix": _matrix(found, clock_hz, measured),
-        "vector": _vector(found, clock_hz, measured),
+        "vector": _vector(found, clock_hz, calls),
         "memory": _memory(found, clock_hz, measured),
-        "overhead": _overhead(found, measured),
+        "overhead": _overhead(found, calls),
     }
     head = "# A CPU as a chip. Peaks are the best that was measured; `rooftile calibrate` fits what is sustained of them.\n"
     return head + yaml.safe_dump(data, sort_keys=False, width=_WIDTH, default_flow_style=None)
@@ -87,11 +90,7 @@ ONE_PASS = 1.5
 
 def rows_at_once(found: Measurement) -> int | None:
     """Rows of a product that take as long as one: the most of any shape, up to the first that do not; None where one was not timed."""
-    shapes: dict[tuple[object, object], dict[int, float]] = {}
-    for row in _rows(found, "gemm"):
-        if row.note == FLUSHED:
-            shapes.setdefault((row.cells["N"], row.cells["K"]), {})[int(row.cells["M"])] = row.time.least_s
-    return max((_shared(times) for times in shapes.values() if 1 in times), default=None)
+    return max((_shared(times) for times in _flushed_gemms(found).values() if 1 in times), default=None)
 
 
 def _shared(least_s: dict[int, float]) -> int:
@@ -101,12 +100,43 @@ def _shared(least_s: dict[int, float]) -> int:
     return max(m for m in least_s if m < first_beyond)
 
 
+_FEWEST_ROWS = 100
+"""Rows of products from which on each row takes as long as any other."""
+
+
+def pack_bytes_per_s(found: Measurement) -> float | None:
+    """How fast weights are packed before they are multiplied: the median over shapes of what is left of the time of the fewest of many
+    rows, if each takes as long as each of the others. None where nothing is left, or no shape was timed with two numbers of rows."""
+    rates = []
+    for (n, k), times in _flushed_gemms(found).items():
+        many = sorted(m for m in times if m >= _FEWEST_ROWS)
+        if len(many) > 1:
+            row_s = (times[many[-1]] - times[many[0]]) / (many[-1] - many[0])
+            left_s = times[many[0]] - many[0] * row_s
+            rates.append(n * k * bits_of(found.dtype) / 8 / left_s if left_s > 0 else math.inf)
+    rate = statistics.median(rates) if rates else math.inf
+    return rate if rate < math.inf else None
+
+
+def _flushed_gemms(found: Measurement) -> dict[tuple[int, int], dict[int, float]]:
+    """Of products on flushed caches the least seconds by N and K, and by M; those that were timed at the machine's best rate."""
+    shapes: dict[tuple[int, int], dict[int, float]] = {}
+    for row in _rows(found, "gemm"):
+        if row.note == FLUSHED and row.time.rate == 1:
+            m, n, k = (int(row.cells[name]) for name in "MNK")
+            shapes.setdefault((n, k), {})[m] = row.time.least_s
+    return shapes
+
+
 def _overhead(found: Measurement, measured: str) -> dict[str, Any]:
     launch_ns, hidden_ns = (f"{1e9 * found.primitives_s[name]:.4g} ns" for name in ("launch", "hidden"))
     rows = rows_at_once(found)
     few = {"unpacked_rows": {"value": rows, "source": f"so many rows take as long as one; {measured}"}} if rows else {}
+    rate = pack_bytes_per_s(found)
+    packs = {"pack": {"value": f"{rate / 1e9:.4g} GB/s", "source": f"products less what their rows take; {measured}"}} if rate else {}
     return {
         **few,
+        **packs,
         "launch": {"value": launch_ns, "source": f"an addition of one element; {measured}"},
         "hidden": {"value": hidden_ns, "source": f"exponential of minus infinity, more than of another number; {measured}"},
     }

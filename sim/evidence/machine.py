@@ -8,7 +8,8 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,33 @@ def processor(cpuinfo: str | None = None, caches: Path = _CACHES) -> Processor:
     flags = set((_field(text, "flags") or _field(text, "Features")).split())
     simd_bits = next((bits for flag, bits in _SIMD if flag in flags), 128)
     return Processor(re.sub(r"\s+", " ", name), 1e6 * float(mhz) if mhz else 0.0, simd_bits, _data_caches(caches), _memory_bytes())
+
+
+class Taken:
+    """Processor seconds that others have taken of each of `threads` threads since it was made, as the operating system counts them: time
+    that a hypervisor gave to other machines while this one wanted to run, and of other processes what the remaining processors had no room
+    for. 0 where nobody counts (Linux does: /proc/stat, man proc)."""
+
+    def __init__(self, threads: int, stat: Path = Path("/proc/stat"), now: Callable[[], float] = time.perf_counter) -> None:
+        self._threads, self._stat, self._now = threads, stat, now
+        self._last = self._counted()
+        self._taken_s = 0.0
+
+    def __call__(self) -> float:
+        last, self._last = self._last, self._counted()
+        if last is not None and self._last is not None:
+            elapsed_s, used_s, stolen_s = (new - old for new, old in zip(self._last, last, strict=True))
+            spare_s = max((os.cpu_count() or 1) - self._threads, 0) * elapsed_s
+            self._taken_s += (stolen_s + max(used_s - spare_s, 0.0)) / self._threads
+        return self._taken_s
+
+    def _counted(self) -> tuple[float, float, float] | None:
+        """The time now, seconds that other processes used of all processors, and those that were stolen."""
+        words = _text(self._stat).partition("\n")[0].split()
+        if len(words) < 9 or words[0] != "cpu":
+            return None
+        user, nice, system, _, _, irq, soft, stolen = (int(word) / os.sysconf("SC_CLK_TCK") for word in words[1:9])
+        return self._now(), user + nice + system + irq + soft - time.process_time(), stolen
 
 
 _BOARD_STATE = ("driver_version", "clocks.sm", "clocks.max.sm", "clocks.mem", "power.limit", "power.default_limit", "ecc.mode.current")

@@ -1,20 +1,21 @@
 """Measure the machine at hand: stream bandwidth, GEMM rates, the functional model's ops, and whole steps, as a tidy table.
 
 GEMM microbenchmarks run on flushed caches; steps, and on a CPU the ops in them, run as they come. Weights, inputs and caches are seeded and
-random.
+random. Of a CPU only samples count between which and the machine's best rate a reference sees no difference (`sim.evidence.sampling`).
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,11 +24,13 @@ from functional.config import ModelConfig
 from functional.errors import Problem, ScenarioError
 from functional.llama import KVCache, Weights, build_weights, forward
 from functional.memory import MemoryNeed, available_bytes, check_memory, memory_need
-from functional.model import decode, prefill
 from functional.weights import dtype_named, random_weights, rotary_frequencies
 from sim.evidence.cases import OURS
-from sim.evidence.machine import Board, Processor, board, kept_memory, processor
-from sim.evidence.stopwatch import FLUSHED, Stopwatch, Timed, stopwatch
+from sim.evidence.machine import Board, Processor, Taken, board, kept_memory, processor
+from sim.evidence.op_rows import Key
+from sim.evidence.sampling import SHARE, Job, Log, Progress, Reference, Sampler, Timed
+from sim.evidence.stopwatch import FLUSHED, Step, Stopwatch, Work, stopwatch
+from sim.evidence.tidy import slow_note
 from workloads.library import load_model
 
 DTYPES = ("fp32", "bf16")
@@ -45,20 +48,24 @@ STREAM_BYTES = 2**27
 VECTOR_BYTES = 2**23
 """Bytes of each array from which a vector primitive's rate is taken: those of an activation of a thousand tokens."""
 
-PASSES = 2
-"""How often everything is timed, one after the other: what else the machine does meanwhile slows all of it alike."""
+PATIENCE_S = 120.0
+"""Seconds for which a measurement waits for the machine's best rate, and times again, unless it is told."""
 
-_BUDGET_S = 1.0
-_WARM = "as it comes"
+_AS_IT_COMES = "as it comes"
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One row: its cells without source and hardware, and the time."""
+    """One row: its cells without source and hardware, the time, and under which conditions."""
 
     cells: Mapping[str, str | int]
     time: Timed
     note: str
+
+    @property
+    def notes(self) -> str:
+        """The cell of that name: conditions, and the machine's rate where that was not its best."""
+        return self.note if self.time.rate == 1 else f"{self.note}; {slow_note(self.time.rate)}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +73,8 @@ class Measurement:
     """Everything that one run of `measure` found.
 
     `primitives_s`, of a CPU: by name, seconds per element of vector primitives, each a call that leaves its result in memory of its own, as
-    the functional model calls them; `launch`, seconds of the least call; and `hidden`, more seconds of the exponential of minus infinity.
+    the functional model calls them; `launch`, seconds of the least call; and `hidden`, more seconds of the exponential of minus infinity;
+    `primitives_rate` is the machine's then, of its best.
     """
 
     hardware: str
@@ -78,6 +86,12 @@ class Measurement:
     comments: tuple[str, ...]
     rows: tuple[Measured, ...]
     primitives_s: Mapping[str, float] = field(default_factory=dict)
+    primitives_rate: float = 1.0
+
+    @property
+    def slow(self) -> tuple[Measured, ...]:
+        """Rows that were timed while the machine was below its best rate."""
+        return tuple(row for row in self.rows if row.time.rate < 1)
 
     def to_csv(self) -> str:
         """The tidy table; `rooftile validate` reads it."""
@@ -89,7 +103,7 @@ class Measurement:
         common = {"source": f"rooftile measure {self.date}", "hardware": self.hardware, "dtype": self.dtype}
         for row in self.rows:
             times = {"latency_us": f"{1e6 * row.time.median_s:.4f}", "least_us": f"{1e6 * row.time.least_s:.4f}", "runs": row.time.runs}
-            writer.writerow({**common, **row.cells, **times, "notes": row.note})
+            writer.writerow({**common, **row.cells, **times, "notes": row.notes})
         return buffer.getvalue()
 
 
@@ -103,41 +117,65 @@ def measure(
     contexts: Sequence[int] = (),
     dtype: str = "fp32",
     runs: int = 15,
+    patience_s: float = PATIENCE_S,
     seed: int = 0,
     name: str | None = None,
+    tell: Callable[[Progress], None] = lambda progress: None,
 ) -> Measurement:
     """Time this machine with a model's ops and steps; `contexts` of decode steps default to `prompts`.
 
-    Each is run `runs` times at most. Raises `BadInput`: an unknown model, lengths that it cannot hold, no CUDA device, less memory than is
+    Each is run `runs` times at most. For `patience_s` in all it waits for the machine's best rate, and times again what was disturbed;
+    `tell` hears how far it is. Raises `BadInput`: an unknown model, lengths that it cannot hold, no CUDA device, less memory than is
     needed.
     """
     config = model if isinstance(model, ModelConfig) else load_model(model)
-    _check(config, layers, batches, prompts, contexts, dtype, runs)
+    _check(config, layers, batches, prompts, contexts, dtype, runs, patience_s)
     config = config if layers is None else replace(config, num_hidden_layers=layers)
     steps = [(batch, prompt, 0) for batch in batches for prompt in prompts]
     steps += [(batch, 1, context) for batch in batches for context in (contexts or prompts)]
     machine = processor()
     stream_bytes = max(STREAM_BYTES, 4 * _last_cache_bytes(device, machine))
-    watch = stopwatch(device, -(-runs // PASSES), _BUDGET_S, stream_bytes)
+    watch = stopwatch(device, stream_bytes)
     _check_memory(config, steps, dtype, stream_bytes, device)
 
-    rows: list[Measured] = []
     with kept_memory() if device == "cpu" else nullcontext(False) as is_kept, torch.inference_mode(), _told_if_full():
         weights = _weights(config, dtype, seed, watch.device)
-        primitives: dict[str, Timed] = {}
-        for _ in range(PASSES):
-            rows += [*_streams(watch, stream_bytes), *_gemms(watch, dtype, seed)]
-            if device == "cpu":  # a GPU is described by its datasheet
-                primitives = {name: timed + primitives.get(name, Timed(())) for name, timed in _primitives(watch).items()}
-            for batch, q_len, context in steps:
-                rows += _step_rows(watch, config, weights, batch, q_len, context, dtype, seed)
+        timed_steps = [_Step(config, weights, *step, dtype, seed, watch) for step in steps]
+        log = Log(Reference(watch.reference(), Taken(torch.get_num_threads()) if device == "cpu" else lambda: 0.0))
+        jobs = [*_streams(watch, stream_bytes), *_gemms(watch, dtype, seed)]
+        if device == "cpu":  # a GPU is described by its datasheet
+            jobs += _primitives(watch)
+        Sampler(log, runs, patience_s, tell).take([*jobs, *(job for step in timed_steps for job in step.jobs())])
+    rows = tuple(_rows(log, timed_steps))
     gpu = None if device == "cpu" else _board()
     hardware = name or (machine.name if gpu is None else gpu.hardware)
     date = datetime.now(UTC).date().isoformat()
     threads = torch.get_num_threads()
-    rates = _per_element_s(primitives) if primitives else {}
     comments = _comments(config, gpu, date, threads, machine, is_kept)
-    return Measurement(hardware, device, dtype, threads, machine, date, comments, tuple(_pooled(rows)), rates)
+    primitives = {key.name: log.timed(key) for key in log.sizes() if isinstance(key, _Primitive)}
+    rates = _per_element_s(primitives) if primitives else {}
+    rate = min((each.rate for each in primitives.values()), default=1.0)
+    return Measurement(hardware, device, dtype, threads, machine, date, comments, rows, rates, rate)
+
+
+class _Kernel(NamedTuple):
+    """A row of one op, as a key of the log: what is known of it by whichever step has it is one row."""
+
+    cells: tuple[tuple[str, str | int], ...]
+    note: str
+
+
+class _Primitive(NamedTuple):
+    """A vector primitive, as a key of the log."""
+
+    name: str
+
+
+class _Part(NamedTuple):
+    """A part of a step, as a key of the log."""
+
+    step: str
+    part: str
 
 
 def _check(
@@ -148,6 +186,7 @@ def _check(
     contexts: Sequence[int],
     dtype: str,
     runs: int,
+    patience_s: float,
 ) -> None:
     problems = []
     if dtype not in DTYPES:
@@ -163,6 +202,8 @@ def _check(
                 problems.append(Problem(f"found {value}", cure, path=flag))
     if runs < 1:
         problems.append(Problem(f"found {runs}", "1 or more", path="--runs"))
+    if not 0 <= patience_s < math.inf:
+        problems.append(Problem(f"found {patience_s}", "seconds, 0 or more", path="--patience"))
     if problems:
         raise ScenarioError(problems)
 
@@ -170,54 +211,67 @@ def _check(
 def _check_memory(config: ModelConfig, steps: Sequence[tuple[int, int, int]], dtype: str, stream_bytes: int, device: str) -> None:
     """Raise `ScenarioError`, with what is needed, if the streams' arrays or a step would not fit."""
     available = available_bytes() if device == "cpu" else int(torch.cuda.mem_get_info()[0])
-    check_memory(MemoryNeed(0, 0, 4 * stream_bytes), available)
+    check_memory(MemoryNeed(0, 0, 5 * stream_bytes), available)
     table = torch.empty(0, dtype=dtype_named(dtype), device="meta")
     shapes = build_weights(config, lambda name, shape: table.new_empty(shape), table)
     for batch, q_len, context in steps:
         need = memory_need(config, shapes, batch, context + q_len, q_len)
-        check_memory(replace(need, activations_bytes=need.activations_bytes + stream_bytes), available)
+        check_memory(replace(need, activations_bytes=need.activations_bytes + 2 * stream_bytes), available)
 
 
-def _streams(watch: Stopwatch, size_bytes: int) -> Iterator[Measured]:
+def _streams(watch: Stopwatch, size_bytes: int) -> Iterator[Job]:
     """Bandwidth from memory: a read (sum) and a triad. Source: McCalpin, STREAM."""
     elements = size_bytes // 4
-    a, b, c = (torch.ones(elements, device=watch.device) for _ in range(3))
-    dims: dict[str, str | int] = {"M": 1, "N": elements, "dtype": "fp32"}
-    yield Measured({"op": "stream_read", **dims}, watch.time(lambda: a.sum(), flushed=False), "larger than any cache")
-    triad = watch.time(lambda: torch.add(a, b, alpha=3.0, out=c), flushed=False)
-    yield Measured({"op": "stream_triad", **dims}, triad, "larger than any cache")
+
+    def read() -> Work:
+        return torch.ones(elements, device=watch.device).sum
+
+    def triad() -> Work:
+        a, b, c = (torch.ones(elements, device=watch.device) for _ in range(3))
+        return lambda: torch.add(a, b, alpha=3.0, out=c)
+
+    for op, make in (("stream_read", read), ("stream_triad", triad)):
+        cells = (("op", op), ("M", 1), ("N", elements), ("dtype", "fp32"))
+        yield watch.kernel(op, _Kernel(cells, "larger than any cache"), make, flushed=False)
 
 
-def _gemms(watch: Stopwatch, dtype: str, seed: int) -> Iterator[Measured]:
-    for m, n, k in GEMMS:
+def _gemms(watch: Stopwatch, dtype: str, seed: int) -> Iterator[Job]:
+    def make(m: int, n: int, k: int) -> Work:
         generator = torch.Generator().manual_seed(seed)
         x, weight = (torch.randn(rows, k, generator=generator).to(watch.device, dtype_named(dtype)) for rows in (m, n))
-        with torch.inference_mode():
-            timed = watch.time(partial(_product, x, weight), flushed=True)
-        yield Measured({"op": "gemm", "M": m, "N": n, "K": k}, timed, FLUSHED)
+        return partial(_product, x, weight)
+
+    for m, n, k in GEMMS:
+        key = _Kernel((("op", "gemm"), ("M", m), ("N", n), ("K", k)), FLUSHED)
+        yield watch.kernel(f"GEMM {m} x {n} x {k}", key, partial(make, m, n, k), flushed=True)
 
 
 def _product(x: Tensor, weight: Tensor) -> Tensor:
     return x @ weight.T
 
 
-def _primitives(watch: Stopwatch) -> dict[str, Timed]:
+def _primitives(watch: Stopwatch) -> Iterator[Job]:
     """Calls of each vector primitive; of the least call there is (`launch`); and of an exponential of which every other element is minus
     infinity (`hidden`), as a mask leaves scores: libraries take a slow path for it."""
     elements = VECTOR_BYTES // 4
     a, one = torch.rand(elements, device=watch.device) + 0.5, torch.ones(1, device=watch.device)
     masked = a.clone()
     masked[::2] = -torch.inf
-    calls: dict[str, Callable[[], object]] = {
+    calls: dict[str, Work] = {
         "launch": lambda: torch.add(one, one),
         "add": lambda: a + 1.0,
         "mul": lambda: a * 0.5,
-        "exp": lambda: a.exp(),
-        "rsqrt": lambda: a.reciprocal(),
-        "convert": lambda: a.bfloat16(),
-        "hidden": lambda: masked.exp(),
+        "exp": a.exp,
+        "rsqrt": a.reciprocal,
+        "convert": a.bfloat16,
+        "hidden": masked.exp,
     }
-    return {name: watch.time(work, flushed=False) for name, work in calls.items()}
+    for name, work in calls.items():
+        yield watch.kernel(name, _Primitive(name), partial(_same, work), flushed=False)
+
+
+def _same(work: Work) -> Work:
+    return work
 
 
 def _per_element_s(primitives: Mapping[str, Timed]) -> dict[str, float]:
@@ -229,28 +283,59 @@ def _per_element_s(primitives: Mapping[str, Timed]) -> dict[str, float]:
     return {"launch": least_s, **found, "hidden": max(hidden_s - medians["exp"], 0.0) / (elements / 2)}
 
 
-def _step_rows(
-    watch: Stopwatch, config: ModelConfig, weights: Weights[Tensor], batch: int, q_len: int, context: int, dtype: str, seed: int
-) -> Iterator[Measured]:
-    """A whole step, and each distinct op in it."""
-    generator = torch.Generator().manual_seed(seed)
-    ids = torch.randint(config.vocab_size, (batch, q_len), generator=generator).to(watch.device)
-    cache = _filled_cache(config, batch, context + q_len, dtype, watch.device, generator)
-    phase = "decode" if context else "prefill"
+@dataclass(frozen=True, eq=False, slots=True)
+class _Step:
+    """A step of a model, whose parts and ops are timed."""
 
-    def step() -> Tensor:
-        return decode(config, weights, ids, cache, context) if context else prefill(config, weights, ids, cache)
+    config: ModelConfig
+    weights: Weights[Tensor]
+    batch: int
+    q_len: int
+    context: int
+    dtype: str
+    seed: int
+    watch: Stopwatch
 
-    timed = watch.time(step, flushed=False)
-    shape: dict[str, str | int] = {"model": config.name, "phase": phase, "batch": batch, "q_len": q_len, "kv_len": context + q_len}
-    tokens = batch * q_len
-    speed: dict[str, str | int] = {"tokens_per_forward": tokens, "avg_kv_len": context + q_len}
-    whole: dict[str, str | int] = {"op": f"e2e_{phase}", "layers": config.num_hidden_layers, "framework": OURS}
-    yield Measured({**shape, **whole, **speed}, timed, _WARM)
+    @property
+    def phase(self) -> str:
+        return "decode" if self.context else "prefill"
 
-    for (kernel, dims), seconds in watch.ops(lambda f: forward(f, config, weights, ids, cache, context, q_len)).items():
-        cells: dict[str, str | int] = {"op": kernel, "model": config.name, "phase": phase, **dict(dims)}
-        yield Measured(cells, seconds, watch.ops_note)
+    @property
+    def name(self) -> str:
+        length = f"after {self.context}" if self.context else f"of {self.q_len}"
+        return f"{self.phase} {length} tokens, batch {self.batch}"
+
+    def jobs(self) -> Iterator[Job]:
+        return self.watch.step_jobs(self.name, self._made, self._op_key, lambda part: _Part(self.name, part))
+
+    def _made(self) -> Step:
+        generator = torch.Generator().manual_seed(self.seed)
+        ids = torch.randint(self.config.vocab_size, (self.batch, self.q_len), generator=generator).to(self.watch.device)
+        cache = _filled_cache(self.config, self.batch, self.context + self.q_len, self.dtype, self.watch.device, generator)
+        return lambda f: forward(f, self.config, self.weights, ids, cache, self.context, self.q_len)
+
+    def _op_key(self, key: Key) -> _Kernel:
+        kernel, dims = key
+        return _Kernel((("op", kernel), *dims), self.watch.ops_note)
+
+    def row(self, log: Log) -> Measured:
+        """The whole step: its parts, the layers as often as there are any."""
+        layers = self.config.num_hidden_layers
+        time = Timed.total((layers if part == "layer" else 1, log.timed(_Part(self.name, part))) for part in self.watch.parts)
+        tokens, kv_len = self.batch * self.q_len, self.context + self.q_len
+        shape: dict[str, str | int] = {"model": self.config.name, "phase": self.phase, "batch": self.batch, "q_len": self.q_len}
+        whole: dict[str, str | int] = {"op": f"e2e_{self.phase}", "kv_len": kv_len, "layers": layers, "framework": OURS}
+        speed: dict[str, str | int] = {"tokens_per_forward": tokens, "avg_kv_len": kv_len, "tokens_per_s": f"{tokens / time.median_s:.6g}"}
+        return Measured({**shape, **whole, **speed}, time, _AS_IT_COMES)
+
+
+def _rows(log: Log, steps: Sequence[_Step]) -> Iterator[Measured]:
+    """Whole steps, and each distinct op."""
+    yield from (step.row(log) for step in steps)
+    for key in log.sizes():
+        if isinstance(key, _Kernel):
+            cells = dict(key.cells)
+            yield Measured(cells, log.timed(key), key.note)
 
 
 def _filled_cache(
@@ -279,20 +364,6 @@ def _weights(config: ModelConfig, dtype: str, seed: int, device: str) -> Weights
     return Weights(table, layers, on_device(weights.norm), head, rotary_frequencies(config, device))
 
 
-def _pooled(rows: Sequence[Measured]) -> Iterator[Measured]:
-    """One row for all with the same cells, but for the model and phase of an op, with the runs of all."""
-    found: dict[tuple[Any, ...], Measured] = {}
-    for row in rows:
-        cells = {name: value for name, value in row.cells.items() if row.cells.get("framework") or name not in ("model", "phase")}
-        key = tuple(sorted((name, str(value)) for name, value in cells.items()))
-        known = found.get(key)
-        found[key] = row if known is None else replace(known, time=known.time + row.time)
-    for row in found.values():
-        tokens = row.cells.get("tokens_per_forward")
-        speed = {} if tokens is None else {"tokens_per_s": f"{int(tokens) / row.time.median_s:.6g}"}
-        yield replace(row, cells={**row.cells, **speed})
-
-
 def _last_cache_bytes(device: str, machine: Processor) -> int:
     """Bytes of the cache before the memory of a device; that there is no such device is told by `stopwatch`."""
     if device == "cpu" or not torch.cuda.is_available():
@@ -316,10 +387,15 @@ def _told_if_full() -> Iterator[None]:
 
 def _comments(config: ModelConfig, gpu: Board | None, date: str, threads: int, machine: Processor, is_kept: bool) -> tuple[str, ...]:
     where = f"{machine.name}, {threads} threads" if gpu is None else f"{gpu.name}, CUDA {torch.version.cuda}; {gpu}"
-    how = "wall clock around the call" if gpu is None else "CUDA events around the replay of a CUDA graph, right after a flush or itself"
+    how = (
+        "wall clock around the call, of a step around each layer; samples count where a reference before and after them was within"
+        f" {SHARE:.0%} of its best, at which the machine was unless notes say otherwise"
+        if gpu is None
+        else "CUDA events around the replay of a CUDA graph, right after a flush or itself"
+    )
     return (
         f"origin: rooftile measure, {date}; {where}; PyTorch {torch.__version__}",
-        f"method: {how}; median of the stated number of runs, in {PASSES} passes over everything, each after warm-up; notes say whether"
+        f"method: {how}; median of the stated number of runs, after warm-up; notes say whether"
         " caches were flushed before each run" + ("; memory that was freed stays with the process (mallopt)" if is_kept else ""),
         f"model: {config.name}, {config.num_hidden_layers} layers, seeded random weights; framework {OURS}: the functional model, op by op",
         "units: latency_us and least_us = microseconds of one call, median and least; tokens_per_s = new tokens per median second",

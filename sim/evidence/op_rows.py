@@ -1,8 +1,9 @@
-"""Ops of the functional model as rows of a tidy table: which kernel each call is, and with which dimensions."""
+"""Ops of the functional model as rows of a tidy table: which kernel each call is, with which dimensions, and what it takes in a step."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from functional.interpreters import Torch
 from functional.ops import Op
+from sim.evidence.sampling import Log
 
 Dims = dict[str, int]
 
@@ -49,20 +51,56 @@ class Distinct(Torch):
         return super().apply(op, name, inputs, **attrs)
 
 
-class InPlace(Torch):
-    """Computes, and keeps the seconds that each op took where it stands in the step, by kernel and dimensions."""
+PARTS = ("embedding", "layer", "head")
+"""What a step consists of: what comes before the layers, each layer, and what comes after them."""
 
-    def __init__(self, now: Callable[[], float]) -> None:
+
+class InPlace(Torch):
+    """Computes, and times each op and each part of a step where it stands, for a log whose keys `op_key` and `part_key` make.
+
+    The log may read its reference between parts, never within one. The op that comes next has then lost its inputs from the caches: it is
+    run once before time goes on.
+    """
+
+    def __init__(
+        self, log: Log, op_key: Callable[[Key], Hashable], part_key: Callable[[str], Hashable], now: Callable[[], float]
+    ) -> None:
         super().__init__()
-        self._now = now
-        self.seconds: dict[Key, list[float]] = {}
+        self._log, self._op_key, self._part_key, self._now = log, op_key, part_key, now
+        self._is_cold = False
+        self._besides_s = 0.0
+        self._begin_s = now()
+
+    @contextmanager
+    def scope(self, name: str) -> Iterator[None]:
+        is_layer = not self._scope
+        if is_layer and name == "layers.0":
+            self._end_part("embedding")
+        with super().scope(name):
+            yield
+        if is_layer:
+            self._end_part("layer")
+
+    def end(self) -> None:
+        """The step is done."""
+        self._end_part("head")
 
     def apply(self, op: Op, name: str, inputs: tuple[Tensor, ...], **attrs: Any) -> Tensor:
+        if self._is_cold:
+            op.compute(*inputs, **attrs)
+            self._begin_s, self._is_cold = self._now(), False
         begin_s = self._now()
         output = op.compute(*inputs, **attrs)
-        took_s = self._now() - begin_s
-        self.seconds.setdefault(Call(op, inputs, attrs).key(), []).append(took_s)
+        end_s = self._now()
+        self._log.note(self._op_key(Call(op, inputs, attrs).key()), end_s - begin_s)
+        self._besides_s += self._now() - end_s
         return output
+
+    def _end_part(self, name: str) -> None:
+        self._log.note(self._part_key(name), self._now() - self._begin_s - self._besides_s)
+        self._log.settle()
+        self._is_cold = self._log.is_fresh
+        self._besides_s, self._begin_s = 0.0, self._now()
 
 
 def _rows_of(x: Tensor) -> Dims:

@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 from functional.errors import BadInput, Problem
 
 MEASURED = ("latency_us", "utilisation_pct", "layer_sum_us", "tokens_per_s")
 """Columns of which a table has at least one."""
+
+_SLOW = re.compile(r"machine at [0-9]+ % of its best rate")
 
 _SHOWN = 10
 """Mistakes of one file that are told one by one."""
@@ -65,6 +69,16 @@ class Row:
         return value
 
 
+def slow_note(rate: float) -> str:
+    """What the notes of a row say that was timed while its machine ran at this share of its best rate."""
+    return f"machine at {100 * rate:.0f} % of its best rate"
+
+
+def is_slow(row: Row) -> bool:
+    """Whether its notes say so."""
+    return _SLOW.search(row.text("notes")) is not None
+
+
 def _number(column: str, text: str) -> float:
     if not text:
         raise CellError(column, "the cell is empty", "this kind of row needs it")
@@ -98,6 +112,12 @@ def read_tidy(path: str | Path) -> list[Row]:
     ]
     raise_all(problems)
     return [Row(file, line, dict(zip(columns, (cell.strip() for cell in cells), strict=True))) for line, cells in body]
+
+
+def comments_of(path: str | Path) -> str:
+    """What the `#` lines before the header say: where the rows come from, and under which conditions."""
+    lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    return "\n".join(line.lstrip("#").strip() for line in takewhile(lambda line: not line.strip() or line.startswith("#"), lines)).strip()
 
 
 def _lines(text: str) -> Iterator[tuple[int, list[str]]]:

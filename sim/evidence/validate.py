@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,9 @@ from sim.evidence.cases import Case, NotPredicted, StepTask, Task, cases
 from sim.evidence.hardware import Hardware
 from sim.evidence.published import published_tables
 from sim.evidence.tidy import CellError, Row, cell_problem, raise_all, read_tidy
+
+Predict: TypeAlias = Callable[[Task, Chip, str], float]
+"""Seconds of a task on a chip, by the engine of that name."""
 
 Regime: TypeAlias = Literal["large", "small", "l2"]
 
@@ -113,11 +116,13 @@ def validate(data: Sequence[str | Path] = (), *, engines: Sequence[str] = (ENGIN
     return validate_rows([row for path in data or published_tables() for row in read_tidy(path)], engines, chips)
 
 
-def validate_rows(rows: Sequence[Row], engines: Sequence[str], chips: Iterable[str | Path | Chip] = ()) -> Validation:
-    """The same for rows that were read before."""
+def validate_rows(
+    rows: Sequence[Row], engines: Sequence[str], chips: Iterable[str | Path | Chip] = (), predict: Predict | None = None
+) -> Validation:
+    """The same for rows that were read before; `predict` says as `predict_task` what a task takes."""
     hardware = Hardware(chips)
     found, left = _all_cases(rows, hardware)
-    predictor = _Predictor()
+    predictor = _Predictor(predict or predict_task)
     comparisons: list[Comparison] = []
     for case in found:
         try:
@@ -158,7 +163,8 @@ def _leave(left: dict[str, Left], reason: str, row: Row) -> None:
 class _Predictor:
     """Predictions by chip, task and engine; what many rows ask is worked out once."""
 
-    def __init__(self) -> None:
+    def __init__(self, predict: Predict) -> None:
+        self._predict = predict
         self._known: dict[tuple[str, float | None, str, Task], float | BadInput] = {}
 
     def predicted_s(self, tasks: Sequence[Task], chip: Chip, engine: str) -> float:
@@ -170,7 +176,7 @@ class _Predictor:
         known = self._known.get(key)
         if known is None:
             try:
-                known = predict_task(task, chip, engine)
+                known = self._predict(task, chip, engine)
             except BadInput as why:
                 known = why
             self._known[key] = known

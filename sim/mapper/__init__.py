@@ -12,7 +12,7 @@ from functional.errors import BadInput, Problem
 from hwmodels.chip import Chip
 from sim.mapper.cost import GemmCost, chip_bytes, chip_traffic, cost_of, macs_of_cores, room_bits, tile_turns, weights_fetched
 from sim.mapper.problem import NOTHING, Asked, Besides, Choice, Setting, capacity_bytes, setting_of, tile_bits
-from sim.mapper.search import search_each
+from sim.mapper.search import search_each, search_few
 from sim.mapper.traffic import TrafficTile, map_gemm_traffic
 from sim.mapping import AXES, Gemm, GemmMapping, StageTiling, Tile
 
@@ -28,6 +28,7 @@ __all__ = [
     "chip_use",
     "choice_of",
     "cost_gemm",
+    "is_soon_within",
     "map_gemm",
     "map_gemm_traffic",
     "map_together",
@@ -94,6 +95,19 @@ class _Question:
 def remembered_place(question: _Question) -> list[MappedGemm]:
     """Where the answer is kept, once it is known: layers ask alike."""
     return []
+
+
+_FEW_BOXES = (1, 10_000)
+"""Boxes with which a search for any good mapping is content: the first that it comes upon, and mostly one within 0.1 % of the best."""
+
+
+def is_soon_within(
+    most_s: float, gemm: Gemm, chip: Chip, a_resident: bool = False, besides: Besides = NOTHING, pieces: int = 1
+) -> bool:
+    """Whether a short search meets a mapping that takes at most so long [s], with what the levels move besides. If it does, the best one
+    takes no longer; if not, nothing is known."""
+    setting = setting_of(gemm, chip, a_resident, besides, pieces)
+    return any(search_few(setting, boxes).key[0] <= most_s for boxes in _FEW_BOXES)
 
 
 def cost_gemm(mapping: GemmMapping, chip: Chip, a_resident: bool = False) -> GemmCost:

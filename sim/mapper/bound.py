@@ -175,7 +175,7 @@ class Bounder:
             ends[number], rows[number] = (8 if is_sum else setting.bits(link.role)) / burst_bits, link.one
             if link.inner.stage == 0:
                 parts[number] = setting.bits(link.role) / burst_bits
-                parts[3] = 8 / burst_bits if is_sum else parts[3]
+                parts[3] = 8 / burst_bits if is_sum and setting.arrives(link.outer) else parts[3]
         return ends, parts, rows
 
     def _longest(self) -> Floats:
@@ -323,7 +323,7 @@ class Form:
 def form_of(setting: Setting) -> Form:
     """The form of a GEMM on a chip."""
     gemm, besides = setting.gemm, len(setting.besides.sizes_bytes)
-    bits = gemm.a_bits, gemm.w_bits, gemm.acc_bits
+    bits = gemm.a_bits, gemm.w_bits, gemm.acc_bits, int(gemm.out_in_dram)
     return Form(id(setting.chip), len(setting.holders["activations"]), bits, gemm.compute, setting.pieces, besides, setting)
 
 
@@ -436,6 +436,8 @@ class _Rows:
         outer, inner = (link.outer.read_bytes_per_s, link.inner.write_bytes_per_s)
         if not load:
             outer, inner = link.outer.write_bytes_per_s, link.inner.read_bytes_per_s
+            if not self.form.setting.arrives(link.outer):
+                return self.unit[link.one] * size_bytes / inner
         slower = outer <= inner
         in_bursts = chosen(slower, 1 / outer, 0.0) * self.unit[link.one_in_bursts]
         return (in_bursts + chosen(slower, 0.0, 1 / inner) * self.unit[link.one]) * size_bytes
@@ -497,7 +499,8 @@ class _Rows:
             outer, inner = link.outer.level.name, link.inner.level.name
             in_bursts = link.outer.stage < 0
             read[outer] += acc_bytes * unit[link.leave] + unit[link.waste_read] * in_bursts
-            written[outer] += acc_bytes * unit[link.leave] + self._finished(link.outer) + unit[link.waste_written] * in_bursts
+            finished = self._finished(link.outer) * setting.arrives(link.outer)
+            written[outer] += acc_bytes * unit[link.leave] + finished + unit[link.waste_written] * in_bursts
             read[inner] += acc_bytes * unit[link.enter] + self._finished(link.inner)
             written[inner] += acc_bytes * unit[link.enter]
         place = setting.holders["psums"][-1]
@@ -559,7 +562,8 @@ class _Rows:
         link = form.links["psums"][-1]
         if not link.inner.level.double_buffered:
             back = self.unit[link.enter] * (gemm.acc_bits / 8)
-            away = back + self._finished(link.inner)
             out_rate = smaller(link.outer.write_bytes_per_s, link.inner.read_bytes_per_s)
             in_rate = smaller(link.outer.read_bytes_per_s, link.inner.write_bytes_per_s)
-            after_ready.append(away / out_rate + back / in_rate + self._array() + self._stores[-2])
+            finished, arrives = self._finished(link.inner), form.setting.arrives(link.outer)
+            away = (back + finished) / out_rate if arrives else back / out_rate + finished / link.inner.read_bytes_per_s
+            after_ready.append(away + back / in_rate + self._array() + self._stores[-2])

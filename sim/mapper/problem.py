@@ -88,6 +88,14 @@ class Setting:
         """Bits of an element in a tile."""
         return {"activations": self.gemm.a_bits, "weights": self.gemm.w_bits, "psums": self.gemm.acc_bits}[role]
 
+    def result_bits(self, outer: Place) -> int:
+        """Bits of an element of the result that arrive at a place outside of its sums: none in DRAM where it stays on the chip."""
+        return self.gemm.out_bits if self.arrives(outer) else 0
+
+    def arrives(self, outer: Place) -> bool:
+        """Whether the result arrives at a place outside of its sums."""
+        return outer.stage >= 0 or self.gemm.out_in_dram
+
     def shared(self, place: Place) -> bool:
         """Whether all cores use this place."""
         return place.stage < self.split_stage

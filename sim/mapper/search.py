@@ -222,11 +222,13 @@ class _Boxes(NamedTuple):
 
 
 class Search:
-    """A search for one chip, or at once for some that differ in nothing but their arrays: the tables, and what was found so far.
+    """A search for one GEMM on a chip, or at once for several GEMMs of one form on it, or for one GEMM on chips that differ in nothing but
+    their arrays: the tables, and what was found so far.
 
-    `limits` [10, chips] say what bounds the best mapping of each stands for: below the first four a bound is below what that mapping is
-    ranked by, up to the next four it may be equal; then comes its place; and array cycles that only what is no better takes. Boxes of several chips are laid out side by side, as if each
-    chip's variants were further variants of one; a box is compared with the incumbent of its own chip.
+    `limits` [10, settings] say what bounds the best mapping of each stands for: below the first four a bound is below what that mapping is
+    ranked by, up to the next four it may be equal; then comes its place; and array cycles that only what is no better takes. Boxes of
+    several settings are laid out side by side, as if the variants of each were further variants of one; a box is compared with the
+    incumbent of its own.
     """
 
     def __init__(
@@ -558,7 +560,7 @@ def search_each(settings: Sequence[Setting], objective: str, budget_boxes: float
     founds = [NONE_FOUND] * len(settings)
     alike: dict[Any, list[tuple[int, Space]]] = {}
     for number, setting in enumerate(settings):
-        space = all_of(setting) if len(setting.stages) == 1 else thin_of(setting)
+        space = _first_space(setting)
         alike.setdefault((form_of(setting), tuple(space[1])), []).append((number, space))
     for own in alike.values():
         several = [settings[number] for number, _ in own]
@@ -578,6 +580,10 @@ def search_each(settings: Sequence[Setting], objective: str, budget_boxes: float
     return founds
 
 
+def _first_space(setting: Setting) -> Space:
+    return all_of(setting) if len(setting.stages) == 1 else thin_of(setting)
+
+
 def _side_by_side(
     settings: Sequence[Setting], spaces: Sequence[Space], objective: str, budget_boxes: float, incumbent: Found = NONE_FOUND
 ) -> list[Found]:
@@ -589,6 +595,11 @@ def _side_by_side(
             return [incumbent]
         each = zip(settings, spaces, strict=True)
         return [_side_by_side([setting], [space], objective, budget_boxes, incumbent)[0] for setting, space in each]
+
+
+def search_few(setting: Setting, budget_boxes: float) -> Found:
+    """The mapping of least latency among so many boxes of those that `search` looks at first; `NONE_FOUND` if no tile fits."""
+    return _side_by_side([setting], [_first_space(setting)], "latency", budget_boxes)[0]
 
 
 Space: TypeAlias = tuple[Sequence[Variant], Sequence[Any], TilesOf]
