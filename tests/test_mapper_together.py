@@ -37,7 +37,7 @@ def questions(draw: st.DrawFn, levels: int, limit: int) -> list[Asked]:
     found = []
     for _ in range(draw(st.integers(2, 6))):
         a_bits, out_bits = draw(st.sampled_from([8, 8, 8, 16])), draw(st.sampled_from([0, 4, 8, 16]))
-        gemm = Gemm(draw(extent), draw(extent), draw(extent), a_bits, 8, out_bits, 32, "int8")
+        gemm = Gemm(draw(extent), draw(extent), draw(extent), a_bits, 8, out_bits, 32, "int8", draw(st.booleans()))
         besides = Besides(tuple((draw(size), draw(size)) for _ in range(levels)), draw(st.sampled_from([(), (40,), (300, 20)])))
         found.append(Asked(gemm, draw(st.sampled_from([False, False, True])), draw(st.sampled_from([NOTHING, besides]))))
     return found
