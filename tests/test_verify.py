@@ -270,8 +270,8 @@ def test_a_wrong_executed_element_is_named(monkeypatch: pytest.MonkeyPatch, chip
 def test_a_wrong_charge_is_found(monkeypatch: pytest.MonkeyPatch, field: str) -> None:
     true = tiled.map_group
 
-    def wrong(group_class: Any, plan: Any, peaks: Any) -> tiled.Mapped:
-        mapped = true(group_class, plan, peaks)
+    def wrong(group_class: Any, *asked: Any) -> tiled.Mapped:
+        mapped = true(group_class, *asked)
         return replace(mapped, **{field: getattr(mapped, field) + 1}) if group_class.ops[0].name == "lm_head" else mapped
 
     monkeypatch.setattr(tiled, "map_group", wrong)

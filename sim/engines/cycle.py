@@ -49,8 +49,8 @@ def play_classes(plan: Plan) -> list[PlayedClass]:
     calibrated = technology_of(plan.chip) is not None
     known: dict[object, Visited] = {}
     found = []
-    for group_class in plan.classes:
-        mapped, visited = tiled.map_group(group_class, plan, lasting), None
+    for group_class, mapped in zip(plan.classes, tiled.map_groups(plan, lasting), strict=True):
+        visited = None
         if mapped.choice is not None and (mapped.waves is not None or not calibrated):
             key = repr((mapped.choice, sorted(mapped.busy_s.items()), mapped.dram_bytes))
             if key not in known:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from functional.errors import Problem, ScenarioError
+from functional.errors import BadInput, Problem, ScenarioError
 from functional.formats import bits_of
 from functional.work import Contraction, Vector
 from hwmodels.chip import Chip, MemoryLevel
@@ -30,7 +30,7 @@ from sim.attention_mapping import Attention, AttentionMapping
 from sim.engines import roofline
 from sim.engines.result import GroupTimes, side_by_side
 from sim.intervals import Schedule
-from sim.mapper import Besides, GemmCost, MappedGemm, is_soon_within, map_gemm, moved_bytes, weight_passes
+from sim.mapper import Asked, Besides, GemmCost, MappedGemm, is_soon_within, map_together, moved_bytes, weight_passes
 from sim.mapper.attention import map_attention
 from sim.mapper.attention_cost import AttentionCost, InDram, Part
 from sim.mapper.attention_cost import moved_bytes as attention_bytes
@@ -95,7 +95,8 @@ def time_classes(plan: Plan) -> list[GroupTimes]:
         raise ScenarioError(Problem(f"{plan.chip.name} has arrays for numbers", "tiled maps one chip at a time; take the roofline"))
     lasting = sustained(plan)
     lasting_peaks = peaks if lasting is plan else roofline.Peaks.of(lasting.chip)
-    return [timed(each, lasting, peaks, lasting_peaks, map_group(each, lasting, lasting_peaks)) for each in plan.classes]
+    mapped = map_groups(lasting, lasting_peaks)
+    return [timed(each, lasting, peaks, lasting_peaks, own) for each, own in zip(plan.classes, mapped, strict=True)]
 
 
 def class_seconds(plan: Plan) -> list[float]:
@@ -130,8 +131,26 @@ def _hidden_by_packing_s(group_class: GroupClass, plan: Plan, peaks: roofline.Pe
 def map_classes(plan: Plan) -> list[Mapped]:
     """Each class of groups as it is mapped, and what its mapping is charged. Raises `BadInput` for what cannot be mapped."""
     plan = sustained(plan)
-    peaks = roofline.Peaks.of(plan.chip)
-    return [map_group(each, plan, peaks) for each in plan.classes]
+    return map_groups(plan, roofline.Peaks.of(plan.chip))
+
+
+def map_groups(plan: Plan, peaks: roofline.Peaks) -> list[Mapped]:
+    """Each class of groups of a sustained plan; their GEMMs are mapped together."""
+    gemms = _mapped_gemms(plan)
+    return [map_group(each, plan, peaks, gemms.get(i)) for i, each in enumerate(plan.classes)]
+
+
+def _mapped_gemms(plan: Plan) -> dict[int, MappedGemm]:
+    """The GEMMs of groups of linears, by the places of their classes; none where one of them cannot be mapped, which its group says."""
+    if technology_of(plan.chip) is not None:
+        return {}
+    products = ((i, [op.work for op in each.ops if isinstance(op.work, Contraction)]) for i, each in enumerate(plan.classes))
+    linears = [i for i, works in products if works and works[0].mask is None]
+    try:
+        found = map_together([asked_of(plan.classes[i], plan) for i in linears], plan.chip, pieces=parts_of(plan.graph))
+    except BadInput:
+        return {}
+    return dict(zip(linears, found, strict=True))
 
 
 def timed(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks, lasting: roofline.Peaks, mapped: Mapped) -> GroupTimes:
@@ -264,8 +283,8 @@ def _shared_out(whole: float, by: Any) -> Any:
     return np.diff(edges, prepend=0.0)
 
 
-def map_group(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks) -> Mapped:
-    """What a group is charged, and the mapping that it is charged for."""
+def map_group(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks, gemm: MappedGemm | None = None) -> Mapped:
+    """What a group is charged, and the mapping that it is charged for; `gemm`: that of its linears, if it is known already."""
     technology = technology_of(plan.chip)
     if technology is not None:
         if parts_of(plan.graph) > 1:
@@ -278,7 +297,8 @@ def map_group(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks) -> Map
     if not contractions:
         return _stream(group_class, plan, peaks)
     if contractions[0].mask is None:
-        return _gemm(group_class, plan, peaks)
+        mapped = gemm or map_together([asked_of(group_class, plan)], plan.chip, pieces=parts_of(plan.graph))[0]
+        return mapped_gemm(group_class, plan, peaks, mapped, gemm_of(group_class, plan)[1])
     return mapped_attention(group_class, plan, peaks)
 
 
@@ -325,11 +345,9 @@ def gemm_flows(group_class: GroupClass) -> tuple[tuple[Flow, ...], tuple[Flow, .
     return own, tuple(flow for flow in group_class.group.flows if flow not in own)
 
 
-def _gemm(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks) -> Mapped:
-    """A group of linears and what follows them."""
-    gemm, a_resident = gemm_of(group_class, plan)
-    mapped = map_gemm(gemm, plan.chip, a_resident=a_resident, besides=moved_besides(group_class, plan), pieces=parts_of(plan.graph))
-    return mapped_gemm(group_class, plan, peaks, mapped, a_resident)
+def asked_of(group_class: GroupClass, plan: Plan) -> Asked:
+    """What the mapper is asked for a group of linears and what follows them; raises `ScenarioError` for warm weights."""
+    return Asked(*gemm_of(group_class, plan), moved_besides(group_class, plan))
 
 
 def mapped_gemm(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks, mapped: MappedGemm, a_resident: bool) -> Mapped:

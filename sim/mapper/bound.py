@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -70,10 +70,11 @@ def selected(numbers: Floats, out: Floats) -> None:
 
 class Bounder:
     """The bound of one GEMM on one chip, or on chips whose rates, clocks and latencies are arrays [chips, 1], for chosen orders
-    and variants.
+    and variants; or of several GEMMs of one form (`bounder_of`), each with variants of its own.
 
     `orders[i][stage][axis]` are ranks of loops; `drains[i]` the drain cycles of a variant. Demands of the three roles stand together; those
-    that count for single mappings only come last.
+    that a variant decides come first, those that count for single mappings only last. Demands are elements, but for finished sums bytes, as
+    GEMMs of one form may differ in the format of their results.
     """
 
     def __init__(self, setting: Setting, orders: Sequence[Any], drains: Sequence[int]) -> None:
@@ -83,12 +84,13 @@ class Bounder:
         self.codes_per_order = 8**stages
         self.one_core = setting.cores == 1
         self.demands = 0
-        self.one, self.drain, self.cycles, self.extra, self.sums = (self._next(1) for _ in range(5))
-        self.accesses = self._next()
+        self.one, self.drain, self.sums, self.finished = (self._next(1) for _ in range(4))
         self.besides = self._next(2 * len(setting.besides.sizes_bytes))
         self.scales = self._next(len(setting.besides.sizes_bytes) > 0)
-        self._ask(setting, drains)
-        self.own = self.one if self.one_core else self._next()
+        self.cycles, self.extra = self._next(1), self._next(1)
+        self.accesses = self._next()
+        self._ask([setting], drains, [0] * len(drains))
+        self.own, self.own_finished = (self.one, self.finished) if self.one_core else (self._next(), self._next(1))
         self.enter = [self._next() for _ in range(stages)]
         self.ends = [self._next() for _ in range(stages)]
         self.held = [self._next(1) for _ in range(stages)]
@@ -117,19 +119,26 @@ class Bounder:
         self.order_codes = np.arange(len(orders)) * self.codes_per_order
         self.rows = _Rows(self)
 
-    def _ask(self, setting: Setting, drains: Sequence[int]) -> None:
-        """Take in what a GEMM alone decides: its extents, and what is moved besides."""
-        self.setting = setting
-        self.drains = np.array(drains, dtype=float)
-        self.whole = np.array([[float(setting.extents[x] * setting.extents[y])] for x, y, _ in (ROLE_AXES[role] for role in ROLES)])
-        besides = setting.besides
-        self.besides_bytes = np.array(besides.sizes_bytes, dtype=float).reshape(-1, 1)
-        self.scales_per_weight = sum(besides.scales_bytes) / (setting.gemm.n * setting.gemm.k)
+    def _ask(self, settings: Sequence[Setting], drains: Sequence[int], gemms: Sequence[int]) -> None:
+        """Take in what GEMMs alone decide: extents, the format of results, what is moved besides; `gemms[i]` is the number of the setting
+        that a variant is for."""
+        self.setting = settings[0]
+        given, own = [], []
+        for setting in settings:
+            whole = [float(setting.extents[x] * setting.extents[y]) for x, y, _ in (ROLE_AXES[role] for role in ROLES)]
+            gemm, besides, out_bytes = setting.gemm, setting.besides, setting.gemm.out_bits / 8
+            scales_per_weight = [sum(besides.scales_bytes) / (gemm.n * gemm.k)] if besides.sizes_bytes else []
+            given.append([1.0, 0.0, whole[2], whole[2] * out_bytes, *chain(*besides.sizes_bytes), *scales_per_weight])
+            own.append([*whole, out_bytes])
+        self.given = np.array(given).T.take(gemms, axis=1)
+        self.given[self.drain] = drains
+        self.own_numbers = np.array(own).T if len(settings) == 1 else np.array(own).T.take(gemms, axis=1)
+        self.is_one = len(settings) == 1
 
-    def asked(self, setting: Setting, drains: Sequence[int]) -> Bounder:
-        """The same for another GEMM of the same formats on the same chip."""
+    def asked(self, settings: Sequence[Setting], drains: Sequence[int], gemms: Sequence[int]) -> Bounder:
+        """The same for other GEMMs of the same form on the same chip."""
         other = copy(self)
-        other._ask(setting, drains)
+        other._ask(settings, drains, gemms)
         return other
 
     def _next(self, count: int = 3) -> int:
@@ -156,18 +165,17 @@ class Bounder:
         return [(stage, np.array(bits[stage], dtype=float), np.array(rooms[stage])[:, None]) for stage in bits]
 
     def _burst_rates(self) -> tuple[Floats, Floats, list[int]]:
-        """Bursts per element: of the first load or last store of each role that comes from DRAM; and of tiles that the outermost stage
-        fetches from there, of the roles and of finished sums. And the demands of these loads and stores; of a role that does not come from
-        there any number does."""
+        """Bursts per element, or per byte of finished sums: of the first load or last store of each role that comes from DRAM; and of tiles
+        that the outermost stage fetches from there, of the roles and of finished sums. And the demands of these loads and stores; of a role
+        that does not come from there any number does."""
         setting, burst_bits = self.setting, 8 * self.setting.chip.dram.burst_bytes
         ends, parts, rows = np.ones((3, 1)), np.zeros((4, 1)), [self.one] * 3
         for link in self.from_dram:
             number, is_sum = ROLES.index(link.role), link.role == "psums"
-            bits = setting.result_bits(link.outer) if is_sum else setting.bits(link.role)
-            ends[number], rows[number] = bits / burst_bits or 1, link.one
+            ends[number], rows[number] = (8 if is_sum else setting.bits(link.role)) / burst_bits, link.one
             if link.inner.stage == 0:
                 parts[number] = setting.bits(link.role) / burst_bits
-                parts[3] = bits / burst_bits if is_sum else parts[3]
+                parts[3] = 8 / burst_bits if is_sum and setting.arrives(link.outer) else parts[3]
         return ends, parts, rows
 
     def _longest(self) -> Floats:
@@ -214,32 +222,36 @@ class Bounder:
         code = (self.code @ numbers[at.moves : at.firsts].reshape(len(self.code), -1)).astype(np.intp) + self.order_codes.take(order)
         driven, flag = self.driven.take(code, axis=1), 0
         found = np.empty((self.demands if single else self.of_boxes, len(code)))
-        found[self.one] = 1
-        found[self.drain] = self.drains.take(variant)
-        found[self.cycles] = np.multiply.reduce(numbers[at.cycles])
-        found[self.extra] = np.add.reduce(numbers[at.extra])
-        found[self.sums] = self.whole[2]
-        own = self.whole
+        self.given.take(variant, axis=1, out=found[: self.cycles], mode="clip")
+        gemms = self.own_numbers if self.is_one else self.own_numbers.take(variant, axis=1)
+        whole, out_bytes = gemms[:3], gemms[3]
+        np.multiply.reduce(numbers[at.cycles], out=found[self.cycles])
+        np.add.reduce(numbers[at.extra], out=found[self.extra])
+        own = whole
         if not self.one_core:
             own = found[self.own : self.own + 3]
             selected(numbers[at.extent], own)
-        seen = own if self.seen_by_first is None else np.where(self.seen_by_first, own, self.whole)
+            np.multiply(own[2], out_bytes, out=found[self.own_finished])
+        seen = own if self.seen_by_first is None else np.where(self.seen_by_first, own, whole)
         accesses = numbers[at.accesses] if self.access_rows is None else numbers[self.access_rows, [0, 1, 2]]
         np.multiply(seen, accesses, out=found[self.accesses : self.accesses + 3])
         for stage in range(len(self.enter)):
-            self._stage(found, numbers, stage, driven[flag : flag + 3 * stage + 3])
+            self._stage(found, numbers, stage, driven[flag : flag + 3 * stage + 3], whole, own)
+            ends = self.ends[stage]
+            firsts, lasts = numbers[at.firsts + stage], numbers[at.lasts + stage]
+            np.multiply(firsts[2], firsts[1::-1], out=found[ends : ends + 2])
+            np.multiply(lasts[0], lasts[1] * out_bytes, out=found[ends + 2])
+            np.multiply(firsts[0], firsts[1], out=found[self.held[stage]])
             flag += 3 * stage + 3
-        if len(self.besides_bytes):
-            found[self.besides : self.scales] = self.besides_bytes
-            np.multiply(found[self.weights_leave], self.scales_per_weight, out=found[self.scales])
+        if self.scales < self.cycles:
+            found[self.scales] *= found[self.weights_leave]
         if single:
-            self._round_up(found, numbers)
+            self._round_up(found, numbers, whole, out_bytes)
         return found
 
-    def _stage(self, found: Floats, numbers: Floats, stage: int, driven: NDArray[np.bool_]) -> None:
-        """Visits of the tiles of a stage, as elements that leave outer holders and enter those of the stage; first and last tiles."""
-        at, setting, whole = self.at, self.setting, self.whole
-        own = whole if self.one_core else found[self.own : self.own + 3]
+    def _stage(self, found: Floats, numbers: Floats, stage: int, driven: NDArray[np.bool_], whole: Floats, own: Floats) -> None:
+        """Visits of the tiles of a stage, as elements that leave outer holders and enter those of the stage."""
+        at, setting = self.at, self.setting
         once = self._often(numbers, at.own, driven)
         np.multiply(once, whole if stage < setting.split_stage else own, out=found[self.enter[stage] : self.enter[stage] + 3])
         if not self.one_core:
@@ -248,11 +260,6 @@ class Bounder:
                 if inner == stage:
                     seen = np.where(self.multicast[outer], once, often) if outer < setting.split_stage else once
                     np.multiply(seen, whole if outer < setting.split_stage else own, out=found[index : index + 3])
-        ends = self.ends[stage]
-        firsts, lasts = numbers[at.firsts + stage], numbers[at.lasts + stage]
-        np.multiply(firsts[2], firsts[1::-1], out=found[ends : ends + 2])
-        np.multiply(lasts[0], lasts[1], out=found[ends + 2])
-        np.multiply(firsts[0], firsts[1], out=found[self.held[stage]])
 
     def _often(self, numbers: Floats, row: int, driven: NDArray[np.bool_]) -> Any:
         """Visits of the tiles of each role; sums come back once less."""
@@ -268,21 +275,22 @@ class Bounder:
         served = {role: place.level.multicast for role in OPERANDS for place in self.setting.holders[role] if place.stage == stage}
         return np.array([[role != "psums" and served.get(role, False)] for role in ROLES])
 
-    def _round_up(self, found: Floats, numbers: Floats) -> None:
+    def _round_up(self, found: Floats, numbers: Floats, whole: Floats, out_bytes: Floats) -> None:
         """Whole bursts: for the first or last tile, and for each tile that the outermost stage fetches, in parts as large as the first."""
         at, per_element = self.at, self.bursts_per_element
         np.divide(np.ceil(found.take(self.first_rows, axis=0) * per_element), per_element, out=found[self.bursts : self.bursts + 3])
         found[self.waste_read : self.waste_written + 1] = 0
         if not self.burst_parts.any():
             return
-        # Lengths, and how many there are, of full tiles and of the one at the edge: for each role and finished sums of all four pairs.
+        # Sizes, and how many there are, of full tiles and of the one at the edge: for each role and finished sums of all four pairs.
         pairs = np.empty((2, 2, 2, 4, numbers.shape[2]))
         axes = numbers[at.full : at.rows].reshape(2, 2, 3, -1)
         np.multiply(axes[:, :, None, 2, None], axes[:, None, :, 1::-1], out=pairs[:, :, :, :2])
         np.multiply(axes[:, :, None, 0], axes[:, None, :, 1], out=pairs[:, :, :, 2])
-        pairs[:, :, :, 3] = pairs[:, :, :, 2]
-        elements, tiles = pairs.reshape(2, 4, 4, -1)
-        bursts = elements * self.burst_parts
+        np.multiply(pairs[0, :, :, 2], out_bytes, out=pairs[0, :, :, 3])
+        pairs[1, :, :, 3] = pairs[1, :, :, 2]
+        sizes, tiles = pairs.reshape(2, 4, 4, -1)
+        bursts = sizes * self.burst_parts
         wasted = np.ceil(bursts)
         wasted -= bursts
         wasted *= tiles
@@ -293,32 +301,39 @@ class Bounder:
             added[:3] *= alike_of
             added[3] *= alike_of[2]
         leave = self.leave[-1, 0]
-        np.multiply(added[:3], found[leave : leave + 3] / self.whole, out=found[self.waste_read : self.waste_written])
+        np.multiply(added[:3], found[leave : leave + 3] / whole, out=found[self.waste_read : self.waste_written])
         np.add(found[self.waste_written - 1], added[3], out=found[self.waste_written])
 
 
 @dataclass(frozen=True, slots=True)
-class _Form:
-    """What the rows of a bounder depend on, besides orders: the very same chip, which `setting` holds, so that its identity stays its own;
-    where operands lie; formats; and whether anything is moved besides."""
+class Form:
+    """What GEMMs that are searched together have alike, all that the rows of a bounder depend on besides orders: the very same chip, which
+    `setting` holds, so that its identity stays its own; where operands lie; formats, but for that of results; pieces; and whether anything
+    is moved besides."""
 
     chip_identity: int
     activations_from: int
     bits: tuple[int, ...]
+    compute: str
+    pieces: int
     besides: int
     setting: Setting = field(compare=False)
 
 
-def bounder_of(setting: Setting, orders: Sequence[Any], drains: Sequence[int]) -> Bounder:
-    """A bounder, made of one that is remembered if only extents differ."""
-    gemm = setting.gemm
-    bits = gemm.a_bits, gemm.w_bits, gemm.out_bits, gemm.acc_bits, int(gemm.out_in_dram)
-    form = _Form(id(setting.chip), len(setting.holders["activations"]), bits, len(setting.besides.sizes_bytes), setting)
-    return remembered_bounder(form, tuple(orders)).asked(setting, drains)
+def form_of(setting: Setting) -> Form:
+    """The form of a GEMM on a chip."""
+    gemm, besides = setting.gemm, len(setting.besides.sizes_bytes)
+    bits = gemm.a_bits, gemm.w_bits, gemm.acc_bits, int(gemm.out_in_dram)
+    return Form(id(setting.chip), len(setting.holders["activations"]), bits, gemm.compute, setting.pieces, besides, setting)
+
+
+def bounder_of(settings: Sequence[Setting], orders: Sequence[Any], drains: Sequence[int], gemms: Sequence[int]) -> Bounder:
+    """A bounder of GEMMs of one form, made of one that is remembered; `gemms[i]` is the number of the setting that a variant is for."""
+    return remembered_bounder(form_of(settings[0]), tuple(orders)).asked(settings, drains, gemms)
 
 
 @lru_cache(maxsize=16)
-def remembered_bounder(form: _Form, orders: tuple[Any, ...]) -> Bounder:
+def remembered_bounder(form: Form, orders: tuple[Any, ...]) -> Bounder:
     """A bounder of no GEMM's extents yet."""
     return Bounder(form.setting, orders, ())
 
@@ -415,23 +430,26 @@ class _Rows:
         sizes: Floats = (self.sizes if single else self.sizes_of_boxes) @ demands
         return sizes
 
-    def _one_s(self, link: Link, bits: int, load: bool) -> Any:
-        """Coefficients of the seconds of one transfer: whole bursts where the outer port is the slower one, bits elsewhere."""
+    def _one_s(self, link: Link, size_bytes: float, load: bool) -> Any:
+        """Coefficients of the seconds of one transfer, of so many bytes for each that is counted: whole bursts where the outer port is the
+        slower one, bits elsewhere."""
         outer, inner = (link.outer.read_bytes_per_s, link.inner.write_bytes_per_s)
         if not load:
             outer, inner = link.outer.write_bytes_per_s, link.inner.read_bytes_per_s
-            if not self.form.setting.result_bits(link.outer):  # nothing arrives there
-                return self.unit[link.one] * (bits / 8) / inner
+            if not self.form.setting.arrives(link.outer):
+                return self.unit[link.one] * size_bytes / inner
         slower = outer <= inner
         in_bursts = chosen(slower, 1 / outer, 0.0) * self.unit[link.one_in_bursts]
-        return (in_bursts + chosen(slower, 0.0, 1 / inner) * self.unit[link.one]) * (bits / 8)
+        return (in_bursts + chosen(slower, 0.0, 1 / inner) * self.unit[link.one]) * size_bytes
 
     def _all_sums(self, place: Place) -> Any:
         """Elements of the result that a place gets."""
         form = self.form
-        if form.one_core or form.setting.shared(place):
-            return self.unit[form.sums]
-        return self.unit[form.own + 2]
+        return self.unit[form.sums if form.one_core or form.setting.shared(place) else form.own + 2]
+
+    def _finished(self, place: Place) -> Any:
+        """Bytes of the result that a place gets."""
+        return self.unit[self.form.finished if self.form.setting.shared(place) else self.form.own_finished]
 
     def _array(self) -> Any:
         return self.unit[self.form.cycles] / self.clock_hz
@@ -443,7 +461,7 @@ class _Rows:
         for link in self.form.links[role]:
             now = now + link.outer.level.latency_s * self.unit[self.form.one]
             times.append(now)
-            now = now + self._one_s(link, self.form.setting.bits(role), load=True)
+            now = now + self._one_s(link, self.form.setting.bits(role) / 8, load=True)
             times.append(now)
         return times or [now]
 
@@ -451,7 +469,7 @@ class _Rows:
         """Seconds of the last stores from a stage outwards: of none, of the outermost, of the two outermost, ..."""
         times: list[Any] = [np.zeros(self.form.demands)]
         for link in self.form.links["psums"]:
-            times.append(times[-1] + self._one_s(link, self.form.setting.gemm.out_bits, load=False))
+            times.append(times[-1] + self._one_s(link, 1.0, load=False))
         return times
 
     def _crossing(self, chains: dict[Role, list[Any]]) -> tuple[Any, list[Any]]:
@@ -468,7 +486,7 @@ class _Rows:
     def _traffic(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Bytes read from and written to each level."""
         setting, unit = self.form.setting, self.unit
-        gemm, acc_bytes = setting.gemm, setting.gemm.acc_bits / 8
+        acc_bytes = setting.gemm.acc_bits / 8
         read: dict[str, Any] = {place.level.name: np.zeros(self.form.demands) for place in setting.places}
         written: dict[str, Any] = {place.level.name: np.zeros(self.form.demands) for place in setting.places}
         for role in OPERANDS:
@@ -481,9 +499,9 @@ class _Rows:
             outer, inner = link.outer.level.name, link.inner.level.name
             in_bursts = link.outer.stage < 0
             read[outer] += acc_bytes * unit[link.leave] + unit[link.waste_read] * in_bursts
-            finished = setting.result_bits(link.outer) / 8 * self._all_sums(link.outer)
+            finished = self._finished(link.outer) * setting.arrives(link.outer)
             written[outer] += acc_bytes * unit[link.leave] + finished + unit[link.waste_written] * in_bursts
-            read[inner] += acc_bytes * unit[link.enter] + gemm.out_bits / 8 * self._all_sums(link.inner)
+            read[inner] += acc_bytes * unit[link.enter] + self._finished(link.inner)
             written[inner] += acc_bytes * unit[link.enter]
         place = setting.holders["psums"][-1]
         innermost, sums = place.level.name, self._all_sums(place)
@@ -504,7 +522,7 @@ class _Rows:
                 starts.setdefault(form.links[role][0].outer.level.name, []).append(chains[role][0])
         after: dict[str, tuple[Any, Any]] = {setting.chip.dram.name: (0.0, 0.0)}
         for number, link in enumerate(form.links["psums"]):
-            port = self.unit[link.one] * (setting.gemm.out_bits / 8) / link.inner.read_bytes_per_s
+            port = self.unit[link.one] / link.inner.read_bytes_per_s
             after[link.inner.level.name] = self._stores[number + 1] - port, self._stores[number + 1]
         for index, place in enumerate(setting.places):
             name = place.level.name
@@ -555,7 +573,6 @@ class _Rows:
             back = self.unit[link.enter] * (gemm.acc_bits / 8)
             out_rate = smaller(link.outer.write_bytes_per_s, link.inner.read_bytes_per_s)
             in_rate = smaller(link.outer.read_bytes_per_s, link.inner.write_bytes_per_s)
-            finished = self._all_sums(link.inner) * (gemm.out_bits / 8)
-            arrives = form.setting.result_bits(link.outer) == gemm.out_bits
+            finished, arrives = self._finished(link.inner), form.setting.arrives(link.outer)
             away = (back + finished) / out_rate if arrives else back / out_rate + finished / link.inner.read_bytes_per_s
             after_ready.append(away + back / in_rate + self._array() + self._stores[-2])

@@ -96,11 +96,11 @@ def array_grains(setting: Setting, axis: int) -> tuple[int, ...]:
         return (unit.tile[axis],)
     name = AXES[axis]
     pack = max(1, int(setting.rate)) if name == "k" else 1
-    grains = set()
+    grains = set[int]()
     for flow in unit.dataflows:
         rows, cols, _ = systolic.AXES[flow]
-        size = unit.rows if name == rows else unit.cols if name == cols else 1
-        grains |= {size * pack * count for count in ((1, unit.count) if name != "k" else (1,))}
+        grain = pack * (unit.rows if name == rows else unit.cols if name == cols else 1)
+        grains.update((grain, grain * unit.count) if name != "k" else (grain,))
     return tuple(sorted(grains - {1}))
 
 

@@ -37,7 +37,7 @@ from sim.mapper.attention_cost import moved_bytes as attention_bytes
 from sim.mapper.attention_room import fit
 from sim.mapper.bound import ROUNDING, Bounder
 from sim.mapper.cost import GemmCost, chip_traffic, cost_of, evaluate, weights_fetched
-from sim.mapper.problem import NOTHING, Besides, Choice, Place, Setting, setting_of
+from sim.mapper.problem import NOTHING, Asked, Besides, Choice, Place, Setting
 from sim.mapper.search import GRID, NONE_FOUND, Found, NoTile, Search, Space, all_of, lower_edge, on_grid, search, together
 from sim.mapper.tables import Floats, Ints, with_arrays
 from sim.mapper.threads import on_one_thread
@@ -89,17 +89,6 @@ def map_gemms(gemm: Gemm, chips: Chip, a_resident: bool = False, besides: Beside
     parts = list(_shares(Asked(gemm, a_resident, besides), chips, count))
     found = _joined([(which, {**share._asdict(), "cost": _columns(share.cost)}) for which, share in parts], count)
     return GemmCosts(**{**found, "cost": GemmCost(**found["cost"])})
-
-
-class Asked(NamedTuple):
-    """What `map_gemm` is asked of each chip."""
-
-    gemm: Gemm
-    a_resident: bool
-    besides: Besides
-
-    def on(self, chip: Chip) -> Setting:
-        return setting_of(self.gemm, chip, self.a_resident, self.besides)
 
 
 def _shares(asked: Asked, chips: Chip, count: int) -> Iterator[Share]:

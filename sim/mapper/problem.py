@@ -90,7 +90,11 @@ class Setting:
 
     def result_bits(self, outer: Place) -> int:
         """Bits of an element of the result that arrive at a place outside of its sums: none in DRAM where it stays on the chip."""
-        return self.gemm.out_bits if outer.stage >= 0 or self.gemm.out_in_dram else 0
+        return self.gemm.out_bits if self.arrives(outer) else 0
+
+    def arrives(self, outer: Place) -> bool:
+        """Whether the result arrives at a place outside of its sums."""
+        return outer.stage >= 0 or self.gemm.out_in_dram
 
     def shared(self, place: Place) -> bool:
         """Whether all cores use this place."""
@@ -123,6 +127,17 @@ def setting_of(gemm: Gemm, chip: Chip, a_resident: bool = False, besides: Beside
     setting = Setting(gemm, chip, stages, split_stage, places, holders, roles, float(chip.matrix.rates[gemm.compute]), besides, pieces)
     _check_smallest(setting)
     return setting
+
+
+class Asked(NamedTuple):
+    """What the mapper is asked: a GEMM, whether its A is an intermediate that stays on the chip, and what its group moves besides."""
+
+    gemm: Gemm
+    a_resident: bool = False
+    besides: Besides = NOTHING
+
+    def on(self, chip: Chip, pieces: int = 1) -> Setting:
+        return setting_of(self.gemm, chip, self.a_resident, self.besides, pieces)
 
 
 def besides_s(setting: Setting, weights_fetched: Any) -> list[Amount]:

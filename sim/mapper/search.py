@@ -20,20 +20,20 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from functools import lru_cache
 from itertools import product
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from functional.errors import BadInput, Problem
 from sim.mapper import array
-from sim.mapper.bound import ROUNDING, Bounder, bounder_of
+from sim.mapper.bound import ROUNDING, Bounder, bounder_of, form_of
 from sim.mapper.candidates import ORDERS, ORDERS_ALIKE, Variant, all_tiles, thin_tiles, thin_variants, variants
 from sim.mapper.cost import Costs, evaluate
 from sim.mapper.problem import Choice, Setting
-from sim.mapper.tables import Asked, Floats, Ints, Kind, axis_tables, place_of, with_arrays
+from sim.mapper.tables import Asked, Floats, Ints, Kind, axis_tables, is_one_chip, place_of, with_arrays
 from sim.mapper.threads import on_one_thread
 from sim.mapping import AXES, Axis
 
@@ -54,6 +54,9 @@ _BOXES_AT_FIRST = 1024
 
 _BATCH_BOXES = (32, 64, 512)
 """Boxes opened at a time: until there is an incumbent, after that with a budget, and without one."""
+
+_MANY_BOXES = 512
+"""Boxes of which those in which the array alone takes longer than the best mapping are looked for before they are bounded."""
 
 _PARTS_AT_A_TIME = 512
 """Parts into which they are cut at once, if that is more than one level down."""
@@ -122,21 +125,23 @@ TilesOf: TypeAlias = Callable[[Setting, int, int], Ints]
 
 
 def _candidates(
-    settings: Sequence[Setting], chosen: Sequence[Variant], chips: Sequence[int], tiles_of: TilesOf, bounder: Bounder
+    settings: Sequence[Setting], chosen: Sequence[Variant], asking: Sequence[int], tiles_of: TilesOf, bounder: Bounder
 ) -> tuple[list[_Axis], Floats]:
-    """The axes, and their table with a column for each candidate of each kind, padded. `chips` says for which of the settings each of the
-    chosen variants is."""
+    """The axes, and their table with a column for each candidate of each kind, padded. `asking` says for which of the settings each of the
+    chosen variants is; GEMMs whose extents along an axis are the same share its candidates."""
     asked: list[Asked] = []
+    one_chip = is_one_chip(settings)
     kinds, of_variants = [], []
     for axis, name in enumerate(AXES):
         groups: dict[tuple[int, int], int] = {}
         flows: dict[Any, tuple[str, Axis]] = {}
         wanted = []
-        for variant, chip in zip(chosen, chips, strict=True):
-            group = chip, (*variant.split, 1)[axis]
+        for variant, number in zip(chosen, asking, strict=True):
+            parts = (*variant.split, 1)[axis]
+            group = settings[number].extents[axis] if one_chip else number, parts
             if group not in groups:
                 groups[group] = len(asked)
-                asked.append(Asked(axis, group[1], tiles_of(settings[chip], axis, group[1]), chip))
+                asked.append(Asked(axis, parts, tiles_of(settings[number], axis, parts), number))
             flow = flows.setdefault(place_of(variant.dataflow, variant.array_axis, name), (variant.dataflow, variant.array_axis))
             wanted.append((flow, group))
         asked_for = set(wanted)
@@ -217,11 +222,13 @@ class _Boxes(NamedTuple):
 
 
 class Search:
-    """A search for one chip, or at once for some that differ in nothing but their arrays: the tables, and what was found so far.
+    """A search for one GEMM on a chip, or at once for several GEMMs of one form on it, or for one GEMM on chips that differ in nothing but
+    their arrays: the tables, and what was found so far.
 
-    `limits` [9, chips] say what bounds the best mapping of each stands for: below the first four a bound is below what that mapping is
-    ranked by, up to the next four it may be equal; the last is its place. Boxes of several chips are laid out side by side, as if each
-    chip's variants were further variants of one; a box is compared with the incumbent of its own chip.
+    `limits` [10, settings] say what bounds the best mapping of each stands for: below the first four a bound is below what that mapping is
+    ranked by, up to the next four it may be equal; then comes its place; and array cycles that only what is no better takes. Boxes of
+    several settings are laid out side by side, as if the variants of each were further variants of one; a box is compared with the
+    incumbent of its own.
     """
 
     def __init__(
@@ -236,9 +243,9 @@ class Search:
         self.settings, self.setting = settings, settings[0]
         self.chosen = [variant for variants, _, _ in spaces for variant in variants]
         self.chips = [chip for chip, (variants, _, _) in enumerate(spaces) for _ in variants]
-        self.chip_of_variant = np.array(self.chips)
+        self.numbers = np.array(self.chips)
         drains = [array.drain_cycles(settings[chip], variant.dataflow) for variant, chip in zip(self.chosen, self.chips, strict=True)]
-        self.bounder = bounder_of(self.setting, self.orders, drains)
+        self.bounder = bounder_of(settings, self.orders, drains, self.chips)
         self.axes, self.table = _candidates(settings, self.chosen, self.chips, tiles_of, self.bounder)
         self.levels = _levels(self.axes, self.table[: self.bounder.numbers_of_boxes], len(self.chosen) * len(self.orders) // len(settings))
         self.keys = [1, 0, 2, 3] if objective == "traffic" else [0, 1, 2, 3]
@@ -301,7 +308,7 @@ class Search:
         """The level of the parts into which so many boxes are cut: the lowest at which they are not too many."""
         if self.budget_boxes < math.inf:
             return level - 1
-        below, most = level - 1, _PARTS_AT_A_TIME * len(self.settings)
+        below, most = level - 1, _PARTS_AT_A_TIME
         while below and count << self.heights[level] - self.heights[below - 1] <= most:
             below -= 1
         return below
@@ -331,9 +338,12 @@ class Search:
 
     def _bounded(self, level: int, where: Ints) -> _Boxes:
         """Boxes with their bounds, less those that cannot fit or hold nothing better."""
+        table = self.levels[level].table if level else self.table
+        if len(self.settings) > 1 or (self.has_all and where.shape[1] > _MANY_BOXES):
+            cycles = np.multiply.reduce(table[self.bounder.at.cycles].take(where[2:], mode="clip"))
+            where = where.compress(cycles < self._limits_of(9, self.numbers.take(where[0])), axis=1)
         self.opened += where.shape[1]
         self.calls += 1
-        table = self.levels[level].table if level else self.table
         numbers = table.take(where[2:], axis=1, mode="clip")
         # In the order of ranking, with latencies on the grid; the first is infinite where tiles do not fit.
         bounds, unfit = self.bounder(numbers, where[1], where[0], single=level == 0)
@@ -348,45 +358,54 @@ class Search:
     def _limits(self, key: Key) -> list[float]:
         """What bounds are compared with, for an incumbent."""
         lows = [amount * (1 - 2 * ROUNDING) for amount in key[:4]]
-        return [min(limit, _LARGEST) for limit in (*lows, *key)]
+        cycles = math.inf if self.keys[0] else key[0] * float(self.setting.clock_hz) * (1 + GRID)
+        return [*(min(limit, _LARGEST) for limit in (*lows, *key)), min(cycles, _NO_TILE / 1e6)]
 
-    def _limits_of(self, where: Ints) -> list[Any]:
-        """Those of the boxes' chips: nine numbers, or as many arrays [boxes]."""
-        if len(self.settings) == 1:
-            return list(self.limits[:, 0].tolist())
-        return list(self.limits.take(self.chip_of_variant.take(where[0]), axis=1))
+    def _limits_of(self, row: int, numbers: Any) -> Any:
+        """One of them, of the boxes' settings: a number, or as many [boxes]."""
+        return self.limits[row, 0] if len(self.settings) == 1 else self.limits[row].take(numbers)
 
     def _promising(self, boxes: _Boxes) -> _Boxes:
         """Boxes that fit and may hold something better than what was found."""
         if self.known == boxes.known or not boxes.boxes:
             return boxes
-        near = (boxes.bounds[0] <= self._limits_of(boxes.where)[4]).nonzero()[0]
-        boxes = (boxes if len(near) == boxes.boxes else boxes.take(near))._replace(known=self.known)
-        limits = self._limits_of(boxes.where)
-        better: Any = boxes.bounds[0] < limits[0]
-        if np.count_nonzero(better) == boxes.boxes:
-            return boxes
+        numbers, first = self.numbers.take(boxes.where[0]), boxes.bounds[0]
+        better = first < self._limits_of(0, numbers)
+        near = first <= self._limits_of(4, numbers)
+        left = near.nonzero()[0]
+        if np.count_nonzero(better) < len(left):
+            equal = np.greater(near, better).nonzero()[0]
+            better[equal] = self._is_before(boxes.take(equal), numbers.take(equal))
+            left = better.nonzero()[0]
+        return (boxes if len(left) == boxes.boxes else boxes.take(left))._replace(known=self.known)
+
+    def _is_before(self, boxes: _Boxes, numbers: Ints) -> NDArray[np.bool_]:
+        """Whether boxes that may be equal in what is ranked first may hold something that is better in what is ranked after it."""
+        better = np.zeros(boxes.boxes, dtype=bool)
         equal = ~better
-        for bound, low, high in zip(boxes.bounds[1:], limits[1:4], limits[5:8], strict=True):
-            better |= equal & (bound < low)
-            equal &= bound <= high
-        better |= equal & (self.place(boxes.level, boxes.where) < limits[8])
-        return boxes.take(better.nonzero()[0])
+        for row, bound in enumerate(boxes.bounds[1:], 1):
+            better |= equal & (bound < self._limits_of(row, numbers))
+            equal &= bound <= self._limits_of(row + 4, numbers)
+            if not np.count_nonzero(equal):
+                return better
+        better |= equal & (self.place(boxes.level, boxes.where) < self._limits_of(8, numbers))
+        return better
 
     def _parted(self, boxes: _Boxes, count: int) -> tuple[_Boxes, _Boxes | None]:
-        """The best ones, as many of each chip, and the rest."""
+        """The best ones, as many of each setting, and the rest."""
         if boxes.boxes <= count:
             return boxes, None
         first, second, third = boxes.bounds[:3]
         score = first + second * (first[0] / second[0] * 1e-10) + third * (first[0] / third[0] * 1e-13)
-        if len(self.settings) > 1:
-            chips = self.chip_of_variant.take(boxes.where[0])
-            order = np.lexsort((score, chips))
-            ranks = np.arange(len(order)) - np.searchsorted(chips[order], chips[order])
-            is_best = ranks < count // len(self.settings)
-            return boxes.take(order[is_best]), boxes.take(order[~is_best])
-        order = np.argpartition(score, count)
-        return boxes.take(order[:count]), boxes.take(order[count:])
+        if len(self.settings) == 1:
+            order = np.argpartition(score, count)
+            return boxes.take(order[:count]), boxes.take(order[count:])
+        numbers = self.numbers.take(boxes.where[0])
+        order = np.argsort(numbers + score * (0.5 / score.max()))
+        often = np.bincount(numbers)
+        ranks = np.arange(len(order)) - (often.cumsum() - often).repeat(often)
+        is_best = ranks < count // len(self.settings)
+        return boxes.take(order.compress(is_best)), boxes.take(order.compress(~is_best))
 
     def place(self, level: int, where: Ints) -> Ints:
         """The first place among all mappings that a box has."""
@@ -400,15 +419,16 @@ class Search:
         """Price single mappings, best first, as long as they may be better; what the budget does not allow is left."""
         if len(self.settings) == 1:
             return self._price_on(0, boxes)
-        boxes = self._price_firsts(boxes)
-        chips = self.chip_of_variant.take(boxes.where[0])
+        if not is_one_chip(self.settings):
+            boxes = self._price_firsts(boxes)
+        chips = self.numbers.take(boxes.where[0])
         for chip in np.unique(chips).tolist():
             self._price_on(chip, boxes.take((chips == chip).nonzero()[0]))
         return None
 
     def _price_firsts(self, boxes: _Boxes) -> _Boxes:
         """Price the first mapping of each chip, all that are of one variant together; what still is promising is left."""
-        chips = self.chip_of_variant.take(boxes.where[0])
+        chips = self.numbers.take(boxes.where[0])
         alike: dict[Variant, list[tuple[int, int]]] = {}
         for chip in np.unique(chips).tolist():
             own = (chips == chip).nonzero()[0]
@@ -532,35 +552,54 @@ def search(setting: Setting, objective: str, budget_boxes: float = 0) -> Found:
     the last in any case, so that a larger capacity, which only adds to what fits, never gives a worse mapping. `budget_boxes`: look at all
     candidates, whatever the chip, until so many boxes are opened.
     """
-    stages = len(setting.stages)
-    found = NONE_FOUND
-    if stages > 1:
-        with suppress(NoTile):
-            found = _search_thin(setting, objective)
-    if stages == 1 or _has_few(setting) or budget_boxes:
-        with suppress(NoTile):
-            found = _search_all(setting, objective, budget_boxes or math.inf, found)
-    if found.choice is not None:
-        return found
-    inner = setting.places[-1].level.name
-    raise BadInput(Problem("no tile fits every level", f"raise memory.{inner}.capacity", path=f"memory.{inner}.capacity"))
+    return search_each([setting], objective, budget_boxes)[0]
 
 
-def _search_all(setting: Setting, objective: str, budget_boxes: float, incumbent: Found) -> Found:
-    # The place of what was found among others counts for nothing here.
-    found = incumbent._replace(key=(*incumbent.key[:4], math.inf))
-    return Search([setting], [all_of(setting)], objective, budget_boxes, found).run()[0]
+def search_each(settings: Sequence[Setting], objective: str, budget_boxes: float = 0) -> list[Found]:
+    """The same of each of some GEMMs on one chip; those of one form are searched side by side."""
+    founds = [NONE_FOUND] * len(settings)
+    alike: dict[Any, list[tuple[int, Space]]] = {}
+    for number, setting in enumerate(settings):
+        space = _first_space(setting)
+        alike.setdefault((form_of(setting), tuple(space[1])), []).append((number, space))
+    for own in alike.values():
+        several = [settings[number] for number, _ in own]
+        budget = budget_boxes or math.inf if len(several[0].stages) == 1 else math.inf
+        for (number, _), found in zip(own, _side_by_side(several, [space for _, space in own], objective, budget), strict=True):
+            founds[number] = found
+    for number, setting in enumerate(settings):
+        if len(setting.stages) > 1 and (_has_few(setting) or budget_boxes):
+            # The place of what was found among others counts for nothing here.
+            first = founds[number]._replace(key=(*founds[number].key[:4], math.inf))
+            founds[number] = _side_by_side([setting], [all_of(setting)], objective, budget_boxes or math.inf, first)[0]
+        elif len(setting.stages) > 1:
+            founds[number] = founds[number]._replace(is_exact=False, least_s=0.0)
+        if founds[number].choice is None:
+            inner = setting.places[-1].level.name
+            raise BadInput(Problem("no tile fits every level", f"raise memory.{inner}.capacity", path=f"memory.{inner}.capacity"))
+    return founds
 
 
-def _search_thin(setting: Setting, objective: str) -> Found:
-    return Search([setting], [thin_of(setting)], objective).run()[0]._replace(is_exact=False, least_s=0.0)
+def _first_space(setting: Setting) -> Space:
+    return all_of(setting) if len(setting.stages) == 1 else thin_of(setting)
+
+
+def _side_by_side(
+    settings: Sequence[Setting], spaces: Sequence[Space], objective: str, budget_boxes: float, incumbent: Found = NONE_FOUND
+) -> list[Found]:
+    """What is found for each, or `incumbent` where no tile fits."""
+    try:
+        return Search(settings, spaces, objective, budget_boxes, incumbent).run()
+    except NoTile:
+        if len(settings) == 1:
+            return [incumbent]
+        each = zip(settings, spaces, strict=True)
+        return [_side_by_side([setting], [space], objective, budget_boxes, incumbent)[0] for setting, space in each]
 
 
 def search_few(setting: Setting, budget_boxes: float) -> Found:
     """The mapping of least latency among so many boxes of those that `search` looks at first; `NONE_FOUND` if no tile fits."""
-    with suppress(NoTile):
-        return Search([setting], [thin_of(setting) if len(setting.stages) > 1 else all_of(setting)], "latency", budget_boxes).run()[0]
-    return NONE_FOUND
+    return _side_by_side([setting], [_first_space(setting)], "latency", budget_boxes)[0]
 
 
 Space: TypeAlias = tuple[Sequence[Variant], Sequence[Any], TilesOf]

@@ -56,12 +56,13 @@ def layout(stages: int) -> Layout:
 
 
 class Asked(NamedTuple):
-    """An axis, the parts that it is split into, candidate tiles [stages, candidates] of it, and which of the chips they are for."""
+    """An axis, the parts that it is split into, candidate tiles [stages, candidates] of it, and the number of the setting that they are
+    for."""
 
     axis: int
     parts: int
     tiles: Ints
-    chip: int = 0
+    setting: int = 0
 
 
 class Cuts(NamedTuple):
@@ -206,12 +207,12 @@ def axis_tables(
 ) -> tuple[Floats, list[int]]:
     """A table [rows, columns] of the numbers of all axes, and how deep each is: axis after axis, the candidates of each of its kinds,
     filled up with columns of `none` to 2^depth. What is asked for one axis follows each other, as do kinds of one dataflow and array axis.
-    Of one chip, or of some with nothing but their arrays different."""
+    Of one GEMM and chip, or of some GEMMs, or of some chips with nothing but their arrays different."""
     setting, stages = settings[0], len(settings[0].stages)
     at, widths = layout(stages), [each.tiles.shape[1] for each in asked]
     ends = list(accumulate(widths))
     tiles = np.concatenate([each.tiles for each in asked], axis=1)
-    extents = np.array([setting.extents[each.axis] for each in asked]).repeat(widths)
+    extents = np.array([settings[each.setting].extents[each.axis] for each in asked]).repeat(widths)
     parts: Any = np.array([each.parts for each in asked]).repeat(widths) if setting.cores > 1 else 1
     cuts = cuts_of(setting, extents, tiles, parts)
     numbers, pieces = geometry(setting, extents, tiles, parts, cuts), pieces_of(cuts, tiles.shape[1])
@@ -220,7 +221,7 @@ def axis_tables(
     for axis, (each, depth) in enumerate(zip(kinds, depths, strict=True)):
         own = [i for i, group in enumerate(asked) if group.axis == axis]
         begin, end = ends[own[0]] - widths[own[0]], ends[own[-1]]
-        own_setting = with_arrays(settings, [asked[i].chip for i in own], [widths[i] for i in own])
+        own_setting = with_arrays(settings, [asked[i].setting for i in own], [widths[i] for i in own])
         own_pieces = pieces.part(begin, end)
         for (dataflow, array_axis), alike in groupby(each, key=attrgetter("dataflow", "array_axis")):
             factors = array_factors(own_setting, dataflow, array_axis, AXES[axis], own_pieces)
@@ -236,12 +237,17 @@ def axis_tables(
 
 
 def with_arrays(settings: Sequence[Setting], chips: Sequence[int], often: Sequence[int]) -> Setting:
-    """A chip whose array has numbers for each of some chips, each of them so often."""
-    if len(settings) == 1:
+    """A chip whose array has numbers for each of some chips, each of them so often; the very chip where there is only one."""
+    if is_one_chip(settings):
         return settings[0]
     chip = settings[0].chip
     sizes = np.array([(settings[each].chip.matrix.rows, settings[each].chip.matrix.cols) for each in chips]).repeat(often, axis=0)
     return replace(settings[0], chip=replace(chip, matrix=replace(chip.matrix, rows=sizes[:, 0], cols=sizes[:, 1])))  # type: ignore[arg-type]
+
+
+def is_one_chip(settings: Sequence[Setting]) -> bool:
+    """Whether what is searched side by side is GEMMs of one chip."""
+    return all(setting.chip is settings[0].chip for setting in settings)
 
 
 def place_of(dataflow: str, array_axis: Axis, name: Axis) -> tuple[int, bool, bool]:
