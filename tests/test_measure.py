@@ -400,6 +400,22 @@ def test_after_a_reading_between_layers_an_op_runs_once_before_time_goes_on() ->
     assert computed.count("RMSNorm") == 5 + 3
 
 
+def test_a_run_goes_through_all_layers_until_as_many_have_been_timed() -> None:
+    clock, asked = FakeClock(), list[int | None]()
+    config, *step = small_step()
+
+    def some(f: Any, layers: int | None) -> None:
+        asked.append(layers)
+        for _ in range(4 if layers is None else layers):
+            forward(f, config, *step)
+            clock.now_s += 1.0
+
+    (job,) = CpuStopwatch(1024, clock).step_jobs("step", 4, lambda: some, lambda key: key, lambda part: part)
+    log = samples_of(job, clock, 3)
+    assert asked == [1, None, 1, 1]
+    assert (log.sizes()["layer"], log.sizes()["head"]) == (6, 3)
+
+
 class FakeCuda:
     """What `CudaStopwatch` asks of torch.cuda, with a log instead of a GPU."""
 
@@ -481,7 +497,7 @@ def test_a_gpu_is_timed_by_events_around_a_replayed_graph(monkeypatch: pytest.Mo
     assert cuda.log[6:] == ["flush", "record", "replay", "record", "synchronize"] * 3
     del watch.flush
     monkeypatch.setattr(CudaStopwatch, "device", "cpu")
-    jobs = list(watch.step_jobs("step", lambda: lambda f: forward(f, *small_step()), lambda key: key, lambda part: part))
+    jobs = list(watch.step_jobs("step", 1, lambda: lambda f, layers: forward(f, *small_step()), lambda key: key, lambda part: part))
     logs = [samples_of(job, clock, 3) for job in jobs]
     assert {key if isinstance(key, str) else key[0] for log in logs for key in log.sizes()} >= {*watch.parts, "gemm", "attn_scores"}
     assert all(log.timed(key) == Timed(2.5e-3, 2.5e-3, 3) for log in logs for key in log.sizes())

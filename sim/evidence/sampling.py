@@ -18,13 +18,13 @@ from dataclasses import dataclass
 from itertools import count, islice
 from typing import NamedTuple
 
-SHARE = 0.08
-"""By how much slower than its best a machine's readings may be."""
+SHARE = 0.15
+"""By how much slower than its best a machine's readings may be: its states differ by half or more, readings within one by some 12 %."""
 HELD = 7
 """Readings in a row whose median must be as fast as that for a rate to be a machine's: a single fast one may be chance."""
 LEAST = 3
 """Samples of which a median is taken, at least."""
-BUDGET_S = 1.0
+BUDGET_S = 0.5
 """Seconds spent on what has `LEAST` samples, at most."""
 
 _STRETCH_S = 0.25
