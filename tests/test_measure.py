@@ -131,6 +131,12 @@ def test_rows_that_share_a_pass_are_those_that_take_as_long_as_one(found: Measur
     others = tuple(row for row in found.rows if row.cells["op"] != "gemm" or row.note != stopwatch.FLUSHED)
     (tmp_path / "cpu.yaml").write_text(chip_yaml(replace(found, rows=(*others, *rows)), "2 GHz"))
     assert load_chip(tmp_path / "cpu.yaml").unpacked_rows == 3
+    slow = replace(rows[2], time=replace(rows[2].time, rate=0.8))  # three rows still seem to share one
+    (tmp_path / "cpu.yaml").write_text(chip_yaml(replace(found, rows=(*others, *rows[:2], slow, *rows[3:5])), "2 GHz"))
+    assert load_chip(tmp_path / "cpu.yaml").unpacked_rows == 3
+    one = replace(rows[0], time=replace(rows[0].time, rate=0.8))
+    (tmp_path / "cpu.yaml").write_text(chip_yaml(replace(found, rows=(*others, one, *rows[1:5])), "2 GHz"))
+    assert load_chip(tmp_path / "cpu.yaml").unpacked_rows is None
     (tmp_path / "cpu.yaml").write_text(chip_yaml(replace(found, rows=(*others, *rows[1:5])), "2 GHz"))
     assert load_chip(tmp_path / "cpu.yaml").unpacked_rows is None
 
