@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hwmodels.chip import Chip
     from hwmodels.consistency import Advice
-    from hwmodels.load import check_chip, chip_names, load_chip
+    from hwmodels.layers import chip_names
+    from hwmodels.load import check_chip, load_chip
     from hwmodels.paths import numeric_paths, with_values
 
 __all__ = ["Advice", "Chip", "check_chip", "chip_names", "load_chip", "numeric_paths", "with_values"]
@@ -17,7 +18,7 @@ _HOME = {
     "Advice": "consistency",
     "Chip": "chip",
     "check_chip": "load",
-    "chip_names": "load",
+    "chip_names": "layers",
     "load_chip": "load",
     "numeric_paths": "paths",
     "with_values": "paths",

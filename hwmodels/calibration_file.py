@@ -51,6 +51,7 @@ class GemmFields(Fields):
 
     launch: Seconds
     l2_bytes_per_clock: Positive
+    fill: Positive
     split: Seconds
     p: Exponent
 
@@ -107,7 +108,7 @@ class CalibrationFile(Fields):
         """The constants as plain dataclasses."""
         g, a, s, w = self.gemm, self.attention, self.stream, self.warm
         kernels = KernelConstants(
-            GemmConstants(g.launch, g.l2_bytes_per_clock, g.split, g.p),
+            GemmConstants(g.launch, g.l2_bytes_per_clock, g.fill, g.split, g.p),
             AttentionConstants(
                 a.prefill_launch,
                 a.decode_launch,

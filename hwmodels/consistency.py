@@ -21,7 +21,9 @@ class Advice(Problem):
 
 
 def inconsistencies(chip: Chip) -> list[Problem]:
-    """Every contradiction of a built chip; those of type `Advice` are warnings."""
+    """Every contradiction of a built chip; those of type `Advice` are warnings. Levels in the wrong order contradict all else."""
+    if chip.dram.name != "dram":
+        return list(_order(chip))
     checks = (_formats, _names, _roles, _capacities, _array_pass, _bandwidths)
     return [problem for check in checks for problem in check(chip)]
 
@@ -50,11 +52,18 @@ def _names(chip: Chip) -> Iterator[Problem]:
         if not _LEVEL_NAME.fullmatch(level.name):
             cure = "use lower-case letters, digits and _, a letter first"
             yield Problem(f"'{level.name}' cannot name a level", cure, path=f"memory.{level.name}")
-    if chip.dram.name != "dram":
-        yield Problem(f"the first level is '{chip.dram.name}'", "list the levels from the outermost, 'dram', inwards", path="memory")
     if chip.dram.per != "chip":
         cure = "remove 'per', and state the bandwidth of all channels together"
         yield Problem("DRAM belongs to the whole chip", cure, path=f"memory.{chip.dram.name}.per")
+
+
+def _order(chip: Chip) -> Iterator[Problem]:
+    first = chip.dram.name
+    if any(level.name == "dram" for level in chip.memory):
+        cure = f"list the levels from the outermost inwards: 'dram' before '{first}'"
+    else:
+        cure = "list the levels from the outermost inwards, and call the first one 'dram'"
+    yield Problem(f"the first level is '{first}'", cure, path=f"memory.{first}")
 
 
 def _roles(chip: Chip) -> Iterator[Problem]:
@@ -74,10 +83,11 @@ def _capacities(chip: Chip) -> Iterator[Problem]:
         for outer in chip.memory[:i]:
             if outer is chip.dram:
                 too_large = inner.capacity_bytes * (chip.cores if inner.per == "core" else 1) >= outer.capacity_bytes
+                cure = "check the units of both"
             else:
                 too_large = bool(inner.holds & outer.holds) and inner.capacity_bytes > outer.capacity_bytes
-            if too_large:
                 cure = f"check the units of both, or list '{inner.name}' before '{outer.name}'"
+            if too_large:
                 yield Problem(f"{_size(inner)} is more than {_size(outer)}", cure, path=f"memory.{inner.name}.capacity")
 
 

@@ -141,14 +141,25 @@ def _missing(chip: Chip, section: str, values: Mapping[str, float], has_process:
         if path in values:
             continue
         if has_process and path in of_dram:
-            named = chip.dram.technology
-            what = f"no published number for '{named}'" if named else "follows from the technology of the DRAM, and the file names none"
-            known = f"set memory.{chip.dram.name}.technology to one of {', '.join(technology.DRAM)}, or state the number"
-            yield Problem(what, known, path=path)
+            yield _unpublished(chip.dram, path)
         else:
             yield Problem("is missing", cure, path=path)
     if section == "area" and not any(path.startswith("area.mac.") for path in values):
         yield Problem("is missing", cure, path="area.mac")
+
+
+def _unpublished(dram: MemoryLevel, path: str) -> Problem:
+    """A number that the DRAM's technology does not give."""
+    named = dram.technology.upper()
+    known = [name for name, each in technology.DRAM.items() if path != "area.phy" or each.phy_mm2_per_gb_s is not None]
+    cure = f"set memory.{dram.name}.technology to one of {', '.join(known)}, or state the number"
+    if not named:
+        return Problem("follows from the technology of the DRAM, and the file names none", cure, path=path)
+    if named in technology.DRAM:
+        return Problem(f"no published number for '{dram.technology}'", cure, path=path)
+    numbers = f"energy.memory.{dram.name}.access and area.phy"
+    cure = f"choose one of {', '.join(technology.DRAM)}, or state {numbers}"
+    return Problem(f"'{dram.technology}' gives no {numbers}", cure, path=f"memory.{dram.name}.technology")
 
 
 def _energy(chip: Chip, values: Mapping[str, float]) -> Energy:

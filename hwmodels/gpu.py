@@ -18,6 +18,9 @@ from hwmodels.technology import KernelConstants, Technology
 BLOCK_ROWS = tuple(sorted(base * 2**i for base in (1, 3) for i in range(8)))
 """Tiles along m of the blocks of C that are tried; the other SMs lie along n."""
 
+WIDE = ("bf16", "fp16")
+"""Formats of products for which a technology states its energy."""
+
 
 def attention_tile(head_dim: int, asynchronous: bool) -> tuple[int, int]:
     """Queries and keys of a tile of causal attention: FlashAttention-3's where tensor cores are asynchronous, else one that fits the data
@@ -48,12 +51,12 @@ class Board:
 
 def board_of(chip: Chip, technology: Technology, compute: str) -> Board:
     """The board as its kernels see it. Energy is stated for 16-bit products; narrower ones take as much power at their own peak, and those
-    outside the tensor cores are not limited."""
+    in fp32, outside the tensor cores, are not limited."""
     clock_hz, l2 = float(chip.clock_hz), chip.memory[1]
     flops_per_s = {name: 2 * float(chip.peak_macs_per_s(name)) for name in chip.formats}
-    wide = max((flops_per_s[name] for name in ("bf16", "fp16") if name in flops_per_s), default=0.0)
+    wide = flops_per_s[compute] if compute in WIDE else max((flops_per_s[name] for name in WIDE if name in flops_per_s), default=0.0)
     headroom = np.inf
-    if chip.tdp_w is not None and wide and flops_per_s[compute] >= wide:
+    if chip.tdp_w is not None and wide and compute != "fp32":
         headroom = float(gpu.power_headroom(clock_hz, wide, chip.tdp_w, technology.generation.energy_j_per_flop))
     return Board(
         sms=float(chip.cores),
@@ -122,14 +125,14 @@ def gemm_candidates_s(product: Product, board: Board, kernels: KernelConstants, 
     flops_per_s, dram_bytes_per_s, headroom = (
         np.asarray(each)[..., None, None] for each in (board.flops_per_s, board.dram_bytes_per_s, board.headroom)
     )
-    element_bytes = product.element_bytes[0], product.element_bytes[1]
     tile_m, tile_n = (np.array(each, float)[:, None] for each in zip(*gpu.GEMM_TILES, strict=True))
     splits = np.array(gpu.SPLITS, float)
     rounds = gpu.waves(m * batch, n, tile_m, tile_n, splits, sms)
     # Multicast: from Hopper on, SMs that need the same operand share one load.
     l2_bytes_per_s = np.where(np.asarray(board.asynchronous)[..., None, None], np.inf, c.l2_bytes * clock_hz)
     memory_s = np.asarray(dram_bytes, float)[..., None] / dram_bytes_per_s + warm / (kernels.warm.bytes * sms * clock_hz)
-    multiply_s, load_s = gpu.tile_times_s(tile_m, tile_n, k / splits, element_bytes, flops_per_s / sms, l2_bytes_per_s)
+    multiply_s, load_s = gpu.tile_times_s(tile_m, tile_n, k / splits, product.element_bytes[:2], flops_per_s / sms, l2_bytes_per_s)
+    multiply_s = multiply_s + c.fill * gpu.tile_fill_s(tile_m, tile_n, product.element_bytes, c.l2_bytes * clock_hz)
     tensor_s, other_s = rounds * multiply_s, gpu.soft_max(c.p, rounds * load_s, memory_s)
     clock_share = gpu.powered_share(headroom, 2 * m * n * k * batch / flops_per_s, tensor_s, other_s, c.p)
     work_s = gpu.soft_max(c.p, tensor_s / clock_share, other_s)

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from functional.documents import Document, FieldPath, dotted, read_document, validation_problems
+from functional.documents import FieldPath, dotted, read_document, validation_problems
 from functional.errors import ChipFileError, Problem, UnknownName, did_you_mean
-from hwmodels.chip import Chip, Provenance, Standing
+from hwmodels.chip import Chip, Provenance
 from hwmodels.consistency import Advice, inconsistencies
+from hwmodels.layers import LIBRARY, Layer, Placed, chip_names, layers_of, located, looks_like_path, merged_layers
 from hwmodels.paths import numeric_paths
-
-LIBRARY = Path(__file__).parent / "library" / "chips"
-_OF_ONE_FILE = ("name", "aliases")
-"""Fields that a file does not take over from its base: a variant of an A100 is not an A100."""
-
-
-def chip_names() -> list[str]:
-    """Names of the chips in the library."""
-    return sorted(path.stem for path in LIBRARY.glob("*.yaml"))
 
 
 def load_chip(name_or_path: str | Path) -> Chip:
@@ -42,7 +34,7 @@ def check_chip(name_or_path: str | Path) -> list[Problem]:
 
 def _find(name_or_path: str | Path) -> Path:
     name = str(name_or_path)
-    if isinstance(name_or_path, Path) or _looks_like_path(name):
+    if isinstance(name_or_path, Path) or looks_like_path(name):
         return Path(name_or_path)
     names = chip_names()
     if name.lower() in names:
@@ -55,35 +47,33 @@ def _find(name_or_path: str | Path) -> Path:
     raise UnknownName(Problem(f"unknown chip '{name}'", did_you_mean(name, names)))
 
 
-def _looks_like_path(name: str) -> bool:
-    return name.endswith((".yaml", ".yml")) or "/" in name or "\\" in name
-
-
-@dataclass(frozen=True)
-class _Layer:
-    """One file of a chain of bases: its document, and its fields with numbers freed of their provenance."""
-
-    document: Document
-    data: dict[str, Any]
-    provenance: dict[FieldPath, Provenance]
-    default: Provenance
-
-
 def _load(path: Path) -> tuple[Chip, list[Problem]]:
     """The chip and its inconsistencies; what cannot be built is raised."""
+    problems: list[Problem] = []
+    layers = layers_of(path, (), problems)
+    chip, found = _judged(layers)
+    told = located(found, layers, lambda some: _judged(some)[1])
+    if chip is None or problems:
+        raise ChipFileError([*problems, *told])
+    return replace(chip, provenance=_provenance(chip, layers, merged_layers(layers))), told
+
+
+def _judged(layers: Sequence[Layer]) -> tuple[Chip | None, list[Placed]]:
+    """The chip of these files, None where a field is wrong by itself, and all that is wrong with it."""
     from pydantic import ValidationError
 
     from hwmodels.schema import ChipFile
 
-    problems: list[Problem] = []
-    layers = _layers(path, (), problems)
-    data = _merged_layers(layers)
     try:
-        fields = ChipFile.model_validate(data)
+        fields = ChipFile.model_validate(merged_layers(layers))
     except ValidationError as why:
-        problems += validation_problems(why, ChipFile, lambda field: _locate(layers, field))
-    if problems:
-        raise ChipFileError(problems)
+        places: dict[str, FieldPath] = {}
+
+        def noted(field: FieldPath) -> tuple[str, int | None]:
+            places[dotted(field)] = field
+            return "", None
+
+        return None, [(problem, places[problem.path]) for problem in validation_problems(why, ChipFile, noted)]
     chip = fields.build({})
     found = inconsistencies(chip)
     if all(isinstance(problem, Advice) for problem in found) and (fields.process or fields.energy or fields.area):
@@ -93,120 +83,10 @@ def _load(path: Path) -> tuple[Chip, list[Problem]]:
         costs = costs_of(chip, fields.process, *sections)
         found += costs.problems
         chip = replace(chip, energy=costs.energy, area=costs.area, provenance=costs.provenance)
-    chip = replace(chip, provenance=_provenance(chip, layers, data))
-    return chip, [_located(problem, layers) for problem in found]
+    return chip, [(problem, tuple(problem.path.split("."))) for problem in found]
 
 
-def _layers(path: Path, chain: tuple[Path, ...], problems: list[Problem]) -> list[_Layer]:
-    """The file, its base, the base of that, ...; mistakes that leave the file readable are added to `problems`."""
-    document, mistakes = read_document(path, ChipFileError)
-    problems += mistakes
-    layer = _layer(document, problems)
-    base = layer.data.pop("base", None)
-    if base is None:
-        return [layer]
-    below = _base_path(base, document, (*chain, path.resolve()))
-    return [layer, *_layers(below, (*chain, path.resolve()), problems)]
-
-
-def _base_path(base: object, document: Document, chain: tuple[Path, ...]) -> Path:
-    line = document.line_of(("base",))
-    if not isinstance(base, str) or not base:
-        raise ChipFileError(Problem("expected a chip's name or the path of a file", "e.g. 'base: edge-npu'", document.file, line, "base"))
-    if not _looks_like_path(base):
-        if base not in chip_names():
-            raise ChipFileError(Problem(f"unknown chip '{base}'", did_you_mean(base, chip_names()), document.file, line, "base"))
-        return LIBRARY / f"{base}.yaml"
-    path = Path(document.file).parent / base
-    if path.resolve() in chain:
-        circle = " -> ".join(step.name for step in (*chain, path.resolve()))
-        raise ChipFileError(Problem(f"the bases form a circle: {circle}", "let one of them stand alone", document.file, line, "base"))
-    if not path.is_file():
-        raise ChipFileError(Problem(f"no such file: '{base}'", "write it relative to this file", document.file, line, "base"))
-    return path
-
-
-def _layer(document: Document, problems: list[Problem]) -> _Layer:
-    sources, standing = document.data.get("sources"), document.data.get("standing", "assumed")
-    named = [source for source in sources if isinstance(source, str)] if isinstance(sources, list) else []
-    default = Provenance("; ".join(named) or f"stated in {Path(document.file).name}", standing)
-    layer = _Layer(document, {}, {}, default)
-    layer.data.update({key: _unwrapped(child, (key,), layer, problems) for key, child in document.data.items()})
-    if "base" in layer.data:
-        layer.data.setdefault("name", Path(document.file).stem)
-    return layer
-
-
-def _unwrapped(value: Any, path: FieldPath, layer: _Layer, problems: list[Problem]) -> Any:
-    """`{value: 5, source: ..., standing: ...}` becomes 5; the rest of it goes to the layer's provenance."""
-    if not isinstance(value, dict):
-        return value
-    if "value" not in value:
-        return {key: _unwrapped(child, (*path, key), layer, problems) for key, child in value.items()}
-    for field, message, cure in _wrapper_mistakes(value):
-        place = (*path, field)
-        problems.append(Problem(message, cure, layer.document.file, layer.document.line_of(place), dotted(place)))
-    source, standing = value.get("source", layer.default.source), value.get("standing", layer.default.standing)
-    layer.provenance[path] = Provenance(source, standing)
-    return value["value"]
-
-
-def _wrapper_mistakes(wrapper: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
-    known = ("value", "source", "standing")
-    for field in wrapper:
-        if field not in known:
-            yield field, "unknown field", did_you_mean(field, known)
-    if not isinstance(wrapper.get("source", ""), str):
-        yield "source", "expected a text", "name the datasheet, paper or measurement"
-    standing = wrapper.get("standing", "assumed")
-    if standing not in get_args(Standing):
-        yield "standing", f"expected datasheet, measured, assumed or fitted, found {standing!r}", ""
-
-
-def _merged_layers(layers: list[_Layer]) -> dict[str, Any]:
-    """The fields of all files, the first layer winning."""
-    top, *below = layers
-    if not below:
-        return top.data
-    base = {key: value for key, value in _merged_layers(below).items() if key not in _OF_ONE_FILE}
-    data = _merged(base, top.data)
-    sources = [layer.data["sources"] for layer in (top, *below) if isinstance(layer.data.get("sources"), list)]
-    return {**data, "sources": list(dict.fromkeys(str(source) for group in sources for source in group))}
-
-
-def _merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    """Key by key at any depth; `null` removes a key. Own keys set the order if they name all of the base's (a level put in between)."""
-    order = own if base.keys() <= own.keys() else {**base, **own}
-    merged = {}
-    for key in order:
-        value = own.get(key, base.get(key))
-        if isinstance(value, dict) and isinstance(base.get(key), dict) and not _is_one_number(base[key], value):
-            value = _merged(base[key], value)
-        if key not in own or value is not None:
-            merged[key] = value
-    return merged
-
-
-def _is_one_number(base: dict[str, Any], own: dict[str, Any]) -> bool:
-    """`{read, write}` restated in full replaces both."""
-    return base.keys() == own.keys() == {"read", "write"}
-
-
-def _locate(layers: list[_Layer], path: FieldPath) -> tuple[str, int | None]:
-    """File and line of a field; one that stands nowhere belongs to the top file."""
-    for layer in layers:
-        line = layer.document.find_line(path)
-        if line is not None:
-            return layer.document.file, line
-    return layers[0].document.file, layers[0].document.line_of(path)
-
-
-def _located(problem: Problem, layers: list[_Layer]) -> Problem:
-    file, line = _locate(layers, tuple(problem.path.split(".")))
-    return replace(problem, file=file, line=line)
-
-
-def _provenance(chip: Chip, layers: list[_Layer], data: dict[str, Any]) -> dict[str, Provenance]:
+def _provenance(chip: Chip, layers: Sequence[Layer], data: dict[str, Any]) -> dict[str, Provenance]:
     """For each number that a file states: the provenance written beside it, or its file's default; so for those that its process gives."""
     found = {}
     for name in (*numeric_paths(chip), "process"):

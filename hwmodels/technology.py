@@ -30,11 +30,13 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class GemmConstants:
-    """`launch_s`: a kernel that does next to nothing. `l2_bytes`: per clock and SM, for operands of tiles; `split_s`: for adding up parts
-    of k. `p` joins products, operands and DRAM."""
+    """`launch_s`: a kernel that does next to nothing. `l2_bytes`: per clock and SM, for operands of tiles; `fill`: how many times
+    `formulas.gpu.tile_fill_s` the first loads of a tile and its stores hold up its products; `split_s`: for adding up parts of k. `p` joins
+    products, operands and DRAM."""
 
     launch_s: float
     l2_bytes: float
+    fill: float
     split_s: float
     p: float
 

@@ -29,7 +29,7 @@ UNITS: dict[str, dict[str, float]] = {
     "byte area": {"um2/B": 1e-6, "um2/bit": 8e-6, "mm2/MiB": 2.0**-20},
     "PHY area": {"mm2/(GB/s)": 1e-9},
     "power density": {"W/mm2": 1.0, "mW/mm2": 1e-3},
-    "throughput": {"tok/s": 1.0},
+    "throughput": {"tok/s": 1.0, "tokens/s": 1.0},
 }
 """For each dimension its units in bytes, bytes per second (or per cycle), hertz, seconds, watts, joules, mm2, nanometres,
 joules per byte, mm2 per byte, mm2 per byte per second, watts per mm2 and tokens per second."""

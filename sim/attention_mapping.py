@@ -22,6 +22,13 @@ it again. Every output tile is written once, in the output format. Cores share n
   have none) are written by the scores, read by the maxima, read by the exponentials, which write theirs, read and written by the
   normalisation, read by the product with the values; maxima, one per row, are written once and read once.
 
+`score_buffers`: how many places there are for the scores of a query tile (online: for those with one key tile). A place is free again when
+its scores have been multiplied by the values. With one, scores, their softmax and the product with the values follow one another, and the
+output takes the place of the queries. With two, the array computes the next scores of the core, be they of the next query tile or pair,
+while the vector unit works on these, and only then multiplies these by the values, as FlashAttention-3 lets two warpgroups take turns (Shah
+et al., arXiv 2407.08608, section 3.1): S0, S1, V0, S2, V1, ... Queries leave their place when all their scores are computed; outputs have
+one of their own and are written after the scores that are computed next. Two places are for scores that stay on the chip.
+
 * `keys_shared`: cores share an outer level that keeps what it has read of keys and values. A tile is brought from DRAM the first time that
   any query tile of its pair sees it, and from that level ever after.
 
@@ -89,6 +96,7 @@ class AttentionMapping:
     dataflow: str
     array_axis: Literal["m", "n"]
     keys_shared: bool = False
+    score_buffers: int = 1
 
 
 def visible_keys(attention: Attention, queries: Span) -> Span:

@@ -28,7 +28,8 @@ OPERAND_AXES: dict[Role, tuple[Axis, Axis]] = {"activations": ("m", "k"), "weigh
 
 @dataclass(frozen=True, slots=True)
 class Gemm:
-    """One product and the bits of its elements; `compute` is the number format in which it is multiplied."""
+    """One product and the bits of its elements; `compute` is the number format in which it is multiplied. `out_bits` is 0 where others take
+    over the sums; what leaves them goes to DRAM unless it stays on the chip (not `out_in_dram`)."""
 
     m: int
     n: int
@@ -38,6 +39,7 @@ class Gemm:
     out_bits: int
     acc_bits: int
     compute: str
+    out_in_dram: bool = True
 
     @property
     def macs(self) -> int:

@@ -60,6 +60,13 @@ def resident_level(chip: Chip) -> MemoryLevel:
     return next(level for level in chip.memory[1:] if "activations" in level.holds)
 
 
+def apart_from_sums(chip: Chip) -> MemoryLevel | None:
+    """The level in which intermediates may stay, if it holds no sums: what a linear makes for later groups is written into it. (Else the
+    sums that the array writes there become it where they lie.)"""
+    level = resident_level(chip)
+    return None if "psums" in level.holds else level
+
+
 def resident_capacity_bytes(chip: Chip) -> Number:
     """What intermediates may use of it; tiles get the rest."""
     return chip.capacity_bytes(resident_level(chip)) * chip.resident_share

@@ -19,6 +19,7 @@ from functional.work import Contraction, flops
 from hwmodels.units import format_energy, format_seconds
 from sim.intervals import Floats, Intervals, Part, Schedule, joined
 from workloads.graph import OpGraph, OpNode
+from workloads.split import parts_of
 
 LOST = ("padding", "refetch", "sustained", "fill_drain", "dram_latency", "launch", "stall")
 """Causes that part a latency from its roofline; they add up to the difference. sustained: rates and bandwidths below their peak."""
@@ -105,6 +106,11 @@ class Timeline:
     @property
     def phase(self) -> str:
         return self.graph.scenario.phase
+
+    @property
+    def split(self) -> int:
+        """In how many pieces the linears are, one per core."""
+        return parts_of(self.graph)
 
     @property
     def tokens_per_s(self) -> float:
@@ -283,6 +289,7 @@ class Timeline:
             "q_len": int(scenario.q_len),
             "kv_len": int(scenario.kv_len),
             "formats": {name: getattr(scenario.formats, name) for name in ("weights", "activations", "kv")},
+            "split": self.split,
             "latency_s": self.total_s,
             "tokens_per_s": self.tokens_per_s,
             "floor_s": self.floor_s,

@@ -8,7 +8,7 @@ import pytest
 
 from functional.documents import load_document
 from hwmodels import Chip, check_chip, chip_names, load_chip, numeric_paths
-from hwmodels.load import LIBRARY
+from hwmodels.layers import LIBRARY
 
 CHIPS = chip_names()
 GIB = 2**30

@@ -169,10 +169,13 @@ def test_one_mistake(write, old: str, new: str, expected: str) -> None:
         (
             "capacity: 64 KiB",
             "capacity: 512 MiB",
-            "20: memory.sram.capacity: sram (512 MiB per core) is more than dram (1 GiB); "
-            "check the units of both, or list 'sram' before 'dram'",
+            "20: memory.sram.capacity: sram (512 MiB per core) is more than dram (1 GiB); check the units of both",
         ),
-        ("  dram:", "  hbm:", "17: memory: the first level is 'hbm'; list the levels from the outermost, 'dram', inwards"),
+        (
+            "  dram:",
+            "  hbm:",
+            "18: memory.hbm: the first level is 'hbm'; list the levels from the outermost inwards, and call the first one 'dram'",
+        ),
         ("  sram:", "  L1.x:", "17: memory.L1.x: 'L1.x' cannot name a level; use lower-case letters, digits and _, a letter first"),
         (
             "burst: 64 B",
@@ -306,8 +309,48 @@ class TestBase:
     def test_contradiction_between_the_files(self, write) -> None:
         write(GOOD)
         (mistake,) = said(write("base: toy.yaml\nmatrix: {rows: 4096, cols: 4096}\n", "child.yaml"))
-        assert mistake.startswith("toy.yaml:20: memory.sram.capacity: sram (64 KiB per core) is too small for one pass of the matrix unit")
-        assert mistake.endswith("raise memory.sram.capacity to at least 192 MiB")
+        assert mistake.startswith("child.yaml:2: memory.sram.capacity: sram (64 KiB per core) is too small for one pass of the matrix unit")
+        assert mistake.endswith(
+            "needs 192 MiB in int8 (matrix.rows is stated here, memory.sram.capacity in the base toy); "
+            "raise memory.sram.capacity to at least 192 MiB"
+        )
+
+    @pytest.mark.parametrize(
+        ("own", "expected"),
+        [
+            (
+                "name: mine\nclock: 2 GHz\nmatrix:\n  rates: {int4: 2}\n",
+                "child.yaml:5: matrix.accumulate: no accumulator format for 'int4' "
+                "(matrix.rates.int4 is stated here, matrix.accumulate in the base toy); add 'int4: int32'",
+            ),
+            (
+                "memory:\n  sram: {capacity: 1 MiB}\n  dram: {bandwidth: 60 GB/s}\n",
+                "child.yaml:3: memory.sram: the first level is 'sram'; list the levels from the outermost inwards: 'dram' before 'sram'",
+            ),
+            (
+                "clock: 2 GHz\nmatrix:\n  kind: tensor_core\n  tile: {m: 4, n: 4, k: 4}\n",
+                "child.yaml:4: matrix.kind: fields of the base toy have no place here: rows, cols, dataflows; "
+                "add 'rows: null, cols: null, dataflows: null' beside it",
+            ),
+            (
+                "memory: {sram: {capacity: 16 GiB}}\n",
+                "child.yaml:2: memory.sram.capacity: sram (16 GiB per core) is more than dram (1 GiB); check the units of both",
+            ),
+            ("matrix:\n  rows: null\n", "child.yaml:3: matrix.rows: missing field; add 'rows: ...'"),
+            ("process: 7 nm\nmemory:\n  dram:\n    technology: DDR9\n", "child.yaml:5: memory.dram.technology: 'DDR9' gives no"),
+        ],
+    )
+    def test_what_the_file_makes_of_its_base_is_told_there_and_once(self, own: str, expected: str, write) -> None:
+        """The base is right by itself: no line of it is to blame."""
+        write(GOOD)
+        (mistake,) = said(write(f"base: toy.yaml\n{own}", "child.yaml"))
+        assert mistake.startswith(expected)
+
+    def test_the_file_between_is_told_where_it_is_to_blame(self, write) -> None:
+        write(GOOD)
+        write("base: toy.yaml\nmatrix: {rows: 4096, cols: 4096}\n", "between.yaml")
+        (mistake,) = said(write("base: between.yaml\nclock: 2 GHz\n", "child.yaml"))
+        assert mistake.startswith("between.yaml:2: memory.sram.capacity: sram (64 KiB per core) is too small")
 
     def test_circles_are_refused(self, write) -> None:
         write("base: b.yaml\n", "a.yaml")

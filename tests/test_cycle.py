@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from itertools import pairwise, product
 from operator import itemgetter
 
 import numpy as np
@@ -53,6 +53,37 @@ def test_no_group_is_faster_than_the_tiled_bound(chip_name: str, phase: Phase) -
     roofline, cycle = predict_graph(graph, chip, "roofline"), predict_graph(graph, chip, "cycle")
     lost = sum(float(seconds.sum()) for seconds in cycle.lost_s.values())
     assert math.isclose(roofline.total_s + lost, cycle.total_s, rel_tol=1e-9)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_cores_that_share_all_memory_work_on_a_tile_once(fused: bool) -> None:
+    """Element-wise ops take every element of the tile that cores share, not each core's part as often as there are cores."""
+    chip = load_chip("edge-npu")
+    chip = replace(chip, cores=4, memory=(chip.dram, replace(chip.memory[1], per="chip")))
+    planned = plan(trace_model("stories15m", "int8", phase="prefill", prompt=37), chip, fused)
+    split = 0
+    for each in play_classes(planned):
+        if isinstance(each.mapped.choice, tiled.GemmChoice) and each.played is not None:
+            split += each.mapped.choice.mapping.split != (1, 1)
+            for name, cycles in each.played.busy.items():
+                assert cycles / float(chip.clock_hz) == pytest.approx(each.bound.busy_s[name], rel=1e-9), name
+    assert split
+
+
+def test_to_the_last_bit() -> None:
+    """Rounding of bounds in seconds to cycles and back, and of sums in another order, does not turn engines around."""
+    for name, model in (("a100-sxm4-80gb", "llama-3.2-1b"), ("edge-npu", "stories15m"), ("tpu-v4i", "stories15m")):
+        chip = load_chip(name)
+        for context in (100, 201, 1000) if model == "llama-3.2-1b" else (100, 201):
+            graph = trace_model(model, chip.default_format, phase="decode", context=context)
+            planned = plan(graph, chip)
+            of_engines = [ENGINES[engine](planned) for engine in ("roofline", "tiled", "cycle")]
+            for engines in zip(*of_engines, strict=True):
+                ideal_s, mapped_s, played_s = (each.latency_s for each in engines)
+                assert ideal_s <= mapped_s <= played_s
+            ideal, mapped = (predict_graph(graph, chip, engine).total_s for engine in ("roofline", "tiled"))
+            played, ahead = (predict_graph(graph, chip, "cycle", prefetch=prefetch).total_s for prefetch in (False, True))
+            assert ideal <= mapped <= played >= ahead
 
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -187,7 +218,10 @@ class Job:
             self.done = now
 
     def when(self, asker: Job) -> int:
-        """When what the asker waits for is there: of a step, a store waits for the sums, a load for the end."""
+        """When what the asker waits for is there: of a step, a store waits for the sums, a load for the end. A store of nothing is over
+        when its sums are there."""
+        if self.resource == "nothing":
+            return self.needs[0].sums
         return self.sums if self.resource == "array" and asker.cause == "store" else self.done
 
 
@@ -226,12 +260,13 @@ def program(
             job.start = job.done = 0
 
     def store(visit: int, slices: int) -> None:
-        size = elements["C"][visit] * (1 if keys[visit] not in keys[visit + 1 :] else 4)
-        job = Job("dram", size / rate / slices, needs=[steps[spans["C"][visit][1] - 1]], cause="store")
+        size = elements["C"][visit] * (gemm.out_bits / 8 if keys[visit] not in keys[visit + 1 :] else 4)
+        job = Job("dram" if size else "nothing", size / rate / slices, needs=[steps[spans["C"][visit][1] - 1]], cause="store")
         if visit == len(stores):
             stores.append([])
         stores[visit].append(job)
-        jobs.append(job)
+        if size:
+            jobs.append(job)
 
     for i in range(len(tiles)):
         if i and i in firsts["C"] and not double:
@@ -297,10 +332,12 @@ def simulate(mapping: GemmMapping, chip: Chip, rate: float, latency: int, came: 
         job.before = jobs[max(0, i - 6) : i]  # those further back are behind these
     queues = {name: [job for job in jobs if job.resource == name] for name in ("dram", "array")}
     shape = mapping.dataflow, unit.weight_preload, unit.rows, unit.cols
+    extras, folds = [0] * len(sizes), [0] * len(sizes)
+    if unit.kind == "systolic":
+        extras = [int(systolic.alone_cycles(*shape, *size)) - int(systolic.tile_cycles(*shape, *size)) for size in sizes]
+        folds = [int(systolic.folds(mapping.dataflow, unit.rows, unit.cols, *size)) for size in sizes]
     for job, size in zip(queues["array"], sizes, strict=True):
-        job.cycles = int(systolic.tile_cycles(*shape, *size))
-    extras = [int(systolic.alone_cycles(*shape, *size)) - int(systolic.tile_cycles(*shape, *size)) for size in sizes]
-    folds = [int(systolic.folds(mapping.dataflow, unit.rows, unit.cols, *size)) for size in sizes]
+        job.cycles = int(systolic.tile_cycles(*shape, *size)) if unit.kind == "systolic" else granule_cycles(unit, *size)
     stalls, free, sums, place = dict.fromkeys(CAUSES, 0), {"dram": 0, "array": 0}, 0, {"dram": 0, "array": 0}
     now = 0
     coming: list[Job] = []
@@ -316,7 +353,7 @@ def simulate(mapping: GemmMapping, chip: Chip, rate: float, latency: int, came: 
                 job.done = job.left if name == "array" or job.cause == "store" else -1
                 coming += [job] if job.done < 0 else []
                 if name == "array":
-                    waits = [need for need in job.needs if need.done == now]
+                    waits = [need for need in job.needs if need.when(job) == now]
                     cause = "dependency" if not waits else "sram_space" if waits[0].cause in ("room", "store") else "dram"
                     stalls[cause] += now - free[name]
                     sums = max(job.done + extras[place[name]], sums + unit.rows * folds[place[name]] * (mapping.dataflow == "os"))
@@ -330,6 +367,15 @@ def simulate(mapping: GemmMapping, chip: Chip, rate: float, latency: int, came: 
     end = max(sums, *free.values())
     stalls["dram"] += end - sums
     return Simulated(end, stalls, *window_of(mapping, jobs, end, latency, double))
+
+
+def granule_cycles(unit: MatrixUnit, m: int, n: int, k: int) -> int:
+    """Granules of the output are dealt out to the units one by one, each with all its granules along k."""
+    busy = [0] * unit.count
+    per_granule = unit.tile[0] * unit.tile[1] * unit.tile[2] // int(unit.rates["int8"])
+    for i, _ in enumerate(product(range(0, m, unit.tile[0]), range(0, n, unit.tile[1]))):
+        busy[i % unit.count] += len(range(0, k, unit.tile[2])) * per_granule
+    return max(busy)
 
 
 def slow_chip(rows: int, cols: int, rate: float, latency: int, double: bool) -> Chip:
@@ -348,7 +394,7 @@ def test_equals_a_simulator_that_moves_one_cycle_at_a_time(data: st.DataObject) 
     side, double = st.integers(1, 8), data.draw(st.booleans())
     rate, latency = data.draw(st.sampled_from([0.25, 0.5, 1.0, 4.0])), data.draw(st.sampled_from([0, 64]))
     chip = slow_chip(data.draw(side), data.draw(side), rate, latency, double)
-    gemm = Gemm(*(data.draw(st.integers(1, 40)) for _ in "mnk"), 8, 8, 8, 32, "int8")
+    gemm = Gemm(*(data.draw(st.integers(1, 40)) for _ in "mnk"), 8, 8, data.draw(st.sampled_from([0, 8])), 32, "int8")
     mapping = small_mapping(data, gemm, chip)
     came, windows = {}, []
     if data.draw(st.booleans()):
@@ -358,6 +404,26 @@ def test_equals_a_simulator_that_moves_one_cycle_at_a_time(data: st.DataObject) 
         windows = [Window(idle=sum(came.values()) / rate, span=1e6, room_bytes=1e6)]
     played = play_gemm(mapping, chip, cost_gemm(mapping, chip), windows=windows)
     equal(played, simulate(mapping, chip, rate, latency, came))
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+@given(st.data())
+def test_tensor_cores_of_many_cores_equal_the_simulator(data: st.DataObject) -> None:
+    """Cores with equal parts ask the same at the same time: each has its share of DRAM."""
+    double, rate, latency = data.draw(st.booleans()), data.draw(st.sampled_from([0.5, 1.0, 4.0])), data.draw(st.sampled_from([0, 64]))
+    parts = data.draw(st.sampled_from([(1, 1), (1, 2), (2, 1), (2, 2), (1, 4), (4, 1)]))
+    cores = parts[0] * parts[1]
+    side = st.sampled_from([1, 2, 3, 4])
+    granule = data.draw(side), data.draw(side), data.draw(side)
+    unit = MatrixUnit("tensor_core", data.draw(st.integers(1, 4)), 1, 1, granule, (), "overlapped", {"int8": 1}, {"int8": "int32"})
+    alone = replace(slow_chip(1, 1, rate, latency, double), matrix=unit)
+    gemm = Gemm(*(data.draw(st.integers(1, 24)) for _ in "mnk"), 8, 8, data.draw(st.sampled_from([0, 8])), 32, "int8")
+    own = small_mapping(data, gemm, alone)
+    many = replace(slow_chip(1, 1, rate * cores, latency, double), matrix=unit, cores=cores)
+    mapping = replace(own, gemm=replace(gemm, m=gemm.m * parts[0], n=gemm.n * parts[1]), split=parts)
+    cost = cost_gemm(mapping, many)
+    assert cost.array_cycles == sum(granule_cycles(unit, *size) for size in program(own, double, rate, latency)[1])
+    equal(play_gemm(mapping, many, cost), simulate(own, alone, rate, latency))
 
 
 def equal(played: Played, simulated: Simulated) -> None:

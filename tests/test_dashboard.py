@@ -396,6 +396,26 @@ def test_what_if_equals_python(browser: Any) -> None:
 
 
 @needs_browser
+def test_what_if_charges_sums_where_the_array_writes_them(tmp_path: Path) -> None:
+    """On a chip whose accumulator is slow to write, and nothing else; the page has its places also where it is narrow."""
+    file = tmp_path / "slow-sums.yaml"
+    file.write_text("base: gemmini-default\nmemory: {accumulator: {bandwidth: {read: 128 B/cycle, write: 2 B/cycle}}}\n")
+    chip, page = load_chip(file), tmp_path / "page.html"
+    page.write_text(dashboard(MODEL, file, prompt=64, engine="roofline"))
+    assert "accumulator" in predict(MODEL, chip, phase="prefill", prompt=64, engine="roofline").bound_shares
+    with opened(page, tmp_path, size=(800, 900)) as driver:
+        for clock in (12, 20):
+            varied = with_values(chip, {"clock": chip.clock_hz * 2 ** ((clock - 12) / 4)})
+            for phase, seconds in move(driver, clock=clock).items():
+                asked: dict[str, Any] = {"phase": phase, "prompt": 64}
+                assert seconds == pytest.approx(predict(MODEL, varied, engine="roofline", **asked).total_s, rel=1e-9), (clock, phase)
+        # The table of ops is wider than such a page: it scrolls.
+        assert (complaints(driver), [each for each in misplaced(driver) if each[0] != "scroll"]) == ([], [])
+        names = driver.execute_script("return [...document.querySelectorAll('#breakdown text')].map((text) => text.textContent)")
+        assert [name[:6] for name in names if name.startswith(("prefill", "decode"))] == ["prefil", "decode"]
+
+
+@needs_browser
 def test_a_slider_moves_every_point(browser: Any) -> None:
     def points() -> dict[Any, float]:
         return {(i, k): y for i, t in enumerate(traces(browser, "roofline")) if t.get("customdata") for k, y in enumerate(t["y"])}
@@ -446,6 +466,35 @@ def test_an_op_chosen_in_one_view_is_shown_in_the_others(browser: Any, place: st
     assert browser.execute_script("return [...document.querySelectorAll('#graph .chosen')].map((box) => box.dataset.op)") == [name]
     assert browser.execute_script("return document.querySelector('#ops tr[aria-selected=true]').dataset.op") == name
     assert name in browser.execute_script("return document.getElementById('details').textContent")
+
+
+@needs_browser
+def test_a_component_is_enlarged_and_comes_back(browser: Any) -> None:
+    """By a click on it, and another; what is too small to read then has no text, and nothing is drawn wrongly."""
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    place = """
+      const sectors = [...document.querySelectorAll("#breakdown path.surface")];
+      return sectors.find((each) => each.__data__.data.data.id === "decode/2");
+    """
+    readable = """
+      const texts = [...document.querySelectorAll("#breakdown text.slicetext")];
+      const sizes = texts.map((text) => [text.textContent, text.getBoundingClientRect().height]);
+      return sizes.filter(([text, height]) => text.trim() && height > 0.5);
+    """
+    shown = []
+    for _ in range(2):
+        ActionChains(browser).move_to_element_with_offset(browser.execute_script(place), -30, 20).click().perform()
+        wait_a_frame(browser)
+        texts = browser.execute_script(readable)
+        assert all(height > 9 for _, height in texts)
+        shown.append([text.partition("  ")[0] for text, _ in texts])
+    inside, whole = shown
+    assert (inside.count("layers.0 ... 5"), whole.count("layers.0 ... 5")) == (2, 2)
+    assert inside.count("q_proj") > whole.count("q_proj")
+    assert not any(text.startswith("decode") for text in inside)
+    assert any(text.startswith("decode") for text in whole)
+    assert complaints(browser) == []
 
 
 @needs_browser

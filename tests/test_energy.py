@@ -349,7 +349,7 @@ def test_every_number_can_be_overridden() -> None:
     [
         ("process: 90 nm", "process", "published tables cover 3 to 45 nm"),
         ("process: 7", "process", "a bare number"),
-        ("memory: {dram: {technology: XDR}}", "energy.memory.dram.access", "no published number for 'XDR'"),
+        ("memory: {dram: {technology: XDR}}", "memory.dram.technology", "'XDR' gives no energy.memory.dram.access and area.phy"),
         ("memory: {dram: {technology: null}}", "energy.memory.dram.access", "the DRAM, and the file names none"),
         ("memory: {dram: {technology: null}}", "energy.memory.dram.access", "set memory.dram.technology to one of HBM2"),
         ("memory: {dram: {technology: null}}", "area.phy", "follows from the technology of the DRAM"),

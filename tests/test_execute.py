@@ -27,10 +27,12 @@ from hwmodels import load_chip
 from hwmodels.chip import Chip, MemoryLevel, Role
 from sim.attention_mapping import Attention, AttentionMapping
 from sim.execute import Arithmetic, Tally, execute_attention, execute_gemm, gemm_bound, judge
+from sim.execute import attention as attention_module
 from sim.execute.arithmetic import issued_macs
 from sim.execute.attention import AttentionNumbers, Scales
 from sim.execute.judge import attention_bound, gamma
-from sim.mapping import AXES, OPERAND_AXES, Gemm, GemmMapping, StageTiling, Tile, chip_stages
+from sim.execute.tally import Cargo
+from sim.mapping import AXES, OPERAND_AXES, Gemm, GemmMapping, Span, StageTiling, Tile, chip_stages
 
 EDGE = load_chip("edge-npu")
 ALL = frozenset({"weights", "activations", "psums"})
@@ -500,6 +502,7 @@ def test_attention_in_int8_equals_the_golden_text(mask: str, heads: tuple[int, i
     for seed in range(3):
         split = rng.choice([(1, 1), (2, 3), (7, 1), (1, 7)])
         mapping = attention_mapping(a, rng.randint(1, 9), rng.randint(1, 14), fused=rng.random() < 0.7, split=split)
+        mapping = replace(mapping, score_buffers=rng.choice([1, 2]) if mapping.fused else 1)
         tally = int8_attention(mapping, hardware, seed)
         assert tally.useful_macs == a.useful_macs
         assert tally.issued_macs >= tally.useful_macs
@@ -513,7 +516,7 @@ def test_attention_in_floats_stays_within_its_bound(mask: str, online: bool, num
     a = attention(MASKS[mask], compute=number_format)
     q, k, v = (each.to(torch_dtype(number_format)) for each in attention_inputs(a))
     numbers = AttentionNumbers(Arithmetic(number_format, "fp32", number_format), 1 / math.sqrt(8))
-    mapping = attention_mapping(a, rng.randint(1, 9), rng.randint(1, 14), online=online)
+    mapping = attention_mapping(a, rng.randint(1, 9), rng.randint(1, 14), online=online, score_buffers=rng.choice([1, 2]))
     found, tally = execute_attention(mapping, chip(*ONE_STAGE), q, k, v, numbers)
     exact, bound = attention_bound(q, k, v, a.mask, numbers.softmax_scale, numbers.products)
     assert judge(found, exact, bound).passed
@@ -581,12 +584,61 @@ def test_a_change_of_any_field_of_an_attention_mapping_shows() -> None:
     mapping = attention_mapping(a, 4, 3, buffers=2, split=(2, 1))
     base = int8_attention(mapping, hardware)
     changes: list[dict[str, Any]] = [{"q_tile": 3}, {"q_tile": 5}, {"kv_tile": 2}, {"kv_tile": 4}, {"fused": False}, {"online": True}]
+    changes += [{"score_buffers": each} for each in (0, 2, 3)]
     changes += [{"buffers": 1}, {"split": (2, 2)}, {"split": (5, 1)}, {"dataflow": "os"}, {"array_axis": "n"}, {"split": (0, 1)}]
     for change in changes:
         try:
             assert int8_attention(replace(mapping, **change), hardware) != base, change
         except ValueError:
             continue
+
+
+@pytest.mark.parametrize("online", [False, True])
+@pytest.mark.parametrize(("score_buffers", "order"), [(1, "KVKVKVKV"), (2, "KKVKVKVV")])
+def test_the_next_scores_are_computed_while_there_is_a_place(online: bool, score_buffers: int, order: str) -> None:
+    """Two pairs of two query tiles with one key tile each; every number of places gives the same output."""
+    a = replace(attention(Mask(14), heads=2, kv_heads=2, queries=6, keys=6, compute="fp32"), batch=1)
+    mapping, hardware = attention_mapping(a, 3, 6, online=online, score_buffers=score_buffers), chip(*ONE_STAGE)
+    fetched: list[str] = []
+
+    class Told(attention_module._Run):
+        def fetch(self, cargo: Cargo, pair: int, tile: Span) -> Tensor:
+            fetched.append("K" if cargo == "keys" else "V")
+            return super().fetch(cargo, pair, tile)
+
+    sides, numbers = attention_inputs(a), AttentionNumbers(Arithmetic("fp32", "fp32", "fp32"), 0.5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention_module, "_Run", Told)
+        found, tally = execute_attention(mapping, hardware, *sides, numbers)
+    assert "".join(fetched) == order
+    assert torch.equal(found, execute_attention(replace(mapping, score_buffers=1), hardware, *sides, numbers)[0])
+    # 3 rows of scores with 6 keys in each place, 3 queries of 8; and an output of its own where queries leave before it is complete.
+    assert tally.held_bits["sram", "scores"] == score_buffers * 3 * 6 * 32
+    assert tally.held_bits["sram", "queries"] + tally.held_bits.get(("sram", "outputs"), 0) == score_buffers * 3 * 8 * 32
+
+
+def test_a_place_for_scores_is_written_when_it_is_free() -> None:
+    a = attention(Mask(5))
+    sides, numbers = attention_inputs(a), AttentionNumbers(Arithmetic("fp32", "fp32", "fp32"), 1.0)
+    mapping = attention_mapping(replace(a, compute="fp32"), 4, 3, score_buffers=2)
+
+    class Crowded(attention_module._Run):
+        def __init__(self, *each: Any) -> None:
+            super().__init__(*each)
+            self.scored = attention_module._Places("scores", 1)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention_module, "_Run", Crowded)
+        with pytest.raises(ValueError, match="scores are written to a place that is still in use; there are 1"):
+            execute_attention(mapping, chip(*ONE_STAGE), *sides, numbers)
+    with pytest.raises(ValueError, match="no scores are there to be used"):
+        attention_module._Places[int]("scores", 2).free()
+
+
+@pytest.mark.parametrize(("score_buffers", "fused"), [(0, True), (3, True), (2, False)])
+def test_one_place_for_scores_or_two(score_buffers: int, fused: bool) -> None:
+    with pytest.raises(ValueError, match=f"{score_buffers} places for scores; there are one or two"):
+        int8_attention(attention_mapping(attention(Mask(5)), 4, 3, score_buffers=score_buffers, fused=fused), chip(*ONE_STAGE))
 
 
 def test_attention_that_does_not_fit_is_refused() -> None:

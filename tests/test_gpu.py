@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hwmodels import Chip, chip_names, load_chip, with_values
+from hwmodels import Chip, chip_names, load_chip, numeric_paths, with_values
 from hwmodels import gpu as kernels
 from hwmodels.formulas import gpu
 from hwmodels.gpu import Product, board_of, score_blocks
+from hwmodels.paths import value_of
 from hwmodels.technology import load_calibration, technology_of
 from sim import predict, predict_graph, trace_model, verify
 from sim.engines.play_waves import play_waves
@@ -83,8 +84,10 @@ def test_tiles_are_quantised_to_waves_of_all_sms() -> None:
 
 
 def test_a_tile_is_its_products_and_its_operands() -> None:
-    """128 x 64 x 100 is padded to k = 128: 2 x 128 x 64 x 128 FLOP at 1 TFLOP/s; 128 rows of 2 B and 64 of 1 B, 128 long, at 10 GB/s."""
+    """128 x 64 x 100 is padded to k = 128: 2 x 128 x 64 x 128 FLOP at 1 TFLOP/s; 128 rows of 2 B and 64 of 1 B, 128 long, at 10 GB/s.
+    64 of k are there before the first product, and 128 x 64 of 4 B go after the last."""
     assert gpu.tile_times_s(128, 64, 100, (2, 1), 1e12, 10e9) == pytest.approx((2.097152e-6, 4.096e-6))
+    assert gpu.tile_fill_s(128, 64, (2, 1, 4), 10e9) == pytest.approx(2.048e-6 + 3.2768e-6)
 
 
 def test_soft_maximum_lies_between_maximum_and_sum() -> None:
@@ -171,6 +174,17 @@ def test_a_board_is_its_datasheet_at_sustained_rates() -> None:
     assert board.headroom == pytest.approx(400 / (311.87e12 * technology.generation.energy_j_per_flop), rel=1e-3)
     assert board.dram_bytes_per_s == pytest.approx(2039e9 * technology.dram_sustained)
     assert board_of(A100, technology, "fp32").headroom == np.inf
+
+
+@pytest.mark.parametrize("slower", [0.999, 0.5])
+def test_power_limits_a_format_also_where_another_is_faster(slower: float) -> None:
+    """Half the rate draws half the power; a rate that is hardly less draws hardly less."""
+    technology = technology_of(A100)
+    assert technology is not None
+    own = board_of(A100, technology, "bf16").headroom
+    changed = with_values(A100, {"matrix.rates.bf16": 256 * slower})
+    assert board_of(changed, technology, "bf16").headroom == pytest.approx(own / slower)
+    assert board_of(changed, technology, "fp16").headroom == own
 
 
 def test_inline_ecc_costs_bandwidth() -> None:
@@ -311,11 +325,11 @@ def test_steps_of_models_too(name: str, phase: str) -> None:
 
 @quick
 @given(graph=kernel_graphs, chip=boards, factor=st.floats(1, 4))
-@pytest.mark.parametrize("path", ["memory.dram.bandwidth", "tdp", "clock"])
-def test_more_bandwidth_power_or_clock_is_never_slower(path: str, graph: OpGraph, chip: Chip, factor: float) -> None:
-    value = {"memory.dram.bandwidth": chip.dram.bandwidth.read, "tdp": chip.tdp_w, "clock": chip.clock_hz}[path]
-    assert value is not None
-    better = with_values(chip, {path: float(value) * factor})
+@pytest.mark.parametrize("path", ["memory.dram.bandwidth", "tdp", "clock", "matrix.rates.bf16", "matrix.rates.fp16"])
+def test_more_bandwidth_power_clock_or_rate_is_never_slower(path: str, graph: OpGraph, chip: Chip, factor: float) -> None:
+    if path not in numeric_paths(chip):
+        return
+    better = with_values(chip, {path: float(value_of(chip, path)) * factor})
     assert predict_graph(graph, better, "tiled").total_s <= predict_graph(graph, chip, "tiled").total_s * (1 + ROUNDING)
 
 

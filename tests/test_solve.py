@@ -148,6 +148,7 @@ def test_no_combination_does() -> None:
     [
         ("30 tok/s", None, ("decode", 30.0, True)),
         ("30tok/s", "prefill", ("prefill", 30.0, True)),
+        ("3e1 tokens/s", None, ("decode", 30.0, True)),
         ("33 ms", "decode", ("decode", 0.033, False)),
         ("TTFT 200 ms", None, ("prefill", 0.2, False)),
         ("TPOT <= 40 ms", None, ("decode", 0.04, False)),
@@ -166,6 +167,7 @@ def test_targets(text: str, phase: str | None, expected: tuple[str, float, bool]
         ({"target": "fast"}, ["--target", "cannot read 'fast'"]),
         ({"target": "30"}, ["a bare number", "write a unit"]),
         ({"target": "30 GB/s"}, ["bandwidth"]),
+        ({"target": "30 tps"}, ["unknown unit 'tps' in '30 tps'", "known: tok/s, tokens/s of a throughput; s, ms, "]),
         ({"target": "0 ms"}, ["zero"]),
         ({"target": "-3 tok/s"}, ["negative"]),
         ({"target": "33 ms"}, ["--phase", "either phase"]),

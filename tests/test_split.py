@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 from typing import Any
@@ -17,7 +18,10 @@ from hwmodels import load_chip, with_values
 from hwmodels.paths import value_of
 from sim import predict, predict_graph, trace_model
 from sim.cli import main
-from sim.engines import ENGINES
+from sim.engines import ENGINES, tiled
+from sim.engines.cycle import play_classes
+from sim.engines.play import play
+from sim.engines.roofline import Peaks
 from sim.execute import Arithmetic, execute_gemm
 from sim.golden import tolerance
 from sim.mapper import map_gemm
@@ -150,6 +154,25 @@ def test_no_better_number_is_slower_in_pieces(
         assert predict_graph(graph, better, "tiled").total_s <= before_s / ROUNDING, path
 
 
+@pytest.mark.parametrize("phase", PHASES)
+def test_pieces_are_played_under_other_mappings_too(phase: Phase) -> None:
+    """Each still has a core for every piece; together they play much closer to the bound than the mapper's own choices do."""
+    chip = with_values(load_chip("edge-npu"), {"cores": 2})
+    planned = plan(trace_model("stories15m", "int8", phase=phase, prompt=128, split=2), chip)
+    first_s = best_s = bound_s = 0.0
+    for each, bound in zip(play_classes(planned), ENGINES["tiled"](planned), strict=True):
+        choice = each.mapped.choice
+        if isinstance(choice, tiled.GemmChoice) and each.played is not None:
+            assert choice.mapping.split == (1, 2)
+            own = tiled.map_group(each.group_class, planned, Peaks.of(chip))
+            first_s += play(each.group_class, own, chip).end / float(chip.clock_hz)
+            best_s += each.played.end / float(chip.clock_hz)
+            bound_s += bound.latency_s
+            assert each.visited is not None
+            assert each.visited.visits.mappings > 1 or each.visited.visits.is_proved
+    assert bound_s <= best_s < bound_s + 0.6 * (first_s - bound_s)
+
+
 def test_a_core_alone_takes_longer() -> None:
     """A compute-bound prefill on four cores: in one piece the mapper may use all of them; two pieces use two."""
     chip = with_values(load_chip("edge-npu"), {"cores": 4})
@@ -180,3 +203,13 @@ def test_bad_splits_are_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     assert "raise cores to 2" in capsys.readouterr().err
     assert not run(monkeypatch, "graph", "stories15m", "--split", "2", "--prompt", "8")
     assert "q_proj.slice_1" in capsys.readouterr().out
+
+
+def test_the_answer_says_that_linears_are_in_pieces(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["predict", "stories15m", "--chip", "cloud-npu", "--prompt", "8", "--engine", "roofline"]
+    for more in (["--phase", "decode"], ["--generate", "3"]):
+        for parts, pieces in (("1", ""), ("2", ", linears in 2 pieces")):
+            assert not run(monkeypatch, *command, *more, "--split", parts)
+            assert f"batch 1, bf16{pieces}, roofline engine" in capsys.readouterr().out
+            assert not run(monkeypatch, *command, *more, "--split", parts, "--format", "json")
+            assert json.loads(capsys.readouterr().out)[0]["split"] == int(parts)

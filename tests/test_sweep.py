@@ -132,6 +132,24 @@ def test_choices_formats_and_several_chips(tmp_path: Path) -> None:
     assert len(set(table["weights"].to_pylist())) == 2
 
 
+def test_an_axis_that_stands_for_two_rates_is_told(tmp_path: Path) -> None:
+    """It sets both; of a port that reads and writes share there is nothing to tell."""
+    (tmp_path / "two.yaml").write_text("base: edge-npu\nmemory: {dram: {bandwidth: {read: 40 GB/s, write: 20 GB/s}}}\n")
+    text = """
+chips: [edge-npu, two.yaml]
+axes: {memory.dram.bandwidth: [30 GB/s], memory.sram.bandwidth: [256 B/cycle]}
+workloads: [{model: stories15m, phase: decode, context: 5}]
+engine: roofline
+"""
+    file = written(tmp_path, text)
+    done = subprocess.run([*COMMAND, str(file), "--out", str(tmp_path / "a.parquet")], capture_output=True, text=True, check=True)
+    told = "memory.dram.bandwidth is read and written each (two has 40 GB/s and 20 GB/s); "
+    assert done.stderr == f"rooftile: warning: {told}memory.dram.bandwidth.read or memory.dram.bandwidth.write varies one of them\n"
+    both = written(tmp_path, text.replace("memory.sram.bandwidth: [256 B/cycle]", "memory.dram.bandwidth.read: [40 GB/s]"))
+    with pytest.raises(BadInput, match=r"axes.memory.dram.bandwidth.read: is varied twice"):
+        load_sweep(both)
+
+
 def test_one_value_is_one_prediction(tmp_path: Path) -> None:
     text = "base: edge-npu\naxes: {clock: [1.5 GHz]}\nworkloads: [{model: stories15m, phase: decode, context: 7}]\nengine: roofline"
     (row,) = sweep_table(written(tmp_path, text)).to_pylist()

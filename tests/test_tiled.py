@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -151,6 +152,43 @@ def test_a_result_leaves_from_its_sums() -> None:
     busy_s = ENGINES["roofline"](planned)[head].busy_s
     assert busy_s["tiles"] == pytest.approx((600 + 2) * 2 / 1e6)
     assert busy_s["sums"] == pytest.approx(1200 * (4 + 2) / 1e6)
+
+
+@pytest.mark.parametrize("capacity_bytes", [48.0, 1e3, 1e6])
+@pytest.mark.parametrize("memory", [_APART, _TOGETHER])
+def test_results_of_lone_linears_leave_their_sums_wherever_they_go(memory: str, capacity_bytes: float) -> None:
+    """Without fusion: to DRAM, or to where they stay."""
+    chip = chip_of(_ONE_BY_ONE + memory)
+    chip = with_values(chip, {f"memory.{chip.memory[1].name}.capacity": capacity_bytes})
+    check_bracket(_tiny_step(4), chip, fused=False)
+
+
+@pytest.mark.parametrize(("capacity_bytes", "through_dram"), [(100.0, True), (1e6, False)])
+def test_what_a_lone_linear_makes_passes_its_sums_and_is_written_where_it_may_stay(capacity_bytes: float, through_dram: bool) -> None:
+    """38 rows of 2 in bf16, made of 38 of 4 and 8 weights: 76 sums in fp32 are written and read in bf16, whether they stay or not."""
+    chip = with_values(chip_of(_ONE_BY_ONE + _APART), {"memory.tiles.capacity": capacity_bytes, "memory.dram.bandwidth": 1e9})
+    planned = plan(_tiny_step(4), chip, fused=False)
+    which = next(i for i, each in enumerate(planned.classes) if each.ops[0].name.endswith("q_proj"))
+    assert tiled.stays(planned, planned.classes[which].ops[0].name) is not through_dram
+    ideal, mapped = (ENGINES[engine](planned)[which].busy_s for engine in ("roofline", "tiled"))
+    assert ideal["sums"] == mapped["sums"] == pytest.approx(76 * (4 + 2) / 1e6)
+    assert ideal["tiles"] == pytest.approx((38 * 4 + 4 * 2) * 2 / 1e6)  # reads; it writes less
+    choice = tiled.map_group(planned.classes[which], planned, Peaks.of(chip)).choice
+    assert isinstance(choice, tiled.GemmChoice)
+    assert choice.besides_s["tiles"] == pytest.approx(76 * 2 / 1e6)
+    assert (choice.cost.dram_written_bytes > 0) is through_dram
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("memory", [_APART, _TOGETHER])
+def test_more_room_on_the_chip_is_never_slower(memory: str, fused: bool) -> None:
+    """Nor where what stays is written into a port that is slower than DRAM."""
+    chip, graph = chip_of(_ONE_BY_ONE + memory), _tiny_step(4)
+    sizes = [48.0, 100.0, 400.0, 1e3, 3e3, 1e4, 1e6]
+    chips = [with_values(chip, {f"memory.{chip.memory[1].name}.capacity": size, "memory.dram.bandwidth": 1e9}) for size in sizes]
+    for engine in ("roofline", "tiled"):
+        latencies = [predict_graph(graph, each, engine, fused=fused).total_s for each in chips]
+        assert all(more <= less * (1 + 1e-12) for less, more in pairwise(latencies))
 
 
 def test_ports_are_busy_as_long_as_the_busier_one() -> None:

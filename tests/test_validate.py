@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -330,11 +331,15 @@ def test_a_page_escapes_what_the_table_says(board: Path, tmp_path: Path) -> None
     evil = "<script>alert(1)</script>"
     board.write_text(BOARD.replace("aliases: [", f'aliases: ["{evil}", '))
     rows = [gemm(9000, hardware=evil), gemm(9000, hardware="<b>nobody</b>"), gemm(9000).replace(",gemm,", ",<i>,")]
-    page = validation_html(validate([table(tmp_path / "a.csv", *rows)], engines=["roofline"], chips=[board]))
+    data = table(tmp_path / "a.csv", *rows)
+    data.write_text(f"# <u>measured by nobody\n{data.read_text()}")
+    page = validation_html(validate([data], engines=["roofline"], chips=[board]))
     assert "alert(1)" in page
     assert "\\u003cscript" not in page  # plotly would take it for markup of a label
-    for text in (evil, "<b>nobody", "<i>"):
+    for text in (evil, "<b>nobody", "<i>", "<u>measured"):
         assert text not in page, text
+    assert "a.csv</dt><dd>&lt;u&gt;measured by nobody" in page
+    assert 'id="published"' not in page
     assert "plotly" in page
     assert 'src="http' not in page
 
@@ -390,6 +395,20 @@ def test_the_published_systolic_chips_are_there_and_shown_one_by_one(rooftile: R
     assert len(systolic) == 5
     for _, _, _, published, predicted, error in systolic:
         assert f"| {published} | {predicted} | {error} |" in README
+
+
+def test_the_page_of_published_figures_says_what_the_table_says_and_cites(rooftile: Run) -> None:
+    """Every row, every remark, and what the tables say of where they come from, which the terminal only names."""
+    code, page, _ = rooftile("validate", "--engine", "roofline", "--format", "html")
+    body = unescape(page.partition("<main")[2].partition("<script")[0])
+    found = validate(engines=["roofline"])
+    assert code == 0
+    for each in found.comparisons:
+        row = each.case.row
+        assert f"<td>{each.error:+.1%}</td>" in body
+        assert row.text("notes") in body
+        first = Path(row.file).read_text().splitlines()[0].lstrip("# ")
+        assert (Path(row.file).name in body, first in body) == (True, True)
 
 
 UTILISED = "source,hardware,op,dtype,M,N,K,gemms,latency_us,utilisation_pct"

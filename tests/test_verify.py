@@ -203,7 +203,8 @@ def smaller(mapping: GemmMapping) -> GemmMapping:
 
 ATTENTION: dict[str, Callable[[AttentionMapping], AttentionMapping]] = {
     "q_tile": lambda mapping: replace(mapping, q_tile=1, kv_tile=3),
-    "unfused": lambda mapping: replace(mapping, fused=False, online=False),
+    "unfused": lambda mapping: replace(mapping, fused=False, online=False, score_buffers=1),
+    "one place for scores": lambda mapping: replace(mapping, score_buffers=1),
 }
 
 

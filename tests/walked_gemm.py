@@ -114,7 +114,8 @@ def walk(mapping: GemmMapping, chip: Chip) -> Walk:
                             result.written[inner.name][core] += count * gemm.acc_bits / 8
                         leaving = gemm.out_bits if visit.last else gemm.acc_bits
                         result.read[inner.name][core] += count * leaving / 8
-                        result.written[outer.name][outer_core] += burst_up(count * leaving, outer, outer_stage < 0)
+                        if not visit.last or outer_stage >= 0 or gemm.out_in_dram:
+                            result.written[outer.name][outer_core] += burst_up(count * leaving, outer, outer_stage < 0)
                     else:
                         served = outer_shared and not shared and outer.multicast and core[1 if role == "activations" else 0] > 0
                         if not served:
@@ -232,13 +233,17 @@ def latency_s(mapping: GemmMapping, chip: Chip, counted: Walk) -> float:
     for outer, (stage, inner) in itertools.pairwise(holders(chip, "psums")):
         visits = counted.visits["psums", stage, origin]
         ports = transfer(chip, outer, inner, visits[-1].lengths[0] * visits[-1].lengths[1] * gemm.out_bits, False)
+        arrives = outer[0] >= 0 or gemm.out_in_dram
+        ports = ports if arrives else (0.0, ports[1])
         stores.append(max(ports))
         store_ports.append(ports[1])
         back = sum(v.lengths[0] * v.lengths[1] * gemm.acc_bits / 8 for v in visits if not v.first)
-        away = sum(v.lengths[0] * v.lengths[1] * (gemm.out_bits if v.last else gemm.acc_bits) / 8 for v in visits)
+        finished = sum(v.lengths[0] * v.lengths[1] * gemm.out_bits / 8 for v in visits if v.last)
+        away = sum(v.lengths[0] * v.lengths[1] * gemm.acc_bits / 8 for v in visits if not v.last)
         into = min(outer[1].bandwidth.read_bytes_per_s(clock_hz), inner.bandwidth.write_bytes_per_s(clock_hz))
         out = min(outer[1].bandwidth.write_bytes_per_s(clock_hz), inner.bandwidth.read_bytes_per_s(clock_hz))
-        moves["psums", inner.name] = back / into + away / out
+        finished_s = finished / (out if arrives else inner.bandwidth.read_bytes_per_s(clock_hz))
+        moves["psums", inner.name] = back / into + away / out + finished_s
     pieces = counted.pieces[origin]
     end = pieces[0] if mapping.dataflow == "os" else pieces[-1]
     extra = (step_cycles(mapping, chip, end, True) - step_cycles(mapping, chip, end, False)) / clock_hz

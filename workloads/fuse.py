@@ -16,8 +16,9 @@ from functional.work import Move, Vector
 from workloads.graph import OpGraph, OpNode, Use
 from workloads.split import pieces
 
-Kind: TypeAlias = Literal["weights", "activations", "psums"]
-"""What holds the bytes on a chip: what a linear makes with no op after it in its group comes straight from its sums."""
+Kind: TypeAlias = Literal["weights", "activations", "psums", "results"]
+"""What holds the bytes on a chip. What a linear makes with no op after it in its group comes straight from its sums: `psums` if it leaves
+the chip for good, `results` if a later group reads it, as an activation."""
 
 ELEMENTWISE = frozenset({"RoPE", "SiLU", "Mul", "Add", "MemCopy", "Concat"})
 """Kinds that touch each element once and so can follow the op that makes it without another visit to memory."""
@@ -112,7 +113,7 @@ class _Borders:
                 if use.tensor not in seen or self._is_piece(i, use):
                     seen.add(use.tensor)
                     self._add_reads(flows, i, use)
-            self._add_write(flows, i, "psums" if len(members) == 1 and ops[i].kind == "Linear" else "activations")
+            self._add_write(flows, i, from_sums=len(members) == 1 and ops[i].kind == "Linear")
         return flows
 
     def _is_piece(self, i: int, use: Use) -> bool:
@@ -148,16 +149,16 @@ class _Borders:
         elif role != "constant" and op.kind != "MemCopy":
             flows.append(Flow(i, "", "activations", use.spec.size_bytes, False, warm))
 
-    def _add_write(self, flows: list[Flow], i: int, kind: Kind) -> None:
+    def _add_write(self, flows: list[Flow], i: int, from_sums: bool) -> None:
         """What one op leaves for the cache, for later groups or for the user."""
         op = self.graph.ops[i]
         if op.kind == "MemCopy":
             flows.append(Flow(i, "", "activations", _moved_bytes(op), True))
         elif op.name in self.read_later:
-            flows.append(Flow(i, op.name, kind, op.output.size_bytes, True))
+            flows.append(Flow(i, op.name, "results" if from_sums else "activations", op.output.size_bytes, True))
         elif self.graph.tensors[op.name].role == "output":
             warm = op.name in self.graph.warm  # and so ends in a level that holds activations
-            flows.append(Flow(i, "", "activations" if warm else kind, op.output.size_bytes, True, warm))
+            flows.append(Flow(i, "", "psums" if from_sums and not warm else "activations", op.output.size_bytes, True, warm))
 
 
 def _read_bytes(op: OpNode, use: Use) -> Dim:

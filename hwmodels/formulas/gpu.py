@@ -86,6 +86,13 @@ def tile_times_s(
     return multiply_s, load_s
 
 
+def tile_fill_s(tile_m: Amount, tile_n: Amount, element_bytes: tuple[Amount, Amount, Amount], l2_bytes_per_s_and_sm: Amount) -> Amount:
+    """What of a tile passes the L2 while there are no products of it: two steps of k of both operands before the first, C after the last
+    (NVIDIA, CUTLASS, Efficient GEMM in CUDA: prologue of the software pipeline, and epilogue). `element_bytes`: of A, W and C."""
+    a_bytes, w_bytes, out_bytes = element_bytes
+    return (2 * K_STEP * (a_bytes * tile_m + w_bytes * tile_n) + out_bytes * tile_m * tile_n) / l2_bytes_per_s_and_sm
+
+
 def split_k_s(m: Amount, n: Amount, splits: Amount, l2_bytes_per_s: Amount, split_s: Amount) -> Amount:
     """What it takes to add up the parts of k: a fixed time, and fp32 sums of each part written to the L2 and read back."""
     return np.where(np.asarray(splits) > 1, split_s + 8.0 * m * n * splits / l2_bytes_per_s, 0.0)

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
 
 import typer
 from typer.core import TyperGroup
 
 from sim.cli import flags
+
+if TYPE_CHECKING:
+    from sim.explore.sweep import Outcome
 
 
 class _RunUnlessSaid(TyperGroup):
@@ -48,8 +53,6 @@ def run(
     ] = None,
 ) -> None:
     """Evaluate every point of a sweep file into a Parquet file."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
     from functional.errors import BadInput, Problem
     from sim.explore.sweep import sweep
 
@@ -57,24 +60,7 @@ def run(
         raise BadInput(
             Problem("--workers starts processes here, --scheduler uses those that are there", "say one of them", path="--scheduler")
         )
-    columns = (
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("points"),
-        TextColumn("{task.fields[rate]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, transient=True, disable=not sys.stderr.isatty(), console=_stderr()) as bar:
-        task = bar.add_task("", total=None, rate="")
-        begun: list[int] = []
-
-        def tell(done: int, of: int) -> None:
-            begun.append(done)
-            elapsed = bar.tasks[0].elapsed or 0.0
-            rate = f"{(done - begun[0]) / elapsed:,.0f}/s" if elapsed else ""
-            bar.update(task, completed=done, total=of, rate=rate)
-
+    with _progress() as tell:
         try:
             found = sweep(
                 file,
@@ -89,15 +75,38 @@ def run(
         except KeyboardInterrupt:
             print(f"rooftile: interrupted; `rooftile sweep {file} --out {out} --resume` goes on", file=sys.stderr)
             raise typer.Exit(130) from None
-    if found.was_complete:
-        print(f"{found.path}: complete already, {found.points:,} points")
-        _refuse_nothing_but_invalid(found.path)
-        return
-    taken_up = (
-        f" ({found.chunks - found.evaluated} of {found.chunks} chunks taken up from before)" if found.evaluated < found.chunks else ""
-    )
-    print(f"{found.path}: {found.points:,} points{taken_up}")
+    for note in found.notes:
+        print(f"rooftile: warning: {note}", file=sys.stderr)
+    print(f"{found.path}: {_done(found)}")
     _refuse_nothing_but_invalid(found.path)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int], None]]:
+    """What is told of points done shows as a bar with its rate, on a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    rate, points = TextColumn("{task.fields[rate]}"), TextColumn("points")
+    columns = (BarColumn(), MofNCompleteColumn(), points, rate, TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, transient=True, disable=not sys.stderr.isatty(), console=Console(stderr=True)) as bar:
+        task = bar.add_task("", total=None, rate="")
+        begun: list[int] = []
+
+        def tell(done: int, of: int) -> None:
+            begun.append(done)
+            elapsed = bar.tasks[0].elapsed or 0.0
+            bar.update(task, completed=done, total=of, rate=f"{(done - begun[0]) / elapsed:,.0f}/s" if elapsed else "")
+
+        yield tell
+
+
+def _done(found: Outcome) -> str:
+    """How many points there are, and what of them was there before."""
+    if found.was_complete:
+        return f"complete already, {found.points:,} points"
+    before = found.chunks - found.evaluated
+    return f"{found.points:,} points" + (f" ({before} of {found.chunks} chunks taken up from before)" if before else "")
 
 
 def _refuse_nothing_but_invalid(path: Path) -> None:
@@ -109,12 +118,6 @@ def _refuse_nothing_but_invalid(path: Path) -> None:
     if reason:
         cure = f"`rooftile sweep show {path}` counts the reasons of all"
         raise BadInput(Problem(f"not one point is valid; the first: {reason}", cure, str(path)))
-
-
-def _stderr() -> Any:
-    from rich.console import Console
-
-    return Console(stderr=True)
 
 
 @app.command()

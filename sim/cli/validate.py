@@ -45,7 +45,7 @@ def validate(
     else:
         from sim.present.evidence_html import validation_html
 
-        emit(validation_html(validation), out)
+        emit(validation_html(validation, is_published=not tables), out)
     if form != "table" or out is not None:
         for line in evidence_tables.left_lines(validation):
             print(f"rooftile: not predicted: {line}", file=sys.stderr)

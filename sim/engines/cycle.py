@@ -20,7 +20,7 @@ from functional.errors import Problem, ScenarioError
 from hwmodels.chip import Chip
 from hwmodels.technology import technology_of
 from sim.engines import roofline, tiled
-from sim.engines.play import Visited, play, under, visit
+from sim.engines.play import ROUNDING, Visited, play, under, visit
 from sim.engines.played import Played
 from sim.engines.ports import Window
 from sim.engines.prices import UNITS
@@ -56,23 +56,26 @@ def play_classes(plan: Plan) -> list[PlayedClass]:
             if key not in known:
                 known[key] = visit(group_class, mapped, plan, lasting)
             visited = known[key]
-            if visited.mapped.choice != mapped.choice and visited.mapped.choice is not None:
-                mapped = under(visited.mapped.choice, group_class, plan, lasting)
-        bound = tiled.timed(group_class, plan, peaks, lasting, mapped)
-        found.append(PlayedClass(plan.chip, calibrated, group_class, mapped, bound, visited))
+        chosen = mapped
+        if visited is not None and visited.mapped.choice not in (mapped.choice, None):
+            chosen = under(visited.mapped.choice, group_class, plan, lasting)
+        first = tiled.timed(group_class, plan, peaks, lasting, mapped)
+        bound = first if chosen is mapped else tiled.timed(group_class, plan, peaks, lasting, chosen)
+        found.append(PlayedClass(plan.chip, calibrated, group_class, chosen, bound, first.latency_s, visited))
     return found
 
 
 @dataclass(frozen=True, slots=True)
 class PlayedClass:
-    """A class of groups: how it is mapped, the tiled bound of that, and what was played (nothing where it streams, and the bound is a
-    schedule, and of attention on a chip that is calibrated)."""
+    """A class of groups: how it is mapped, the tiled bound of that, the tiled latency of the mapper's choice, and what was played (nothing
+    where it streams, and the bound is a schedule, and of attention on a chip that is calibrated)."""
 
     chip: Chip
     calibrated: bool
     group_class: GroupClass
     mapped: tiled.Mapped
     bound: GroupTimes
+    least_s: float
     visited: Visited | None
 
     @property
@@ -98,12 +101,21 @@ class PlayedClass:
         waits_s = {cause: cycles / clock_hz for cause, cycles in played.stalls.items()}
         return replace(
             bound,
-            latency_s=played_s + bound.lost_s[LAUNCH],
+            latency_s=self._latency_s(played, played_s + bound.lost_s[LAUNCH]),
             bound_by=bound.bound_by if self.calibrated else _bound_by(bound, waits_s, chip),
             lost_s={**bound.lost_s, "stall": played_s - mapped.latency_s},
             schedule=Schedule(partial(_whole, bound, played, chip), partial(self._tiles, tuple(windows))),
             visits=self.visited and self.visited.visits,
         )
+
+    def _latency_s(self, played: Played, latency_s: float) -> float:
+        """Seconds of a group whose play takes `latency_s`. If nothing came before it began, what is played is one of the schedules that the
+        tiled engine bounds, and only the rounding of a bound in seconds to cycles and back can bring it below that. With more ahead it ends
+        no later than without."""
+        if not played.ahead:
+            return self.least_s if ROUNDING * self.least_s <= latency_s < self.least_s else latency_s
+        assert self.played is not None
+        return min(latency_s, self._latency_s(self.played, self.played.end / float(self.chip.clock_hz) + self.bound.lost_s[LAUNCH]))
 
     def _tiles(self, windows: Sequence[Window], resolution_s: float) -> Intervals:
         """The schedule, played again with every tile written down."""

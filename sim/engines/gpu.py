@@ -26,7 +26,8 @@ from sim.engines import roofline, tiled
 from sim.engines.roofline import MATRIX, VECTOR
 from sim.engines.tiled import AttentionChoice, GemmChoice, Mapped
 from sim.mapper import cost_gemm
-from sim.mapper.attention import AttentionCost, InDram, Part, attention_cost, map_attention
+from sim.mapper.attention import map_attention
+from sim.mapper.attention_cost import AttentionCost, InDram, Part, attention_cost
 from sim.mapping import Gemm, GemmMapping, StageTiling, Tile
 from sim.plan import Plan
 from workloads.demand import GroupClass
@@ -78,7 +79,7 @@ class _Group:
             gemm.n,
             gemm.k,
             (gemm.a_bits / 8, gemm.w_bits / 8, gemm.out_bits / 8),
-            in_dram=(not a_resident, not w_warm, gemm.out_bits > 0),
+            in_dram=(not a_resident, not w_warm, gemm.out_bits > 0 and gemm.out_in_dram),
         )
         blocks = gpu.blocks_of(product, self.board)
         warm_bytes = _warm_bytes(own)
@@ -98,7 +99,8 @@ class _Group:
         choice = GemmChoice(mapping, cost, besides_s, a_resident)
         busy = {MATRIX: own_s, VECTOR: after_s}
         tiles = -(-gemm.m // tile[0]) * -(-gemm.n // tile[1]) * formulas.SPLITS[split]
-        figures = self._mapped(busy, own_s + after_s, self.kernels.gemm.launch_s, moved, cost.issued_macs, choice, (*rest, *scales))
+        flows = (*rest, *tiled.kept_results(own), *scales)
+        figures = self._mapped(busy, own_s + after_s, self.kernels.gemm.launch_s, moved, cost.issued_macs, choice, flows)
         return replace(figures, waves=(tiles, int(self.chip.cores)))
 
     def _after(self, rest: tuple[Flow, ...]) -> tuple[float, tuple[int, int]]:

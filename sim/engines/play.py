@@ -125,14 +125,13 @@ def _others(group_class: GroupClass, mapped: tiled.Mapped, plan: Plan, peaks: ro
         bounded = sorted(((_least_s(each, chip), each) for each in made), key=lambda pair: pair[0])
         return _Others([(least_s, lambda each=each: each) for least_s, each in bounded], below_s)  # type: ignore[misc]
     assert choice is not None
-    if parts_of(plan.graph) > 1:
-        return _Others([], 0.0)
     if below_s <= mapped.latency_s:  # others are worse by themselves, with less or more besides
         return _Others([], choice.cost.latency_s if sees_all(chip) else 0.0)
     few = max(FEW_TILES, 2 * choice.cost.tile_steps)
     range_s = mapped.latency_s, below_s
     besides_s = tiled.least_besides_s(group_class, plan, peaks)
-    ranked = candidates(choice.mapping.gemm, chip, choice.a_resident, besides_s, range_s, RANKED, few)
+    pieces = parts_of(plan.graph)
+    ranked = candidates(choice.mapping.gemm, chip, choice.a_resident, besides_s, range_s, RANKED, few, pieces)
     some = [each for each in ranked.best if each.mapping != choice.mapping]
     setting = setting_of(choice.mapping.gemm, chip, choice.a_resident)
     guesses_s = [max(each.bound_s, _guess_s(each.mapping, setting)) for each in some]

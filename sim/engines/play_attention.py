@@ -1,11 +1,13 @@
 """Plays one mapped attention: pairs, query tiles and key tiles of the most loaded core, in the order of `sim.attention_mapping`.
 
-Of a query tile: its queries come from DRAM into the place that the last output has left; each key tile comes as soon as there is room for
-it and gives scores; the vector unit works on all scores of the tile (online: on those of each key tile); each value tile gives a part of
-the output; the output is written. Scores have one place, so the next query tile's wait until these are used. What is charged to the units
-and the levels on the chip is parted over the steps in proportion to the scores that they compute, and is taken with the step; DRAM's bytes
-over the transfers in proportion to their own, so that everything is exactly as busy as charged. Scores that pass through DRAM are moved
-with the steps that need them. Times are cycles, not rounded; causes of stalls are those of `sim.engines.play_gemm`.
+Of a query tile: its queries come from DRAM into a place that an output has left; each key tile comes as soon as there is room for it and
+gives scores; the vector unit works on all scores of the tile (online: on those of each key tile); each value tile gives a part of the
+output; the output is written. Where scores have one place, the next ones wait until these are used. Where they have two, the array computes
+the next ones of the core first and then takes the values for these: the vector unit works on one while the array fills or uses the other.
+All units and ports serve in the order of these steps, in which the array leaves a place before it needs it again. What is charged to the
+units and the levels on the chip is parted over the steps in proportion to the scores that they compute, and is taken with the step; DRAM's
+bytes over the transfers in proportion to their own, so that everything is exactly as busy as charged. Scores that pass through DRAM are
+moved with the steps that need them. Times are cycles, not rounded; causes of stalls are those of `sim.engines.play_gemm`.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from sim.engines.played import Played
 from sim.engines.ports import Ports, Wait
 from sim.engines.repeat import Books, State
 from sim.intervals import CAUSES, Log
-from sim.mapper.attention import AttentionCost, InDram, Part, TilingBounds, flows_of, query_cuts
+from sim.mapper.attention import TilingBounds, flows_of
+from sim.mapper.attention_cost import AttentionCost, InDram, Part, query_cuts
 from sim.mapping import Span, parts
 
 
@@ -57,6 +60,47 @@ def attention_steps(mapping: AttentionMapping, part: Part) -> int:
     """How many tiles of products a play of it takes."""
     tiles = sum(len(row.keys) for row in rows_of(mapping)) * (2 if part == "all" else 1)
     return tiles * -(-mapping.attention.pairs // mapping.split[0])
+
+
+class _Scored(NamedTuple):
+    """Scores in their place: their rows, the lengths of their key tiles, whether their query tile is the first of its pair, whether they
+    are its last ones, and when they are complete."""
+
+    rows: int
+    lengths: list[int]
+    is_first_row: bool
+    is_last: bool
+    ready: float
+
+
+class _Unwritten(NamedTuple):
+    """Bytes of an output that is still on the chip, and when it is complete."""
+
+    own_bytes: float
+    ready: float
+
+
+class _Waits(NamedTuple):
+    """Cycles of what waits for each other in both products and the softmax between them, of a core: of each summed up, drains of scores and
+    of outputs, queries and outputs that pass DRAM; the first queries, the first scores, the last values and the last output."""
+
+    products: Any
+    softmax: Any
+    scores: Any
+    outputs: Any
+    sides: Any
+    first_queries: Any
+    first_scores: Any
+    last_values: Any
+    last_output: Any
+
+    def least(self, score_buffers: int, drain: Any) -> Any:
+        """Cycles that come after the first keys; results leave the array a `drain` after the last operands."""
+        by_turns = self.products + self.softmax + self.scores
+        if score_buffers == 1:
+            return by_turns + self.outputs + self.sides
+        in_turn = self.first_scores + drain + self.softmax + self.last_values
+        return self.first_queries + np.maximum(np.maximum(by_turns / 2, self.products), in_turn) + drain + self.last_output
 
 
 class _Bytes(NamedTuple):
@@ -137,15 +181,19 @@ class _Attention:
         self.books = Books(self.ports, self.waits, self.tail)
         self.used: dict[str, list[float]] = {"K": [0.0] * mapping.buffers, "V": [0.0] * mapping.buffers}
         self.whole: dict[str, float] = {}
-        # When the last output has left, when its scores have been used, when anything was complete last.
-        self.away = self.consumed = self.last_end = 0.0
+        # When queries have been used, when the last output has left, when anything was complete last.
+        self.asked = self.away = self.last_end = 0.0
+        self.scored: list[_Scored] = []
+        self.unwritten: _Unwritten | None = None
 
     def least(self) -> float:
         """Cycles that the play does not go below.
 
         Of the whole attention: the first keys come, and then for one query tile after another its queries, scores, softmax and values
-        (online: scores, softmax and values of one key tile after another), and its output leaves, all of which wait for each other, for
-        each of these has one place. And all reads of DRAM come before the last product with values, or with keys if there are no others.
+        (online: scores, softmax and values of one key tile after another), and its output leaves, all of which wait for each other if
+        there is one place. With two, what has the same place waits for each other: one of the places sees at least half of all. All
+        products follow one another, and so does all softmax, after the first scores and before the last values. And all reads of DRAM
+        come before the last product with values, or with keys if there are no others.
         """
         dram, last = self.dram, self.rows[-1]
         per_score = max([self.array_cycles, *(cycles for _, _, cycles in self.level_cycles)])
@@ -155,11 +203,21 @@ class _Attention:
         least = dram.latency + reads + last.rows * (last.keys[-1] * per_score + output) + self.drain if reads else 0.0
         if self.part != "all":
             return least
-        drains = sum((len(each.keys) if self.mapping.online else 1) + 1 for each in self.rows) * self.drain
-        sides = sum(each.rows for each in self.rows) * (self.bytes.query * from_dram + output)
-        keys = self.rows[0].keys[0] * self.bytes.key * from_dram
+        first, online = self.rows[0], self.mapping.online
+        waits = _Waits(
+            products=self.all_scores * self.products * per_score,
+            softmax=self.all_scores * self.vector_cycles,
+            scores=self.pairs * sum(len(each.keys) if online else 1 for each in self.rows) * self.drain,
+            outputs=self.pairs * len(self.rows) * self.drain,
+            sides=self.pairs * sum(each.rows for each in self.rows) * (self.bytes.query * from_dram + output),
+            first_queries=first.rows * self.bytes.query * from_dram,
+            first_scores=first.rows * (first.keys[0] if online else sum(first.keys)) * per_score,
+            last_values=last.rows * (last.keys[-1] if online else sum(last.keys)) * per_score,
+            last_output=last.rows * output,
+        )
+        keys = first.keys[0] * self.bytes.key * from_dram
         begin = dram.latency + keys if keys or self.bytes.query else 0.0
-        return max(least, begin + self.all_scores * (self.products * per_score + self.vector_cycles) + self.pairs * (drains + sides))
+        return float(max(least, begin + waits.least(self.mapping.score_buffers, self.drain)))
 
     def _wait(self, cause: str, start: float, end: float) -> None:
         """The array waits."""
@@ -189,11 +247,11 @@ class _Attention:
         return end
 
     def _products(
-        self, tile: str, row: Row, lengths: Sequence[int], is_first_row: bool, queries: float, room: tuple[str, float], score_bytes: float
+        self, tile: str, rows: int, lengths: Sequence[int], is_first_row: bool, queries: float, room: tuple[str, float], score_bytes: float
     ) -> float:
         """Key or value tiles of a query tile, one after the other: fetched, unless they stay, and multiplied by the array when they, the
         queries and what `room` names are there and the levels are free. When the operands of the last are read. (The innermost loop.)"""
-        matrix, log, op, used, rows = self.ports.matrix, self.log, self.op_of[tile], self.used[tile], row.rows
+        matrix, log, op, used = self.ports.matrix, self.log, self.op_of[tile], self.used[tile]
         array_cycles, key_bytes, level_cycles = self.array_cycles, self.bytes.key, self.level_cycles
         fetches, came_first = is_first_row or not self.keep_keys, tile == "K"
         name, ready = room
@@ -248,23 +306,19 @@ class _Attention:
         return end
 
     def _state(self) -> State:
-        return self.books.state([self.away, self.consumed, self.last_end, *self.used["K"], *self.used["V"]], [])
+        waiting = [each.ready for each in (*self.scored, self.unwritten) if each is not None]
+        own = self.asked, self.away, self.last_end, *self.used["K"], *self.used["V"], *waiting
+        return self.books.state(own, [f"{len(self.scored)} scored", f"{self.unwritten is not None} unwritten"])
 
     def _jump(self, old: State, shift: list[float], pairs: int) -> None:
         """Add what so many pairs add."""
-        away, consumed, last_end, *used = self.books.jump(old, shift, pairs)
-        self.away, self.consumed, self.last_end = self.away + away, self.consumed + consumed, self.last_end + last_end
-        times = [*self.used["K"], *self.used["V"]]
-        moved, buffers = [time + move for time, move in zip(times, used, strict=True)], self.mapping.buffers
-        self.used = {"K": moved[:buffers], "V": moved[buffers:]}
-
-    def _pair(self) -> None:
-        """All query tiles of a pair."""
-        for index, row in enumerate(self.rows):
-            queries = self._load(row.rows * self.bytes.query, self.away, self.op_of["K"])
-            done, self.consumed = self._row(row, index == 0, queries, self.consumed)
-            self.away = self._write(row.rows * self.bytes.output, done, self.op_of["V"])
-            self.last_end = max(self.last_end, done, self.away)
+        moves = iter(self.books.jump(old, shift, pairs))
+        self.asked, self.away, self.last_end = self.asked + next(moves), self.away + next(moves), self.last_end + next(moves)
+        for times in (self.used["K"], self.used["V"]):
+            times[:] = [time + next(moves) for time in times]
+        self.scored = [each._replace(ready=each.ready + next(moves)) for each in self.scored]
+        if self.unwritten is not None:
+            self.unwritten = self.unwritten._replace(ready=self.unwritten.ready + next(moves))
 
     def play(self) -> Played:
         """All pairs, then the last store. They are alike: what they add is added up as soon as one has only moved all times."""
@@ -279,8 +333,13 @@ class _Attention:
                 self._jump(known[0], shift, pairs)
                 break
             known = state, logged
-            self._pair()
+            for index, row in enumerate(self.rows):
+                self._row(row, index == 0)
             pairs -= 1
+        for scored in self.scored:
+            self._write_output()
+            self._weigh(scored)
+        self._write_output()
         matrix = self.ports.matrix
         drained = matrix.free + self.drain
         vector = max(drained, self.ports.vector.free)
@@ -292,31 +351,48 @@ class _Attention:
         begin = min(self.tail.last, end)
         return Played(end, self.ports.busy, self.ports.spans, self.waits, moved, self.tail.idle(begin, end), end - begin, (), self.log)
 
-    def _row(self, row: Row, is_first_row: bool, queries: float, consumed: float) -> tuple[float, float]:
-        """One query tile: when its output is complete, and when its scores are used."""
-        mapping, part = self.mapping, self.part
-        scores = row.rows * sum(row.keys)
-        both = self.bytes.score_read / 2 if part == "all" else self.bytes.score_read
-        if part == "all" and mapping.online:
-            end = consumed
-            for keys in row.keys:
-                scored = self._products("K", row, [keys], is_first_row, queries, ("sram_space", end), 0.0)
-                soft = self._soften(row.rows * keys, scored + self.drain)
-                end = self._products("V", row, [keys], is_first_row, 0.0, ("vector", soft), 0.0)
-            return end + self.drain, end
-        soft, end = queries, consumed
-        if part != "context":
-            written = self.bytes.score_written
-            # Scores are written between the steps.
-            for lengths in [[keys] for keys in row.keys] if written else [row.keys]:
-                end = self._products("K", row, lengths, is_first_row, queries, ("sram_space", consumed), both)
-                soft = max(soft, self._write(row.rows * lengths[-1] * written, end + self.drain, self.op_of["K"]))
-            soft = max(soft, end + self.drain)
-        soft = self._soften(scores, soft)
-        if part == "scores":
-            return soft, soft
-        end = self._products("V", row, row.keys, is_first_row, 0.0, ("vector", soft), both)
-        return max(end + self.drain, soft), end
+    def _row(self, row: Row, is_first_row: bool) -> None:
+        """One query tile: its scores; and the values for the scores before them, as soon as there is no place for more."""
+        mapping, query_bytes = self.mapping, row.rows * self.bytes.query
+        room = self.away if mapping.score_buffers == 1 else self.asked
+        queries = self._load(query_bytes, room, self.op_of["K"]) if query_bytes else 0.0
+        chunks = [[keys] for keys in row.keys] if mapping.online and self.part == "all" else [row.keys]
+        for index, lengths in enumerate(chunks):
+            ready = max(room, queries) if self.part == "context" else self._scores(row, lengths, is_first_row, queries, room)
+            self._write_output()
+            self.scored.append(_Scored(row.rows, lengths, is_first_row, index == len(chunks) - 1, ready))
+            if len(self.scored) == mapping.score_buffers:
+                self._weigh(self.scored.pop(0))
+
+    def _scores(self, row: Row, lengths: list[int], is_first_row: bool, queries: float, room: float) -> float:
+        """Scores of some key tiles; when they are complete. Scores that pass DRAM are written between the steps."""
+        written, both = self.bytes.score_written, self.bytes.score_read / 2 if self.part == "all" else self.bytes.score_read
+        end = complete = 0.0
+        for steps in [[keys] for keys in lengths] if written else [lengths]:
+            end = self._products("K", row.rows, steps, is_first_row, queries, ("sram_space", room), both)
+            complete = max(complete, self._write(row.rows * steps[-1] * written, end + self.drain, self.op_of["K"]))
+        self.asked = end
+        return max(complete, end + self.drain)
+
+    def _weigh(self, scored: _Scored) -> None:
+        """Softmax of scores, and the product of what it gives with the values; of the last ones of a query tile, the output."""
+        rows, read = scored.rows, self.bytes.score_read / 2 if self.part == "all" else self.bytes.score_read
+        done = end = self._soften(rows * sum(scored.lengths), scored.ready)
+        if self.part != "scores":
+            waits_for = ("sram_space", self.away) if scored.is_last and self.away > done else ("vector", done)
+            end = self._products("V", rows, scored.lengths, scored.is_first_row, 0.0, waits_for, read)
+            done = max(done, end + self.drain)
+        if scored.is_last:
+            self.unwritten = _Unwritten(rows * self.bytes.output, done)
+            if self.mapping.score_buffers == 1:
+                self._write_output()
+
+    def _write_output(self) -> None:
+        """The output that is complete, if there is one, leaves."""
+        if self.unwritten is not None:
+            self.away = self._write(*self.unwritten, self.op_of["V"])
+            self.last_end = max(self.last_end, self.unwritten.ready, self.away)
+            self.unwritten = None
 
 
 def play_attention(
@@ -374,10 +450,20 @@ def least_of_tilings(tilings: TilingBounds, chip: Chip, in_dram: InDram, part: P
     last = tilings.array_cycles / (scores * pairs) * last_keys / products + own.output * to_dram / pairs
     cycles = np.where(own_read > 0, latency + reads + rows[tail] * last + drain, 0.0)
     if part == "all":
-        drains = pairs * (summed(end - begin if first.online else 1) + summed(1)) * drain
-        sides = tile_rows * (own.query * from_dram + own.output * to_dram)
+        head_keys, tail_keys = (first_keys, last_keys) if first.online else (keys[each, head], keys[each, tail])
+        per_score = tilings.array_cycles / (scores * pairs * products)
+        waits = _Waits(
+            products=tilings.array_cycles,
+            softmax=tilings.vector_cycles * (1 - 1e-12),
+            scores=pairs * summed(end - begin if first.online else 1) * drain,
+            outputs=pairs * summed(1) * drain,
+            sides=tile_rows * (own.query * from_dram + own.output * to_dram),
+            first_queries=rows[head] * own.query * from_dram / pairs,
+            first_scores=rows[head] * head_keys * per_score,
+            last_values=rows[tail] * tail_keys * per_score,
+            last_output=rows[tail] * own.output * to_dram / pairs,
+        )
         starts = first_keys * own.key * from_dram / pairs + latency * bool(own.key or own.query)
-        work = tilings.array_cycles + tilings.vector_cycles * (1 - 1e-12)
-        cycles = np.maximum(cycles, starts + work + drains + sides)
+        cycles = np.maximum(cycles, starts + waits.least(first.score_buffers, drain))
     least: NDArray[np.float64] = cycles.min(axis=0)
     return least

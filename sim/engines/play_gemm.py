@@ -127,8 +127,8 @@ class Player:
         self.latest, self.most_steps, self.array_cycles = math.inf, math.inf, 0  # see `played_within`
         self.steps = 0
         self.issued_share = 1.0  # MACs that the chip issues per useful one of the played core
-        rows = self.nest.rows
-        self.own_sums = float(((rows.starts[:, -1, 2] == 0) * rows.lengths[:, -1, :2].prod(axis=1) * rows.often).sum())
+        away = self.sums[-1].stays  # of one core, or, where cores share what holds their sums, of all
+        self.finished_sums = float((away.elements * away.often * away.last).sum())
 
     def _links(self, role: Role) -> list[Link]:
         links: list[Link] = []
@@ -207,7 +207,7 @@ class Player:
 
     def _finish(self, link: Link, visit: int, slices: int, sums: float) -> float:
         """Element-wise work on a slice of a finished tile, and what it moves besides; when both are done."""
-        share = link.elements[visit] / self.own_sums / slices
+        share = link.elements[visit] / self.finished_sums / slices
         return self._beside(sums, share)
 
     def _beside(self, ready: float, share: float) -> float:
@@ -239,6 +239,8 @@ class Player:
         if finished and link is self.sums[-1]:
             times[SUMS_BEFORE] = self._finish(link, visit, slices, times[SUMS_BEFORE])
         outside, inside = link.bytes_of(link.elements[visit], gemm.out_bits if finished else gemm.acc_bits, slices)
+        if finished and link.from_dram and not gemm.out_in_dram:
+            outside = 0.0
         ready = times[SUMS_BEFORE]
         if link.above is not None:
             ready = max(ready, link.above.times[ROOM])
@@ -441,8 +443,9 @@ class Player:
             if link.role == "psums":
                 back, often_back = link.bytes_of(elements, gemm.acc_bits, 1), often * returns
                 away = link.bytes_of(elements, np.where(link.stays.last, gemm.out_bits, gemm.acc_bits), 1)
+                arrives = ~link.stays.last | gemm.out_in_dram | (not link.from_dram)
                 read[link.inner.name] += float(np.sum(often * away[1]))
-                written[link.outer.name] += float(np.sum(often * away[0]))
+                written[link.outer.name] += float(np.sum(often * away[0] * arrives))
             else:
                 back, often_back = link.bytes_of(elements, self.bits[link.role], 1), often
             read[link.outer.name] += float(np.sum(often_back * back[0]))

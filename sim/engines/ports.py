@@ -207,8 +207,12 @@ def move(source: Unit, sink: Unit, ready: float, source_cycles: float, sink_cycl
     It flows through: the side that it leaves begins, the other takes it while it comes and is done last: a slow memory does not keep
     a fast one from its other work.
     """
+    if not source_cycles and not sink_cycles:
+        return ready, ready  # nothing moves, and keeps no port from what comes later
     start = max(source.free, ready)
     left = source.issue(start, source_cycles)
+    if not sink_cycles:
+        return start, left
     if source is sink:
         return start, sink.issue(left, sink_cycles)
     return start, max(left, sink.issue(max(sink.free, start, left - sink_cycles), sink_cycles))

@@ -31,7 +31,7 @@ from sim.engines.played import Played
 from sim.engines.ports import Window, weights_level
 from sim.engines.result import GroupTimes
 from sim.intervals import LAUNCH
-from sim.mapper.attention import held_bytes
+from sim.mapper.attention_room import held_bytes
 from sim.mapper.problem import ROLE_AXES, capacity_bytes, setting_of
 from sim.plan import Plan, resident_level
 from workloads.graph import OpNode

@@ -23,7 +23,7 @@ from hwmodels.formulas.roofline import larger, largest, matrix_s, total, transfe
 from sim.engines.prices import UNITS, Prices, prices_of
 from sim.engines.result import GroupTimes, side_by_side
 from sim.intervals import Schedule
-from sim.plan import Plan, resident_capacity_bytes
+from sim.plan import Plan, apart_from_sums, resident_capacity_bytes
 from workloads.demand import Demand, GroupClass, Load
 
 MATRIX, VECTOR = UNITS
@@ -33,8 +33,9 @@ MATRIX, VECTOR = UNITS
 class Peaks:
     """A chip as the roofline sees it, worked out once for all loads; everything is that of the whole chip.
 
-    `levels` are (level, bytes read per second, bytes written per second), outermost first; the array writes into `sums_level`.
-    Intermediates may use `resident_bytes` on the chip; where that is an array, `resident_range` is its least and its largest value.
+    `levels` are (level, bytes read per second, bytes written per second), outermost first; the array writes into `sums_level`. What it
+    makes for later groups is written into `results_level` besides (empty: it is where the sums are). Intermediates may use
+    `resident_bytes` on the chip; where that is an array, `resident_range` is its least and its largest value.
     """
 
     macs_per_s: Mapping[str, Number]
@@ -42,6 +43,7 @@ class Peaks:
     levels: tuple[tuple[MemoryLevel, Number, Number], ...]
     accumulate: Mapping[str, str]
     sums_level: str
+    results_level: str
     resident_bytes: Number
     resident_range: tuple[float, float]
     prices: Prices | None = None
@@ -51,13 +53,14 @@ class Peaks:
     @classmethod
     def of(cls, chip: Chip) -> Peaks:
         """Datasheet peaks."""
-        resident_bytes = resident_capacity_bytes(chip)
+        resident_bytes, apart = resident_capacity_bytes(chip), apart_from_sums(chip)
         return cls(
             macs_per_s={name: chip.peak_macs_per_s(name) for name in chip.formats},
             primitive_s={primitive: chip.primitive_s(primitive) for primitive in chip.vector.cycles},
             levels=tuple((level, chip.read_bytes_per_s(level), chip.write_bytes_per_s(level)) for level in chip.memory),
             accumulate=chip.matrix.accumulate,
             sums_level=next(level.name for level in reversed(chip.memory) if "psums" in level.holds),
+            results_level="" if apart is None else apart.name,
             resident_bytes=resident_bytes,
             resident_range=(float(np.min(resident_bytes)), float(np.max(resident_bytes))),
             prices=prices_of(chip),
@@ -123,12 +126,17 @@ def dram_bytes(load: Load, peaks: Peaks) -> tuple[Number, Number]:
 
 def inner_bytes(load: Load, level: MemoryLevel, peaks: Peaks) -> tuple[Number, Number]:
     """Bytes (read, written) that a load moves through an on-chip level at least: each tensor that it holds once. Sums are written into the
-    innermost level that holds them, and read there where they leave as a linear's result."""
+    innermost level that holds them, and read in each that does where they leave as a linear's result; one that later groups read is then
+    written where intermediates stay, as other activations are, whether it stays or goes on to DRAM."""
     totals: list[Number] = [0, 0]
     for (kind, is_write), size_bytes in load.moved.items():
-        if kind in level.holds:
-            out = is_write and kind != "psums"
-            totals[out] = totals[out] + size_bytes
+        if kind in ("psums", "results"):
+            if "psums" in level.holds:
+                totals[0] = totals[0] + size_bytes
+            if kind == "results" and level.name == peaks.results_level:
+                totals[1] = totals[1] + size_bytes
+        elif kind in level.holds:
+            totals[is_write] = totals[is_write] + size_bytes
     if level.name == peaks.sums_level:
         for number_format, sums in load.sums.items():
             totals[1] = totals[1] + sums * bits_of(peaks.accumulate[number_format]) // 8

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from functional.errors import Problem, ScenarioError
 from functional.formats import bits_of
 from functional.work import Contraction, Vector
-from hwmodels.chip import Chip
+from hwmodels.chip import Chip, MemoryLevel
 from hwmodels.formulas.elementwise import chosen, larger, plain, slowest, smaller
 from hwmodels.formulas.masking import hidden_pass_s, hidden_product_s
-from hwmodels.formulas.roofline import pack_s, passes_s, transfer_s
+from hwmodels.formulas.roofline import largest, pack_s, passes_s, transfer_s
 from hwmodels.formulas.systolic import whole_cycles
 from hwmodels.technology import technology_of
 from sim.attention_mapping import Attention, AttentionMapping
@@ -31,10 +31,11 @@ from sim.engines import roofline
 from sim.engines.result import GroupTimes, side_by_side
 from sim.intervals import Schedule
 from sim.mapper import Besides, GemmCost, MappedGemm, is_soon_within, map_gemm, moved_bytes, weight_passes
-from sim.mapper.attention import AttentionCost, InDram, Part, map_attention
-from sim.mapper.attention import moved_bytes as attention_bytes
+from sim.mapper.attention import map_attention
+from sim.mapper.attention_cost import AttentionCost, InDram, Part
+from sim.mapper.attention_cost import moved_bytes as attention_bytes
 from sim.mapping import Gemm, GemmMapping
-from sim.plan import Plan, resident_capacity_bytes, sustained
+from sim.plan import Plan, apart_from_sums, resident_capacity_bytes, sustained
 from workloads.demand import GroupClass
 from workloads.fuse import Flow
 from workloads.quantise import compute_format
@@ -140,7 +141,7 @@ def timed(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks, lasting: r
     reached_s = {name: float(seconds) for name, seconds in reached.items()}
     packing = packing_s(group_class, plan.chip, reached_s[MATRIX], mapped.latency_s)
     overhead_s = plan.chip.launch_s + mapped.launch_s + packing + hidden_scores_s(group_class, plan.chip)
-    latency_s, bound_by = with_overhead(mapped.latency_s, mapped.bound_by, overhead_s)
+    latency_s, bound_by = with_overhead(mapped.latency_s, mapped.bound_by, overhead_s, reached_s)
     lost_s = dict(mapped.lost_s or _lost_s(reached_s, mapped, plan.chip))
     lost_s["sustained"] = lost_s.get("sustained", 0.0) + max(reached_s.values()) - ideal.latency_s
     dram, issued = _shared_out(mapped.dram_bytes, ideal.op_dram_bytes), _shared_out(mapped.issued_macs, ideal.op_issued_macs)
@@ -160,9 +161,10 @@ def timed(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks, lasting: r
     )
 
 
-def with_overhead(latency_s: Any, bound_by: Any, overhead_s: Any) -> tuple[Any, Any]:
-    """Seconds of a group with what comes before it, and what binds it; on many chips arrays."""
-    return latency_s + overhead_s, chosen(latency_s >= overhead_s, bound_by, "launch")
+def with_overhead(latency_s: Any, bound_by: Any, overhead_s: Any, reached_s: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Seconds of a group with what comes before it, and what binds it; on many chips arrays. As every unit and level is busy for as long as
+    in the roofline (`reached_s`), only rounding, of whole cycles and of other sums, could bring a latency below that."""
+    return larger(latency_s, largest(reached_s.values())) + overhead_s, chosen(latency_s >= overhead_s, bound_by, "launch")
 
 
 def packing_s(group_class: GroupClass, chip: Chip, matrix_s: Any, latency_s: Any) -> Any:
@@ -239,7 +241,7 @@ def _moved_bytes(group_class: GroupClass, plan: Plan, mapped: Mapped) -> dict[st
 
 def all_moved_bytes(chip: Chip, flows: tuple[Flow, ...], through_dram: Any, own: Mapping[str, Any]) -> dict[str, Any]:
     """Bytes that pass each level: `through_dram`, and what streams past a mapping besides its own."""
-    inner = {level.name: sum(_inner_bytes(flows, level.holds)) + own.get(level.name, 0.0) for level in chip.memory[1:]}
+    inner = {level.name: sum(_inner_bytes(flows, level, chip)) + own.get(level.name, 0.0) for level in chip.memory[1:]}
     return {chip.dram.name: through_dram, **inner}
 
 
@@ -306,10 +308,10 @@ def gemm_of(group_class: GroupClass, plan: Plan) -> tuple[Gemm, bool]:
         k=int(first.k),
         a_bits=bits_of(first.a_format),
         w_bits=bits_of(first.b_format),
-        # What element-wise ops of the group take over, or what stays on the chip, is not written by the GEMM.
-        out_bits=bits_of(output.output.format) if alone and not on_chip(plan, output.name) else 0,
+        out_bits=bits_of(output.output.format) if alone else 0,  # else element-wise ops of the group take over
         acc_bits=bits_of(plan.chip.matrix.accumulate[compute]),
         compute=compute,
+        out_in_dram=not (alone and on_chip(plan, output.name)),
     )
     return gemm, on_chip(plan, output.inputs[0].tensor)
 
@@ -325,7 +327,6 @@ def gemm_flows(group_class: GroupClass) -> tuple[tuple[Flow, ...], tuple[Flow, .
 
 def _gemm(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks) -> Mapped:
     """A group of linears and what follows them."""
-    beside_gemm(group_class)
     gemm, a_resident = gemm_of(group_class, plan)
     mapped = map_gemm(gemm, plan.chip, a_resident=a_resident, besides=moved_besides(group_class, plan), pieces=parts_of(plan.graph))
     return mapped_gemm(group_class, plan, peaks, mapped, a_resident)
@@ -334,7 +335,7 @@ def _gemm(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks) -> Mapped:
 def mapped_gemm(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks, mapped: MappedGemm, a_resident: bool) -> Mapped:
     """The figures of a group of linears under a mapping."""
     mapping, cost = mapped
-    rest = (*beside_gemm(group_class), *scales(group_class, weight_passes(mapping, plan.chip, a_resident)))
+    rest = (*beside_gemm(group_class, plan), *scales(group_class, weight_passes(mapping, plan.chip, a_resident)))
     others = besides(group_class, plan, peaks, rest)
     busy, latency_s, bound_by = gemm_s(cost, others)
     read, written = dram_bytes(plan, rest)
@@ -343,13 +344,19 @@ def mapped_gemm(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks, mapp
     return Mapped(busy, latency_s, bound_by, *moved, cost.issued_macs, choice, rest)
 
 
-def beside_gemm(group_class: GroupClass) -> tuple[Flow, ...]:
-    """What crosses the border beside a group's GEMM, but for scales; raises `ScenarioError` for warm weights."""
+def beside_gemm(group_class: GroupClass, plan: Plan) -> tuple[Flow, ...]:
+    """What crosses the border beside a group's GEMM, but for scales, and what of its result the GEMM does not move itself; raises
+    `ScenarioError` for warm weights."""
     own, other = gemm_flows(group_class)
     if any(flow.warm and flow.kind == "weights" for flow in own):
         cure = "take the roofline, or a chip whose technology is calibrated"
         raise ScenarioError(Problem(f"{group_class.ops[0].name} has warm weights; a mapping brings weights from DRAM", cure))
-    return other
+    return *other, *kept_results(own)
+
+
+def kept_results(own: tuple[Flow, ...]) -> tuple[Flow, ...]:
+    """What a GEMM makes is written where intermediates stay, after it has left the sums; and what is warm passes every level."""
+    return tuple(flow._replace(tensor="", warm=True) for flow in own if flow.is_write and (flow.warm or flow.kind == "results"))
 
 
 def gemm_s(cost: GemmCost, others: Mapping[str, Any]) -> tuple[dict[str, Any], Any, Any]:
@@ -363,14 +370,14 @@ def gemm_s(cost: GemmCost, others: Mapping[str, Any]) -> tuple[dict[str, Any], A
 
 def moved_besides(group_class: GroupClass, plan: Plan) -> Besides:
     """What the levels move for a group of linears beside its GEMM."""
-    flows = beside_gemm(group_class)
-    inner = (_inner_bytes(flows, level.holds) for level in plan.chip.memory[1:])
+    flows = beside_gemm(group_class, plan)
+    inner = (_inner_bytes(flows, level, plan.chip) for level in plan.chip.memory[1:])
     return Besides((dram_bytes(plan, flows), *inner), tuple(int(flow.size_bytes) for flow in scales(group_class)))
 
 
 def least_besides_s(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks) -> dict[str, float]:
     """What a group of linears asks of the vector unit and of the levels besides any mapping of them [s]."""
-    return besides(group_class, plan, peaks, (*gemm_flows(group_class)[1], *scales(group_class)))
+    return besides(group_class, plan, peaks, (*beside_gemm(group_class, plan), *scales(group_class)))
 
 
 def scales(group_class: GroupClass, passes: Fraction = _ONCE) -> list[Flow]:
@@ -487,7 +494,7 @@ def besides_s(
     cycles = sum(float(count) * chip.vector.cycles[name] for name, count in counts.items())
     busy: dict[str, Any] = {MATRIX: 0.0, VECTOR: whole_cycles(cycles / (chip.vector.lanes * chip.cores)) / chip.clock_hz}
     for i, (level, read_bytes_per_s, write_bytes_per_s) in enumerate(peaks.levels):
-        read, written = through_dram if i == 0 else _inner_bytes(flows, level.holds)
+        read, written = through_dram if i == 0 else _inner_bytes(flows, level, chip)
         busy[level.name] = transfer_s(read, written, read_bytes_per_s, write_bytes_per_s, level.bandwidth.shared)
     return {name: plain(seconds) for name, seconds in busy.items()}
 
@@ -496,9 +503,10 @@ def _bytes(flow: Flow) -> Any:
     return flow.size_bytes if isinstance(flow.size_bytes, np.ndarray) else int(flow.size_bytes)
 
 
-def _inner_bytes(flows: tuple[Flow, ...], holds: frozenset[Any]) -> tuple[int, int]:
+def _inner_bytes(flows: tuple[Flow, ...], level: MemoryLevel, chip: Chip) -> tuple[int, int]:
+    """Bytes (read, written) of flows that pass an on-chip level. What a linear makes has left its sums already."""
     totals: list[Any] = [0, 0]
     for flow in flows:
-        if flow.kind in holds:
+        if level is apart_from_sums(chip) if flow.kind == "results" else flow.kind in level.holds:
             totals[flow.is_write] = totals[flow.is_write] + _bytes(flow)
     return totals[0], totals[1]

@@ -105,7 +105,7 @@ def _linears(group_class: GroupClass, plan: Plan, mapped_gemm: GemmCosts, gemm: 
     cost, own, fetched = mapped_gemm
     weights, times_fetched = gemm.n * gemm.k, fetched.astype(np.int64)
     often = [each._replace(size_bytes=-(-int(each.size_bytes) * times_fetched // weights)) for each in scales(group_class)]
-    flows = (*beside_gemm(group_class), *often)
+    flows = (*beside_gemm(group_class, plan), *often)
     read, written = dram_bytes(plan, flows)
     moved_bytes = (cost.dram_read_bytes + read) + (cost.dram_written_bytes + written)
     _, *times = gemm_s(cost, besides(group_class, plan, roofline.Peaks.of(plan.chip), flows))
@@ -123,9 +123,10 @@ def _with_overhead(
     with_energy: bool,
 ) -> ChipTimes:
     latency_s, bound_by = times
-    matrix_s = roofline.unit_times_s(group_class.load, roofline.Peaks.of(plan.chip))[roofline.MATRIX]
-    packing = packing_s(group_class, plan.chip, matrix_s, latency_s)
-    latency_s, bound_by = with_overhead(latency_s, bound_by, plan.chip.launch_s + 0.0 + packing + hidden_scores_s(group_class, plan.chip))
+    reached_s = roofline.unit_times_s(group_class.load, roofline.Peaks.of(plan.chip))
+    packing = packing_s(group_class, plan.chip, reached_s[roofline.MATRIX], latency_s)
+    overhead_s = plan.chip.launch_s + 0.0 + packing + hidden_scores_s(group_class, plan.chip)
+    latency_s, bound_by = with_overhead(latency_s, bound_by, overhead_s, reached_s)
     macs = issued_by_format(group_class, issued_macs)
     return ChipTimes(latency_s, bound_by, macs, all_moved_bytes(plan.chip, flows, moved_bytes, own) if with_energy else {})
 

@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 from functional.errors import BadInput, Problem
@@ -111,6 +112,12 @@ def read_tidy(path: str | Path) -> list[Row]:
     ]
     raise_all(problems)
     return [Row(file, line, dict(zip(columns, (cell.strip() for cell in cells), strict=True))) for line, cells in body]
+
+
+def comments_of(path: str | Path) -> str:
+    """What the `#` lines before the header say: where the rows come from, and under which conditions."""
+    lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    return "\n".join(line.lstrip("#").strip() for line in takewhile(lambda line: not line.strip() or line.startswith("#"), lines)).strip()
 
 
 def _lines(text: str) -> Iterator[tuple[int, list[str]]]:

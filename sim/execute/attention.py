@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,6 +20,8 @@ from sim.execute.check import check_buffers, check_compute
 from sim.execute.judge import hidden_pairs
 from sim.execute.tally import Cargo, Tally
 from sim.mapping import Span, chip_stages, parts
+
+_Held = TypeVar("_Held")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -98,8 +100,60 @@ def execute_attention(
     return run.output, run.tally
 
 
+class _Places(Generic[_Held]):
+    """Places on the chip, taken in turn: each is written, used, and only then free for the next."""
+
+    def __init__(self, what: str, count: int) -> None:
+        self.what, self.held = what, list[_Held | None]([None] * count)
+        self.written = self.used = 0
+
+    def write(self, held: _Held) -> None:
+        """Into the next place. Raises ValueError where it is still in use."""
+        place = self.written % len(self.held)
+        if self.held[place] is not None:
+            raise ValueError(f"{self.what} are written to a place that is still in use; there are {len(self.held)}")
+        self.held[place] = held
+        self.written += 1
+
+    def oldest(self) -> _Held:
+        """What has been held for longest. Raises ValueError where nothing is."""
+        held = self.held[self.used % len(self.held)]
+        if held is None:
+            raise ValueError(f"no {self.what} are there to be used")
+        return held
+
+    def free(self) -> None:
+        """That place."""
+        self.oldest()
+        self.held[self.used % len(self.held)] = None
+        self.used += 1
+
+
+@dataclass(eq=False)
+class _Rows:
+    """A query tile in work: which queries of which heads and sequence, and the output so far; online up to the sums of exponentials, which
+    are measured from the maxima of their rows."""
+
+    pair: int
+    queries: Span
+    here: tuple[int, slice, slice]
+    output: Tensor
+    maxima: Tensor
+    totals: Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Scored:
+    """Scores of a query tile with some key tiles, and whether these are its last ones."""
+
+    of: _Rows
+    tiles: list[Span]
+    scores: Tensor
+    is_last: bool
+
+
 class _Run:
-    """The state of one execution: the tensors in DRAM and the key and value tile that the current core holds."""
+    """The state of one execution: the tensors in DRAM, and what the current core holds: a key and a value tile, queries, and scores."""
 
     def __init__(self, mapping: AttentionMapping, chip: Chip, q: Tensor, k: Tensor, v: Tensor, numbers: AttentionNumbers) -> None:
         self.mapping, self.attention, self.numbers, self.chip = mapping, mapping.attention, numbers, chip
@@ -110,44 +164,84 @@ class _Run:
         self.held: dict[str, tuple[int, Span]] = {}
         self.shared: set[tuple[str, int, Span]] = set()
         self.masks: dict[tuple[Span, Span], Tensor] = {}
+        self.asking = _Places[Tensor]("queries", 1)
+        self.scored = _Places[_Scored]("scores", mapping.score_buffers)
         self.tally = Tally()
         innermost = chip_stages(chip)[-1]
         self.operands, self.sums = innermost.level_of("activations"), innermost.level_of("psums")
 
     def core(self, pairs: Span, queries: Span) -> None:
-        """One core's share."""
+        """One core's share: scores, and as soon as there is no place for more of them, what follows for the oldest."""
         self.held.clear()
         self.who = pairs, queries
         for pair in range(*pairs):
             for tile in parts(queries, self.mapping.q_tile):
                 self.query_tile(pair, tile)
+        while self.scored.used < self.scored.written:
+            self.weigh()
 
     def query_tile(self, pair: int, queries: Span) -> None:
-        """All keys and values that a tile of queries looks at."""
-        attention = self.attention
-        if self.mapping.kv_tile < attention.kv_len:
-            self.held.clear()
+        """Scores of a query tile with all keys that it looks at."""
+        attention, mapping = self.attention, self.mapping
         batch, kv_head = divmod(pair, attention.kv_heads)
         heads = slice(kv_head * attention.rows_per_query, (kv_head + 1) * attention.rows_per_query)
         here = batch, heads, slice(*queries)
         rows = self.queries[here].reshape(-1, attention.head_dim)
+        self.asking.write(rows)
         self.move_in("queries", rows.numel(), attention.act_bits)
         self.tally.hold(self.sums.name, "psums", rows.numel() * attention.acc_bits)
-        compute = self.one_pass if self.mapping.online else self.three_passes
-        result = compute(pair, queries, rows)
+        if mapping.kv_tile < attention.kv_len:
+            self.held.pop("keys", None)
+        output = torch.zeros(rows.shape, dtype=self.numbers.products.sum_dtype)
+        of = _Rows(pair, queries, here, output, torch.full((rows.shape[0], 1), -math.inf), torch.zeros((rows.shape[0], 1)))
+        tiles = key_tiles(mapping, queries)
+        for i, some in enumerate([[tile] for tile in tiles] if mapping.online else [tiles]):
+            is_last = i == len(tiles) - 1 or not mapping.online
+            compute = self.raw_scores if mapping.online else self.whole_rows
+            self.scored.write(_Scored(of, some, compute(pair, queries, some), is_last))
+            if is_last and mapping.score_buffers > 1:
+                self.asking.free()
+            if self.scored.written - self.scored.used == mapping.score_buffers:
+                self.weigh()
+
+    def weigh(self) -> None:
+        """What follows for the oldest scores: softmax and the product with the values; after the last ones of a query tile its output."""
+        scored, attention = self.scored.oldest(), self.attention
+        of = scored.of
+        if self.mapping.kv_tile < attention.kv_len and scored.tiles[0] == key_tiles(self.mapping, of.queries)[0]:
+            self.held.pop("values", None)
+        if self.mapping.online:
+            self.rescale(scored)
+        else:
+            heads = scored.scores.view(1, attention.rows_per_query, -1, scored.scores.shape[-1])
+            probabilities = self.softmax(heads).view(scored.scores.shape)
+            of.output = self.weighted_values(of.pair, of.queries, probabilities, scored.tiles)
+        self.scored.free()
+        if scored.is_last:
+            self.store(of)
+
+    def store(self, of: _Rows) -> None:
+        """A finished output, in the place of its queries or in one of its own."""
+        result = of.output
+        if self.mapping.online:
+            result = self.numbers.for_exponentials.finish(result.float() / of.totals, Span(0, result.shape[1]))
+        if self.mapping.score_buffers == 1:
+            self.asking.free()
+        else:
+            self.tally.hold(self.operands.name, "outputs", result.numel() * self.attention.act_bits)
         self.tally.move(self.operands.name, "outputs", "write", result.numel())
         self.tally.move(self.operands.name, "outputs", "read", result.numel())
         self.tally.move(self.chip.dram.name, "outputs", "write", result.numel())
-        self.output[here] = result.view(attention.rows_per_query, -1, attention.head_dim)
+        self.output[of.here] = result.view(self.attention.rows_per_query, -1, self.attention.head_dim)
 
     # Three passes over whole rows
 
-    def three_passes(self, pair: int, queries: Span, rows: Tensor) -> Tensor:
-        tiles = key_tiles(self.mapping, queries)
+    def whole_rows(self, pair: int, queries: Span, tiles: list[Span]) -> Tensor:
+        rows = self.asking.oldest()
         scores = torch.cat([self.scores(pair, queries, rows, tile) for tile in tiles], -1)
-        self.tally.hold(self.operands.name, "scores", scores.numel() * self.attention.act_bits if self.mapping.fused else 0)
-        probabilities = self.softmax(scores.view(1, self.attention.rows_per_query, -1, scores.shape[-1])).view(scores.shape)
-        return self.weighted_values(pair, queries, probabilities, tiles)
+        bits = scores.numel() * self.attention.act_bits * self.mapping.score_buffers
+        self.tally.hold(self.operands.name, "scores", bits if self.mapping.fused else 0)
+        return scores
 
     def scores(self, pair: int, queries: Span, rows: Tensor, tile: Span) -> Tensor:
         """Masked scores [rows, keys] of one key tile, in the format between ops."""
@@ -186,33 +280,35 @@ class _Run:
 
     # One pass
 
-    def one_pass(self, pair: int, queries: Span, rows: Tensor) -> Tensor:
+    def raw_scores(self, pair: int, queries: Span, tiles: list[Span]) -> Tensor:
+        """Scores of one key tile in the accumulator's format, not masked yet."""
+        (tile,), rows = tiles, self.asking.oldest()
+        arithmetic = self.numbers.for_exponentials
+        scores = torch.zeros((rows.shape[0], tile.stop - tile.start), dtype=arithmetic.sum_dtype)
+        self.tally.hold(self.sums.name, "scores", scores.numel() * self.attention.acc_bits * self.mapping.score_buffers)
+        self.multiply(arithmetic, scores, rows, self.fetch("keys", pair, tile).T, queries, tile)
+        return scores
+
+    def rescale(self, scored: _Scored) -> None:
         """Online softmax: after each tile the output so far is that of the keys seen so far, up to the sum of their exponentials."""
         arithmetic, scale, scales = self.numbers.for_exponentials, self.numbers.softmax_scale, self.numbers.scales
+        of, (tile,) = scored.of, scored.tiles
         of_scores = torch.ones(()) if scales is None else scales.queries * scales.keys
-        maxima = torch.full((rows.shape[0], 1), -math.inf)
-        totals = torch.zeros((rows.shape[0], 1))
-        output = torch.zeros(rows.shape, dtype=arithmetic.sum_dtype)
-        for tile in key_tiles(self.mapping, queries):
-            scores = torch.zeros((rows.shape[0], tile.stop - tile.start), dtype=arithmetic.sum_dtype)
-            self.tally.hold(self.sums.name, "scores", scores.numel() * self.attention.acc_bits)
-            self.multiply(arithmetic, scores, rows, self.fetch("keys", pair, tile).T, queries, tile)
-            scores = (scores.float() * of_scores).masked_fill(self.hidden(queries, tile), -math.inf)
-            larger = torch.maximum(maxima, scores.amax(-1, keepdim=True))
-            # A row that has seen no key yet has no maximum: it is measured from 0, where all its exponentials are 0.
-            base = larger.masked_fill(larger.isinf(), 0.0)
-            exponentials = ((scores - base) * scale).exp()
-            shrink = ((maxima - base) * scale).exp()
-            totals = totals * shrink + exponentials.sum(-1, keepdim=True)
-            output = (output.float() * shrink).to(arithmetic.sum_dtype)
-            values = self.fetch("values", pair, tile)
-            if scales is None:
-                weights = exponentials.to(arithmetic.output_dtype)
-            else:
-                weights = self.numbers.weights(requantise(exponentials, scales.exponentials, arithmetic.output), scales.exponentials)
-            self.multiply(arithmetic, output, weights, values, queries, tile)
-            maxima = larger
-        return arithmetic.finish(output.float() / totals, Span(0, output.shape[1]))
+        scores = (scored.scores.float() * of_scores).masked_fill(self.hidden(of.queries, tile), -math.inf)
+        larger = torch.maximum(of.maxima, scores.amax(-1, keepdim=True))
+        # A row that has seen no key yet has no maximum: it is measured from 0, where all its exponentials are 0.
+        base = larger.masked_fill(larger.isinf(), 0.0)
+        exponentials = ((scores - base) * scale).exp()
+        shrink = ((of.maxima - base) * scale).exp()
+        of.totals = of.totals * shrink + exponentials.sum(-1, keepdim=True)
+        of.output = (of.output.float() * shrink).to(arithmetic.sum_dtype)
+        values = self.fetch("values", of.pair, tile)
+        if scales is None:
+            weights = exponentials.to(arithmetic.output_dtype)
+        else:
+            weights = self.numbers.weights(requantise(exponentials, scales.exponentials, arithmetic.output), scales.exponentials)
+        self.multiply(arithmetic, of.output, weights, values, of.queries, tile)
+        of.maxima = larger
 
     # Moving, masking, multiplying
 
@@ -278,6 +374,8 @@ def _check(mapping: AttentionMapping, chip: Chip, q: Tensor, k: Tensor, numbers:
         raise ValueError(f"no on-chip level of {chip.name} that cores share keeps keys and values; set keys_shared to false")
     check_compute(attention.compute, numbers.products, chip.matrix, mapping.dataflow)
     check_buffers(mapping.buffers, [chip_stages(chip)[-1].level_of("activations")])
+    if mapping.score_buffers not in (1, 2) or (mapping.score_buffers == 2 and not mapping.fused):
+        raise ValueError(f"{mapping.score_buffers} places for scores; there are one or two, and one where scores pass through DRAM")
     if mapping.online and (not mapping.fused or is_integer(attention.compute)):
         raise ValueError("online rescaling is fused and in floating point; set online to false for integers and for unfused attention")
 

@@ -96,6 +96,7 @@ class Generation:
     engine: str
     formats: Formats
     batch: int
+    split: int
     prompt: int
     tokens: int
     chunk: int | None
@@ -213,6 +214,7 @@ class Generation:
             "q_len": self.tokens,
             "kv_len": self.prompt + self.tokens - 1,
             "formats": {name: getattr(self.formats, name) for name in ("weights", "activations", "kv")},
+            "split": self.split,
             "latency_s": self.total_s,
             "tokens_per_s": self.tokens_per_s,
             "floor_s": self.floor_s,
@@ -339,6 +341,7 @@ def predict_generation(
         engine=engine,
         formats=run.formats,
         batch=batch,
+        split=split,
         prompt=prompt,
         tokens=tokens,
         chunk=chunk,

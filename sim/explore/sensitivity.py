@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -23,32 +23,60 @@ from sim.explore.many import parts_families, tiled
 from sim.explore.step import Step, errors_of, why_not
 from workloads.scenario import Phase
 
-NUDGE = 1e-3
-"""Relative step either way for the elasticity; whole numbers move by at least 1."""
+STEP = 0.1
+"""The elasticity is the slope between a tenth less and a tenth more (1 / 1.1 and 1.1 times), whole numbers by at least 1: what a designer
+may change, and wide enough that a small jump where another mapping takes over is not taken for a slope."""
+
+BEND = 0.1
+"""By how much the slopes below and above may differ, in percent per percent, before they are told apart."""
+
+FELT = 5e-4
+"""A change of latency that tables and figures show."""
 
 Progress: TypeAlias = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """The nearest value on one side that was tried, and percent of latency per percent of the number between it and the chip's own."""
+
+    value: float
+    elasticity: float
 
 
 @dataclass(frozen=True, slots=True)
 class Sensitivity:
     """One number of a chip, in base units.
 
-    `elasticity`: percent of latency per percent of the number (negative: more is faster). `doubled`, `halved`: relative change of the
-    latency if the number is doubled or halved (-0.5: half the time). None where there is no such chip; `reason` says why.
+    `elasticity`: percent of latency per percent of the number (negative: more is faster), as the slope in logarithms between the values of
+    `below` and `above`; one-sided where one of them is None. `doubled`, `halved`: relative change of the latency if the number is doubled
+    or halved (-0.5: half the time). None where there is no such chip; `reason` says why.
     """
 
     path: str
     unit: str
     value: float
     elasticity: float | None
+    below: Side | None
+    above: Side | None
     doubled: float | None
     halved: float | None
     reason: str = ""
 
     @property
+    def bends(self) -> bool:
+        """Whether another mapping or another bound takes over so near that one slope does not tell both sides."""
+        return self.below is not None and self.above is not None and abs(self.below.elasticity - self.above.elasticity) > BEND
+
+    @property
     def gain(self) -> float:
         """The larger saving of doubling and halving; 0 if neither helps."""
         return max(0.0, *(-change for change in (self.doubled, self.halved) if change is not None), 0.0)
+
+    @property
+    def is_felt(self) -> bool:
+        """Whether doubling or halving changes the latency by as much as is shown."""
+        return any(abs(change) >= FELT for change in (self.doubled, self.halved) if change is not None)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data; `gain_from_doubling` is the share of the latency that goes away."""
@@ -57,6 +85,8 @@ class Sensitivity:
             "unit": self.unit,
             "value": self.value,
             "elasticity": self.elasticity,
+            "elasticity_below": self.below and asdict(self.below),
+            "elasticity_above": self.above and asdict(self.above),
             "gain_from_doubling": None if self.doubled is None else -self.doubled + 0.0,
             "gain_from_halving": None if self.halved is None else -self.halved + 0.0,
             **({"reason": self.reason} if self.reason else {}),
@@ -103,16 +133,20 @@ def _halved(path: str, value: float) -> float | None:
     return value / 2
 
 
-def _nudged(path: str, value: float) -> list[float]:
-    """A little less and a little more."""
-    nudge = max(1.0, math.floor(value * NUDGE)) if is_whole(path) else value * NUDGE
-    return [at for at in (value - nudge, value + nudge) if at > 0] if value else []
+def _beside(path: str, value: float) -> tuple[float | None, float | None]:
+    """A little less and a little more; None where that would be nothing."""
+    if not value:
+        return None, None
+    if is_whole(path):
+        move = max(1.0, float(round(value * STEP)))
+        return (value - move if value > move else None), value + move
+    return value / (1 + STEP), value * (1 + STEP)
 
 
 def _probes(path: str, value: float) -> list[float]:
     """The other values at which a number is tried."""
     halved = _halved(path, value)
-    return [at for at in dict.fromkeys([2 * value, halved, *_nudged(path, value)]) if at is not None and at != value]
+    return [at for at in dict.fromkeys([2 * value, halved, *_beside(path, value)]) if at is not None and at != value]
 
 
 def _latencies(step: Step, chip: Chip, asked: Sequence[tuple[str, float]], tell: Progress) -> dict[tuple[str, float], float | str]:
@@ -175,20 +209,29 @@ def _sensitivity(chip: Chip, path: str, own_s: float, latencies: Mapping[tuple[s
         told = own_s if at == value else latencies.get((path, at), "") if at is not None else ""
         return None if isinstance(told, str) else told
 
-    near = [(at, known) for at in sorted([value, *_nudged(path, value)]) if (known := seconds(at)) is not None]
+    def side(at: float | None) -> Side | None:
+        at_s = seconds(at)
+        return None if at is None or at_s is None else Side(at, _slope((value, own_s), (at, at_s)))
+
+    below, above = (side(at) for at in _beside(path, value))
+    elasticity = _between(below, above, value) if value else 0.0
     doubled, halved = (_change(seconds(at), own_s) for at in (2 * value, _halved(path, value)))
-    elasticity = _elasticity(near) if value else 0.0
-    return Sensitivity(path, unit_of(chip, path), value, elasticity, doubled, halved, "; ".join(dict.fromkeys(reasons)))
+    return Sensitivity(path, unit_of(chip, path), value, elasticity, below, above, doubled, halved, "; ".join(dict.fromkeys(reasons)))
 
 
 def _change(latency_s: float | None, own_s: float) -> float | None:
     return None if latency_s is None else latency_s / own_s - 1
 
 
-def _elasticity(near: Sequence[tuple[float, float]]) -> float | None:
-    """Slope between neighbours (value, seconds) in logarithms; one-sided where one of them is no chip."""
-    if len(near) < 2:
-        return None
-    (low, low_s), (high, high_s) = near[0], near[-1]
-    slope = math.log(high_s / low_s) / math.log(high / low)
-    return slope + 0.0
+def _between(below: Side | None, above: Side | None, value: float) -> float | None:
+    """The slope from one side to the other; that of one side where there is no other."""
+    if below is None or above is None:
+        known = below or above
+        return None if known is None else known.elasticity
+    lower, upper = math.log(value / below.value), math.log(above.value / value)
+    return (below.elasticity * lower + above.elasticity * upper) / (lower + upper)
+
+
+def _slope(one: tuple[float, float], other: tuple[float, float]) -> float:
+    """Percent of latency per percent of a number, between two pairs (value, seconds)."""
+    return math.log(other[1] / one[1]) / math.log(other[0] / one[0]) + 0.0

@@ -42,13 +42,15 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a run of a sweep did: points in the result, chunks in all, those evaluated now, and whether there was nothing left to do."""
+    """What a run of a sweep did: points in the result, chunks in all, those evaluated now, whether there was nothing left to do, and which
+    of its axes may be taken for something else."""
 
     path: Path
     points: int
     chunks: int
     evaluated: int
     was_complete: bool
+    notes: tuple[str, ...]
 
 
 def sweep(
@@ -77,7 +79,7 @@ def sweep(
     asked = load_sweep(file, max_points)
     run = _Run(asked, out, chunk_points)
     if run.is_complete(resume, overwrite):
-        return Outcome(out, asked.points, run.chunks, 0, True)
+        return Outcome(out, asked.points, run.chunks, 0, True, asked.notes)
     run.prepare(resume)
     missing = run.missing()
     tell = progress or (lambda done, of: None)
@@ -88,7 +90,7 @@ def sweep(
             done += run.points_of(chunk)
             tell(done, asked.points)
         run.merge()
-    return Outcome(out, asked.points, run.chunks, len(missing), False)
+    return Outcome(out, asked.points, run.chunks, len(missing), False, asked.notes)
 
 
 def sweep_table(file: str | Path, max_points: int = MAX_POINTS) -> pa.Table:

@@ -24,7 +24,7 @@ from hwmodels.units import UnitError
 from sim.engines import DEFAULT_ENGINE, ENGINES
 from sim.explore.choices import Choice, choice_paths, read_choice
 from sim.explore.conditions import Condition, read_condition
-from sim.explore.fields import is_whole, read_value, unit_of
+from sim.explore.fields import is_whole, read_value, unit_of, written
 from sim.explore.step import Step
 from workloads.library import load_model
 from workloads.scenario import PHASES, Formats, Scenario
@@ -134,6 +134,17 @@ class Sweep:
     def axes(self) -> tuple[Axis, ...]:
         """Every varied field of the chip, in the order of the columns."""
         return tuple(axis for dimension in (*self.choices, *self.numbers) for axis in dimension)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Where one axis stands for two rates: a bandwidth of a level that a chip reads and writes at rates of their own."""
+        found = []
+        for path, chip in itertools.product((axis.path for axis in self.axes if axis.path.endswith(".bandwidth")), self.chips):
+            read, write = (written(float(value_of(chip, f"{path}.{way}")), unit_of(chip, path)) for way in ("read", "write"))
+            if read != write:
+                cure = f"{path}.read or {path}.write varies one of them"
+                found.append(f"{path} is read and written each ({chip.name} has {read} and {write}); {cure}")
+        return tuple(found)
 
     @property
     def digest(self) -> str:
@@ -267,7 +278,7 @@ class _Reader:
         for place, group in groups:
             axes = [self._axis(chips, (*place, path), path, given) for path, given in group.items()]
             for path in group:
-                if path in seen:
+                if path in seen or path.removesuffix(".read").removesuffix(".write") in seen or seen & {f"{path}.read", f"{path}.write"}:
                     self._wrong((*place, path), "is varied twice", "keep one of them")
                 seen.add(path)
             found = [axis for axis in axes if axis is not None]

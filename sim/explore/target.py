@@ -49,8 +49,7 @@ def read_target(text: str, phase: Phase | None = None) -> Target:
     named = next((each for each in _MEANINGS if name and each.lower() == name.lower()), None)
     if name and named is None:
         raise _wrong(f"unknown target '{name}'", did_you_mean(name, _MEANINGS))
-    dimension = "throughput" if match["quantity"].rstrip().endswith("tok/s") else "time"
-    meant, implied = _MEANINGS[named] if named else (dimension, "decode" if dimension == "throughput" else None)
+    meant, implied = _MEANINGS[named] if named else _unnamed(match["quantity"])
     try:
         value = units.parse(match["quantity"], meant)
     except units.UnitError as error:
@@ -66,6 +65,15 @@ def read_target(text: str, phase: Phase | None = None) -> Target:
     if chosen is None:
         raise BadInput(Problem(f"'{text}' may mean either phase", "say prefill or decode, or write TTFT or TPOT", path="--phase"))
     return Target(text.strip(), chosen, value, is_rate)
+
+
+def _unnamed(quantity: str) -> tuple[str, Phase | None]:
+    """What a quantity without a name means, by its unit."""
+    unit = quantity.lstrip("-+.0123456789eE ")
+    if unit and not any(unit in known for known in units.UNITS.values()):
+        known = "; ".join(f"{', '.join(units.UNITS[each])} of a {each}" for each in ("throughput", "time"))
+        raise _wrong(f"unknown unit '{unit}' in '{quantity}'", f"known: {known}")
+    return ("throughput", "decode") if unit in units.UNITS["throughput"] else ("time", None)
 
 
 def _wrong(message: str, cure: str) -> BadInput:

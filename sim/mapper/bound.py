@@ -163,11 +163,11 @@ class Bounder:
         ends, parts, rows = np.ones((3, 1)), np.zeros((4, 1)), [self.one] * 3
         for link in self.from_dram:
             number, is_sum = ROLES.index(link.role), link.role == "psums"
-            bits = setting.gemm.out_bits if is_sum else setting.bits(link.role)
+            bits = setting.result_bits(link.outer) if is_sum else setting.bits(link.role)
             ends[number], rows[number] = bits / burst_bits or 1, link.one
             if link.inner.stage == 0:
                 parts[number] = setting.bits(link.role) / burst_bits
-                parts[3] = setting.gemm.out_bits / burst_bits if is_sum else parts[3]
+                parts[3] = bits / burst_bits if is_sum else parts[3]
         return ends, parts, rows
 
     def _longest(self) -> Floats:
@@ -312,7 +312,7 @@ class _Form:
 def bounder_of(setting: Setting, orders: Sequence[Any], drains: Sequence[int]) -> Bounder:
     """A bounder, made of one that is remembered if only extents differ."""
     gemm = setting.gemm
-    bits = gemm.a_bits, gemm.w_bits, gemm.out_bits, gemm.acc_bits
+    bits = gemm.a_bits, gemm.w_bits, gemm.out_bits, gemm.acc_bits, int(gemm.out_in_dram)
     form = _Form(id(setting.chip), len(setting.holders["activations"]), bits, len(setting.besides.sizes_bytes), setting)
     return remembered_bounder(form, tuple(orders)).asked(setting, drains)
 
@@ -420,6 +420,8 @@ class _Rows:
         outer, inner = (link.outer.read_bytes_per_s, link.inner.write_bytes_per_s)
         if not load:
             outer, inner = link.outer.write_bytes_per_s, link.inner.read_bytes_per_s
+            if not self.form.setting.result_bits(link.outer):  # nothing arrives there
+                return self.unit[link.one] * (bits / 8) / inner
         slower = outer <= inner
         in_bursts = chosen(slower, 1 / outer, 0.0) * self.unit[link.one_in_bursts]
         return (in_bursts + chosen(slower, 0.0, 1 / inner) * self.unit[link.one]) * (bits / 8)
@@ -479,7 +481,7 @@ class _Rows:
             outer, inner = link.outer.level.name, link.inner.level.name
             in_bursts = link.outer.stage < 0
             read[outer] += acc_bytes * unit[link.leave] + unit[link.waste_read] * in_bursts
-            finished = gemm.out_bits / 8 * self._all_sums(link.outer)
+            finished = setting.result_bits(link.outer) / 8 * self._all_sums(link.outer)
             written[outer] += acc_bytes * unit[link.leave] + finished + unit[link.waste_written] * in_bursts
             read[inner] += acc_bytes * unit[link.enter] + gemm.out_bits / 8 * self._all_sums(link.inner)
             written[inner] += acc_bytes * unit[link.enter]
@@ -542,7 +544,9 @@ class _Rows:
         link = form.links["psums"][-1]
         if not link.inner.level.double_buffered:
             back = self.unit[link.enter] * (gemm.acc_bits / 8)
-            away = back + self._all_sums(link.inner) * (gemm.out_bits / 8)
             out_rate = smaller(link.outer.write_bytes_per_s, link.inner.read_bytes_per_s)
             in_rate = smaller(link.outer.read_bytes_per_s, link.inner.write_bytes_per_s)
-            after_ready.append(away / out_rate + back / in_rate + self._array() + self._stores[-2])
+            finished = self._all_sums(link.inner) * (gemm.out_bits / 8)
+            arrives = form.setting.result_bits(link.outer) == gemm.out_bits
+            away = (back + finished) / out_rate if arrives else back / out_rate + finished / link.inner.read_bytes_per_s
+            after_ready.append(away + back / in_rate + self._array() + self._stores[-2])

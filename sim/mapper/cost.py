@@ -11,7 +11,7 @@ below while that fetches from it.
 **latency >= max over ports X of prefix_X + busy_X + suffix_X**, for X does no work before prefix_X, then busy_X of it in all, and after its
 last work suffix_X must follow. In detail, for the first core where a level belongs to a core (its parts are the largest, hence its count of
 folds, trips and bytes; all are monotone in the lengths; only a core that sits out tiles between two that it works on, below two shared
-memories, may fetch more, and the first is a bound all the same):
+memories, may fetch more, and one whose smaller part lies on more matrix units may read more, and the first is a bound all the same):
 
 * *ready* is the earliest first step: each operand's first tile comes down its chain of holders, one transfer after another; both must cross
   DRAM's port, and the one that does so last still has the rest of its chain before it.
@@ -372,14 +372,19 @@ def _stores(case: _Case, traffic: _Traffic) -> list[Link]:
         own = case.tiles_of_first_core("psums", inner) if case.several else groups
         unfinished = _leaves(case, groups, "psums", inner, outer, gemm.acc_bits, less=1)
         traffic.reads(outer, unfinished)
-        traffic.writes(outer, unfinished + _leaves(case, _once(groups), "psums", inner, outer, gemm.out_bits))
+        traffic.writes(outer, unfinished + _leaves(case, _once(groups), "psums", inner, outer, case.setting.result_bits(outer)))
         own_unfinished, own_finished = _elements(own, less=1) * gemm.acc_bits / 8, _elements(_once(own)) * gemm.out_bits / 8
         traffic.writes(inner, own_unfinished)
         traffic.reads(inner, own_unfinished + own_finished)
         tile = case.last_tiles[inner.stage]
-        outer_s, inner_s = _one_transfer(tile[0] * tile[1], gemm.out_bits, outer, False, inner)
+        _, inner_s = _one_transfer(tile[0] * tile[1], gemm.out_bits, outer, False, inner)
+        outer_s, _ = _one_transfer(tile[0] * tile[1], case.setting.result_bits(outer), outer, False, inner)
         back_s = own_unfinished / smaller(outer.read_bytes_per_s, inner.write_bytes_per_s)
-        away_s = (own_unfinished + own_finished) / smaller(outer.write_bytes_per_s, inner.read_bytes_per_s)
+        out_rate = smaller(outer.write_bytes_per_s, inner.read_bytes_per_s)
+        if case.setting.result_bits(outer) == gemm.out_bits:
+            away_s = (own_unfinished + own_finished) / out_rate
+        else:
+            away_s = own_unfinished / out_rate + own_finished / inner.read_bytes_per_s
         links.append(Link(outer, inner, larger(outer_s, inner_s), outer_s, inner_s, back_s + away_s))
     return links
 

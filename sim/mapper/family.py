@@ -31,23 +31,10 @@ from hwmodels.chip import Chip, MatrixUnit
 from hwmodels.many import chip_at, shape_of, taken
 from sim.attention_mapping import Attention, AttentionMapping
 from sim.mapper import array, map_gemm, moved_bytes, weight_passes
-from sim.mapper.attention import (
-    ALL_IN_DRAM,
-    AttentionCost,
-    InDram,
-    Part,
-    attention_cost,
-    attention_modes,
-    cost_of_use,
-    fit,
-    flows_of,
-    least,
-    map_attention,
-    moves_of,
-    tilings_of,
-    use_of,
-)
-from sim.mapper.attention import moved_bytes as attention_bytes
+from sim.mapper.attention import attention_modes, flows_of, least, map_attention, rank_of, tilings_of
+from sim.mapper.attention_cost import ALL_IN_DRAM, AttentionCost, InDram, Part, attention_cost, cost_of_use, moves_of, use_of
+from sim.mapper.attention_cost import moved_bytes as attention_bytes
+from sim.mapper.attention_room import fit
 from sim.mapper.bound import ROUNDING, Bounder
 from sim.mapper.cost import GemmCost, chip_traffic, cost_of, evaluate, weights_fetched
 from sim.mapper.problem import NOTHING, Besides, Choice, Place, Setting, setting_of
@@ -537,8 +524,8 @@ def map_attentions(
     waiting = np.ones(count, dtype=bool)
     winner, candidates = np.zeros(count, dtype=np.int64), list[AttentionMapping]()
     for fused, online in attention_modes(attention):
-        rank = np.full((7, count), np.inf)
-        tilings = list(tilings_of(attention, _with_most_room(chips), fused, online))
+        rank = np.full((8, count), np.inf)
+        tilings = list(tilings_of(attention, _with_most_room(chips), fused, online, part))
         for number, (first, kv_tile) in enumerate((each, kv_tile) for each, kv_tiles in tilings for kv_tile in kv_tiles.tolist()):
             tiling = replace(first, kv_tile=kv_tile)
             fitting = waiting & fit(tiling, kv_tile, chips)
@@ -548,7 +535,7 @@ def map_attentions(
             moves = moves_of(tiling, chips, part)
             for flow, mapping in enumerate(flows_of(tiling, chips)):
                 cost = cost_of_use(mapping, chips, counts, in_dram, part, score_bytes, use_of(mapping, chips, part, moves))
-                own = cost.latency_s, cost.dram_read_bytes + cost.dram_written_bytes, -mapping.q_tile, -kv_tile, below_s, number, flow
+                own = *rank_of(mapping, cost), below_s, number, flow
                 better = fitting & _before(own, rank)
                 if better.any():
                     for row, amounts in zip(rank, own, strict=True):

@@ -88,6 +88,10 @@ class Setting:
         """Bits of an element in a tile."""
         return {"activations": self.gemm.a_bits, "weights": self.gemm.w_bits, "psums": self.gemm.acc_bits}[role]
 
+    def result_bits(self, outer: Place) -> int:
+        """Bits of an element of the result that arrive at a place outside of its sums: none in DRAM where it stays on the chip."""
+        return self.gemm.out_bits if outer.stage >= 0 or self.gemm.out_in_dram else 0
+
     def shared(self, place: Place) -> bool:
         """Whether all cores use this place."""
         return place.stage < self.split_stage

@@ -49,11 +49,18 @@ class Candidates(NamedTuple):
 
 
 def candidates(
-    gemm: Gemm, chip: Chip, a_resident: bool, besides_s: Mapping[str, float], range_s: tuple[float, float], count: int, most_tiles: int
+    gemm: Gemm,
+    chip: Chip,
+    a_resident: bool,
+    besides_s: Mapping[str, float],
+    range_s: tuple[float, float],
+    count: int,
+    most_tiles: int,
+    pieces: int = 1,
 ) -> Candidates:
     """Up to `count` mappings of no more than `most_tiles` whose tiled latency is at least the first time and whose bound is below the
-    second; `besides_s`: what else each level and the vector unit do in the group."""
-    return _answer(_Question(gemm, a_resident, tuple(besides_s.items()), range_s, count, most_tiles, id(chip), chip))
+    second; `besides_s`: what else each level and the vector unit do in the group; `pieces` as for `map_gemm`."""
+    return _answer(_Question(gemm, a_resident, tuple(besides_s.items()), range_s, count, most_tiles, pieces, id(chip), chip))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +73,7 @@ class _Question:
     range_s: tuple[float, float]
     count: int
     most_tiles: int
+    pieces: int
     chip_identity: int
     chip: Chip = field(compare=False)
 
@@ -73,7 +81,7 @@ class _Question:
 @lru_cache(maxsize=64)
 def _answer(asked: _Question) -> Candidates:
     """Remembered: the last token of a prompt and the next one ask lm_head alike."""
-    setting = setting_of(asked.gemm, asked.chip, asked.a_resident)
+    setting = setting_of(asked.gemm, asked.chip, asked.a_resident, pieces=asked.pieces)
     search = _search(setting, dict(asked.besides_s), asked.range_s, asked.count, asked.most_tiles)
     if search is None:
         return Candidates([], 0.0)

@@ -39,20 +39,31 @@ def validation_tables(validation: Validation) -> list[RenderableType]:
     return [*parts, Text(counts(validation) + "\n")]
 
 
+PUBLISHED = "published beside predicted; errors are of the time"
+PUBLISHED_COLUMNS = ("hardware", "what", "engine", "published", "predicted", "error")
+
+
 def published_tables(validation: Validation) -> list[RenderableType]:
     """Every row by itself, with what its table remarks, and then the errors together."""
-    table = new_table("published beside predicted; errors are of the time", "hardware", "what", "engine", "published", "predicted", "error")
+    table = new_table(PUBLISHED, *PUBLISHED_COLUMNS)
     for column in table.columns[1:3]:
         column.justify = "left"
-    remarks: dict[str, None] = {}
     for each in validation.comparisons:
-        row, what = each.case.row, titled(each.case)
-        table.add_row(row.text("hardware"), what, each.engine, *_figures(each), f"{each.error:+.1%}")
-        if row.text("notes"):
-            remarks[f"{row.text('hardware')}, {what}: {row.text('notes')}"] = None
+        table.add_row(*published_row(each))
     sources = ", ".join(dict.fromkeys(each.case.row.text("source") for each in validation.comparisons))
-    lines = [*remarks, f"from: {sources}; cited in full in the tables"]
+    lines = [*remarks(validation), f"from: {sources}; cited in full in the tables"]
     return [table, Text("\n".join(f"* {line}" for line in lines) + "\n"), *validation_tables(validation)]
+
+
+def published_row(each: Comparison) -> tuple[str, ...]:
+    """The cells of one row under `PUBLISHED_COLUMNS`."""
+    return each.case.row.text("hardware"), titled(each.case), each.engine, *_figures(each), f"{each.error:+.1%}"
+
+
+def remarks(validation: Validation) -> list[str]:
+    """What the tables remark on their rows, each once."""
+    noted = [(each.case.row, titled(each.case)) for each in validation.comparisons]
+    return list(dict.fromkeys(f"{row.text('hardware')}, {what}: {row.text('notes')}" for row, what in noted if row.text("notes")))
 
 
 def _figures(compared: Comparison) -> tuple[str, str]:

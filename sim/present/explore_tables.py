@@ -96,23 +96,32 @@ def _shares(solution: Solution) -> str:
     return ", ".join(f"{name} {share:.0%}" for name, share in solution.bound_shares.items() if share >= 0.005)
 
 
-FELT = 5e-4
-"""A change of latency that the table of sensitivities shows."""
-
-
 def sensitivity_tables(rows: Sequence[Sensitivity]) -> list[RenderableType]:
     """What to buy next, dearest answer first, and what latency does not feel."""
-    table = new_table("", "latency answers to", "value", "% per %", "doubled", "halved")
+    from sim.explore.sensitivity import STEP
+
+    bends = any(row.bends for row in rows if row.is_felt)
+    table = new_table("", "latency answers to", "value", "% per %", *(["below, above"] if bends else []), "doubled", "halved")
     spare: list[str] = []
     silent: list[str] = []
     for row in rows:
-        if any(abs(change) >= FELT for change in (row.doubled, row.halved) if change is not None):
-            elasticity = "" if row.elasticity is None else f"{row.elasticity:+.3f}"
-            table.add_row(row.path, written(row.value, row.unit, 5), elasticity, _percent(row.doubled), _percent(row.halved))
+        if row.is_felt:
+            elasticity = "-" if row.elasticity is None else f"{row.elasticity:+.3f}"
+            sides = [_sides(row)] if bends else []
+            table.add_row(row.path, written(row.value, row.unit, 5), elasticity, *sides, _percent(row.doubled), _percent(row.halved))
         else:
             (silent if row.halved is None or less_is_faster(row.path) else spare).append(row.path)
     told = (("over-built here, half would do: ", spare), ("not felt, doubled or halved: ", silent))
-    return [table, Text("".join(f"{head}{', '.join(paths)}\n" for head, paths in told if paths))]
+    notes = [f"% per %: between {STEP:.0%} less and {STEP:.0%} more of the number; a whole number moves by at least 1"]
+    if bends:
+        notes.append("below, above: a step or a bend here, where another mapping or another bound takes over; % per % on either side")
+    notes += [f"{head}{', '.join(paths)}" for head, paths in told if paths]
+    return [table, Text("\n".join(notes) + "\n")]
+
+
+def _sides(row: Sensitivity) -> str:
+    """Both slopes, where one does not tell the other."""
+    return f"{row.below.elasticity:+.2f}, {row.above.elasticity:+.2f}" if row.bends and row.below and row.above else ""
 
 
 def _percent(change: float | None) -> str:

@@ -17,7 +17,7 @@ from rich.text import Text
 from hwmodels.units import format_seconds
 from sim.explore.generation import Generation
 from sim.present.output import emit, emit_tables
-from sim.present.tables import components_table, formats_text, last_lines, new_table, share_list, significant
+from sim.present.tables import components_table, formats_text, last_lines, new_table, pieces_text, share_list, significant
 from sim.present.text import memory_warning
 
 if TYPE_CHECKING:
@@ -63,7 +63,8 @@ def generation_tables(found: Generation) -> list[RenderableType]:
 
 def _headline(found: Generation) -> str:
     tokens = "1 token" if found.tokens == 1 else f"{found.tokens} tokens"
-    what = f"{tokens} after a prompt of {found.prompt}, batch {found.batch}, {formats_text(found.formats)}, {found.engine} engine"
+    how = f"{formats_text(found.formats)}{pieces_text(found.split)}, {found.engine} engine"
+    what = f"{tokens} after a prompt of {found.prompt}, batch {found.batch}, {how}"
     floor = f"{found.total_s / found.floor_s:.2f} x the floor of {format_seconds(found.floor_s)}"
     rate = f"{significant(found.tokens_per_s)} tokens/s"
     lines = [

@@ -19,7 +19,7 @@ from hwmodels.chip import Chip
 from sim.engines import mapped_by, tiled
 from sim.explore.step import Step
 from sim.mapper import chip_use
-from sim.mapper.attention import held_bytes
+from sim.mapper.attention_room import held_bytes
 from sim.plan import Plan, resident_capacity_bytes, resident_level, sustained
 from sim.present.dashboard.page import embedded
 from sim.timeline import Timeline

@@ -58,7 +58,8 @@ def headline(timeline: Timeline) -> str:
     shares = share_list(timeline.bound_shares)
     floor = f"{timeline.total_s / timeline.floor_s:.2f} x the floor of {format_seconds(timeline.floor_s)}"
     return (
-        f"{timeline.graph.model} on {timeline.chip}: {what}, batch {scenario.batch}, {kinds}, {timeline.engine} engine\n"
+        f"{timeline.graph.model} on {timeline.chip}: {what}, batch {scenario.batch}, {kinds}{pieces_text(timeline.split)}, "
+        f"{timeline.engine} engine\n"
         f"{name} {format_seconds(timeline.total_s)}   {significant(timeline.tokens_per_s)} tokens/s   {floor}\n"
         f"bound by: {shares}\n"
     )
@@ -73,6 +74,11 @@ def formats_text(formats: Formats) -> str:
     """`int8`, or `weights int4:g128, activations bf16, KV int8`."""
     stored = {formats.weights, formats.activations, formats.kv}
     return stored.pop() if len(stored) == 1 else f"weights {formats.weights}, activations {formats.activations}, KV {formats.kv}"
+
+
+def pieces_text(split: int) -> str:
+    """`, linears in 2 pieces`; nothing where they are whole."""
+    return f", linears in {split} pieces" if split > 1 else ""
 
 
 def significant(value: float) -> str:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from rich.console import RenderableType
 from rich.text import Text
 
-from sim.present.tables import formats_text, new_table
+from sim.present.tables import formats_text, new_table, pieces_text
 from sim.verification import Verification
 from sim.verification.check import OpCheck
 
@@ -56,8 +56,7 @@ def _headline(result: Verification) -> str:
     what = f"prefill of {scenario.q_len} tokens" if scenario.phase == "prefill" else f"decode of one token after {scenario.context}"
     layers = f"{result.layers} layer" + ("s" if result.layers > 1 else "")
     formats = formats_text(scenario.formats)
-    parts = [what, f"batch {scenario.batch}", formats, layers]
-    parts += [f"linears in {result.split} pieces"] if result.split > 1 else []
+    parts = [what, f"batch {scenario.batch}", formats, f"{layers}{pieces_text(result.split)}"]
     parts += [f"as {result.engine} maps it", result.source.said(result.seed)]
     return f"{result.model} on {result.chip}: {', '.join(parts)}\n"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence, Set
+from typing import Literal, TypeAlias
 
 import torch
 
@@ -16,11 +17,14 @@ from sim.verification.counts import Counts, LevelBytes
 from sim.verification.run import AttentionStep, LinearStep, Machine
 from workloads.graph import OpGraph, OpNode
 
+Destination: TypeAlias = Literal["in DRAM", "on the chip", "taken over"]
+"""Where a product's result goes: `taken over` by element-wise ops of its group."""
+
 _SIDES: tuple[Cargo, ...] = ("queries", "keys", "values", "outputs")
 _BETWEEN: tuple[Cargo, ...] = ("scores", "maxima", "exponentials", "probabilities")
 
 
-def linear_counts(step: LinearStep, golden: QCaptured, tally: Tally, machine: Machine, output_leaves: bool) -> Counts:
+def linear_counts(step: LinearStep, golden: QCaptured, tally: Tally, machine: Machine, output: Destination) -> Counts:
     """What one executed GEMM took, every tile in DRAM on bursts of its own; sizes are those of the tensors themselves.
 
     Raises ValueError where the mapping was made for others.
@@ -31,14 +35,17 @@ def linear_counts(step: LinearStep, golden: QCaptured, tally: Tally, machine: Ma
         "activations": bits_in_memory(x),
         "weights": bits_in_memory(weight),
         "psums": 8 * torch.empty(0, dtype=sums).element_size(),
-        "outputs": bits_in_memory(golden.output) if output_leaves else 0,
+        "outputs": bits_in_memory(golden.output) if output != "taken over" else 0,
     }
     gemm = step.mapping.gemm
     planned = (gemm.a_bits, gemm.w_bits, gemm.acc_bits, gemm.out_bits)
     if planned != tuple(bits.values()):
         raise ValueError(f"the mapping is one of {planned} bits per element of {', '.join(bits)}; they have {tuple(bits.values())}")
+    if gemm.out_in_dram != (output != "on the chip"):
+        raise ValueError(f"the result is {output}; the mapping has it {'in DRAM' if gemm.out_in_dram else 'on the chip'}")
     name, burst = chip.dram.name, int(chip.dram.burst_bytes)
-    dram = tally.moved_bytes(name, "read", bits, burst), tally.moved_bytes(name, "write", bits, burst)
+    through_dram = {cargo: each for cargo, each in bits.items() if cargo != "outputs" or output == "in DRAM"}
+    dram = tally.moved_bytes(name, "read", through_dram, burst), tally.moved_bytes(name, "write", through_dram, burst)
     levels = {each.name: level_bytes(each.name, tally, bits) for each in chip.memory[1:]}
     turns = {f"{stage} {axis}": tally.turns[stage, axis] for stage in range(len(chip_stages(chip))) for axis in AXES}
     return Counts(tally.useful_macs, tally.issued_macs, tally.busiest_macs, tally.busiest_unit_macs, tally.busy_cores, *dram, levels, turns)

@@ -9,7 +9,7 @@ from functional.work import Contraction
 from hwmodels.chip import Chip
 from sim.engines import mapped_by, tiled
 from sim.mapper import ChipUse, chip_use
-from sim.mapper.attention import InnermostUse, innermost_use
+from sim.mapper.attention_cost import InnermostUse, innermost_use
 from sim.plan import Plan, sustained
 from sim.verification.counts import Counts, LevelBytes
 from sim.verification.run import AttentionStep, LinearStep, Step

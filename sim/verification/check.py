@@ -15,7 +15,7 @@ from functional.qtensor import QTensor
 from functional.quantise import QCaptured
 from sim.execute import Judgement, gemm_bound, judge
 from sim.execute.judge import attention_bound, magnitudes
-from sim.verification.border import attention_counts, linear_counts, scale_bytes, streamed_bytes
+from sim.verification.border import Destination, attention_counts, linear_counts, scale_bytes, streamed_bytes
 from sim.verification.charge import ChargedGroup
 from sim.verification.counts import Counts
 from sim.verification.golden_run import GoldenStep
@@ -110,11 +110,11 @@ class Checker:
         x, weights = golden[0].inputs[0], [each.inputs[1] for each in golden]
         outputs, tally = self.machine.linears(step, x, weights)
         self.known[step.names[0]] = Known((x,), tuple(outputs))
-        # Element-wise ops of the group take over what they read, and what stays on the chip is not written.
-        output_leaves = len(group.ops) == 1 and step.names[0] not in self.resident
+        stays = step.names[0] in self.resident
+        output: Destination = "taken over" if len(group.ops) > 1 else "on the chip" if stays else "in DRAM"
         how = f"GEMM of {len(golden)}" if len(golden) > 1 else "GEMM"
         checks = [self._linear(each, output, how) for each, output in zip(golden, outputs, strict=True)]
-        counts = linear_counts(step, golden[0], tally, self.machine, output_leaves)
+        counts = linear_counts(step, golden[0], tally, self.machine, output)
         return checks, counts.plus(scale_bytes(weights, tally, self.machine.chip), 0)
 
     def _linear(self, golden: QCaptured, found: QTensor, how: str) -> OpCheck:
@@ -136,6 +136,7 @@ class Checker:
         found, tally = self.machine.attention(step, sides, softmax_scale)
         self.known[step.names[0]] = Known(sides, (found,))
         how = ("fused, online" if step.mapping.online else "fused") if step.mapping.fused else "unfused"
+        how += ", two tiles of scores" if step.mapping.score_buffers == 2 else ""
         within = None
         numbers, (q, k, v) = self.machine.attention_numbers(step.names, sides, softmax_scale)
         if not is_integer(numbers.products.compute):

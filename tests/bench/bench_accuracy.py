@@ -394,6 +394,7 @@ ABLATIONS: tuple[tuple[str, str, dict[str, float]], ...] = (
     ("power limit", "gemm", {name: UNLIMITED_PJ for name in START if name.startswith("energy.")}),
     ("DRAM share by technology", "gemm", {"dram.HBM2e": -1, "dram.HBM3": -1, "dram.ecc": -1}),
     ("operands through the L2", "gemm", {"gemm.l2_bytes": FAR}),
+    ("filling and emptying of a tile", "gemm", {"gemm.fill": 1e-9}),
     ("launch", "gemm", {"gemm.launch": 1e-9}),
     ("split of k", "gemm", {"gemm.split": FAR}),
     ("soft maximum", "gemm", {"gemm.p": 20.0}),

@@ -121,7 +121,7 @@ def _phase(step: Step, chip: Chip, shared: _Shared) -> dict[str, Any]:
         "recipe": index,
         "timeline": timeline_data(timeline, inner),
         "graph": layer_drawing(graph, inner),
-        "sensitivity": [_tornado(row) for row in sensitivity_of(rough, chip)[:TORNADO] if row.gain > 0],
+        "sensitivity": [_tornado(row) for row in sensitivity_of(rough, chip)[:TORNADO] if row.is_felt],
         "sensitivity_s": rough.time(chip).latency_s,
     }
 

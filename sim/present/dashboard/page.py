@@ -33,19 +33,26 @@ def page(data: Mapping[str, Any], plotly: str) -> str:
 
 
 def document(template: str, scripts: Sequence[str], data: Mapping[str, Any], plotly: str, more: Mapping[str, str]) -> str:
-    """One HTML document that asks nothing of any network: a template of the folder `page` with its style, scripts, data and what `more` it
-    has places for, as HTML."""
-    folder = files("sim.present.dashboard") / "page"
-    text = "\n".join((folder / name).read_text(encoding="utf-8") for name in scripts)
+    """One HTML document that asks nothing of any network: the head of all pages and a template of the folder `page`, with style, scripts,
+    data and what `more` it has places for, as HTML."""
+    text = "\n".join(_file(name) for name in scripts)
     parts = {
-        "style": (folder / "style.css").read_text(encoding="utf-8"),
         "data": embedded(data),
         "plotly": plotly,
         "script": f'(() => {{\n"use strict";\n{text}\n}})();',
+        "head": _filled("head.html", {"style": _file("style.css"), "title": more["title"]}),
         **more,
     }
-    whole = (folder / template).read_text(encoding="utf-8")
-    return re.sub(r"\{\{(\w+)\}\}", lambda place: parts[place[1]], whole)  # in one pass: parts may hold braces
+    return _filled(template, parts)
+
+
+def _file(name: str) -> str:
+    return (files("sim.present.dashboard") / "page" / name).read_text(encoding="utf-8")
+
+
+def _filled(template: str, parts: Mapping[str, str]) -> str:
+    """A template with its places filled, in one pass: parts may hold braces."""
+    return re.sub(r"\{\{(\w+)\}\}", lambda place: parts[place[1]], _file(template))
 
 
 def embedded(data: Mapping[str, Any]) -> str:

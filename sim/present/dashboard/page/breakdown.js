@@ -49,10 +49,10 @@ function icicle(state, phase, i, t) {
   return {
     type: "icicle", ids, labels, parents, values, branchvalues: "total", sort: false, customdata: names, text: texts,
     hovertemplate: "%{text}<extra></extra>",
-    texttemplate: "%{label}  %{percentRoot:.1%}",
+    texttemplate: names.map((_, k) => (k === 0 ? `${phase.phase}<br>${seconds(phase.total_s)}` : "%{label}  %{percentRoot:.1%}")),
     textfont: { size: 12, color: t.ink }, leaf: { opacity: 1 },
     tiling: { orientation: "h", pad: 1 },
-    pathbar: { visible: true, thickness: 20, textfont: { size: 11, color: t.ink } },
+    level: state.enlarged[phase.phase] || phase.phase, pathbar: { visible: false },
     domain: { x: state.phases.length === 1 ? [0, 1] : i === 0 ? [0, 0.495] : [0.505, 1] },
     marker: {
       ...surface(bounds, t),

@@ -14,11 +14,11 @@ function curveColumns(state) {
     const byLength = (batch) => ({ batch, points: over(recipe.lengths, (l) => engine.step(recipe.batches.indexOf(batch), l, chip)) });
     const asked = { seconds: phase.total_s, tokens: phase.tokens_per_s };
     const latency = phase.phase === "prefill" ? "TTFT" : "TPOT";
-    if (phase.phase === "prefill") return [{ title: "prompt", latency, rate: "prefill tokens/s", lines: [byLength(batch_of(recipe))], asked: { x: phase.length, ...asked } }];
+    if (phase.phase === "prefill") return [{ title: "prompt [tokens]", latency, rate: "prefill tokens/s", lines: [byLength(batch_of(recipe))], asked: { x: phase.length, ...asked } }];
     const batches = [...new Set([...CURVE_BATCHES, batch_of(recipe)])].sort((a, b) => a - b);
     const byBatch = { batch: null, points: over(recipe.batches, (b) => engine.step(b, length, chip)) };
     return [
-      { title: "context", latency, rate: "decode tokens/s", lines: batches.map(byLength), asked: { x: phase.length, ...asked } },
+      { title: "context [tokens]", latency, rate: "decode tokens/s", lines: batches.map(byLength), asked: { x: phase.length, ...asked } },
       { title: `batch, context ${recipe.lengths[length]}`, latency, rate: "decode tokens/s", lines: [byBatch], asked: { x: phase.batch, ...asked } },
     ];
   });

@@ -44,9 +44,16 @@ class Roofline {
       let [read, written] = through;
       if (i > 0) {
         read = written = 0;
-        for (const kind in moved) if (level.holds.includes(kind)) {
-          read += kind === "psums" ? moved[kind][1] : moved[kind][0];
-          written += kind === "psums" ? 0 : moved[kind][1];
+        const sumsHere = level.holds.includes("psums");
+        const first = i === chip.levels.findIndex((each, at) => at > 0 && each.holds.includes("activations"));
+        for (const kind in moved) {
+          if (kind === "psums" || kind === "results") {
+            if (sumsHere) read += moved[kind][1];
+            else if (kind === "results" && first) written += moved[kind][1];
+          } else if (level.holds.includes(kind)) {
+            read += moved[kind][0];
+            written += moved[kind][1];
+          }
         }
         if (i === chip.levels.findLastIndex((each) => each.holds.includes("psums"))) {
           for (const name in sums) written += Math.floor(sums[name] * chip.accumulate_bits[name] / 8);

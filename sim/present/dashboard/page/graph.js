@@ -44,11 +44,12 @@ function graphView(state) {
 // Which frame says what, at the top right, beside the first box.
 function boundKey(rows, drawing, rowOf, right, height) {
   const bounds = [...new Set(drawing.nodes.filter((node) => node.op >= 0).map((node) => rows.bound_by[rows.name.indexOf(rowOf.get(node.op))]))];
+  const left = right - 30 - Math.max(80, ...bounds.map((bound) => labelWidth([`bound by ${bound}`], 10.5)));
   return bounds.flatMap((bound, i) => {
     const y = i * 22 - height / 2;
     return [
-      svgElement("rect", { class: "key", x: right - 110, y, width: 24, height: 14, rx: 4, stroke: boundStyle(bound)[0] }),
-      svgElement("text", { class: "named", x: right - 80, y: y + 11 }, `bound by ${bound}`),
+      svgElement("rect", { class: "key", x: left, y, width: 24, height: 14, rx: 4, stroke: boundStyle(bound)[0] }),
+      svgElement("text", { class: "named", x: left + 30, y: y + 11 }, `bound by ${bound}`),
     ];
   });
 }

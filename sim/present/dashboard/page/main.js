@@ -5,6 +5,7 @@ const LENGTHS = { prefill: "prompt", decode: "context" };
 const state = {
   data: JSON.parse($("data").textContent),
   case: 0, chip: 0, shown: null, chosen: null, overlay: new Set(), at: {}, base: {}, engines: new Map(), sweep: null, window: null, drawing: null,
+  enlarged: {}, // by phase, the sector of the breakdown that fills it
 
   get phases() { return this.data.cases[this.case].phases; },
   get phase_data() { return this.phases.find((phase) => phase.phase === this.shown); },
@@ -128,10 +129,13 @@ function listen() {
   const choose = (name) => { if (name) state.choose(name); };
   HANDLERS.roofline = { plotly_click: (event) => choose(event.points[0].customdata) };
   HANDLERS.breakdown = { plotly_icicleclick: (event) => {
-    const name = event.points[0].customdata;
-    if (!name) return true;
-    choose(name);
-    return false;
+    const { customdata, id } = event.points[0], [phase] = id.split("/");
+    if (customdata) choose(customdata);
+    else {
+      state.enlarged[phase] = state.enlarged[phase] === id ? phase : id;
+      breakdownView(state);
+    }
+    return false; // Plotly's own zoom leaves names too small to read, and no way back
   } };
   HANDLERS.timeline = {
     plotly_click: (event) => choose(event.points[0].customdata),

@@ -3,8 +3,9 @@
 function sensitivityView(state) {
   const t = theme(), { phases, data } = state;
   const engine = data.sensitivity_engine;
-  const reason = engine === data.engine ? "" : ` (${data.engine} would map the model anew for every changed chip; its own figures: ${phases.map((phase) => `${phase.phase} ${seconds(phase.total_s)}`).join(", ")})`;
-  $("sensitivity-see").textContent = `The longest bar is the number of the chip to change first; bars on the left are time saved. By the ${engine} engine${reason}.`;
+  const own = (name) => phases.map((phase) => `${phase.phase} ${seconds(phase[name])}`).join(", ");
+  const reason = engine === data.engine ? "" : `; ${data.engine} would map the model anew for every changed chip (its own figures: ${own("total_s")})`;
+  $("sensitivity-see").textContent = `The longest bar is the number of the chip to change first; bars on the left are latency saved. By the ${engine} engine (${own("sensitivity_s")})${reason}.`;
   const traces = [];
   const label = (row) => row[0].replace(/^memory\./, "");
   phases.forEach((phase, i) => {
@@ -24,7 +25,7 @@ function sensitivityView(state) {
   const margin = { l: 8, r: 24, t: 30, b: 84 };
   const names = phases.map((phase) => labelWidth(phase.sensitivity.map(label), 11) / Math.max(1, $("sensitivity").clientWidth - margin.l - margin.r));
   const domains = phases.length === 1 ? [[names[0], 1]] : [[names[0], 0.49], [0.51 + names[1], 1]];
-  const x = (phase, n, domain) => ({ title: { text: `${phase.phase}: change of latency (${seconds(phase.sensitivity_s)})`, standoff: 6 }, tickformat: "+.0%", nticks: 6, domain, anchor: `y${n}`, range: [1.08 * least, 1.08 * most], zerolinecolor: t.ink });
+  const x = (phase, n, domain) => ({ title: { text: `change of ${phase.phase === "prefill" ? "TTFT" : "TPOT"}`, standoff: 6 }, tickformat: "+.0%", nticks: (domain[1] - domain[0]) * $("sensitivity").clientWidth < 240 ? 3 : 6, domain, anchor: `y${n}`, range: [1.08 * least, 1.08 * most], zerolinecolor: t.ink });
   const y = (n) => ({ type: "category", anchor: `x${n}`, tickfont: { size: 11 } });
   return draw("sensitivity", traces, layout({
     barmode: "group", bargap: 0.25, bargroupgap: 0.05, margin,
@@ -45,10 +46,11 @@ function memoryView(state) {
   }));
   const capacity = state.phases[0].memory.capacity_bytes;
   const needed = state.phases.map((phase) => phase.memory.weights_bytes + phase.memory.kv_cache_bytes + phase.memory.activations_bytes);
+  const most = 1.2 * Math.max(capacity, ...needed), ticks = roundNumbers(0, most, 6);
   const label = { showarrow: false, font: { size: 11, color: t.ink }, bgcolor: t.paper };
   return draw("memory", traces, layout({
     barmode: "stack", margin,
-    xaxis: { title: { text: "bytes of DRAM", standoff: 4 }, showgrid: false, exponentformat: "SI", ticksuffix: "B", range: [0, 1.2 * Math.max(capacity, ...needed)] },
+    xaxis: { title: { text: "bytes of DRAM", standoff: 4 }, showgrid: false, tickmode: "array", tickvals: ticks, ticktext: ticks.map((each) => bytes(each)), range: [0, most] },
     yaxis: { autorange: "reversed", type: "category" },
     legend: { ...legendBelow("memory", margin, 44), traceorder: "normal" },
     shapes: [{ type: "line", xref: "x", yref: "paper", x0: capacity, x1: capacity, y0: 0, y1: 1, line: { color: t.ink, width: 2, dash: "dash" } }],

@@ -15,7 +15,7 @@ function scatterView(id, { points, low, high }) {
   const axis = (title) => ({
     title: { text: title, standoff: 8 }, type: "log", range: [Math.log10(low), Math.log10(high)], ...logTicks(low, high, (value) => seconds(value, 3)),
   });
-  return draw(id, [equal, ...traces], layout({ margin, xaxis: axis("measured"), yaxis: axis("predicted"), legend: legendBelow(id, margin, 56) }));
+  return draw(id, [equal, ...traces], layout({ margin, xaxis: axis("measured time"), yaxis: axis("predicted time"), legend: legendBelow(id, margin, 56) }));
 }
 
 const figures = JSON.parse($("data").textContent).figures;

@@ -1,0 +1,415 @@
+"""The tiled cost of one attention.
+
+Everything follows from `sim.attention_mapping`: which tiles are fetched and computed, and when. Of all cores the most loaded one decides;
+DRAM and levels that cores share serve them all. Tiles are held where the array reads them: in the innermost level that holds activations;
+score and output tiles in the accumulator's format where psums are held.
+
+**Latency.** A lower bound on every schedule of the mapping, as for a GEMM (`sim.mapper.cost`): max over units and levels of prefix + busy +
+suffix. Before the array and the vector unit do anything, DRAM has answered and the first query and key tile have passed its port; after
+them the last output tile is still to be written. DRAM itself waits for its first answer. While a query tile has the only place for scores,
+array and vector unit work by turns: both take their time. With two places the vector unit still has nothing to do before the first scores
+are complete, and the array is not done before the last of them are multiplied by the values; the products of a core count by their scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwmodels.chip import Chip, MemoryLevel, Role
+from hwmodels.formulas import systolic, tensor_core
+from hwmodels.formulas.elementwise import chosen, larger, plain, slowest
+from hwmodels.formulas.roofline import transfer_s
+from hwmodels.formulas.systolic import ceil_div, whole_cycles
+from sim.attention_mapping import Attention, AttentionMapping
+
+Part: TypeAlias = Literal["all", "scores", "context"]
+"""Both products with the softmax between them, or one product by itself."""
+
+Counts: TypeAlias = NDArray[np.int64]
+
+
+class InDram(NamedTuple):
+    """Which sides of an attention lie in DRAM; the others stay on the chip."""
+
+    queries: bool = True
+    keys: bool = True
+    output: bool = True
+
+
+ALL_IN_DRAM = InDram()
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionCost:
+    """Tiled cost of an attention; DRAM bytes, score elements computed and MACs issued are those of the whole chip. On many chips
+    times and what binds are arrays."""
+
+    latency_s: Any
+    bound_by: Any
+    busy_s: dict[str, Any]
+    dram_read_bytes: float
+    dram_written_bytes: float
+    computed_scores: float
+    issued_macs: float
+
+
+class _Tiles(NamedTuple):
+    """Query tiles of a pair: the part of the queries that each belongs to, its positions, the key tiles that it computes (full ones, the
+    smaller one at the end) and their keys; the first key that it sees, and the end of those."""
+
+    part: Counts
+    queries: Counts
+    full: Counts
+    edge: Counts
+    keys: Counts
+    first: Counts
+    last: Counts
+
+
+class _Use(NamedTuple):
+    """What pairs ask of a core: array cycles, MACs issued, in all and by its first matrix unit, operand bytes read, elements, bytes of
+    tiles fetched and stored, and the scores that softmax waits for at first and those that it is done with last."""
+
+    cycles: Any
+    issued_macs: Any
+    unit_macs: Any
+    operand_bytes: Any
+    psum_reads: Any
+    psum_writes: Any
+    computed_scores: Any
+    query_bytes: Any
+    key_bytes: Any
+    output_bytes: Any
+    first_scores: Any
+    last_scores: Any
+
+
+def attention_cost(
+    mapping: AttentionMapping,
+    chip: Chip,
+    counts: Mapping[str, Any],
+    in_dram: InDram = ALL_IN_DRAM,
+    part: Part = "all",
+    score_bytes: tuple[float, float] = (0, 0),
+) -> AttentionCost:
+    """Cost of one mapping. `counts` are the vector primitives of the unmasked scores; `score_bytes` (read, written) pass DRAM besides."""
+    return cost_of_use(mapping, chip, counts, in_dram, part, score_bytes, use_of(mapping, chip, part, moves_of(mapping, chip, part)))
+
+
+def cost_of_use(
+    mapping: AttentionMapping,
+    chip: Chip,
+    counts: Mapping[str, Any],
+    in_dram: InDram,
+    part: Part,
+    score_bytes: tuple[float, float],
+    use: _Use,
+) -> AttentionCost:
+    """Cost of what one pair asks for, part by part."""
+    attention = mapping.attention
+    pairs = int(ceil_div(attention.pairs, mapping.split[0]))
+    columns = np.array(use)
+    worst = _Use(*(pairs * most for most in columns.max(axis=1).tolist()))
+    whole = _Use(*(attention.pairs * total for total in columns.sum(axis=1).tolist()))
+
+    key_bytes = _once_per_pair(mapping, chip, part) if mapping.keys_shared else whole.key_bytes
+    read = whole.query_bytes * in_dram.queries + key_bytes * in_dram.keys + score_bytes[0]
+    written = whole.output_bytes * in_dram.output + score_bytes[1]
+    if part == "all" and not mapping.fused:
+        passes = whole.computed_scores * attention.act_bits / 8
+        maxima = attention.batch * attention.heads * attention.q_len * attention.act_bits / 8
+        read, written = read + 4 * passes + maxima, written + 3 * passes + maxima
+    visible = attention.batch * attention.heads * float(attention.mask.visible_pairs(attention.q_len, attention.kv_len))
+    busy = _busy(mapping, chip, worst, whole, (read, written), {name: float(count) / visible for name, count in counts.items()})
+    latency_s, bound_by = _bound(mapping, chip, busy, in_dram, read > 0)
+    if part == "all":
+        most = _Use(*columns[:, columns[_Use._fields.index("computed_scores")].argmax()].tolist())
+        alone = 1.0 if mapping.score_buffers == 1 else (most.first_scores + most.last_scores) / (2 * pairs * most.computed_scores)
+        by_turns_s = _bound(mapping, chip, {"matrix": busy["matrix"] * alone + busy["vector"]}, in_dram, read > 0)[0]
+        busier = chosen(busy["matrix"] >= busy["vector"], "matrix", "vector")
+        latency_s, bound_by = larger(latency_s, by_turns_s), chosen(by_turns_s > latency_s, busier, bound_by)
+    return AttentionCost(latency_s, bound_by, busy, read, written, whole.computed_scores, whole.issued_macs)
+
+
+def _bound(mapping: AttentionMapping, chip: Chip, busy: dict[str, Any], in_dram: InDram, is_read: bool) -> tuple[Any, Any]:
+    """Seconds that nothing goes below which keeps units and levels so long busy, and what binds."""
+    dram = chip.dram
+    latency_s = dram.latency_s if is_read else 0.0
+    first_s, suffix_s = ends_s(mapping, min(mapping.kv_tile, mapping.attention.kv_len), chip, in_dram)
+    ends = {name: (latency_s, 0.0) if name == dram.name else (latency_s + first_s, suffix_s) for name in busy}
+    bound_by, most_s = slowest({name: chosen(busy[name] > 0, ends[name][0] + busy[name] + ends[name][1], 0.0) for name in busy})
+    return most_s, bound_by
+
+
+def ends_s(mapping: AttentionMapping, keys: Any, chip: Chip, in_dram: InDram) -> tuple[Any, Any]:
+    """Seconds in which the first query tile and the first key tile, of `keys`, pass DRAM's port, and the last output tile does."""
+    attention = mapping.attention
+    tile_bytes = mapping.q_tile * attention.rows_per_query * attention.head_dim * attention.act_bits / 8
+    key_bytes = keys * attention.head_dim * attention.kv_bits / 8
+    first_s = (tile_bytes * in_dram.queries + key_bytes * in_dram.keys) / chip.read_bytes_per_s(chip.dram)
+    last_rows = (attention.q_len - 1) % mapping.q_tile + 1
+    last_bytes = last_rows * attention.rows_per_query * attention.head_dim * attention.act_bits / 8
+    return first_s, last_bytes * in_dram.output / chip.write_bytes_per_s(chip.dram) if mapping.split == (1, 1) else 0.0
+
+
+def _busy(
+    mapping: AttentionMapping, chip: Chip, worst: _Use, whole: _Use, dram_bytes: tuple[float, float], per_score: Mapping[str, float]
+) -> dict[str, Any]:
+    """Seconds that each unit and level works."""
+    attention = mapping.attention
+    clock = chip.clock_hz
+    lane_cycles = sum(each * chip.vector.cycles[name] for name, each in per_score.items()) * worst.computed_scores
+    busy = {
+        "matrix": worst.cycles / clock,
+        "vector": whole_cycles(lane_cycles / chip.vector.lanes) / clock,
+        chip.dram.name: transfer_s(*dram_bytes, *rates_of(chip, chip.dram), chip.dram.bandwidth.shared),
+    }
+    passes = _score_passes_bytes(attention, worst, bool(per_score))
+    for level in chip.memory[1:]:
+        use = whole if level.per == "chip" else worst
+        read, written = _level_bytes(chip, level, attention, use, passes)
+        rates = level.bandwidth.read_bytes_per_s(chip.clock_hz), level.bandwidth.write_bytes_per_s(chip.clock_hz)
+        busy[level.name] = transfer_s(read, written, *rates, level.bandwidth.shared)
+    return {name: plain(seconds) for name, seconds in busy.items()}
+
+
+def _score_passes_bytes(attention: Attention, use: _Use, has_softmax: bool) -> float:
+    """Bytes of scores that the softmax reads, and as many that it writes, in its three passes."""
+    return 3 * use.computed_scores * attention.act_bits / 8 if has_softmax else 0.0
+
+
+def _level_bytes(chip: Chip, level: MemoryLevel, attention: Attention, use: _Use, passes_bytes: float) -> tuple[Any, Any]:
+    """Bytes read from and written to an on-chip level."""
+    read: Any = 0.0
+    written: Any = 0.0
+    if level is innermost(chip, "activations"):
+        read = use.operand_bytes + use.output_bytes + passes_bytes
+        written = use.query_bytes + use.key_bytes + use.output_bytes + passes_bytes
+    elif "activations" in level.holds:
+        read, written = use.query_bytes + use.key_bytes, use.output_bytes
+    if level is innermost(chip, "psums"):
+        read += use.psum_reads * attention.acc_bits / 8
+        written += use.psum_writes * attention.acc_bits / 8
+    return read, written
+
+
+def moved_bytes(mapping: AttentionMapping, chip: Chip, cost: AttentionCost, part: Part, has_softmax: bool) -> dict[str, float]:
+    """Bytes that a mapping reads from and writes to each level, over the whole chip."""
+    use = use_of(mapping, chip, part, moves_of(mapping, chip, part))
+    whole = _Use(*(mapping.attention.pairs * float(np.sum(column)) for column in use))
+    passes = _score_passes_bytes(mapping.attention, whole, has_softmax)
+    inner = {level.name: float(sum(_level_bytes(chip, level, mapping.attention, whole, passes))) for level in chip.memory[1:]}
+    return {chip.dram.name: float(cost.dram_read_bytes + cost.dram_written_bytes), **inner}
+
+
+class InnermostUse(NamedTuple):
+    """What an attention asks of the level next to the array that holds activations: bytes read of it, by the array and by output tiles that
+    leave, and written to it by tiles that arrive and by finished outputs, over the whole chip; bytes that one instance of it, and of the
+    level that holds sums, has to hold; the MACs that the busiest core and the busiest matrix unit issue, and how many cores issue any."""
+
+    level: str
+    read_bytes: float
+    written_bytes: float
+    room_bytes: dict[str, float]
+    busiest_macs: float
+    busiest_unit_macs: float
+    busy_cores: int
+
+
+def innermost_use(mapping: AttentionMapping, chip: Chip) -> InnermostUse:
+    """Both products with the softmax between them; scores that softmax passes over, and sums, are left out of the traffic."""
+    attention, use = mapping.attention, use_of(mapping, chip, "all", moves_of(mapping, chip, "all"))
+    columns = use.operand_bytes, use.query_bytes, use.key_bytes, use.output_bytes
+    read, queries, keys, outputs = (attention.pairs * float(np.sum(each)) for each in columns)
+    operands, sums = innermost(chip, "activations"), innermost(chip, "psums")
+    tiles = _query_tiles(mapping)
+    rows = tiles.queries * attention.rows_per_query
+    widths = np.where(tiles.full > 0, mapping.kv_tile, attention.kv_len % mapping.kv_tile)
+    kept_bits = float(np.max(rows * tiles.keys)) * attention.act_bits if mapping.fused and not mapping.online else 0.0
+    copies = 2 * (mapping.buffers if operands.double_buffered else 1)
+    room = dict.fromkeys((operands.name, sums.name), 0.0)
+    room[operands.name] += mapping.score_buffers * (float(np.max(rows)) * attention.head_dim * attention.act_bits + kept_bits)
+    room[operands.name] += copies * float(np.max(widths)) * attention.head_dim * attention.kv_bits
+    room[sums.name] += float(np.max(rows)) * attention.head_dim * attention.acc_bits
+    if mapping.online:
+        room[sums.name] += mapping.score_buffers * float(np.max(rows * widths)) * attention.acc_bits
+    pairs = int(ceil_div(attention.pairs, mapping.split[0]))
+    return InnermostUse(
+        level=operands.name,
+        read_bytes=read + outputs,
+        written_bytes=queries + keys + outputs,
+        room_bytes={name: bits / 8 for name, bits in room.items()},
+        busiest_macs=pairs * float(np.max(use.issued_macs)),
+        busiest_unit_macs=pairs * float(np.max(use.unit_macs)),
+        busy_cores=int(ceil_div(attention.pairs, pairs)) * len(use.issued_macs),
+    )
+
+
+def rates_of(chip: Chip, level: MemoryLevel) -> tuple[Any, Any]:
+    """Bytes per second that a level reads and writes."""
+    return chip.read_bytes_per_s(level), chip.write_bytes_per_s(level)
+
+
+def innermost(chip: Chip, role: Role) -> MemoryLevel:
+    """The level next to the array that holds a role."""
+    return next(level for level in reversed(chip.memory) if role in level.holds)
+
+
+class QueryCuts(NamedTuple):
+    """Query tiles of a pair, whatever the key tiles: the part of the queries that each belongs to, its positions, the first key that it
+    sees, and the end of those."""
+
+    part: Counts
+    queries: Counts
+    first: Counts
+    last: Counts
+
+
+def query_cuts(attention: Attention, parts: int, q_tile: int) -> QueryCuts:
+    """Query tiles of so many positions in so many parts of a pair."""
+    size = int(ceil_div(attention.q_len, parts))
+    cuts = [np.arange(first, min(first + size, attention.q_len), q_tile) for first in range(0, attention.q_len, size)]
+    part = np.repeat(np.arange(len(cuts)), [len(cut) for cut in cuts])
+    starts = np.concatenate(cuts)
+    stops = np.minimum(starts + q_tile, np.minimum((part + 1) * size, attention.q_len))
+    oldest = 0 * starts if attention.window is None else np.maximum(starts + attention.mask_offset - attention.window + 1, 0)
+    newest = np.minimum(np.maximum(stops + attention.mask_offset, oldest), attention.kv_len)
+    return QueryCuts(part, stops - starts, oldest, newest)
+
+
+def _query_tiles(mapping: AttentionMapping) -> _Tiles:
+    attention, kv_tile = mapping.attention, mapping.kv_tile
+    part, queries, oldest, newest = query_cuts(attention, mapping.split[1], mapping.q_tile)
+    begin, end = oldest // kv_tile, -(-newest // kv_tile)
+    edge = (end * kv_tile > attention.kv_len).astype(np.int64)
+    keys = np.minimum(end * kv_tile, attention.kv_len) - begin * kv_tile
+    return _Tiles(part, queries, end - begin - edge, edge, keys, oldest, newest)
+
+
+class _Moves(NamedTuple):
+    """What one pair asks apart from its products, which alone depend on the dataflow: score elements and bytes, for each part of the query
+    positions."""
+
+    tiles: _Tiles
+    computed_scores: NDArray[np.float64]
+    query_bytes: NDArray[np.float64]
+    key_bytes: NDArray[np.float64]
+    output_bytes: NDArray[np.float64]
+    first_scores: NDArray[np.float64]
+    last_scores: NDArray[np.float64]
+
+
+def moves_of(mapping: AttentionMapping, chip: Chip, part: Part) -> _Moves:
+    """What a pair asks whatever the dataflow."""
+    attention, tiles = mapping.attention, _query_tiles(mapping)
+    rows = tiles.queries * attention.rows_per_query
+    side_bytes = packed(chip, rows * attention.head_dim * attention.act_bits / 8)
+    key_bytes = (2 if part == "all" else 1) * _key_bytes(mapping, chip, tiles)
+    columns = (rows * tiles.keys, side_bytes * (part != "context"), key_bytes, side_bytes * (part != "scores"))
+    computed, queries, keys, output = (np.bincount(tiles.part, weights=column).astype(np.float64) for column in columns)
+    return _Moves(tiles, computed, queries, keys, output, *_edge_scores(mapping, tiles, rows))
+
+
+def _edge_scores(mapping: AttentionMapping, tiles: _Tiles, rows: Counts) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Scores of the first and of the last query tile of each part, online of their first and last key tile."""
+    changes = np.flatnonzero(np.diff(tiles.part))
+    first, last = np.append(0, changes + 1), np.append(changes, len(rows) - 1)
+    if not mapping.online:
+        return (rows * tiles.keys)[first].astype(np.float64), (rows * tiles.keys)[last].astype(np.float64)
+    edge = mapping.attention.kv_len % mapping.kv_tile
+    head = np.where(tiles.full > 0, mapping.kv_tile, edge)
+    tail = np.where(tiles.edge > 0, edge, mapping.kv_tile)
+    return (rows * head)[first].astype(np.float64), (rows * tail)[last].astype(np.float64)
+
+
+def use_of(mapping: AttentionMapping, chip: Chip, part: Part, moves: _Moves) -> _Use:
+    """What one pair asks, for each part of the query positions. Query tiles have few lengths: each product is worked out once."""
+    attention, tiles = mapping.attention, moves.tiles
+    products = np.zeros((6, len(moves.computed_scores)))
+    edge_keys = attention.kv_len % mapping.kv_tile
+    for queries in set(tiles.queries.tolist()):
+        rows, alike = queries * attention.rows_per_query, tiles.queries == queries
+        for number, keys in ((tiles.full, mapping.kv_tile), (tiles.edge, edge_keys)):
+            often = np.bincount(tiles.part, weights=number * alike)
+            if not keys or not often.any():
+                continue
+            if part != "context":
+                products += often * _product(mapping, chip, rows, keys, attention.head_dim)
+            if part != "scores":
+                products += often * _product(mapping, chip, rows, attention.head_dim, keys)
+    cycles, issued, by_unit, operands, psum_reads, psum_writes = products
+    return _Use(cycles, issued, by_unit, operands, psum_reads, psum_writes, *moves[1:])
+
+
+def _key_bytes(mapping: AttentionMapping, chip: Chip, tiles: _Tiles) -> NDArray[np.float64]:
+    """Bytes of key tiles that each query tile fetches (value tiles are as many): once per part if one tile holds them all."""
+    attention = mapping.attention
+    element_bytes = attention.head_dim * attention.kv_bits / 8
+    if mapping.kv_tile >= attention.kv_len:
+        (whole,) = packed(chip, np.array([attention.kv_len * element_bytes]))
+        return np.where(np.diff(tiles.part, prepend=-1) > 0, whole, 0.0)
+    full, edge = packed(chip, np.array([mapping.kv_tile * element_bytes, attention.kv_len % mapping.kv_tile * element_bytes]))
+    fetched: NDArray[np.float64] = tiles.full * full + tiles.edge * edge
+    return fetched
+
+
+def _once_per_pair(mapping: AttentionMapping, chip: Chip, part: Part) -> float:
+    """Bytes of all key and value tiles that any query tile sees, each once."""
+    attention, tiles = mapping.attention, _query_tiles(mapping)
+    ends = np.minimum(-(-(tiles.last) // mapping.kv_tile) * mapping.kv_tile, attention.kv_len)
+    starts = tiles.first // mapping.kv_tile * mapping.kv_tile
+    keys = np.arange(int(starts.min()), int(ends.max()), mapping.kv_tile)
+    sizes = np.minimum(keys + mapping.kv_tile, attention.kv_len) - keys
+    tile_bytes = packed(chip, sizes * attention.head_dim * attention.kv_bits / 8)
+    return float(attention.pairs * (2 if part == "all" else 1) * tile_bytes.sum())
+
+
+def packed(chip: Chip, sizes_bytes: NDArray[Any]) -> NDArray[np.float64]:
+    """Bytes of tiles that lie on bursts of their own."""
+    packed: NDArray[np.float64] = np.ceil(sizes_bytes / chip.dram.burst_bytes) * chip.dram.burst_bytes
+    return packed
+
+
+def _product(mapping: AttentionMapping, chip: Chip, m: int, n: int, k: int) -> NDArray[np.float64]:
+    """Of a product m x n x k: array cycles, MACs issued, in all and by the first unit, operand bytes read, partial sums read and written; a
+    column."""
+    unit, attention = chip.matrix, mapping.attention
+    rate = float(unit.rates[attention.compute])
+    a_bytes, b_bytes = attention.act_bits / 8, attention.kv_bits / 8
+    cycles = product_cycles(mapping, chip, m, n, k)
+    if unit.kind == "tensor_core":
+        macs = tensor_core.issued_macs(unit.tile, m, n, k)
+        return np.array([[cycles], [macs], [macs], [m * k * a_bytes + n * k * b_bytes], [0], [m * n]], dtype=float)
+    total: NDArray[np.float64] = np.zeros((6, 1))
+    shared = m if mapping.array_axis == "m" else n
+    share = -(-shared // unit.count)
+    streamed_axis = systolic.AXES[mapping.dataflow][2]
+    pack = 1.0 if streamed_axis == "k" else max(rate, 1.0)
+    # All units work on the largest share; the last of them may have less to do, but none has more.
+    for size, units in ((share, shared // share), (shared % share, 1)):
+        if size == 0:
+            continue
+        own_m, own_n = (size, n) if mapping.array_axis == "m" else (m, size)
+        shape = (unit.rows, unit.cols, own_m, own_n, k, rate)
+        accesses = systolic.sram_accesses(mapping.dataflow, *shape)
+        streamed = {"m": own_m, "n": own_n, "k": k}[streamed_axis]
+        issued = systolic.folds(mapping.dataflow, *shape) * unit.rows * unit.cols * pack * streamed
+        operands = accesses.a_reads * a_bytes + accesses.w_reads * b_bytes
+        total[1:, 0] += units * np.array([issued, 0, operands, accesses.psum_reads, accesses.psum_writes], dtype=float)
+        total[2] = max(total[2, 0], issued)
+    total[0] = cycles
+    return total
+
+def product_cycles(mapping: AttentionMapping, chip: Chip, m: Any, n: Any, k: Any) -> Any:
+    """Array cycles of a product, or of many: those of the largest share that one unit works on."""
+    unit = chip.matrix
+    rate = float(unit.rates[mapping.attention.compute])
+    if unit.kind == "tensor_core":
+        return tensor_core.tile_cycles(unit.tile, unit.count, rate, m, n, k)
+    m, n = (-(-m // unit.count), n) if mapping.array_axis == "m" else (m, -(-n // unit.count))
+    return systolic.tile_cycles(mapping.dataflow, unit.weight_preload, unit.rows, unit.cols, m, n, k, rate)

@@ -1,0 +1,185 @@
+"""Defends: attention is played as its mapping says, to the cycle and with the causes of stalls, with one place for scores and with two."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from itertools import product
+
+import pytest
+
+from hwmodels import load_chip, with_values
+from hwmodels.chip import Bandwidth, Chip
+from hwmodels.formulas import systolic
+from sim.attention_mapping import Attention, AttentionMapping
+from sim.engines.play_attention import AttentionOps, least_cycles, play_attention
+from sim.intervals import CAUSES, KINDS, Log
+from sim.mapper.attention import map_attention
+from sim.mapper.attention_cost import AttentionCost, InDram, attention_cost
+from tests.walked_attention import Sides, Speeds, simulate
+
+SEEDS = range(40)
+
+
+def small_chip(speeds: Speeds) -> Chip:
+    """edge-npu with a small array at 1 Hz, and DRAM that takes whole cycles for a byte."""
+    chip = load_chip("edge-npu")
+    rate = Bandwidth(read=1 / speeds.dram, write=1 / speeds.dram, shared=True, per_cycle=False)
+    dram = replace(chip.dram, bandwidth=rate, latency_s=float(speeds.latency), burst_bytes=1)
+    return replace(chip, clock_hz=1.0, matrix=replace(chip.matrix, rows=2, cols=3), memory=(dram, chip.memory[1]))
+
+
+def charged(mapping: AttentionMapping, chip: Chip, speeds: Speeds, sides: Sides) -> tuple[AttentionCost, dict[str, float]]:
+    """A cost of whole cycles for each score, with just the bytes that the tiles of the one core have."""
+    attention = mapping.attention
+    tiles = [(start, min(start + mapping.q_tile, attention.q_len)) for start in range(0, attention.q_len, mapping.q_tile)]
+    rows = attention.q_len * attention.rows_per_query
+    scores, keys = 0, 0
+    for start, stop in tiles:
+        oldest = max(0, start + attention.mask_offset - (attention.window or 10**6) + 1)
+        newest = min(stop + attention.mask_offset, attention.kv_len)
+        here = min(-(-newest // mapping.kv_tile) * mapping.kv_tile, attention.kv_len) - oldest // mapping.kv_tile * mapping.kv_tile
+        scores, keys = scores + (stop - start) * attention.rows_per_query * here, keys + here
+    keys = attention.kv_len if mapping.kv_tile >= attention.kv_len else keys
+    read = attention.pairs * attention.head_dim * (rows * sides.queries + 2 * keys * sides.keys)
+    written = attention.pairs * attention.head_dim * rows * sides.output
+    cycles = 2 * scores * attention.pairs
+    busy_s = {"matrix": float(speeds.array * cycles), "vector": float(speeds.vector * cycles / 2), "sram": float(speeds.level * cycles)}
+    busy_s["dram"] = float((read + written) * speeds.dram)
+    return AttentionCost(0.0, "", busy_s, float(read), float(written), cycles / 2, float(cycles)), busy_s
+
+
+def drawn(seed: int, score_buffers: int, online: bool) -> tuple[AttentionMapping, Speeds, Sides]:
+    rng = random.Random(f"attention {seed} {online}")  # the same for one place and for two
+    kv_heads, q_len = rng.randint(1, 3), rng.randint(1, 7)
+    kv_len = q_len + rng.choice([0, 0, 3, 8])
+    window = rng.choice([None, None, 2, 5])
+    batch, heads = rng.randint(1, 2), kv_heads * rng.randint(1, 2)
+    attention = Attention(batch, heads, kv_heads, q_len, kv_len, 2, kv_len - q_len, window, 8, 8, 32, "int8")
+    q_tile, kv_tile = rng.randint(1, q_len), rng.randint(1, kv_len + 1)
+    mapping = AttentionMapping(attention, q_tile, kv_tile, True, online, rng.randint(1, 2), (1, 1), rng.choice(["os", "ws"]), "m")
+    drain = int(systolic.drain_cycles(mapping.dataflow, 2, 3))
+    speeds = Speeds(rng.randint(1, 3), rng.choice([0, 1, 4]), rng.randint(1, 9), rng.randint(1, 5), rng.choice([0, 1, 17, 60]), drain)
+    sides = Sides(*(rng.random() < 0.7 for _ in range(3)))
+    return replace(mapping, score_buffers=score_buffers), speeds, sides
+
+
+@pytest.mark.parametrize("online", [False, True])
+@pytest.mark.parametrize("score_buffers", [1, 2])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_play_equals_a_simulator_that_moves_one_cycle_at_a_time(seed: int, score_buffers: int, online: bool) -> None:
+    mapping, speeds, sides = drawn(seed, score_buffers, online)
+    chip = small_chip(speeds)
+    cost, busy_s = charged(mapping, chip, speeds, sides)
+    in_dram = InDram(*sides)
+    played, found = play_attention(mapping, chip, cost, busy_s, in_dram, "all"), simulate(mapping, speeds, sides)
+    assert played.end == pytest.approx(found.end, rel=1e-12)
+    for cause in CAUSES:
+        assert played.stalls[cause] == pytest.approx(found.stalls.get(cause, 0), rel=1e-9, abs=1e-9), cause
+    assert least_cycles(mapping, chip, cost, busy_s, in_dram, "all") <= played.end * (1 + 1e-12)
+    assert {name: played.busy[name] for name in busy_s} == pytest.approx(busy_s)
+
+
+def test_all_that_stalls_is_simulated() -> None:
+    """Cases are no good that never wait for something, or whose units never work at the same time."""
+    found = [simulate(*drawn(seed, places, online)) for seed, places, online in product(SEEDS, (1, 2), (False, True))]
+    for cause in CAUSES:
+        assert sum(each.stalls.get(cause, 0) > 0 for each in found) > 5, cause
+    overlaps = {places: [simulate(*drawn(seed, places, False)).overlap for seed in SEEDS] for places in (1, 2)}
+    assert not any(overlaps[1])
+    assert sum(overlap > 0 for overlap in overlaps[2]) > len(SEEDS) / 2
+
+
+def two_pairs(score_buffers: int) -> AttentionMapping:
+    """Two pairs of one query tile with one key tile each."""
+    attention = Attention(1, 2, 2, 4, 4, 2, 4, None, 8, 8, 32, "int8")
+    return AttentionMapping(attention, 4, 4, True, False, 2, (1, 1), "ws", "m", score_buffers=score_buffers)
+
+
+@pytest.mark.parametrize(
+    ("score_buffers", "expected"),
+    [
+        (1, [(0, 16), (48 + 3, 67), (67 + 3, 86), (118 + 3, 137)]),  # S0, then V0 when 32 cycles of softmax are over, then S1, V1
+        (2, [(0, 16), (16, 32), (51, 67), (83, 99)]),  # S1 while the vector unit works; the second softmax ends at 19 + 32 + 32
+    ],
+)
+def test_two_pairs_by_hand(score_buffers: int, expected: list[tuple[int, int]]) -> None:
+    """16 scores a pair: 16 cycles a product, 3 to drain, 32 of softmax, all on the chip. The next queries come when the output has left."""
+    mapping, speeds, sides = two_pairs(score_buffers), Speeds(1, 0, 2, 1, 0, 3), Sides(False, False, False)
+    chip = small_chip(speeds)
+    cost, busy_s = charged(mapping, chip, speeds, sides)
+    log = Log(("dram", "sram", "matrix", "vector", "launch"))
+    played = play_attention(mapping, chip, cost, busy_s, InDram(*sides), "all", log, AttentionOps(0, 1))
+    found = log.intervals()
+    works = (found.resource == found.resources.index("matrix")) & (found.what == KINDS.index("compute"))
+    assert sorted(zip(found.start_s[works].tolist(), found.end_s[works].tolist(), strict=True)) == expected
+    assert [found.op[works].tolist(), played.end] == [[0, 1, 0, 1] if score_buffers == 1 else [0, 0, 1, 1], expected[-1][1] + 3]
+
+
+# --- on any chip ---
+
+
+def any_chip(rng: random.Random) -> Chip:
+    """One of the library with another array, vector unit, cores, latency and memories."""
+    base = load_chip(rng.choice(["edge-npu", "cloud-npu", "gemmini-default", "tpu-v4i", "tpu-v6e"]))
+    changes: dict[str, float] = {"matrix.rows": rng.choice([1, 4, 16]), "matrix.cols": rng.choice([1, 3, 16])}
+    changes |= {"cores": rng.choice([1, 1, 2, 7]), "matrix.count": rng.choice([1, 3]), "vector.lanes": rng.choice([1, 8, 64])}
+    changes |= {f"memory.{level.name}.latency": 0 for level in base.memory if rng.random() < 0.5}
+    changes |= {f"memory.{level.name}.bandwidth": float(level.bandwidth.read) * rng.choice([0.1, 1, 3]) for level in base.memory}
+    return with_values(base, changes)
+
+
+def any_mapping(rng: random.Random, chip: Chip) -> AttentionMapping:
+    compute = "bf16" if "bf16" in chip.formats else "int8"
+    bits, kv_heads, q_len = 16 if compute == "bf16" else 8, rng.randint(1, 3), rng.choice([1, 5, 12])
+    kv_len, window = q_len + rng.choice([0, 9]), rng.choice([None, 3])
+    heads = kv_heads * rng.randint(1, 2)
+    attention = Attention(rng.randint(1, 3), heads, kv_heads, q_len, kv_len, 8, kv_len - q_len, window, bits, bits, 32, compute)
+    fused = rng.random() < 0.8
+    online = fused and compute == "bf16" and rng.random() < 0.5
+    cores = int(chip.cores)
+    split = rng.choice([(1, 1), (min(cores, attention.pairs), 1), (1, min(cores, q_len))])
+    tiles = rng.randint(1, q_len), rng.randint(1, kv_len)
+    mapping = AttentionMapping(attention, *tiles, fused, online, rng.randint(1, 2), split, rng.choice(chip.matrix.dataflows), "m")
+    return replace(mapping, score_buffers=rng.randint(1, 2) if fused else 1)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_no_play_is_below_its_bounds_and_better_hardware_is_never_slower(seed: int) -> None:
+    """Of a fixed mapping, tiled and cycle alike; and every unit and level is as busy as charged."""
+    rng = random.Random(f"any {seed}")
+    chip = any_chip(rng)
+    mapping, in_dram = any_mapping(rng, chip), InDram(*(rng.random() < 0.7 for _ in range(3)))
+    counts = {"exp": rng.randint(0, 5000), "add": 77}
+
+    def timed(chip: Chip) -> tuple[float, float]:
+        cost = attention_cost(mapping, chip, counts, in_dram)
+        played = play_attention(mapping, chip, cost, cost.busy_s, in_dram, "all")
+        clock_hz = float(chip.clock_hz)
+        for name, busy_s in cost.busy_s.items():
+            assert played.busy[name] / clock_hz == pytest.approx(busy_s, rel=1e-9)
+        least_s = least_cycles(mapping, chip, cost, cost.busy_s, in_dram, "all") / clock_hz
+        assert max(cost.latency_s, least_s) <= played.end / clock_hz * (1 + 1e-9)
+        return cost.latency_s, played.end / clock_hz
+
+    before = timed(chip)
+    numbers = {f"memory.{level.name}.bandwidth": level.bandwidth.read for level in chip.memory}
+    for path, number in {"clock": chip.clock_hz, "vector.lanes": chip.vector.lanes, **numbers}.items():
+        after = timed(with_values(chip, {path: 2 * number}))
+        assert all(new <= old * (1 + 1e-9) for old, new in zip(before, after, strict=True)), path
+
+
+def test_what_is_mapped_has_two_places_where_they_fit_and_help() -> None:
+    """In little memory one place is what fits; what a core does at once has no use for two."""
+    shape = Attention(1, 4, 2, 64, 64, 8, 0, None, 8, 8, 32, "int8")
+    base = with_values(load_chip("edge-npu"), {"matrix.rows": 4, "matrix.cols": 4})
+    found = {}
+    for capacity in (400, 100_000):
+        chip = with_values(base, {"memory.sram.capacity": capacity})
+        mapping, cost = map_attention(shape, chip, {"exp": 100_000})
+        found[capacity] = mapping.score_buffers
+        other = attention_cost(replace(mapping, score_buffers=3 - mapping.score_buffers), chip, {"exp": 100_000})
+        assert (other.latency_s < cost.latency_s) == (mapping.score_buffers == 1)
+    assert found == {400: 1, 100_000: 2}
+    alone, _ = map_attention(replace(shape, heads=2, kv_heads=1, q_len=1, mask_offset=63), base, {"exp": 128})
+    assert alone.score_buffers == 1
