@@ -34,7 +34,7 @@ from sim.evidence.hardware import Hardware
 from sim.evidence.machine import Board, Processor, board, processor
 from sim.evidence.measure import Measured, Measurement, measure
 from sim.evidence.op_rows import PARTS, Distinct, InPlace
-from sim.evidence.sampling import HELD, Job, Log, Reference, Sampler, Timed
+from sim.evidence.sampling import Job, Log, Reference, Sampler, Timed
 from sim.evidence.stopwatch import CpuStopwatch, CudaStopwatch
 from sim.evidence.tidy import is_slow, read_tidy
 from sim.present.evidence_tables import slow_rows
@@ -131,6 +131,12 @@ def test_rows_that_share_a_pass_are_those_that_take_as_long_as_one(found: Measur
     others = tuple(row for row in found.rows if row.cells["op"] != "gemm" or row.note != stopwatch.FLUSHED)
     (tmp_path / "cpu.yaml").write_text(chip_yaml(replace(found, rows=(*others, *rows)), "2 GHz"))
     assert load_chip(tmp_path / "cpu.yaml").unpacked_rows == 3
+    slow = replace(rows[2], time=replace(rows[2].time, rate=0.8))  # three rows still seem to share one
+    (tmp_path / "cpu.yaml").write_text(chip_yaml(replace(found, rows=(*others, *rows[:2], slow, *rows[3:5])), "2 GHz"))
+    assert load_chip(tmp_path / "cpu.yaml").unpacked_rows == 3
+    one = replace(rows[0], time=replace(rows[0].time, rate=0.8))
+    (tmp_path / "cpu.yaml").write_text(chip_yaml(replace(found, rows=(*others, one, *rows[1:5])), "2 GHz"))
+    assert load_chip(tmp_path / "cpu.yaml").unpacked_rows is None
     (tmp_path / "cpu.yaml").write_text(chip_yaml(replace(found, rows=(*others, *rows[1:5])), "2 GHz"))
     assert load_chip(tmp_path / "cpu.yaml").unpacked_rows is None
 
@@ -231,7 +237,7 @@ class FakeClock:
 
 def samples_of(job: Job, clock: FakeClock, runs: int, kernels: tuple[Callable[[], float], ...] = ()) -> Log:
     log = Log(Reference(kernels, now=clock), clock)
-    Sampler(log, runs, 0.0, now=clock, sleep=lambda seconds: None).take([job])
+    Sampler(log, runs, 0.0, now=clock).take([job])
     return log
 
 
@@ -272,11 +278,11 @@ def test_after_a_reading_of_the_reference_work_runs_once_before_it_is_timed() ->
 
     def read() -> float:
         log.append("read")
-        return 1.0
+        clock.now_s += 0.001
+        return 0.001
 
     samples_of(watch.kernel("x", "x", lambda: work, flushed=False), clock, 6, (read,))
-    begun = ["read"] * HELD + ["work"] * stopwatch.WARM_UP
-    assert log == [*begun, "read", *["work"] * 7, "read"]
+    assert log[log.index("work") :] == [*["work"] * stopwatch.WARM_UP, "read", *["work"] * 7, "read"]
 
 
 def test_the_reference_multiplies_and_reads_what_no_cache_holds(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -400,6 +406,22 @@ def test_after_a_reading_between_layers_an_op_runs_once_before_time_goes_on() ->
     assert computed.count("RMSNorm") == 5 + 3
 
 
+def test_a_run_goes_through_all_layers_until_as_many_have_been_timed() -> None:
+    clock, asked = FakeClock(), list[int | None]()
+    config, *step = small_step()
+
+    def some(f: Any, layers: int | None) -> None:
+        asked.append(layers)
+        for _ in range(4 if layers is None else layers):
+            forward(f, config, *step)
+            clock.now_s += 1.0
+
+    (job,) = CpuStopwatch(1024, clock).step_jobs("step", 4, lambda: some, lambda key: key, lambda part: part)
+    log = samples_of(job, clock, 3)
+    assert asked == [1, None, 1, 1]
+    assert (log.sizes()["layer"], log.sizes()["head"]) == (6, 3)
+
+
 class FakeCuda:
     """What `CudaStopwatch` asks of torch.cuda, with a log instead of a GPU."""
 
@@ -481,7 +503,7 @@ def test_a_gpu_is_timed_by_events_around_a_replayed_graph(monkeypatch: pytest.Mo
     assert cuda.log[6:] == ["flush", "record", "replay", "record", "synchronize"] * 3
     del watch.flush
     monkeypatch.setattr(CudaStopwatch, "device", "cpu")
-    jobs = list(watch.step_jobs("step", lambda: lambda f: forward(f, *small_step()), lambda key: key, lambda part: part))
+    jobs = list(watch.step_jobs("step", 1, lambda: lambda f, layers: forward(f, *small_step()), lambda key: key, lambda part: part))
     logs = [samples_of(job, clock, 3) for job in jobs]
     assert {key if isinstance(key, str) else key[0] for log in logs for key in log.sizes()} >= {*watch.parts, "gemm", "attn_scores"}
     assert all(log.timed(key) == Timed(2.5e-3, 2.5e-3, 3) for log in logs for key in log.sizes())

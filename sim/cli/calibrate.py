@@ -21,13 +21,16 @@ def calibrate(
     points: Annotated[int, typer.Option("--points", metavar="N", help="Rows to fit to, at most 30.")] = 30,
 ) -> None:
     """Fit what a chip sustains and what its software costs to at most 30 measured ops, and tell the error on the rest."""
-    from sim.evidence.calibrate import BAD_FIT, median_abs
+    from sim.evidence.calibrate import BAD_FIT, UNSTEADY, median_abs
     from sim.evidence.calibrate import calibrate as calibrate_chip
     from sim.present.evidence_tables import calibration_tables
     from sim.present.output import emit_tables, write_whole
 
     found = calibrate_chip(chip, data, points, lambda line: print(f"rooftile: {line}", file=sys.stderr))
     write_whole(out, found.to_yaml(out))
+    if not found.is_steady:
+        why = f"{UNSTEADY} while most rows were measured; the fit is to those too, and holds for no other rate"
+        print(f"rooftile: warning: {why}", file=sys.stderr)
     residual = median_abs(found.used)
     if residual > BAD_FIT:
         why = "the machine was busy while it was measured, or other things bound it"

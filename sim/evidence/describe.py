@@ -15,6 +15,7 @@ from functional.errors import Problem, ScenarioError
 from functional.formats import bits_of
 from hwmodels import units
 from sim.evidence.measure import Measured, Measurement
+from sim.evidence.sampling import Timed
 from sim.evidence.stopwatch import FLUSHED
 from sim.evidence.tidy import slow_note
 
@@ -89,8 +90,12 @@ ONE_PASS = 1.5
 
 
 def rows_at_once(found: Measurement) -> int | None:
-    """Rows of a product that take as long as one: the most of any shape, up to the first that do not; None where one was not timed."""
-    return max((_shared(times) for times in _flushed_gemms(found).values() if 1 in times), default=None)
+    """Rows of a product that take as long as one: the most of any shape, up to the first that do not; None where one was not timed.
+
+    One row must have been timed at the machine's best rate: more of them, if they were not, only seem fewer.
+    """
+    shapes = [timed for timed in _flushed_gemms(found).values() if 1 in timed and timed[1].rate == 1]
+    return max((_shared({m: time.least_s for m, time in timed.items()}) for timed in shapes), default=None)
 
 
 def _shared(least_s: dict[int, float]) -> int:
@@ -108,7 +113,8 @@ def pack_bytes_per_s(found: Measurement) -> float | None:
     """How fast weights are packed before they are multiplied: the median over shapes of what is left of the time of the fewest of many
     rows, if each takes as long as each of the others. None where nothing is left, or no shape was timed with two numbers of rows."""
     rates = []
-    for (n, k), times in _flushed_gemms(found).items():
+    for (n, k), timed in _flushed_gemms(found).items():
+        times = {m: time.least_s for m, time in timed.items() if time.rate == 1}
         many = sorted(m for m in times if m >= _FEWEST_ROWS)
         if len(many) > 1:
             row_s = (times[many[-1]] - times[many[0]]) / (many[-1] - many[0])
@@ -118,13 +124,13 @@ def pack_bytes_per_s(found: Measurement) -> float | None:
     return rate if rate < math.inf else None
 
 
-def _flushed_gemms(found: Measurement) -> dict[tuple[int, int], dict[int, float]]:
-    """Of products on flushed caches the least seconds by N and K, and by M; those that were timed at the machine's best rate."""
-    shapes: dict[tuple[int, int], dict[int, float]] = {}
+def _flushed_gemms(found: Measurement) -> dict[tuple[int, int], dict[int, Timed]]:
+    """Products on flushed caches by N and K, and by M."""
+    shapes: dict[tuple[int, int], dict[int, Timed]] = {}
     for row in _rows(found, "gemm"):
-        if row.note == FLUSHED and row.time.rate == 1:
+        if row.note == FLUSHED:
             m, n, k = (int(row.cells[name]) for name in "MNK")
-            shapes.setdefault((n, k), {})[m] = row.time.least_s
+            shapes.setdefault((n, k), {})[m] = row.time
     return shapes
 
 

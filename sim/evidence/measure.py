@@ -22,6 +22,7 @@ from torch import Tensor
 
 from functional.config import ModelConfig
 from functional.errors import Problem, ScenarioError
+from functional.interpreters import Interpreter
 from functional.llama import KVCache, Weights, build_weights, forward
 from functional.memory import MemoryNeed, available_bytes, check_memory, memory_need
 from functional.weights import dtype_named, random_weights, rotary_frequencies
@@ -306,13 +307,19 @@ class _Step:
         return f"{self.phase} {length} tokens, batch {self.batch}"
 
     def jobs(self) -> Iterator[Job]:
-        return self.watch.step_jobs(self.name, self._made, self._op_key, lambda part: _Part(self.name, part))
+        layers = self.config.num_hidden_layers
+        return self.watch.step_jobs(self.name, layers, self._made, self._op_key, lambda part: _Part(self.name, part))
 
     def _made(self) -> Step:
         generator = torch.Generator().manual_seed(self.seed)
         ids = torch.randint(self.config.vocab_size, (self.batch, self.q_len), generator=generator).to(self.watch.device)
         cache = _filled_cache(self.config, self.batch, self.context + self.q_len, self.dtype, self.watch.device, generator)
-        return lambda f: forward(f, self.config, self.weights, ids, cache, self.context, self.q_len)
+
+        def step(f: Interpreter[Tensor], layers: int | None) -> Tensor:
+            weights = replace(self.weights, layers=self.weights.layers[:layers])
+            return forward(f, self.config, weights, ids, cache, self.context, self.q_len)
+
+        return step
 
     def _op_key(self, key: Key) -> _Kernel:
         kernel, dims = key

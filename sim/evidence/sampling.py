@@ -18,19 +18,18 @@ from dataclasses import dataclass
 from itertools import count, islice
 from typing import NamedTuple
 
-SHARE = 0.08
-"""By how much slower than its best a machine's readings may be."""
+SHARE = 0.15
+"""By how much slower than its best a machine's readings may be: its states differ by half or more, readings within one by some 12 %."""
 HELD = 7
 """Readings in a row whose median must be as fast as that for a rate to be a machine's: a single fast one may be chance."""
 LEAST = 3
 """Samples of which a median is taken, at least."""
-BUDGET_S = 1.0
+BUDGET_S = 0.5
 """Seconds spent on what has `LEAST` samples, at most."""
 
 _STRETCH_S = 0.25
 """Seconds between two readings: what lasts for less is noise, which the median takes care of, and operating systems count in steps of
 10 ms."""
-_NAP_S = 0.1
 
 class Reading(NamedTuple):
     """Seconds of each kernel of the reference; when it was read, and processor seconds that others had taken of the threads until then."""
@@ -61,6 +60,13 @@ class Reference:
             held_s = (statistics.median(seconds) for seconds in zip(*(each.kernels_s for each in self._recent), strict=True))
             self._best_s = tuple(min(pair) for pair in zip(self._best_s, held_s, strict=True))
         return reading
+
+    def work(self, seconds: float) -> None:
+        """Run the kernels for so long: what a processor does that has slept says little of its rate at work."""
+        begin_s = self._now()
+        while self._kernels and self._now() - begin_s < seconds:
+            for kernel in self._kernels:
+                kernel()
 
     def rate(self, before: Reading, after: Reading) -> float:
         """The machine's rate between two readings, of its best one so far: that of the kernel that is slowed most, or what others left;
@@ -114,6 +120,11 @@ class Log:
         """Begin a stretch."""
         reading = self._reference.read()
         self._last = (reading if self._last is None else self._last[1], reading)
+
+    def wait(self) -> None:
+        """A stretch without samples, but not without work."""
+        self._reference.work(_STRETCH_S)
+        self.read()
 
     def note(self, key: Hashable, seconds: float) -> None:
         """One sample, which counts from the next reading on."""
@@ -203,17 +214,16 @@ class Sampler:
         patience_s: float,
         tell: Callable[[Progress], None] = lambda progress: None,
         now: Callable[[], float] = time.perf_counter,
-        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._log, self._runs, self._left_s = log, max(runs, LEAST), patience_s
-        self._tell, self._now, self._sleep = tell, now, sleep
+        self._tell, self._now = tell, now
         self._keys: dict[Job, set[Hashable]] = {}
         self._spent_s: dict[Job, float] = {}
 
     def take(self, jobs: Sequence[Job]) -> None:
         """Time all jobs, round by round."""
         for _ in range(HELD):
-            self._log.read()
+            self._log.wait()
         todo = list(jobs)
         while todo:
             for job in todo:
@@ -230,8 +240,7 @@ class Sampler:
             if self._left_s <= 0 or self._log.is_best:
                 return self._left_s > 0
             begin_s = self._now()
-            self._sleep(_NAP_S)
-            self._log.read()
+            self._log.wait()
             self._left_s -= self._now() - begin_s
 
     def _visit(self, job: Job, only_best: bool) -> None:

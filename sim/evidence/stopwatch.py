@@ -15,8 +15,8 @@ from functional.interpreters import Interpreter, Torch
 from sim.evidence.op_rows import PARTS, Distinct, InPlace, Key
 from sim.evidence.sampling import Job, Log
 
-Step: TypeAlias = Callable[[Interpreter[torch.Tensor]], object]
-"""A whole step of the functional model, given its interpreter."""
+Step: TypeAlias = Callable[[Interpreter[torch.Tensor], int | None], object]
+"""A step of the functional model, given its interpreter, with so many of its layers: None for all."""
 
 Work: TypeAlias = Callable[[], object]
 
@@ -65,9 +65,9 @@ class Stopwatch(ABC):
 
     @abstractmethod
     def step_jobs(
-        self, name: str, make: Callable[[], Step], op_key: Callable[[Key], Hashable], part_key: Callable[[str], Hashable]
+        self, name: str, layers: int, make: Callable[[], Step], op_key: Callable[[Key], Hashable], part_key: Callable[[str], Hashable]
     ) -> Iterator[Job]:
-        """Jobs that time a step and its distinct ops: samples of the ops, and of the parts that `parts` names."""
+        """Jobs that time a step of so many layers and its distinct ops: samples of the ops, and of the parts that `parts` names."""
 
     @property
     @abstractmethod
@@ -147,18 +147,18 @@ class CpuStopwatch(Stopwatch):
             work()
 
     def step_jobs(
-        self, name: str, make: Callable[[], Step], op_key: Callable[[Key], Hashable], part_key: Callable[[str], Hashable]
+        self, name: str, layers: int, make: Callable[[], Step], op_key: Callable[[Key], Hashable], part_key: Callable[[str], Hashable]
     ) -> Iterator[Job]:
         """One job: the step part by part, and its ops where they stand in it: weights come from memory, activations from where the op
-        before left them."""
+        before left them. Layers are alike: once there are samples of as many, runs go through one of them."""
 
         def begin() -> Callable[[Log], None]:
             step = make()
-            self._warm_up(lambda: step(Torch()))
+            self._warm_up(lambda: step(Torch(), 1))
 
             def run(log: Log) -> None:
                 watched = InPlace(log, op_key, part_key, self._now)
-                step(watched)
+                step(watched, 1 if log.sizes().get(part_key("layer"), 0) >= layers else None)
                 watched.end()
 
             return run
@@ -221,14 +221,14 @@ class CudaStopwatch(Stopwatch):
         return float(begin.elapsed_time(end)) * 1e-3
 
     def step_jobs(
-        self, name: str, make: Callable[[], Step], op_key: Callable[[Key], Hashable], part_key: Callable[[str], Hashable]
+        self, name: str, layers: int, make: Callable[[], Step], op_key: Callable[[Key], Hashable], part_key: Callable[[str], Hashable]
     ) -> Iterator[Job]:
         """The whole step; and each distinct op by itself, replayed on flushed caches: the host is too slow to time ops of a step one by
         one."""
 
         def whole() -> Work:
             step = make()
-            return lambda: step(Torch())
+            return lambda: step(Torch(), None)
 
         yield self.kernel(name, part_key(WHOLE), whole, flushed=False)
         for key in _distinct(make()).calls:
@@ -249,7 +249,7 @@ def _call(make: Callable[[], Step], key: Key) -> Work:
 
 def _distinct(step: Step) -> Distinct:
     distinct = Distinct()
-    step(distinct)
+    step(distinct, None)
     return distinct
 
 
