@@ -22,7 +22,7 @@ from sim.evidence.tidy import is_slow, slow_note
 from sim.evidence.validate import predict_task, validate
 from sim.mapper import is_soon_within, map_gemm
 from sim.mapper.problem import Setting
-from sim.mapper.search import Found, search
+from sim.mapper.search import Found, search_each
 from sim.mapping import Gemm
 from tests.chips import chip_of
 from workloads.kernels import KERNELS
@@ -166,11 +166,11 @@ def test_no_mapping_is_chosen_where_packing_hides_it(monkeypatch: pytest.MonkeyP
     """At 1 GB/s packing takes longer than any good mapping; a matrix times a vector is not packed."""
     chip, searched = chip_of(CPU.replace("launch: 1 us", "launch: 1 us, pack: 1 GB/s")), []
 
-    def noted(setting: Setting, objective: str) -> Found:
-        searched.append(setting.gemm.m)
-        return search(setting, objective)
+    def noted(settings: Sequence[Setting], objective: str) -> list[Found]:
+        searched.extend(each.gemm.m for each in settings)
+        return search_each(settings, objective)
 
-    monkeypatch.setattr("sim.mapper.search", noted)
+    monkeypatch.setattr("sim.mapper.search_each", noted)
     for m in (200, 16, 2, 1):
         predicted_s(KernelTask("gemm", ("fp32",) * 3, (("M", m), ("N", 252), ("K", 508))), chip)
     assert searched == [1]
