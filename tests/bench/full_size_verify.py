@@ -1,4 +1,4 @@
-"""Verify models on the chips that their issue names: `python -m tests.bench.full_size_verify [MODEL ...] [--record FILE.jsonl]`.
+"""Verify models on five chips: `python -m tests.bench.full_size_verify [MODEL ...] [--record FILE.jsonl]`.
 
 Two full-size layers and the whole lm_head of Llama 3.2 1B and 3B, and all layers of stories15m, with seeded weights, in every chip's
 default format and in bf16 where it has it. The golden step is computed once for all chips of a format. Prints a table with the processor's
