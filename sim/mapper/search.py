@@ -240,7 +240,7 @@ class Search:
         incumbent: Found = NONE_FOUND,
     ) -> None:
         _, self.orders, tiles_of = spaces[0]
-        self.settings, self.setting = settings, settings[0]
+        self.settings, self.setting, self.is_one = settings, settings[0], len(settings) == 1
         self.chosen = [variant for variants, _, _ in spaces for variant in variants]
         self.chips = [chip for chip, (variants, _, _) in enumerate(spaces) for _ in variants]
         self.numbers = np.array(self.chips)
@@ -363,13 +363,14 @@ class Search:
 
     def _limits_of(self, row: int, numbers: Any) -> Any:
         """One of them, of the boxes' settings: a number, or as many [boxes]."""
-        return self.limits[row, 0] if len(self.settings) == 1 else self.limits[row].take(numbers)
+        return self.limits.item(row, 0) if self.is_one else self.limits[row].take(numbers)
 
     def _promising(self, boxes: _Boxes) -> _Boxes:
         """Boxes that fit and may hold something better than what was found."""
         if self.known == boxes.known or not boxes.boxes:
             return boxes
-        numbers, first = self.numbers.take(boxes.where[0]), boxes.bounds[0]
+        variants, first = boxes.where[0], boxes.bounds[0]
+        numbers = variants if self.is_one else self.numbers.take(variants)
         better = first < self._limits_of(0, numbers)
         near = first <= self._limits_of(4, numbers)
         left = near.nonzero()[0]
