@@ -20,7 +20,7 @@ from functional.errors import Problem, ScenarioError
 from hwmodels.chip import Chip
 from hwmodels.technology import technology_of
 from sim.engines import roofline, tiled
-from sim.engines.play import ROUNDING, Visited, play, under, visit
+from sim.engines.play import Visited, play, under, visit
 from sim.engines.played import Played
 from sim.engines.ports import Window
 from sim.engines.prices import UNITS
@@ -113,7 +113,7 @@ class PlayedClass:
         tiled engine bounds, and only the rounding of a bound in seconds to cycles and back can bring it below that. With more ahead it ends
         no later than without."""
         if not played.ahead:
-            return self.least_s if ROUNDING * self.least_s <= latency_s < self.least_s else latency_s
+            return self.least_s if tiled.ROUNDING * self.least_s <= latency_s < self.least_s else latency_s
         assert self.played is not None
         return min(latency_s, self._latency_s(self.played, self.played.end / float(self.chip.clock_hz) + self.bound.lost_s[LAUNCH]))
 

@@ -41,7 +41,6 @@ NEAR = 2e-3
 MOST_VISITS = 12
 RANKED = 64
 MOST_STEPS = 2000
-ROUNDING = 1 - 1e-12
 FEW_TILES = 4096
 """Tiles that a mapping may always have; else up to twice those of the mapper's choice."""
 
@@ -96,7 +95,7 @@ def visit(group_class: GroupClass, mapped: tiled.Mapped, plan: Plan, peaks: roof
         if bound_s * clock_hz * (1 + NEAR) >= best.end:
             continue
         each = make() if mappings < MOST_VISITS and steps_left > 0 else None
-        if each is None or each.latency_s < mapped.latency_s * ROUNDING:
+        if each is None or each.latency_s < mapped.latency_s * tiled.ROUNDING:
             is_proved = False
             continue
         mappings += 1
@@ -174,7 +173,7 @@ def _least_s(mapped: tiled.Mapped, chip: Chip) -> float:
     choice = mapped.choice
     assert isinstance(choice, tiled.AttentionChoice)
     least = least_cycles(choice.mapping, chip, choice.cost, mapped.busy_s, choice.in_dram, choice.part)
-    return max(mapped.latency_s, least * ROUNDING / float(chip.clock_hz))
+    return max(mapped.latency_s, least * tiled.ROUNDING / float(chip.clock_hz))
 
 
 def under(choice: tiled.GemmChoice | tiled.AttentionChoice, group_class: GroupClass, plan: Plan, peaks: roofline.Peaks) -> tiled.Mapped:
