@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from copy import copy
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import chain, pairwise
@@ -137,7 +136,8 @@ class Bounder:
 
     def asked(self, settings: Sequence[Setting], drains: Sequence[int], gemms: Sequence[int]) -> Bounder:
         """The same for other GEMMs of the same form on the same chip."""
-        other = copy(self)
+        other = Bounder.__new__(Bounder)
+        other.__dict__.update(self.__dict__)
         other._ask(settings, drains, gemms)
         return other
 

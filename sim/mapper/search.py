@@ -210,19 +210,15 @@ def _all_of(*counts: int) -> Ints:
     return np.indices(counts).reshape(len(counts), -1)
 
 
-class _Boxes(NamedTuple):
-    """Boxes of one level: variant, order and column along m, n and k of each; their bounds, in the order of ranking; and the number of the
-    incumbent that they were compared with."""
+class _Boxes:
+    """Boxes of one level: variant, order and column along m, n and k of each [5, boxes]; their bounds [4, boxes], in the order of ranking;
+    and the number of the incumbent that they were compared with."""
 
-    level: int
-    where: Ints
-    bounds: Floats
-    known: int
+    __slots__ = ("bounds", "boxes", "known", "level", "where")
 
-    @property
-    def boxes(self) -> int:
-        """How many."""
-        return int(self.where.shape[1])
+    def __init__(self, level: int, where: Ints, bounds: Floats, known: int) -> None:
+        self.level, self.where, self.bounds, self.known = level, where, bounds, known
+        self.boxes = where.shape[1]
 
     def take(self, which: Any) -> _Boxes:
         return _Boxes(self.level, self.where.take(which, axis=1), self.bounds.take(which, axis=1), self.known)
@@ -233,6 +229,10 @@ class _Boxes(NamedTuple):
             return self
         where, bounds = np.concatenate([self.where, others.where], axis=1), np.concatenate([self.bounds, others.bounds], axis=1)
         return _Boxes(self.level, where, bounds, self.known)
+
+    def unknown(self) -> _Boxes:
+        """The same, not yet compared with any incumbent."""
+        return _Boxes(self.level, self.where, self.bounds, -1)
 
 
 class Search:
@@ -297,27 +297,29 @@ class Search:
         time. Where there is a budget, or too much, on along the best. `singles` is given what is left as single mappings, and gives back
         what is left of them. What waits when the budget is spent, level by level; None if nothing is left before."""
         level, where = self.start()
-        waiting = {level: self._bounded(level, where)}
-        known = self.known
+        boxes, known = self._bounded(level, where), self.known
+        waiting = {level: boxes} if boxes.boxes else {}
         while self.opened < self.budget_boxes or not self.has_all:
             if self.known != known:
                 known, waiting = self.known, {level: self._promising(boxes) for level, boxes in waiting.items()}
-            waiting = {level: boxes for level, boxes in waiting.items() if boxes.boxes}
+                waiting = {level: boxes for level, boxes in waiting.items() if boxes.boxes}
             if not waiting:
                 return None
             level = self._next_level(waiting)
             boxes = waiting.pop(level)
             if level == 0:
                 left = singles(boxes)
-                if left is not None:
+                if left is not None and left.boxes:
                     waiting[0], self.opened = left, max(self.opened, int(self.budget_boxes))
             else:
                 boxes, rest = self._parted(boxes, self._batch)
                 if rest is not None:
                     waiting[level] = rest
                 below = self._below(level, boxes.boxes)
-                waiting[below] = self._bounded(below, self.children(level, boxes.where, below)).joined(waiting.get(below))
-        return {level: boxes for level, boxes in waiting.items() if boxes.boxes}
+                boxes = self._bounded(below, self.children(level, boxes.where, below))
+                if boxes.boxes:
+                    waiting[below] = boxes.joined(waiting.get(below))
+        return waiting
 
     def _ends_well(self) -> bool:
         """Search on trust: take the bounds of single mappings for their costs, which mostly they are, and price what is left of them only
@@ -326,14 +328,14 @@ class Search:
 
         def keep(boxes: _Boxes) -> None:
             self._trust(boxes)
-            kept.append(boxes._replace(known=-1))
+            kept.append(boxes.unknown())
 
         self._open(keep)
         left, limits = [self._promising(boxes) for boxes in kept], self.limits.T.tolist()
         for chip in range(len(self.founds)):
             self._let_lead(chip, NONE_FOUND)
         for boxes in left:
-            self._price(boxes._replace(known=-1))
+            self._price(boxes.unknown())
         return all(_is_within(best.key, own) for best, own in zip(self.founds, limits, strict=True))
 
     def _trust(self, boxes: _Boxes) -> None:
@@ -415,9 +417,9 @@ class Search:
 
     def _limits(self, key: Key) -> list[float]:
         """What bounds are compared with, for an incumbent."""
-        lows = [amount * (1 - 2 * ROUNDING) for amount in key[:4]]
+        highs = [min(amount, _LARGEST) for amount in key]
         cycles = math.inf if self.keys[0] else key[0] * float(self.setting.clock_hz) * (1 + GRID)
-        return [*(min(limit, _LARGEST) for limit in (*lows, *key)), min(cycles, _NO_TILE / 1e6)]
+        return [*(amount * (1 - 2 * ROUNDING) for amount in highs[:4]), *highs, min(cycles, _NO_TILE / 1e6)]
 
     def _limits_of(self, variants: Ints) -> Floats:
         """[10, 1 or boxes]: the limits of the boxes' settings."""
@@ -443,14 +445,15 @@ class Search:
             left = better.nonzero()[0]
             if len(left) < boxes.boxes:
                 boxes = boxes.take(left)
-        return boxes._replace(known=self.known)
+        return _Boxes(boxes.level, boxes.where, boxes.bounds, self.known)
 
     def _parted(self, boxes: _Boxes, count: int) -> tuple[_Boxes, _Boxes | None]:
         """The best ones, as many of each setting, and the rest."""
         if boxes.boxes <= count:
             return boxes, None
         first, second, third = boxes.bounds[:3]
-        score = first + second * (first[0] / second[0] * 1e-10) + third * (first[0] / third[0] * 1e-13)
+        one = first.item(0)
+        score = first + second * (one / second.item(0) * 1e-10) + third * (one / third.item(0) * 1e-13)
         if len(self.settings) == 1:
             order = np.argpartition(score, count)
             return boxes.take(order[:count]), boxes.take(order[count:])
@@ -496,7 +499,7 @@ class Search:
                 self._take(chip, amounts, where, choice)
                 boxes.bounds[0, first] = np.inf
             self.priced += len(pairs)
-        return self._promising(boxes._replace(known=-1))
+        return self._promising(boxes.unknown())
 
     def _price_on(self, chip: int, boxes: _Boxes) -> _Boxes | None:
         """The best one by one: mostly the very best is among them; then all together."""
@@ -509,7 +512,7 @@ class Search:
                 self._price_one(chip, boxes.where[:, best : best + 1])
                 self.priced, alone = self.priced + 1, alone + 1
                 boxes.bounds[0, best] = np.inf
-                boxes = self._promising(boxes._replace(known=-1))
+                boxes = self._promising(boxes.unknown())
                 continue
             first, rest = self._parted(boxes, _BATCH_PRICED)
             for variant in np.unique(first.where[0]):
