@@ -105,6 +105,9 @@ class Bounder:
         self.multicast = {outer: self._multicast(outer) for outer, _ in between}
         self.weights_leave = self.links["weights"][0].leave
         self.from_dram = [link for links in self.links.values() for link in links if link.outer.stage < 0]
+        self.beyond = [
+            (link.inner.stage, *ROLE_AXES[link.role][:2], setting.bits(link.role)) for link in self.from_dram if link.inner.stage > 0
+        ]
         self.rooms = self._rooms()
         homes = [setting.holders[role][-1] for role in ROLES]
         own = [not setting.shared(home) for home in homes]
@@ -271,6 +274,16 @@ class Bounder:
             row = end
         often[:, 2] -= 1
         return often
+
+    def is_doubtful(self, numbers: Floats) -> bool:
+        """Whether a single mapping may well cost more than its bound: a loop of an inner stage has one trip in the tile at the edge alone,
+        or tiles that an inner stage fetches from DRAM are no whole bursts."""
+        rows, burst_bits = numbers[:, :, 0].tolist(), 8 * self.setting.chip.dram.burst_bytes
+        firsts, lasts = rows[self.at.firsts : self.at.lasts], rows[self.at.lasts : self.at.accesses]
+        for around, edges, tiles in zip(firsts[:-1], lasts[:-1], firsts[1:], strict=True):
+            if any((full > tile) != (edge > tile) for full, edge, tile in zip(around, edges, tiles, strict=True)):
+                return True
+        return any(ends[stage][x] * ends[stage][y] * bits % burst_bits for stage, x, y, bits in self.beyond for ends in (firsts, lasts))
 
     def _multicast(self, stage: int) -> NDArray[np.bool_]:
         """[roles, 1]: whether the holder of a role in this stage serves all cores with one read; of sums no holder does."""

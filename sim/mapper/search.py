@@ -96,6 +96,9 @@ NONE_FOUND = Found((math.inf,) * 5, None)
 _SOME = Choice((), (), (1, 1), "", "m")
 """Stands for a mapping that nobody asks for."""
 
+_TRUSTED = 1 + np.array([1.5, 1.5, 1.5, 0]) * ROUNDING
+"""What bounds of a single mapping are multiplied with to be no less than its costs, if that is what they are; steps are."""
+
 _FIRST_ROW_DECIDES = np.array([8, 4, 2, 1], dtype=np.int8)
 """What 1 (less) and -1 (more) in four rows are multiplied with, so that the sign of the sum is that of the first row that is not 0."""
 
@@ -339,16 +342,19 @@ class Search:
         return all(_is_within(best.key, own) for best, own in zip(self.founds, limits, strict=True))
 
     def _trust(self, boxes: _Boxes) -> None:
-        """Let the best of some single mappings be the incumbent of each setting, as if its bound, which is lowered, was its cost. Its place
-        counts as later than it is, so that it is not dropped itself."""
-        numbers = self.numbers.take(boxes.where[0])
+        """Let the best of some single mappings be the incumbent of each setting, as if its bound, which is lowered, was its cost; where that
+        is doubtful it is priced. Its place counts as later than it is, so that it is not dropped itself."""
+        latency, numbers = self.keys.index(0), self.numbers.take(boxes.where[0])
         for chip in {*numbers.tolist()}:
             own = boxes if self.is_one else boxes.take((numbers == chip).nonzero()[0])
             best = self._first(own)
-            latency = self.keys.index(0)
-            amounts = own.bounds[:3, best] * (1 + 1.5 * ROUNDING)
-            amounts[latency] = own.bounds[latency, best]
-            key = (*amounts.tolist(), own.bounds.item(3, best), self.place(0, own.where[:, best : best + 1]).item() + 0.5)
+            where = own.where[:, best : best + 1]
+            if len(self.setting.stages) > 1 and self.bounder.is_doubtful(self.table.take(where[2:], axis=1)):
+                amounts = self._keys(evaluate(self.settings[chip], self.chosen_at(where)), 1)[:, 0]
+            else:
+                amounts = own.bounds[:, best] * _TRUSTED
+                amounts[latency] = own.bounds[latency, best]
+            key = (*amounts.tolist(), self.place(0, where).item() + 0.5)
             if key < self.founds[chip].key:
                 self._let_lead(chip, Found(key, _SOME))
 
@@ -429,22 +435,20 @@ class Search:
         """Boxes that fit and may hold something better than what was found: of what is ranked first that differs it has less."""
         if self.known == boxes.known or not boxes.boxes:
             return boxes
-        limits = self._limits_of(boxes.where[0])
-        left = (boxes.bounds[0] <= limits[4]).nonzero()[0]
-        if len(left) < boxes.boxes:
-            boxes = boxes.take(left)
-        if self.has_any and len(left):
-            limits = limits if self.is_one else limits.take(left, axis=1)
-            less, more = boxes.bounds < limits[:4], boxes.bounds > limits[4:8]
-            sign = _FIRST_ROW_DECIDES @ (less.view(np.int8) - more.view(np.int8))
+        if self.has_any:
+            limits = self._limits_of(boxes.where[0])
+            less, more = np.less(boxes.bounds, limits[:4]), np.greater(boxes.bounds, limits[4:8])
+            sign = _FIRST_ROW_DECIDES @ np.subtract(less.view(np.int8), more.view(np.int8))
             better = sign > 0
             equal = (sign == 0).nonzero()[0]
             if len(equal):
                 before = limits[8] if self.is_one else limits[8].take(equal)
                 better[equal] = self.place(boxes.level, boxes.where.take(equal, axis=1)) < before
-            left = better.nonzero()[0]
-            if len(left) < boxes.boxes:
-                boxes = boxes.take(left)
+        else:
+            better = boxes.bounds[0] < np.inf
+        left = better.nonzero()[0]
+        if len(left) < boxes.boxes:
+            boxes = boxes.take(left)
         return _Boxes(boxes.level, boxes.where, boxes.bounds, self.known)
 
     def _parted(self, boxes: _Boxes, count: int) -> tuple[_Boxes, _Boxes | None]:
@@ -527,12 +531,11 @@ class Search:
         """The box of the least bounds, and of equal ones the first: mostly bounds of mappings are costs, and then it is the best."""
         first = boxes.bounds[0]
         among = (first == np.minimum.reduce(first)).nonzero()[0]
-        for bound in boxes.bounds[1:]:
-            if len(among) == 1:
-                break
-            own = on_grid(bound.take(among))
-            among = among.compress(own == own.min())
-        return int(among[0] if len(among) == 1 else among[np.argmin(self.place(0, boxes.where.take(among, axis=1)))])
+        if len(among) == 1:
+            return among.item(0)
+        rest = on_grid(boxes.bounds[1:].take(among, axis=1))
+        among = among.compress((rest == rest[:, np.lexsort(rest[::-1])[:1]]).all(axis=0))
+        return among.item(0 if len(among) == 1 else int(self.place(0, boxes.where.take(among, axis=1)).argmin()))
 
     def tiles(self, where: Ints) -> tuple[Any, Any]:
         """Tiles and ranks of single mappings of one variant."""
