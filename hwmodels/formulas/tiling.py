@@ -59,12 +59,12 @@ class AxisCuts(NamedTuple):
 
 def divide(block: Blocks, size: Count) -> tuple[Blocks, ...]:
     """Blocks cut by a loop into pieces of `size`: the full ones and the one at the edge."""
-    trips = (*block.trips, ceil_div(block.length, size))
-    rest = block.length % size
-    full = Blocks(block.blocks * (block.length // size), smaller(size, block.length), trips)
+    times, rest = divmod(block.length, size)
     if isinstance(rest, int) and rest == 0:
-        return (full,)
-    return full, Blocks(block.blocks * smaller(rest, 1), rest, trips)
+        return (Blocks(block.blocks * times, smaller(size, block.length), (*block.trips, times)),)
+    edge = smaller(rest, 1)
+    trips = (*block.trips, times + edge)
+    return Blocks(block.blocks * times, smaller(size, block.length), trips), Blocks(block.blocks * edge, rest, trips)
 
 
 def share_out(block: Blocks, parts: Count, every: bool, core: int = 0) -> tuple[Blocks, ...]:
@@ -108,11 +108,16 @@ def positions(axis: AxisCuts, stage: int) -> list[Count]:
 
 
 def _total(axis: AxisCuts, moving: int) -> Count:
+    """All trips of the loop of stage `moving`: the blocks that it leaves, unless these have been shared out."""
     if moving < 0:
         return 1
     total: Count = 0
-    for block in axis.around[moving]:
-        total = total + block.blocks * ceil_div(block.length, axis.sizes[moving])
+    if moving + 1 == axis.split_stage and not (isinstance(axis.parts, int) and axis.parts == 1):
+        for block in axis.around[moving]:
+            total = total + block.blocks * ceil_div(block.length, axis.sizes[moving])
+        return total
+    for block in axis.around[moving + 1]:
+        total = total + block.blocks
     return total
 
 

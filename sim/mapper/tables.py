@@ -31,10 +31,11 @@ class Layout(NamedTuple):
     on one core, and with those before `alike` on several."""
 
     own: int
+    steps: int
+    cycles: int
     moves: int
     firsts: int
     lasts: int
-    cycles: int
     accesses: int
     extra: int
     every: int
@@ -51,7 +52,8 @@ class Layout(NamedTuple):
 @lru_cache(maxsize=8)
 def layout(stages: int) -> Layout:
     """Where the numbers of a chip with so many stages stand."""
-    widths = (stages + 1, stages, stages, stages, 1, 1, 1, stages * (stages + 1), 1, 1, 1, 1, 1, 1, 1)
+    # The last row of `own` are the steps of the array.
+    widths = (stages, 1, 1, stages, stages, stages, 1, 1, stages * (stages + 1), 1, 1, 1, 1, 1, 1, 1)
     return Layout(*(sum(widths[:i]) for i in range(len(widths) + 1)))
 
 
@@ -76,22 +78,18 @@ class Cuts(NamedTuple):
 
 
 class Pieces(NamedTuple):
-    """What the array gets of each candidate: how many pieces of which lengths the first core has, and all cores have [kinds of pieces,
-    candidates]; and the extent of that core's first and last piece."""
+    """What the array gets of each candidate: how many pieces of which lengths the first core has, and after those (if there are several)
+    all cores have [kinds of pieces, candidates]; how many kinds the first core has; and the extent of its first and last piece."""
 
     counts: Ints
     lengths: Ints
-    counts_of_all: Ints
-    lengths_of_all: Ints
+    own: int
     first: Ints
     last: Ints
 
     def part(self, begin: int, end: int) -> Pieces:
         """Those of neighbours."""
-        counts, lengths = self.counts[:, begin:end], self.lengths[:, begin:end]
-        alike = self.counts_of_all is self.counts
-        of_all = (counts, lengths) if alike else (self.counts_of_all[:, begin:end], self.lengths_of_all[:, begin:end])
-        return Pieces(counts, lengths, *of_all, self.first[begin:end], self.last[begin:end])
+        return Pieces(self.counts[:, begin:end], self.lengths[:, begin:end], self.own, self.first[begin:end], self.last[begin:end])
 
 
 def cuts_of(setting: Setting, extents: Ints, tiles: Ints, parts: Any) -> Cuts:
@@ -114,18 +112,12 @@ def cuts_of(setting: Setting, extents: Ints, tiles: Ints, parts: Any) -> Cuts:
 
 def pieces_of(cuts: Cuts, candidates: int) -> Pieces:
     """What the array gets of axes that are cut so."""
-    own = _counted(cuts.own, candidates)
-    every = own if cuts.every is cuts.own else _counted(cuts.every, candidates)
-    return Pieces(*own, *every, cuts.firsts[-1], cuts.lasts[-1])
-
-
-def _counted(cuts: AxisCuts, candidates: int) -> tuple[Ints, Ints]:
-    """Counts and lengths of what the array gets."""
-    blocks = cuts.around[-1]
+    own = cuts.own.around[-1]
+    blocks = own if cuts.every is cuts.own else (*own, *cuts.every.around[-1])
     counts, lengths = np.empty((2, len(blocks), candidates), dtype=np.int64)
     for i, block in enumerate(blocks):
         counts[i], lengths[i] = block.blocks, block.length
-    return counts, lengths
+    return Pieces(counts, lengths, len(own), cuts.firsts[-1], cuts.lasts[-1])
 
 
 def geometry(setting: Setting, extents: Ints, tiles: Ints, parts: Any, cuts: Cuts) -> Floats:
@@ -139,9 +131,11 @@ def geometry(setting: Setting, extents: Ints, tiles: Ints, parts: Any, cuts: Cut
     stages, several = len(tiles), setting.cores > 1
     at = layout(stages)
     numbers = np.zeros((at.rows, tiles.shape[1]))
-    rows = [*positions(cuts.own, stages - 1), *(_all_move(cuts.every, tiles, stage) for stage in range(stages))]
-    for i, row in enumerate([*rows, *cuts.firsts[:stages], *cuts.lasts[:stages]]):
-        numbers[i] = row
+    for i, row in enumerate(positions(cuts.own, stages - 1)):
+        numbers[at.own + i] = row
+    moves = [_all_move(cuts.every, tiles, stage) for stage in range(stages)]
+    for i, row in enumerate([*moves, *cuts.firsts[:stages], *cuts.lasts[:stages]]):
+        numbers[at.moves + i] = row
     part = ceil_div(extents, parts) if setting.split_stage == 0 and several else extents
     if several:
         for stage in range(stages):
@@ -169,28 +163,28 @@ def array_factors(setting: Setting, dataflow: str, array_axis: Axis, name: Axis,
     The cycles of a tensor core are at least its granules over the units.
     """
 
-    def total(of_length: Callable[[Any], Any]) -> Any:
-        return np.add.reduce(pieces.counts * of_length(pieces.lengths))
+    counts, lengths, own = pieces.counts, pieces.lengths, pieces.own
 
-    def total_of_all(of_length: Callable[[Any], Any], of_first: Any) -> Any:
-        alike = pieces.counts_of_all is pieces.counts
-        return of_first if alike else np.add.reduce(pieces.counts_of_all * of_length(pieces.lengths_of_all))
+    def totals(of_length: Callable[[Any], Any]) -> tuple[Any, Any]:
+        each = counts * of_length(lengths)
+        of_first = np.add.reduce(each[:own])
+        return of_first, np.add.reduce(each[own:]) if len(each) > own else of_first
+
+    def total(of_length: Callable[[Any], Any]) -> Any:
+        return np.add.reduce(counts[:own] * of_length(lengths[:own]))
 
     unit = setting.chip.matrix
     if unit.kind == "tensor_core":
         size = unit.tile[AXES.index(name)]
         share = 1.0 if name != "m" else 1 / unit.count
         turns = size / setting.rate if name == "k" else size
-        tiles = total(array.one)
-        return [total(lambda length: ceil_div(length, size)) * (share * turns), tiles, total_of_all(array.one, tiles), 0]
+        return [total(lambda length: ceil_div(length, size)) * (share * turns), *totals(array.one), 0]
     cycles = total(array.cycles_factor(setting, dataflow, array_axis, name))
     extra: Any = 0
     if name == systolic.AXES[dataflow][2]:
         end = pieces.first if dataflow == "os" else pieces.last
         extra = array.tile_extra_cycles(setting, dataflow, array_axis, (end, end, end))
-    of_length = array.accesses_factor(setting, dataflow, array_axis, name)
-    accesses = total(of_length)
-    return [cycles, accesses, total_of_all(of_length, accesses), extra]
+    return [cycles, *totals(array.accesses_factor(setting, dataflow, array_axis, name)), extra]
 
 
 class Kind(NamedTuple):
@@ -215,9 +209,11 @@ def axis_tables(
     extents = np.array([settings[each.setting].extents[each.axis] for each in asked]).repeat(widths)
     parts: Any = np.array([each.parts for each in asked]).repeat(widths) if setting.cores > 1 else 1
     cuts = cuts_of(setting, extents, tiles, parts)
-    numbers, pieces = geometry(setting, extents, tiles, parts, cuts), pieces_of(cuts, tiles.shape[1])
+    pieces = pieces_of(cuts, tiles.shape[1])
     depths = [(max(widths[kind.asked] for kind in each) - 1).bit_length() for each in kinds]
-    table, column = np.empty((at.rows, sum(len(each) << depth for each, depth in zip(kinds, depths, strict=True)))), 0
+    table = np.full((at.rows, sum(len(each) << depth for each, depth in zip(kinds, depths, strict=True))), none)
+    table[at.moves : at.firsts] = 1
+    numbers, column = geometry(setting, extents, tiles, parts, cuts), 0
     for axis, (each, depth) in enumerate(zip(kinds, depths, strict=True)):
         own = [i for i, group in enumerate(asked) if group.axis == axis]
         begin, end = ends[own[0]] - widths[own[0]], ends[own[-1]]
@@ -230,8 +226,6 @@ def axis_tables(
             for kind in alike:
                 width = widths[kind.asked]
                 table[:, column : column + width] = numbers[:, ends[kind.asked] - width : ends[kind.asked]]
-                table[:, column + width : column + (1 << depth)] = none
-                table[at.moves : at.firsts, column + width : column + (1 << depth)] = 1
                 column += 1 << depth
     return table, depths
 
