@@ -539,9 +539,9 @@ class Search:
         self.known += 1
 
 
-_ALL_UP_TO_MACS = 24**3
+_ALL_UP_TO = 24
 _FEW_CORES = 2
-"""GEMMs, and splits, of which all tiles are searched where there are two stages: mostly tenths of a second."""
+"""Extents of GEMMs, and cores of splits, of which all tiles are searched where there are two stages: mostly tenths of a second."""
 
 _BOXES_PER_PRICED = 20
 """Boxes of a budget for one mapping that may be priced."""
@@ -596,7 +596,7 @@ def _second_space(setting: Setting, budget_boxes: float) -> Space | None:
     few = [variant for variant in chosen if math.prod(variant.split) <= _FEW_CORES]
     if budget_boxes:
         return chosen, orders, tiles_of
-    is_small = len(setting.stages) == 2 and setting.gemm.macs <= _ALL_UP_TO_MACS
+    is_small = len(setting.stages) == 2 and max(setting.extents) <= _ALL_UP_TO
     return (few, orders, tiles_of) if is_small and few else None
 
 
