@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from copy import copy
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import chain, pairwise
@@ -87,13 +86,14 @@ class Bounder:
         self.one, self.drain, self.sums, self.finished = (self._next(1) for _ in range(4))
         self.besides = self._next(2 * len(setting.besides.sizes_bytes))
         self.scales = self._next(len(setting.besides.sizes_bytes) > 0)
-        self.cycles, self.extra = self._next(1), self._next(1)
+        self.steps, self.cycles, self.extra = self._next(1), self._next(1), self._next(1)
         self.accesses = self._next()
         self._ask([setting], drains, [0] * len(drains))
         self.own, self.own_finished = (self.one, self.finished) if self.one_core else (self._next(), self._next(1))
         self.enter = [self._next() for _ in range(stages)]
-        self.ends = [self._next() for _ in range(stages)]
+        self.firsts = [self._next(2) for _ in range(stages)]
         self.held = [self._next(1) for _ in range(stages)]
+        self.lasts = [self._next(1) for _ in range(stages)]
         pairs = [(role, *pair) for role in ROLES for pair in pairwise(setting.holders[role])]
         between = sorted({(outer.stage, inner.stage) for _, outer, inner in pairs})
         self.leave = {key: self.enter[key[1]] if self.one_core else self._next() for key in between}
@@ -116,7 +116,6 @@ class Bounder:
         self.bursts_per_element, self.burst_parts, self.first_rows = self._burst_rates()
         self.longest = self._longest()
         self.room = np.concatenate([room for _, _, room in self.rooms])
-        self.order_codes = np.arange(len(orders)) * self.codes_per_order
         self.rows = _Rows(self)
 
     def _ask(self, settings: Sequence[Setting], drains: Sequence[int], gemms: Sequence[int]) -> None:
@@ -137,7 +136,8 @@ class Bounder:
 
     def asked(self, settings: Sequence[Setting], drains: Sequence[int], gemms: Sequence[int]) -> Bounder:
         """The same for other GEMMs of the same form on the same chip."""
-        other = copy(self)
+        other = Bounder.__new__(Bounder)
+        other.__dict__.update(self.__dict__)
         other._ask(settings, drains, gemms)
         return other
 
@@ -147,7 +147,7 @@ class Bounder:
 
     def _link(self, role: Role, outer: Place, inner: Place) -> Link:
         number, stage = ROLES.index(role), inner.stage
-        one = self.ends[stage] + number
+        one = self.lasts[stage] if role == "psums" else self.firsts[stage] + number
         leave = self.leave[outer.stage, stage] + number
         bursts = self.bursts + number if outer.stage < 0 else one
         return Link(role, outer, inner, leave, self.enter[stage] + number, one, bursts, self.waste_read + number, self.waste_written)
@@ -207,25 +207,22 @@ class Bounder:
         """
         rows = self.rows
         found = (rows.all if single else rows.all_of_boxes) @ self.demands_of(numbers, order, variant, single)
-        bounds = np.empty((4, found.shape[1]))
-        np.maximum.reduce(found[: rows.singles], out=bounds[0])
         if rows.pairs:
-            least = np.minimum(found[rows.singles : rows.singles + rows.pairs], found[rows.singles + rows.pairs : rows.amounts])
-            np.maximum(bounds[0], np.maximum.reduce(least), out=bounds[0])
-        bounds[1:3] = found[rows.amounts : rows.amounts + 2]
-        np.multiply.reduce(numbers[self.at.own + len(self.enter)], out=bounds[3])
-        return bounds, np.logical_or.reduce(found[rows.amounts + 2 :] > self.room)
+            second = found[rows.pairs : 2 * rows.pairs]
+            np.minimum(found[: rows.pairs], second, out=second)
+        np.maximum.reduce(found[rows.pairs : rows.amounts], out=found[rows.amounts])
+        return found[rows.amounts : rows.amounts + 4], np.logical_or.reduce(found[rows.amounts + 4 :] > self.room)
 
     def demands_of(self, numbers: Floats, order: Any, variant: Any, single: bool) -> Floats:
         """[demands, mappings]."""
-        at = self.at
-        code = (self.code @ numbers[at.moves : at.firsts].reshape(len(self.code), -1)).astype(np.intp) + self.order_codes.take(order)
-        driven, flag = self.driven.take(code, axis=1), 0
-        found = np.empty((self.demands if single else self.of_boxes, len(code)))
-        self.given.take(variant, axis=1, out=found[: self.cycles], mode="clip")
+        at, stages, count = self.at, len(self.enter), numbers.shape[2]
+        code = (self.code @ numbers[at.moves : at.firsts].reshape(3 * stages, -1)).astype(np.intp)
+        driven = self.driven.take(code + order * self.codes_per_order, axis=1)
+        found = np.empty((self.demands if single else self.of_boxes, count))
+        self.given.take(variant, axis=1, out=found[: self.steps], mode="clip")
         gemms = self.own_numbers if self.is_one else self.own_numbers.take(variant, axis=1)
         whole, out_bytes = gemms[:3], gemms[3]
-        np.multiply.reduce(numbers[at.cycles], out=found[self.cycles])
+        np.multiply.reduce(numbers[at.steps : at.moves], axis=1, out=found[self.steps : self.extra])
         np.add.reduce(numbers[at.extra], out=found[self.extra])
         own = whole
         if not self.one_core:
@@ -235,39 +232,44 @@ class Bounder:
         seen = own if self.seen_by_first is None else np.where(self.seen_by_first, own, whole)
         accesses = numbers[at.accesses] if self.access_rows is None else numbers[self.access_rows, [0, 1, 2]]
         np.multiply(seen, accesses, out=found[self.accesses : self.accesses + 3])
-        for stage in range(len(self.enter)):
-            self._stage(found, numbers, stage, driven[flag : flag + 3 * stage + 3], whole, own)
-            ends = self.ends[stage]
-            firsts, lasts = numbers[at.firsts + stage], numbers[at.lasts + stage]
-            np.multiply(firsts[2], firsts[1::-1], out=found[ends : ends + 2])
-            np.multiply(lasts[0], lasts[1] * out_bytes, out=found[ends + 2])
-            np.multiply(firsts[0], firsts[1], out=found[self.held[stage]])
-            flag += 3 * stage + 3
-        if self.scales < self.cycles:
+        self._visits(found, numbers, driven, whole, own)
+        # Stage by stage the first tiles of weights and activations; of sums the first and, in bytes, the last.
+        firsts = numbers[at.firsts : at.lasts]
+        np.multiply(firsts[:, 2:], firsts[:, 1::-1], out=found[self.firsts[0] : self.held[0]].reshape(stages, 2, count))
+        ends = numbers[at.firsts : at.accesses]
+        np.multiply(ends[:, 0], ends[:, 1], out=found[self.held[0] : self.lasts[-1] + 1])
+        found[self.lasts[0] : self.lasts[-1] + 1] *= out_bytes
+        if self.scales < self.steps:
             found[self.scales] *= found[self.weights_leave]
         if single:
             self._round_up(found, numbers, whole, out_bytes)
         return found
 
-    def _stage(self, found: Floats, numbers: Floats, stage: int, driven: NDArray[np.bool_], whole: Floats, own: Floats) -> None:
-        """Visits of the tiles of a stage, as elements that leave outer holders and enter those of the stage."""
-        at, setting = self.at, self.setting
-        once = self._often(numbers, at.own, driven)
-        np.multiply(once, whole if stage < setting.split_stage else own, out=found[self.enter[stage] : self.enter[stage] + 3])
-        if not self.one_core:
-            often = self._often(numbers, at.every + stage * (len(setting.stages) + 1), driven)
-            for (outer, inner), index in self.leave.items():
-                if inner == stage:
-                    seen = np.where(self.multicast[outer], once, often) if outer < setting.split_stage else once
-                    np.multiply(seen, whole if outer < setting.split_stage else own, out=found[index : index + 3])
+    def _visits(self, found: Floats, numbers: Floats, driven: NDArray[np.bool_], whole: Floats, own: Floats) -> None:
+        """Visits of the tiles of each stage, as elements that leave outer holders and enter those of the stage."""
+        at, stages, count, split_stage = self.at, len(self.enter), numbers.shape[2], self.setting.split_stage
+        once = self._often(numbers[None, at.own : at.cycles], driven)
+        if self.one_core:
+            np.multiply(once, whole, out=found[self.enter[0] : self.firsts[0]].reshape(stages, 3, count))
+            return
+        often = self._often(numbers[at.every : at.extent].reshape(stages, stages + 1, 3, count), driven)
+        for stage, entered in enumerate(self.enter):
+            np.multiply(once[stage], whole if stage < split_stage else own, out=found[entered : entered + 3])
+        for (outer, inner), left in self.leave.items():
+            seen = np.where(self.multicast[outer], once[inner], often[inner]) if outer < split_stage else once[inner]
+            np.multiply(seen, whole if outer < split_stage else own, out=found[left : left + 3])
 
-    def _often(self, numbers: Floats, row: int, driven: NDArray[np.bool_]) -> Any:
-        """Visits of the tiles of each role; sums come back once less."""
-        often: Any = numbers[row]
-        for i in range(0, len(driven), 3):
-            row += 1
-            often = np.where(driven[i : i + 3], numbers[row], often)
-        often[2] -= 1
+    def _often(self, positions: Floats, driven: NDArray[np.bool_]) -> Floats:
+        """[stages, roles, mappings]: visits of the tiles of each role, sums come back once less; `positions` [1 or stages, moving stages,
+        axes, mappings]."""
+        stages, (_, _, _, count) = len(self.enter), positions.shape
+        often: Floats = np.where(driven[: 3 * stages].reshape(stages, 3, count), positions[:, 1], positions[:, 0])
+        row = 3 * stages
+        for i in range(1, stages):
+            end = row + 3 * (stages - i)
+            np.copyto(often[i:], positions[-(stages - i) :, 1 + i], where=driven[row:end].reshape(stages - i, 3, count))
+            row = end
+        often[:, 2] -= 1
         return often
 
     def _multicast(self, stage: int) -> NDArray[np.bool_]:
@@ -340,26 +342,23 @@ def remembered_bounder(form: Form, orders: tuple[Any, ...]) -> Bounder:
 
 @lru_cache(maxsize=16)
 def driven_by(orders: tuple[Any, ...], stages: int) -> tuple[NDArray[np.bool_], Floats]:
-    """Which loop drives the tiles of a role away: for each stage, each stage up to it and each role a row of flags; whether the loop of the
-    outer stage over the role's third axis does so, looked up under a code: the number of the order, then a bit for each loop that moves,
-    the weights of which [stages * axes] come second.
+    """Which loop drives the tiles of a role away: for each stage, each stage from it on and each role a row of flags; whether the loop of
+    the former over the role's third axis drives away the latter's tiles, looked up under a code: the number of the order, then a bit for
+    each loop that moves, the weights of which [stages * axes] come second.
     """
     bits = 3 * stages
     moves = (np.arange(2**bits) >> np.arange(bits)[:, None] & 1).astype(bool).reshape(stages, 3, 1, -1)
     ranks = np.array(orders).transpose(1, 2, 0)[..., None]
-    rows = []
+    rows = np.empty((stages, stages, 3, len(orders), 2**bits), dtype=bool)
     for stage in range(stages):
-        below: list[list[Any]] = []
         moved: list[Any] = [False] * 3
         for i in reversed(range(stage + 1)):
-            flags = []
             for role, (x, y, z) in enumerate(ROLE_AXES[role] for role in ROLES):
                 inside = (ranks[i, x] > ranks[i, z]) & moves[i, x] | (ranks[i, y] > ranks[i, z]) & moves[i, y]
-                flags.append(inside | moved[role])
+                rows[i, stage, role] = inside | moved[role]
                 moved[role] = moved[role] | moves[i, x] | moves[i, y]
-            below.append(flags)
-        rows += [np.broadcast_to(flag, (len(orders), 2**bits)).ravel() for flags in reversed(below) for flag in flags]
-    return np.array(rows, dtype=bool), 2.0 ** np.arange(bits, dtype=np.float64)
+    used = [rows[i, i:].reshape(-1, len(orders) * 2**bits) for i in range(stages)]
+    return np.concatenate(used), 2.0 ** np.arange(bits, dtype=np.float64)
 
 
 class _Rows:
@@ -383,14 +382,16 @@ class _Rows:
                 self._pairs.append((crossing + rests[0] + row, crossing + rests[1] + row))
             elif crossing is not None:
                 self._singles.append(crossing + row)
-        table = [*self._singles, *(first for first, _ in self._pairs), *(second for _, second in self._pairs)]
-        self.singles, self.pairs, self.amounts = len(self._singles), len(self._pairs), len(table)
+        table = [*(first for first, _ in self._pairs), *(second for _, second in self._pairs), *self._singles]
+        self.pairs, self.amounts = len(self._pairs), len(table)
         self.coefficients = np.stack(np.broadcast_arrays(*table), axis=-2)
         self.coefficients_of_boxes, self.sizes_of_boxes = self._without_bursts(self.coefficients), self._without_bursts(self.sizes)
         self.needed = self._rooms()
         if self.coefficients.ndim == 2:  # one chip
-            lowered = 1 - ROUNDING
-            self.all = np.concatenate([self.coefficients * lowered, self.sizes * lowered, self.needed])
+            # Where the latency goes there is a row of zeros.
+            lowered, latency = 1 - ROUNDING, np.zeros((1, form.demands))
+            steps = self.unit[form.steps : form.steps + 1]
+            self.all = np.concatenate([self.coefficients * lowered, latency, self.sizes * lowered, steps, self.needed])
             self.all_of_boxes = self._without_bursts(self.all)
 
     def _rooms(self) -> Floats:
@@ -400,7 +401,7 @@ class _Rows:
         row = 0
         for stage, bits, _ in form.rooms:
             for each in bits:
-                rows[row, [form.ends[stage], form.ends[stage] + 1, form.held[stage]]] = each
+                rows[row, [form.firsts[stage], form.firsts[stage] + 1, form.held[stage]]] = each
                 row += 1
         return rows
 
@@ -418,10 +419,10 @@ class _Rows:
 
     def largest(self, found: Floats) -> Floats:
         """[..., mappings] of what rows make of demands [..., rows, mappings]: the largest of all, of pairs the smaller one."""
-        singles, pairs = self.singles, self.pairs
-        latency_s: Floats = np.maximum.reduce(found[..., :singles, :], axis=-2)
+        pairs = self.pairs
+        latency_s: Floats = np.maximum.reduce(found[..., 2 * pairs :, :], axis=-2)
         if pairs:
-            least = np.minimum(found[..., singles : singles + pairs, :], found[..., singles + pairs :, :])
+            least = np.minimum(found[..., :pairs, :], found[..., pairs : 2 * pairs, :])
             latency_s = np.maximum(latency_s, np.maximum.reduce(least, axis=-2))
         return latency_s
 

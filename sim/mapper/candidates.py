@@ -151,13 +151,15 @@ def _chains(setting: Setting, axis: int, parts: int, tiles_of: Callable[[Ints, b
         if stage == setting.split_stage and parts > 1:
             extents = ceil_div(extents, parts)
         alike = setting.pieces if axis == AXES.index("n") and stage < setting.split_stage else 1
-        tiles = alike * tiles_of(extents // alike, stage + 1 == len(setting.stages))
-        tiles = np.sort(tiles, axis=0)
-        new = np.ones(tiles.shape, dtype=bool)
+        tiles = np.sort(alike * tiles_of(extents // alike, stage + 1 == len(setting.stages)), axis=0)
+        new = np.empty(tiles.shape, dtype=bool)
+        new[0] = True
         np.not_equal(tiles[1:], tiles[:-1], out=new[1:])
         if stage + 1 == setting.split_stage and parts > 1:
             new &= sits_out_nothing(extents, tiles, parts)
-        chains = np.vstack([chains.repeat(new.sum(axis=0), axis=1), tiles.T[new.T]])
+        around, new_chains = chains.repeat(np.add.reduce(new), axis=1), tiles.T[new.T]
+        chains = np.empty((stage + 1, len(new_chains)), dtype=np.int64)
+        chains[:stage], chains[stage] = around, new_chains
     return chains
 
 
@@ -171,19 +173,19 @@ def thin_tiles(setting: Setting, axis: int, parts: int) -> Ints:
     """
     grains = np.array(array_grains(setting, axis) or (1,))[:, None]
     doubled = distinct((grains << np.arange(int(setting.extents[axis]).bit_length())).ravel())[:, None]
-    together = _bases(setting, axis)[-1] * (parts if setting.pieces == 1 else 1)
+    coarse = np.array(_packs(setting, axis))[:, None, None] * (_bases(setting, axis)[-1] * (parts if setting.pieces == 1 else 1))
 
     def tiles_of(extents: Ints, innermost: bool) -> Ints:
+        trips = _TRIPS[: int(np.searchsorted(_TRIPS, extents.max(), side="right")), None]
+        tiles = np.empty((2 + (len(grains) + len(doubled) if innermost else len(coarse) * len(trips)), len(extents)), dtype=np.int64)
+        tiles[0], tiles[1] = 1, extents
         if innermost:
-            halves = ceil_div(ceil_div(extents, 2), grains) * grains
-            given = np.broadcast_to(doubled, (len(doubled), len(extents)))
-            inner: Ints = np.minimum(np.vstack([np.ones_like(extents), extents, halves, given]), extents)
-            return inner
-        trips = _TRIPS[extents.max() >= _TRIPS][:, None]
-        least = ceil_div(extents, np.minimum(trips, extents))
-        whole = [ceil_div(least, together * pack) * (together * pack) for pack in _packs(setting, axis)]
-        outer: Ints = np.minimum(np.vstack([extents, *whole, np.ones_like(extents)]), extents)
-        return outer
+            tiles[2 : 2 + len(grains)] = ceil_div(ceil_div(extents, 2), grains) * grains
+            tiles[2 + len(grains) :] = doubled
+        else:
+            whole = ceil_div(ceil_div(extents, np.minimum(trips, extents)), coarse) * coarse
+            tiles[2:] = whole.reshape(-1, len(extents))
+        return np.minimum(tiles, extents, out=tiles)
 
     return _chains(setting, axis, parts, tiles_of)
 

@@ -454,7 +454,7 @@ class _Family:
         numbers, rows = table.take(where[2:], axis=1, mode="clip"), self.bounder.rows
         demands = self.bounder.demands_of(numbers, where[1], where[0], single=level == 0)
         dram_bytes, moved_bytes = rows.bytes_of(demands, level == 0)
-        steps = np.multiply.reduce(numbers[self.bounder.at.own + len(self.setting.stages)])
+        steps = demands[self.bounder.steps]
         needed = np.empty((0, where.shape[1])) if self.rooms is None else rows.needed[:, : len(demands)] @ demands
         return _Bounds(level, where, demands, np.array([dram_bytes, moved_bytes, steps]), needed, self.space.place(level, where))
 

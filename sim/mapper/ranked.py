@@ -112,6 +112,7 @@ def _search(
 class _Ranked(Search):
     """A search that keeps the best few; `best` holds bound, place among all mappings, and choice."""
 
+    may_trust = False
     besides_s: Mapping[str, float]
     count: int
     most_tiles: int

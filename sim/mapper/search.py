@@ -93,6 +93,12 @@ class Found(NamedTuple):
 
 NONE_FOUND = Found((math.inf,) * 5, None)
 
+_SOME = Choice((), (), (1, 1), "", "m")
+"""Stands for a mapping that nobody asks for."""
+
+_FIRST_ROW_DECIDES = np.array([8, 4, 2, 1], dtype=np.int8)
+"""What 1 (less) and -1 (more) in four rows are multiplied with, so that the sign of the sum is that of the first row that is not 0."""
+
 
 class _Axis(NamedTuple):
     """The candidates of one axis: of each kind [stages, candidates] those that fit alone, and the kind of each variant. Each kind has
@@ -115,6 +121,14 @@ def together(choices: Sequence[Choice]) -> Choice:
     tiles, ranks = (np.moveaxis(np.array([choice[i] for choice in choices]), 0, 2) for i in (0, 1))
     _, _, split, dataflow, array_axis = choices[0]
     return Choice(tuple(tuple(each) for each in tiles), tuple(tuple(each) for each in ranks), split, dataflow, array_axis)
+
+
+def _is_within(key: Key, limits: Sequence[float]) -> bool:
+    """Whether a mapping is no worse than the one that limits stand for."""
+    for amount, low, high in zip(key[:4], limits[:4], limits[4:8], strict=True):
+        if amount < low or amount > high:
+            return amount < low
+    return True
 
 
 class NoTile(Exception):
@@ -196,19 +210,15 @@ def _all_of(*counts: int) -> Ints:
     return np.indices(counts).reshape(len(counts), -1)
 
 
-class _Boxes(NamedTuple):
-    """Boxes of one level: variant, order and column along m, n and k of each; their bounds, in the order of ranking; and the number of the
-    incumbent that they were compared with."""
+class _Boxes:
+    """Boxes of one level: variant, order and column along m, n and k of each [5, boxes]; their bounds [4, boxes], in the order of ranking;
+    and the number of the incumbent that they were compared with."""
 
-    level: int
-    where: Ints
-    bounds: Floats
-    known: int
+    __slots__ = ("bounds", "boxes", "known", "level", "where")
 
-    @property
-    def boxes(self) -> int:
-        """How many."""
-        return int(self.where.shape[1])
+    def __init__(self, level: int, where: Ints, bounds: Floats, known: int) -> None:
+        self.level, self.where, self.bounds, self.known = level, where, bounds, known
+        self.boxes = where.shape[1]
 
     def take(self, which: Any) -> _Boxes:
         return _Boxes(self.level, self.where.take(which, axis=1), self.bounds.take(which, axis=1), self.known)
@@ -220,6 +230,10 @@ class _Boxes(NamedTuple):
         where, bounds = np.concatenate([self.where, others.where], axis=1), np.concatenate([self.bounds, others.bounds], axis=1)
         return _Boxes(self.level, where, bounds, self.known)
 
+    def unknown(self) -> _Boxes:
+        """The same, not yet compared with any incumbent."""
+        return _Boxes(self.level, self.where, self.bounds, -1)
+
 
 class Search:
     """A search for one GEMM on a chip, or at once for several GEMMs of one form on it, or for one GEMM on chips that differ in nothing but
@@ -230,6 +244,8 @@ class Search:
     several settings are laid out side by side, as if the variants of each were further variants of one; a box is compared with the
     incumbent of its own.
     """
+
+    may_trust = True
 
     def __init__(
         self,
@@ -251,7 +267,7 @@ class Search:
         self.keys = [1, 0, 2, 3] if objective == "traffic" else [0, 1, 2, 3]
         self.ranks = np.array(self.orders).transpose(1, 2, 0)
         self.founds = [incumbent] * len(settings)
-        self.has_all = incumbent.choice is not None
+        self.has_all = self.has_any = incumbent.choice is not None
         self.limits = np.array([self._limits(incumbent.key)] * len(settings)).T
         self.heights = [sum(min(level, axis.depth) for axis in self.axes) for level in range(len(self.levels))]
         self.cuts: dict[tuple[int, int], tuple[Ints, Ints]] = {}
@@ -266,30 +282,75 @@ class Search:
 
     @on_one_thread
     def run(self) -> list[Found]:
-        """Open boxes until none is left that could hold anything better: first straight down to an incumbent, the best boxes of each level;
-        then level by level, if that is not too much at a time. Where there is a budget, or too much, on along the best."""
+        """Open boxes until none is left that could hold anything better: first on trust, where nothing is known yet."""
+        latency = self.keys.index(0)
+        waiting = None
+        if self.has_all or self.budget_boxes < math.inf or not self.may_trust or not self._ends_well():
+            waiting = self._open(self._price)
+        if waiting is None:
+            return [best._replace(is_exact=True, least_s=best.key[latency]) for best in self.founds]
+        bounds_s = [float(boxes.bounds[latency].min()) for boxes in waiting.values()]
+        return [best._replace(least_s=min([*bounds_s, best.key[latency]])) for best in self.founds]
+
+    def _open(self, singles: Callable[[_Boxes], _Boxes | None]) -> dict[int, _Boxes] | None:
+        """Open boxes: first straight down to an incumbent, the best boxes of each level; then level by level, if that is not too much at a
+        time. Where there is a budget, or too much, on along the best. `singles` is given what is left as single mappings, and gives back
+        what is left of them. What waits when the budget is spent, level by level; None if nothing is left before."""
         level, where = self.start()
-        waiting = {level: self._bounded(level, where)}
-        latency, known = self.keys.index(0), self.known
+        boxes, known = self._bounded(level, where), self.known
+        waiting = {level: boxes} if boxes.boxes else {}
         while self.opened < self.budget_boxes or not self.has_all:
             if self.known != known:
                 known, waiting = self.known, {level: self._promising(boxes) for level, boxes in waiting.items()}
+                waiting = {level: boxes for level, boxes in waiting.items() if boxes.boxes}
+            if not waiting:
+                return None
             level = self._next_level(waiting)
-            if level < 0:
-                return [best._replace(is_exact=True, least_s=best.key[latency]) for best in self.founds]
             boxes = waiting.pop(level)
             if level == 0:
-                left = self._price(boxes)
-                if left is not None:
+                left = singles(boxes)
+                if left is not None and left.boxes:
                     waiting[0], self.opened = left, max(self.opened, int(self.budget_boxes))
             else:
                 boxes, rest = self._parted(boxes, self._batch)
                 if rest is not None:
                     waiting[level] = rest
                 below = self._below(level, boxes.boxes)
-                waiting[below] = self._bounded(below, self.children(level, boxes.where, below)).joined(waiting.get(below))
-        bounds_s = [float(boxes.bounds[latency].min()) for boxes in waiting.values() if boxes.boxes]
-        return [best._replace(least_s=min([*bounds_s, best.key[latency]])) for best in self.founds]
+                boxes = self._bounded(below, self.children(level, boxes.where, below))
+                if boxes.boxes:
+                    waiting[below] = boxes.joined(waiting.get(below))
+        return waiting
+
+    def _ends_well(self) -> bool:
+        """Search on trust: take the bounds of single mappings for their costs, which mostly they are, and price what is left of them only
+        at the end. Whether the best of that is no worse than what it was trusted to be: if so, nothing was dropped that is better."""
+        kept: list[_Boxes] = []
+
+        def keep(boxes: _Boxes) -> None:
+            self._trust(boxes)
+            kept.append(boxes.unknown())
+
+        self._open(keep)
+        left, limits = [self._promising(boxes) for boxes in kept], self.limits.T.tolist()
+        for chip in range(len(self.founds)):
+            self._let_lead(chip, NONE_FOUND)
+        for boxes in left:
+            self._price(boxes.unknown())
+        return all(_is_within(best.key, own) for best, own in zip(self.founds, limits, strict=True))
+
+    def _trust(self, boxes: _Boxes) -> None:
+        """Let the best of some single mappings be the incumbent of each setting, as if its bound, which is lowered, was its cost. Its place
+        counts as later than it is, so that it is not dropped itself."""
+        numbers = self.numbers.take(boxes.where[0])
+        for chip in {*numbers.tolist()}:
+            own = boxes if self.is_one else boxes.take((numbers == chip).nonzero()[0])
+            best = self._first(own)
+            latency = self.keys.index(0)
+            amounts = own.bounds[:3, best] * (1 + 1.5 * ROUNDING)
+            amounts[latency] = own.bounds[latency, best]
+            key = (*amounts.tolist(), own.bounds.item(3, best), self.place(0, own.where[:, best : best + 1]).item() + 0.5)
+            if key < self.founds[chip].key:
+                self._let_lead(chip, Found(key, _SOME))
 
     @property
     def _batch(self) -> int:
@@ -298,11 +359,10 @@ class Search:
         return (first if not self.has_all else limited if self.budget_boxes < math.inf else unlimited) * len(self.settings)
 
     def _next_level(self, waiting: Mapping[int, _Boxes]) -> int:
-        """Where to go on: -1 if nothing is left."""
-        levels = [level for level, boxes in waiting.items() if boxes.boxes]
-        if not levels or not self.has_all or self.budget_boxes < math.inf:
-            return min(levels, default=-1)
-        return max((level for level in levels if waiting[level].boxes <= self._batch), default=min(levels))
+        """Where to go on."""
+        if not self.has_all or self.budget_boxes < math.inf:
+            return min(waiting)
+        return max((level for level, boxes in waiting.items() if boxes.boxes <= self._batch), default=min(waiting))
 
     def _below(self, level: int, count: int) -> int:
         """The level of the parts into which so many boxes are cut: the lowest at which they are not too many."""
@@ -341,7 +401,7 @@ class Search:
         table = self.levels[level].table if level else self.table
         if len(self.settings) > 1 or (self.has_all and where.shape[1] > _MANY_BOXES):
             cycles = np.multiply.reduce(table[self.bounder.at.cycles].take(where[2:], mode="clip"))
-            where = where.compress(cycles < self._limits_of(9, self.numbers.take(where[0])), axis=1)
+            where = where.compress(cycles < self._limits_of(where[0])[9], axis=1)
         self.opened += where.shape[1]
         self.calls += 1
         numbers = table.take(where[2:], axis=1, mode="clip")
@@ -357,47 +417,43 @@ class Search:
 
     def _limits(self, key: Key) -> list[float]:
         """What bounds are compared with, for an incumbent."""
-        lows = [amount * (1 - 2 * ROUNDING) for amount in key[:4]]
+        highs = [min(amount, _LARGEST) for amount in key]
         cycles = math.inf if self.keys[0] else key[0] * float(self.setting.clock_hz) * (1 + GRID)
-        return [*(min(limit, _LARGEST) for limit in (*lows, *key)), min(cycles, _NO_TILE / 1e6)]
+        return [*(amount * (1 - 2 * ROUNDING) for amount in highs[:4]), *highs, min(cycles, _NO_TILE / 1e6)]
 
-    def _limits_of(self, row: int, numbers: Any) -> Any:
-        """One of them, of the boxes' settings: a number, or as many [boxes]."""
-        return self.limits.item(row, 0) if self.is_one else self.limits[row].take(numbers)
+    def _limits_of(self, variants: Ints) -> Floats:
+        """[10, 1 or boxes]: the limits of the boxes' settings."""
+        return self.limits if self.is_one else self.limits.take(self.numbers.take(variants), axis=1)
 
     def _promising(self, boxes: _Boxes) -> _Boxes:
-        """Boxes that fit and may hold something better than what was found."""
+        """Boxes that fit and may hold something better than what was found: of what is ranked first that differs it has less."""
         if self.known == boxes.known or not boxes.boxes:
             return boxes
-        variants, first = boxes.where[0], boxes.bounds[0]
-        numbers = variants if self.is_one else self.numbers.take(variants)
-        better = first < self._limits_of(0, numbers)
-        near = first <= self._limits_of(4, numbers)
-        left = near.nonzero()[0]
-        if np.count_nonzero(better) < len(left):
-            equal = np.greater(near, better).nonzero()[0]
-            better[equal] = self._is_before(boxes.take(equal), numbers.take(equal))
+        limits = self._limits_of(boxes.where[0])
+        left = (boxes.bounds[0] <= limits[4]).nonzero()[0]
+        if len(left) < boxes.boxes:
+            boxes = boxes.take(left)
+        if self.has_any and len(left):
+            limits = limits if self.is_one else limits.take(left, axis=1)
+            less, more = boxes.bounds < limits[:4], boxes.bounds > limits[4:8]
+            sign = _FIRST_ROW_DECIDES @ (less.view(np.int8) - more.view(np.int8))
+            better = sign > 0
+            equal = (sign == 0).nonzero()[0]
+            if len(equal):
+                before = limits[8] if self.is_one else limits[8].take(equal)
+                better[equal] = self.place(boxes.level, boxes.where.take(equal, axis=1)) < before
             left = better.nonzero()[0]
-        return (boxes if len(left) == boxes.boxes else boxes.take(left))._replace(known=self.known)
-
-    def _is_before(self, boxes: _Boxes, numbers: Ints) -> NDArray[np.bool_]:
-        """Whether boxes that may be equal in what is ranked first may hold something that is better in what is ranked after it."""
-        better = np.zeros(boxes.boxes, dtype=bool)
-        equal = ~better
-        for row, bound in enumerate(boxes.bounds[1:], 1):
-            better |= equal & (bound < self._limits_of(row, numbers))
-            equal &= bound <= self._limits_of(row + 4, numbers)
-            if not np.count_nonzero(equal):
-                return better
-        better |= equal & (self.place(boxes.level, boxes.where) < self._limits_of(8, numbers))
-        return better
+            if len(left) < boxes.boxes:
+                boxes = boxes.take(left)
+        return _Boxes(boxes.level, boxes.where, boxes.bounds, self.known)
 
     def _parted(self, boxes: _Boxes, count: int) -> tuple[_Boxes, _Boxes | None]:
         """The best ones, as many of each setting, and the rest."""
         if boxes.boxes <= count:
             return boxes, None
         first, second, third = boxes.bounds[:3]
-        score = first + second * (first[0] / second[0] * 1e-10) + third * (first[0] / third[0] * 1e-13)
+        one = first.item(0)
+        score = first + second * (one / second.item(0) * 1e-10) + third * (one / third.item(0) * 1e-13)
         if len(self.settings) == 1:
             order = np.argpartition(score, count)
             return boxes.take(order[:count]), boxes.take(order[count:])
@@ -443,7 +499,7 @@ class Search:
                 self._take(chip, amounts, where, choice)
                 boxes.bounds[0, first] = np.inf
             self.priced += len(pairs)
-        return self._promising(boxes._replace(known=-1))
+        return self._promising(boxes.unknown())
 
     def _price_on(self, chip: int, boxes: _Boxes) -> _Boxes | None:
         """The best one by one: mostly the very best is among them; then all together."""
@@ -456,7 +512,7 @@ class Search:
                 self._price_one(chip, boxes.where[:, best : best + 1])
                 self.priced, alone = self.priced + 1, alone + 1
                 boxes.bounds[0, best] = np.inf
-                boxes = self._promising(boxes._replace(known=-1))
+                boxes = self._promising(boxes.unknown())
                 continue
             first, rest = self._parted(boxes, _BATCH_PRICED)
             for variant in np.unique(first.where[0]):
@@ -535,7 +591,8 @@ class Search:
     def _let_lead(self, chip: int, found: Found) -> None:
         """Make something the incumbent: boxes are looked at again."""
         self.founds[chip], self.limits[:, chip] = found, self._limits(found.key)
-        self.has_all = all(best.choice is not None for best in self.founds)
+        has = [best.choice is not None for best in self.founds]
+        self.has_all, self.has_any = all(has), any(has)
         self.known += 1
 
 

@@ -31,10 +31,11 @@ class Layout(NamedTuple):
     on one core, and with those before `alike` on several."""
 
     own: int
+    steps: int
+    cycles: int
     moves: int
     firsts: int
     lasts: int
-    cycles: int
     accesses: int
     extra: int
     every: int
@@ -51,7 +52,8 @@ class Layout(NamedTuple):
 @lru_cache(maxsize=8)
 def layout(stages: int) -> Layout:
     """Where the numbers of a chip with so many stages stand."""
-    widths = (stages + 1, stages, stages, stages, 1, 1, 1, stages * (stages + 1), 1, 1, 1, 1, 1, 1, 1)
+    # The last row of `own` are the steps of the array.
+    widths = (stages, 1, 1, stages, stages, stages, 1, 1, stages * (stages + 1), 1, 1, 1, 1, 1, 1, 1)
     return Layout(*(sum(widths[:i]) for i in range(len(widths) + 1)))
 
 
@@ -139,9 +141,11 @@ def geometry(setting: Setting, extents: Ints, tiles: Ints, parts: Any, cuts: Cut
     stages, several = len(tiles), setting.cores > 1
     at = layout(stages)
     numbers = np.zeros((at.rows, tiles.shape[1]))
-    rows = [*positions(cuts.own, stages - 1), *(_all_move(cuts.every, tiles, stage) for stage in range(stages))]
-    for i, row in enumerate([*rows, *cuts.firsts[:stages], *cuts.lasts[:stages]]):
-        numbers[i] = row
+    for i, row in enumerate(positions(cuts.own, stages - 1)):
+        numbers[at.own + i] = row
+    moves = [_all_move(cuts.every, tiles, stage) for stage in range(stages)]
+    for i, row in enumerate([*moves, *cuts.firsts[:stages], *cuts.lasts[:stages]]):
+        numbers[at.moves + i] = row
     part = ceil_div(extents, parts) if setting.split_stage == 0 and several else extents
     if several:
         for stage in range(stages):

@@ -7,16 +7,16 @@ from collections.abc import Callable
 from functools import lru_cache, wraps
 from typing import ParamSpec, TypeVar
 
-from threadpoolctl import ThreadpoolController
+from threadpoolctl import LibController, ThreadpoolController
 
 _Asked = ParamSpec("_Asked")
 _Found = TypeVar("_Found")
 
 
 @lru_cache(maxsize=1)
-def _controller() -> ThreadpoolController:
-    """Of the libraries that are loaded when it is first asked for, NumPy's among them; finding them takes a millisecond."""
-    return ThreadpoolController()
+def _libraries() -> list[LibController]:
+    """Those for linear algebra that are loaded when it is first asked for, NumPy's among them; finding them takes a millisecond."""
+    return list(ThreadpoolController().select(user_api="blas").lib_controllers)
 
 
 def on_one_thread(function: Callable[_Asked, _Found]) -> Callable[_Asked, _Found]:
@@ -24,7 +24,14 @@ def on_one_thread(function: Callable[_Asked, _Found]) -> Callable[_Asked, _Found
 
     @wraps(function)
     def run(*args: _Asked.args, **kwargs: _Asked.kwargs) -> _Found:
-        with _controller().limit(limits=1, user_api="blas"):
+        before = [(library, library.get_num_threads()) for library in _libraries()]
+        several = [(library, threads) for library, threads in before if threads != 1]
+        for library, _ in several:
+            library.set_num_threads(1)
+        try:
             return function(*args, **kwargs)
+        finally:
+            for library, threads in several:
+                library.set_num_threads(threads)
 
     return run
