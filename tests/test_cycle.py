@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from hwmodels import load_chip
+from hwmodels import load_chip, with_values
 from hwmodels.chip import Bandwidth, Chip, MatrixUnit, MemoryLevel, VectorUnit
 from hwmodels.formulas import systolic
 from sim import predict_graph, trace_model
@@ -24,7 +25,7 @@ from sim.engines.play_gemm import play_gemm
 from sim.engines.played import Besides, Played
 from sim.engines.ports import Ports, Unit, Window, move
 from sim.intervals import CAUSES, Intervals, Log
-from sim.mapper import choice_of, cost_gemm, map_gemm, mapping_of
+from sim.mapper import choice_of, cost_gemm, map_gemm, mapping_of, ranked
 from sim.mapper.candidates import ORDERS, all_tiles, variants
 from sim.mapper.cost import evaluate
 from sim.mapper.problem import Choice, Setting, capacity_bytes, setting_of, tile_bits
@@ -556,6 +557,29 @@ def test_the_best_mappings_are_those_of_an_enumeration(data: st.DataObject) -> N
     seen = {round(each.bound_s / best_s, 9) for each in found.best}
     for bound in distinct:
         assert round(bound / best_s, 9) in seen or bound >= found.others_s / (1 + 1e-9)
+
+
+@pytest.mark.parametrize(("changes", "shape"), [
+    ({"memory.dram.bandwidth": 5e9}, (20, 96, 128)),
+    ({"memory.dram.bandwidth": 3e9, "memory.sram.capacity": 20e3}, (59, 48, 30)),
+    ({"cores": 2}, (37, 64, 160)),
+])
+def test_the_best_mappings_do_not_depend_on_the_order_of_search(
+    changes: dict[str, float], shape: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many mappings tie; of them the first among all are taken."""
+    chip, gemm = with_values(load_chip("edge-npu"), changes), Gemm(*shape, 8, 8, 8, 32, "int8")
+    best_s, found, search = map_gemm(gemm, chip).cost.latency_s, set(), importlib.import_module("sim.mapper.search")
+    for at_first, batches, own in ((1024, (32, 64, 512), 512), (1, (1, 1, 3), 7), (100_000, (1000, 1000, 1000), 5000)):
+        monkeypatch.setattr(search, "_BOXES_AT_FIRST", at_first)
+        monkeypatch.setattr(search, "_BATCH_BOXES", batches)
+        monkeypatch.setattr(ranked, "_BATCH", own)
+        ranked._answer.cache_clear()
+        best, others_s = candidates(gemm, chip, False, {}, (best_s, 1.2 * best_s), 16, 10**9)
+        assert len(best) == 16
+        assert others_s > 0
+        found.add(tuple(each.mapping for each in best))
+    assert len(found) == 1
 
 
 @pytest.mark.parametrize(("chip_name", "op", "scenario"), [

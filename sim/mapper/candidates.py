@@ -90,18 +90,32 @@ def variants(setting: Setting) -> list[Variant]:
 
 
 def array_grains(setting: Setting, axis: int) -> tuple[int, ...]:
-    """Extents along an axis that fill the matrix units of a core, over all dataflows and array axes; ascending."""
+    """Extents along an axis that fill the matrix units of a core, over all dataflows and array axes; along k those of lower rates, too (see
+    `_packs`). Ascending."""
+    return tuple(sorted({base * pack for base in _bases(setting, axis) for pack in _packs(setting, axis)} - {1}))
+
+
+def _bases(setting: Setting, axis: int) -> list[int]:
+    """The same if a PE does one MAC at a time; 1 is among them where an axis is streamed."""
     unit = setting.chip.matrix
     if unit.kind == "tensor_core":
-        return (unit.tile[axis],)
+        return [unit.tile[axis]]
     name = AXES[axis]
-    pack = max(1, int(setting.rate)) if name == "k" else 1
-    grains = set[int]()
+    bases = set[int]()
     for flow in unit.dataflows:
         rows, cols, _ = systolic.AXES[flow]
-        grain = pack * (unit.rows if name == rows else unit.cols if name == cols else 1)
-        grains.update((grain, grain * unit.count) if name != "k" else (grain,))
-    return tuple(sorted(grains - {1}))
+        base = unit.rows if name == rows else unit.cols if name == cols else 1
+        bases.update((base, base * unit.count) if name != "k" else (base,))
+    return sorted(bases)
+
+
+def _packs(setting: Setting, axis: int) -> list[int]:
+    """How many neighbours tiles keep together for the PEs: along k 1, 2, 3, 4, 6 ... up to the rate. What suits a lower rate is among them,
+    so that a higher one only adds to what is searched."""
+    if AXES[axis] != "k" or setting.chip.matrix.kind == "tensor_core":
+        return [1]
+    powers = range(int(setting.rate).bit_length())
+    return [1, *(pack for power in powers for pack in (2 << power, 3 << power) if pack <= setting.rate)]
 
 
 def sits_out_nothing(extent: Ints, tiles: Ints, parts: int) -> NDArray[np.bool_]:
@@ -157,30 +171,29 @@ def thin_tiles(setting: Setting, axis: int, parts: int) -> Ints:
     """[stages, candidates] of one axis, fewer: outer stages make 1, 2, 3, 4, 6 ... trips of whole array extents, the innermost has
     1, 2, 4 ... array extents, or all, or half. One element is among them everywhere: something fits wherever one element of each role does.
     """
-    grains = array_grains(setting, axis) or (1,)
-    column, often = np.array(grains)[:, None], len(grains)
-    doubled = (column << np.arange(int(setting.extents[axis]).bit_length())).reshape(-1, 1)
-    coarse = grains[-1] * (parts if setting.pieces == 1 else 1)
+    grains = np.array(array_grains(setting, axis) or (1,))[:, None]
+    doubled = distinct((grains << np.arange(int(setting.extents[axis]).bit_length())).ravel())[:, None]
+    coarse = np.array(_packs(setting, axis))[:, None, None] * (_bases(setting, axis)[-1] * (parts if setting.pieces == 1 else 1))
 
     def tiles_of(extents: Ints, innermost: bool) -> Ints:
         trips = _TRIPS[: int(np.searchsorted(_TRIPS, extents.max(), side="right")), None]
-        tiles = np.empty((2 + (often + len(doubled) if innermost else len(trips)), len(extents)), dtype=np.int64)
+        tiles = np.empty((2 + (len(grains) + len(doubled) if innermost else len(coarse) * len(trips)), len(extents)), dtype=np.int64)
         tiles[0], tiles[1] = 1, extents
         if innermost:
-            tiles[2 : 2 + often] = ceil_div(ceil_div(extents, 2), column) * column
-            tiles[2 + often :] = doubled
+            tiles[2 : 2 + len(grains)] = ceil_div(ceil_div(extents, 2), grains) * grains
+            tiles[2 + len(grains) :] = doubled
         else:
-            tiles[2:] = ceil_div(ceil_div(extents, np.minimum(trips, extents)), coarse) * coarse
+            whole = ceil_div(ceil_div(extents, np.minimum(trips, extents)), coarse) * coarse
+            tiles[2:] = whole.reshape(-1, len(extents))
         return np.minimum(tiles, extents, out=tiles)
 
     return _chains(setting, axis, parts, tiles_of)
 
 
-_THIN_SPLITS = 4
-
-
 def thin_variants(setting: Setting) -> list[Variant]:
-    """Of the variants those with the splits whose largest part, in whole granules, is smallest, and of equal ones the squarest."""
+    """Of the variants those with the splits that no other one surpasses which takes no more cores: in whole granules its largest part is no
+    larger, and no less square. Which ones these are among the splits over so many cores does not depend on how many more there are, so that
+    more cores only add to them."""
     chosen = variants(setting)
     m, n, _ = setting.extents
     grains = [(array_grains(setting, axis) or (1,))[0] for axis in (0, 1)]
@@ -189,5 +202,9 @@ def thin_variants(setting: Setting) -> list[Variant]:
         rows, cols = (ceil_div(ceil_div(extent, parts), grain) * grain for extent, parts, grain in zip((m, n), split, grains, strict=True))
         return rows * cols, rows + cols
 
-    kept = sorted({variant.split for variant in chosen}, key=size)[:_THIN_SPLITS]
+    kept: dict[tuple[int, int], tuple[Any, Any]] = {}
+    for split in sorted({variant.split for variant in chosen}, key=lambda split: (split[0] * split[1], *size(split), split)):
+        area, around = size(split)
+        if not any(other[0] <= area and other[1] <= around for other in kept.values()):
+            kept[split] = area, around
     return [variant for variant in chosen if variant.split in kept]

@@ -4,8 +4,10 @@ They are ranked by a bound that is at least the tiled latency of their group: th
 each level besides; and DRAM's reads, all of which come before the last step, followed by that step and the last tile's way out. Many
 mappings tie in tiled latency, and that last tile, which a few large ones make long, is what mostly parts them when they are played.
 
-The search is that of `sim.mapper.search`, whose boxes are dropped if their tiled bound is above the last of the best: what is dropped holds
-none of them. Where the mapper thins out its candidates, so does this.
+The search is that of `sim.mapper.search`, whose boxes are dropped if their tiled bound is above the last of the best, or equal and all that
+they hold comes after it: what is dropped holds none of them. Bounds are compared on the grid of that search, and of equal ones the first in
+its order of all mappings is better, so that which mappings are the best is a function of the question as long as the search was to the last.
+Where the mapper thins out its candidates, so does this.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from sim.mapper import array, mapping_of
 from sim.mapper.candidates import Variant
 from sim.mapper.cost import evaluate_with_last_step
 from sim.mapper.problem import Choice, Setting, setting_of
-from sim.mapper.search import Found, NoTile, Search, all_of, thin_of
+from sim.mapper.search import Found, Key, NoTile, Search, all_of, lower_edge, on_grid, thin_of
 from sim.mapper.tables import Ints
 from sim.mapping import Gemm, GemmMapping, chip_stages
 
@@ -86,8 +88,8 @@ def _answer(asked: _Question) -> Candidates:
     if search is None:
         return Candidates([], 0.0)
     is_exact = search.run()[0].is_exact and search.is_whole
-    best = [Candidate(bound_s, mapping_of(setting, choice)) for bound_s, _, choice in search.best]
-    return Candidates(best, min(search.found.key[0], search.left_out_s) if is_exact else 0.0)
+    best = [Candidate(each.bound_s, mapping_of(setting, each.choice)) for each in search.best]
+    return Candidates(best, search.others_s if is_exact else 0.0)
 
 
 def sees_all(chip: Chip) -> bool:
@@ -109,8 +111,17 @@ def _search(
     return search
 
 
+class _Best(NamedTuple):
+    """A mapping: its bound on the grid, its place among all, its bound [s], and what it is."""
+
+    on_grid_s: float
+    place: int
+    bound_s: float
+    choice: Choice
+
+
 class _Ranked(Search):
-    """A search that keeps the best few; `best` holds bound, place among all mappings, and choice."""
+    """A search that keeps the best few, by bound and then by place among all mappings."""
 
     may_trust = False
     besides_s: Mapping[str, float]
@@ -118,17 +129,35 @@ class _Ranked(Search):
     most_tiles: int
     is_whole: bool
     left_out_s = math.inf
-    best: list[tuple[float, int, Choice]]
+    best: list[_Best]
 
     def begin(self, least_s: float, below_s: float) -> None:
         """Only bounds in this range are wanted."""
-        self.best, self.least_s = [], least_s
+        self.best, self.least_s, self.below_s = [], least_s, below_s
         dram, gemm = self.setting.places[0], self.setting.gemm
         a_bits = gemm.m * gemm.k * gemm.a_bits * (self.setting.holders["activations"][0] is dram)
         # All operands come before the last step.
         self.operands_s = float(dram.level.latency_s) + (a_bits + gemm.k * gemm.n * gemm.w_bits) / 8 / dram.read_bytes_per_s
-        self.late_s = np.array([self._late_s(variant) for variant in self.chosen])
-        self._nothing_from(below_s)
+        self.late_s = on_grid(np.array([self._late_s(variant) for variant in self.chosen]) * (1 - 1e-12))
+        self._nothing_after(float(on_grid(np.float64(below_s))), math.inf)
+
+    @property
+    def others_s(self) -> float:
+        """A bound on all that are not among the best, once the search was to the last."""
+        last_s = float(lower_edge(np.float64(self.best[-1].on_grid_s))) if len(self.best) == self.count else self.below_s
+        return min(last_s, self.below_s, self.left_out_s)
+
+    def _limits(self, key: Key) -> list[float]:
+        # Nothing but bounds and places counts.
+        limits = super()._limits(key)
+        return [limits[0], *[-math.inf] * 3, limits[4], *[math.inf] * 3, *limits[8:]]
+
+    def _parted(self, boxes: Any, count: int) -> tuple[Any, Any]:
+        """The first ones, and the rest: of equal bounds those with the lowest places, which others are compared with."""
+        if boxes.boxes <= count:
+            return boxes, None
+        order = np.lexsort((self.place(boxes.level, boxes.where), boxes.bounds[0]))
+        return boxes.take(order[:count]), boxes.take(order[count:])
 
     def _late_s(self, variant: Variant) -> float:
         """Seconds that no mapping of several cores goes below: the very sum of `bounds` with operands read once and the least step."""
@@ -149,14 +178,14 @@ class _Ranked(Search):
                     those = np.flatnonzero(boxes.where[0] == variant)
                     step = array.step_cycles(self.setting, each.dataflow, each.array_axis, tuple(lasts[:, those].astype(np.int64)))
                     late_s = (self.operands_s + step / float(self.setting.chip.clock_hz)) * (1 - 1e-12)
-                    boxes.bounds[0, those] = np.maximum(boxes.bounds[0, those], late_s)
-        if boxes.known != self.known and boxes.boxes and self.late_s.max() >= self.found.key[0]:
-            boxes = boxes.take((self.late_s.take(boxes.where[0]) < self.found.key[0]).nonzero()[0])
+                    boxes.bounds[0, those] = np.maximum(boxes.bounds[0, those], on_grid(late_s))
+        if boxes.known != self.known and boxes.boxes and self.late_s.max() > self.found.key[0]:
+            boxes = boxes.take((self.late_s.take(boxes.where[0]) <= self.found.key[0]).nonzero()[0])
         return super()._promising(boxes)
 
-    def _nothing_from(self, bound_s: float) -> None:
-        # A new incumbent, so that boxes are looked at again; among equal bounds nothing is better.
-        self._let_lead(0, Found((bound_s, -1.0, -1.0, -1.0, -1.0), Choice((), (), (1, 1), "", "m")))
+    def _nothing_after(self, on_grid_s: float, place: float) -> None:
+        # A new incumbent, so that boxes are looked at again.
+        self._let_lead(0, Found((on_grid_s, -1.0, -1.0, -1.0, place), Choice((), (), (1, 1), "", "m")))
 
     def _price(self, boxes: Any) -> Any:
         """Price single mappings, best first."""
@@ -181,16 +210,18 @@ class _Ranked(Search):
         unwanted = (steps > self.most_tiles) | (tiled_s < self.least_s * (1 - 1e-12))
         if unwanted.any():
             self.left_out_s = min(self.left_out_s, float(bounds_s[unwanted].min()))
-            bounds_s = np.where(unwanted, np.inf, bounds_s)
-        places = self.place(0, where)
-        for i in np.lexsort((places, bounds_s))[: self.count].tolist():
-            if bounds_s[i] >= self.found.key[0]:
+        wanted = np.flatnonzero(~unwanted & (bounds_s < self.below_s))
+        bounds_s, places = bounds_s.take(wanted), self.place(0, where).take(wanted)
+        grid_s = on_grid(bounds_s)
+        for i in np.lexsort((places, grid_s))[: self.count].tolist():
+            if (grid_s[i], places[i]) >= (self.found.key[0], self.found.key[4]):
                 break
-            self.best.append((float(bounds_s[i]), int(places[i]), self.chosen_at(where[:, i : i + 1])))
+            chosen = self.chosen_at(where[:, wanted[i] : wanted[i] + 1])
+            self.best.append(_Best(float(grid_s[i]), int(places[i]), float(bounds_s[i]), chosen))
             self.best.sort(key=lambda each: each[:2])
             del self.best[self.count :]
             if len(self.best) == self.count:
-                self._nothing_from(self.best[-1][0])
+                self._nothing_after(*self.best[-1][:2])
 
 
 def bounds(setting: Setting, choice: Choice, besides_s: Mapping[str, float]) -> tuple[Any, Any, Any]:

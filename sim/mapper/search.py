@@ -599,8 +599,9 @@ class Search:
         self.known += 1
 
 
-_ALL_UP_TO_MACS = 24**3
-"""GEMMs for which all tiles of two stages and up to two cores are searched: mostly tenths of a second."""
+_ALL_UP_TO = 24
+_FEW_CORES = 2
+"""Extents of GEMMs, and cores of splits, of which all tiles are searched where there are two stages: mostly tenths of a second."""
 
 _BOXES_PER_PRICED = 20
 """Boxes of a budget for one mapping that may be priced."""
@@ -609,9 +610,9 @@ _BOXES_PER_PRICED = 20
 def search(setting: Setting, objective: str, budget_boxes: float = 0) -> Found:
     """The best mapping. Raises `BadInput` if no tile fits.
 
-    Of all candidates, if the chip has one stage, or two and up to two cores and they are few; else of those that `thin_tiles` leaves: to
-    the last in any case, so that a larger capacity, which only adds to what fits, never gives a worse mapping. `budget_boxes`: look at all
-    candidates, whatever the chip, until so many boxes are opened.
+    Of all candidates, if the chip has one stage; else of those that `thin_tiles` and `thin_variants` leave, and of all over up to two cores
+    if they are few and the stages two. To the last in any case: a larger capacity, a higher rate and more cores, which only add to what is
+    searched, never give a worse mapping. `budget_boxes`: look at all candidates, whatever the chip, until so many boxes are opened.
     """
     return search_each([setting], objective, budget_boxes)[0]
 
@@ -629,11 +630,12 @@ def search_each(settings: Sequence[Setting], objective: str, budget_boxes: float
         for (number, _), found in zip(own, _side_by_side(several, [space for _, space in own], objective, budget), strict=True):
             founds[number] = found
     for number, setting in enumerate(settings):
-        if len(setting.stages) > 1 and (_has_few(setting) or budget_boxes):
+        space = _second_space(setting, budget_boxes)
+        if space is not None:
             # The place of what was found among others counts for nothing here.
             first = founds[number]._replace(key=(*founds[number].key[:4], math.inf))
-            founds[number] = _side_by_side([setting], [all_of(setting)], objective, budget_boxes or math.inf, first)[0]
-        elif len(setting.stages) > 1:
+            founds[number] = _side_by_side([setting], [space], objective, budget_boxes or math.inf, first)[0]
+        if len(setting.stages) > 1 and not (budget_boxes or (space is not None and setting.cores <= _FEW_CORES)):
             founds[number] = founds[number]._replace(is_exact=False, least_s=0.0)
         if founds[number].choice is None:
             inner = setting.places[-1].level.name
@@ -643,6 +645,19 @@ def search_each(settings: Sequence[Setting], objective: str, budget_boxes: float
 
 def _first_space(setting: Setting) -> Space:
     return all_of(setting) if len(setting.stages) == 1 else thin_of(setting)
+
+
+def _second_space(setting: Setting, budget_boxes: float) -> Space | None:
+    """What is searched after what `thin_tiles` leaves: all if so many boxes may be opened; of small GEMMs, where there are two stages, what
+    they may do on few cores, however many there are, so that more are never worse."""
+    if len(setting.stages) == 1:
+        return None
+    chosen, orders, tiles_of = all_of(setting)
+    few = [variant for variant in chosen if math.prod(variant.split) <= _FEW_CORES]
+    if budget_boxes:
+        return chosen, orders, tiles_of
+    is_small = len(setting.stages) == 2 and max(setting.extents) <= _ALL_UP_TO
+    return (few, orders, tiles_of) if is_small and few else None
 
 
 def _side_by_side(
@@ -679,6 +694,3 @@ def thin_of(setting: Setting) -> Space:
     """What is left of them where they are too many."""
     return thin_variants(setting), list(product(ORDERS_ALIKE, repeat=len(setting.stages))), thin_tiles
 
-
-def _has_few(setting: Setting) -> bool:
-    return len(setting.stages) == 2 and setting.cores <= 2 and setting.gemm.macs <= _ALL_UP_TO_MACS
