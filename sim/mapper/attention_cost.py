@@ -20,12 +20,13 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from hwmodels.chip import Chip, MemoryLevel, Role
+from hwmodels.chip import Chip, MemoryLevel
 from hwmodels.formulas import systolic, tensor_core
 from hwmodels.formulas.elementwise import chosen, larger, plain, slowest
 from hwmodels.formulas.roofline import transfer_s
 from hwmodels.formulas.systolic import ceil_div, whole_cycles
 from sim.attention_mapping import Attention, AttentionMapping
+from sim.mapping import innermost
 
 Part: TypeAlias = Literal["all", "scores", "context"]
 """Both products with the softmax between them, or one product by itself."""
@@ -227,18 +228,24 @@ def innermost_use(mapping: AttentionMapping, chip: Chip) -> InnermostUse:
     columns = use.operand_bytes, use.query_bytes, use.key_bytes, use.output_bytes
     read, queries, keys, outputs = (attention.pairs * float(np.sum(each)) for each in columns)
     operands, sums = innermost(chip, "activations"), innermost(chip, "psums")
-    tiles = _query_tiles(mapping)
+    tiles, pairs = _query_tiles(mapping), int(ceil_div(attention.pairs, mapping.split[0]))
     rows = tiles.queries * attention.rows_per_query
     widths = np.where(tiles.full > 0, mapping.kv_tile, attention.kv_len % mapping.kv_tile)
-    kept_bits = float(np.max(rows * tiles.keys)) * attention.act_bits if mapping.fused and not mapping.online else 0.0
+    parts = np.flatnonzero(np.diff(tiles.part, prepend=-1))
+
+    def largest(elements: Counts, level: MemoryLevel) -> float:
+        """Of the tiles of a core, or of all cores together if they share the level."""
+        of_cores = np.maximum.reduceat(elements, parts)
+        return float(of_cores.sum() * (mapping.busy_cores // len(parts)) if level.per == "chip" else of_cores.max())
+
+    kept_bits = largest(rows * tiles.keys, operands) * attention.act_bits if mapping.fused and not mapping.online else 0.0
     copies = 2 * (mapping.buffers if operands.double_buffered else 1)
     room = dict.fromkeys((operands.name, sums.name), 0.0)
-    room[operands.name] += mapping.score_buffers * (float(np.max(rows)) * attention.head_dim * attention.act_bits + kept_bits)
-    room[operands.name] += copies * float(np.max(widths)) * attention.head_dim * attention.kv_bits
-    room[sums.name] += float(np.max(rows)) * attention.head_dim * attention.acc_bits
+    room[operands.name] += mapping.score_buffers * (largest(rows, operands) * attention.head_dim * attention.act_bits + kept_bits)
+    room[operands.name] += copies * largest(widths, operands) * attention.head_dim * attention.kv_bits
+    room[sums.name] += largest(rows, sums) * attention.head_dim * attention.acc_bits
     if mapping.online:
-        room[sums.name] += mapping.score_buffers * float(np.max(rows * widths)) * attention.acc_bits
-    pairs = int(ceil_div(attention.pairs, mapping.split[0]))
+        room[sums.name] += mapping.score_buffers * largest(rows * widths, sums) * attention.acc_bits
     return InnermostUse(
         level=operands.name,
         read_bytes=read + outputs,
@@ -246,18 +253,13 @@ def innermost_use(mapping: AttentionMapping, chip: Chip) -> InnermostUse:
         room_bytes={name: bits / 8 for name, bits in room.items()},
         busiest_macs=pairs * float(np.max(use.issued_macs)),
         busiest_unit_macs=pairs * float(np.max(use.unit_macs)),
-        busy_cores=int(ceil_div(attention.pairs, pairs)) * len(use.issued_macs),
+        busy_cores=mapping.busy_cores,
     )
 
 
 def rates_of(chip: Chip, level: MemoryLevel) -> tuple[Any, Any]:
     """Bytes per second that a level reads and writes."""
     return chip.read_bytes_per_s(level), chip.write_bytes_per_s(level)
-
-
-def innermost(chip: Chip, role: Role) -> MemoryLevel:
-    """The level next to the array that holds a role."""
-    return next(level for level in reversed(chip.memory) if role in level.holds)
 
 
 class QueryCuts(NamedTuple):
@@ -388,8 +390,7 @@ def _product(mapping: AttentionMapping, chip: Chip, m: int, n: int, k: int) -> N
     total: NDArray[np.float64] = np.zeros((6, 1))
     shared = m if mapping.array_axis == "m" else n
     share = -(-shared // unit.count)
-    streamed_axis = systolic.AXES[mapping.dataflow][2]
-    pack = 1.0 if streamed_axis == "k" else max(rate, 1.0)
+    pack = max(rate, 1.0)
     # All units work on the largest share; the last of them may have less to do, but none has more.
     for size, units in ((share, shared // share), (shared % share, 1)):
         if size == 0:
@@ -397,7 +398,7 @@ def _product(mapping: AttentionMapping, chip: Chip, m: int, n: int, k: int) -> N
         own_m, own_n = (size, n) if mapping.array_axis == "m" else (m, size)
         shape = (unit.rows, unit.cols, own_m, own_n, k, rate)
         accesses = systolic.sram_accesses(mapping.dataflow, *shape)
-        streamed = {"m": own_m, "n": own_n, "k": k}[streamed_axis]
+        streamed = systolic.stream_cycles(mapping.dataflow, own_m, own_n, k, pack)
         issued = systolic.folds(mapping.dataflow, *shape) * unit.rows * unit.cols * pack * streamed
         operands = accesses.a_reads * a_bytes + accesses.w_reads * b_bytes
         total[1:, 0] += units * np.array([issued, 0, operands, accesses.psum_reads, accesses.psum_writes], dtype=float)

@@ -44,7 +44,7 @@ from itertools import pairwise, product
 from typing import Any, NamedTuple, TypeAlias
 
 from hwmodels.chip import Role
-from hwmodels.formulas.elementwise import chosen, larger, plain, plain_count, slowest, smaller
+from hwmodels.formulas.elementwise import chosen, larger, nearest_count, plain, plain_count, slowest, smaller
 from hwmodels.formulas.systolic import Count
 from hwmodels.formulas.tiling import AxisCuts, Visited, cut_axis, packed_bytes, turns, visited
 from sim.mapper import array
@@ -238,7 +238,7 @@ def macs_of_cores(setting: Setting, choice: Choice, first_unit: bool = False) ->
         return [cut_axis(extents[axis], sizes[axis], setting.split_stage, parts[axis], False, core) for core in range(parts[axis])]
 
     cores = product(cuts_of(0), cuts_of(1), cuts_of(2))
-    return [int(array.issued_macs(setting, choice.dataflow, choice.array_axis, cuts, first_unit)) for cuts in cores]
+    return [nearest_count(array.issued_macs(setting, choice.dataflow, choice.array_axis, cuts, first_unit)) for cuts in cores]
 
 
 def tile_turns(setting: Setting, choice: Choice) -> dict[tuple[int, str], int]:
@@ -538,7 +538,7 @@ def cost_of(setting: Setting, choice: Choice, costs: Costs | None = None) -> Gem
         read_bytes={name: plain(size) for name, size in costs.read_bytes.items()},
         written_bytes={name: plain(size) for name, size in costs.written_bytes.items()},
         moved_bytes=plain(costs.moved_bytes),
-        issued_macs=plain_count(array.issued_macs(setting, choice.dataflow, choice.array_axis, costs.every)),
+        issued_macs=nearest_count(array.issued_macs(setting, choice.dataflow, choice.array_axis, costs.every)),
         array_cycles=plain_count(cycles),
         utilisation=setting.gemm.macs / peak_macs,
         tile_steps=plain_count(costs.steps),

@@ -512,9 +512,9 @@ def map_attentions(
         return AttentionCost(**joined), _joined([(which, moved) for which, (_, moved) in found], count)
     waiting = np.ones(count, dtype=bool)
     winner, candidates = np.zeros(count, dtype=np.int64), list[AttentionMapping]()
-    for fused, online in attention_modes(attention):
+    for modes in attention_modes(attention, chips):
         rank = np.full((8, count), np.inf)
-        tilings = list(tilings_of(attention, _with_most_room(chips), fused, online, part))
+        tilings = [each for mode in modes for each in tilings_of(attention, _with_most_room(chips), *mode, part)]
         for number, (first, kv_tile) in enumerate((each, kv_tile) for each, kv_tiles in tilings for kv_tile in kv_tiles.tolist()):
             tiling = replace(first, kv_tile=kv_tile)
             fitting = waiting & fit(tiling, kv_tile, chips)
