@@ -77,7 +77,8 @@ def odd_chip(what: str) -> Chip:
     """edge-npu with an array or memory that no chip of the library has."""
     edge = replace(load_chip("edge-npu"), energy=None, area=None)
     sram, unit = edge.memory[1], replace(edge.matrix, rows=4, cols=8, rates={"int8": 3.0, "bf16": 1.0})
-    operands, sums = replace(sram, holds=frozenset({"weights", "activations"}), per="chip"), replace(sram, name="sums", holds=frozenset({"psums"}))
+    operands = replace(sram, holds=frozenset({"weights", "activations"}), per="chip")
+    sums = replace(sram, name="sums", holds=frozenset({"psums"}))
     changes: dict[str, dict[str, Any]] = {
         "packs along k": {"matrix": replace(unit, dataflows=("os",))},
         "packs, some of which are lost": {"matrix": replace(unit, efficiency=0.8)},

@@ -52,7 +52,8 @@ def map_attention(
 ) -> tuple[AttentionMapping, AttentionCost]:
     """The mapping of least latency (then DRAM traffic, then larger tiles) among tiles of whole array passes, equal cuts, the whole length.
 
-    Three passes over whole rows where they fit; else online, for floats; else unfused; but see `attention_modes`. Raises `BadInput` if not one query tile fits.
+    Three passes over whole rows where they fit; else online, for floats; else unfused; but see `attention_modes`. Raises `BadInput` if not
+    one query tile fits.
     """
     return best_attention(_Question(attention, tuple(counts.items()), in_dram, part, score_bytes, id(chip), chip))
 
