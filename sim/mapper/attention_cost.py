@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from hwmodels.chip import Chip, MemoryLevel
 from hwmodels.formulas import systolic, tensor_core
 from hwmodels.formulas.elementwise import chosen, larger, plain, slowest
-from hwmodels.formulas.roofline import transfer_s
+from hwmodels.formulas.roofline import ports_s, transfer_s
 from hwmodels.formulas.systolic import ceil_div, whole_cycles
 from sim.attention_mapping import Attention, AttentionMapping
 from sim.mapping import innermost
@@ -47,12 +47,13 @@ ALL_IN_DRAM = InDram()
 
 @dataclass(frozen=True, slots=True)
 class AttentionCost:
-    """Tiled cost of an attention; DRAM bytes, score elements computed and MACs issued are those of the whole chip. On many chips
-    times and what binds are arrays."""
+    """Tiled cost of an attention: busy times of units and levels, of levels on the chip those of each port; DRAM bytes, score elements
+    computed and MACs issued are those of the whole chip. On many chips times and what binds are arrays."""
 
     latency_s: Any
     bound_by: Any
     busy_s: dict[str, Any]
+    ports_s: dict[str, tuple[Any, ...]]
     dram_read_bytes: float
     dram_written_bytes: float
     computed_scores: float
@@ -126,7 +127,7 @@ def cost_of_use(
         maxima = attention.batch * attention.heads * attention.q_len * attention.act_bits / 8
         read, written = read + 4 * passes + maxima, written + 3 * passes + maxima
     visible = attention.batch * attention.heads * float(attention.mask.visible_pairs(attention.q_len, attention.kv_len))
-    busy = _busy(mapping, chip, worst, whole, (read, written), {name: float(count) / visible for name, count in counts.items()})
+    busy, ports = _busy(mapping, chip, worst, whole, (read, written), {name: float(count) / visible for name, count in counts.items()})
     latency_s, bound_by = _bound(mapping, chip, busy, in_dram, read > 0)
     if part == "all":
         most = _Use(*columns[:, columns[_Use._fields.index("computed_scores")].argmax()].tolist())
@@ -134,7 +135,7 @@ def cost_of_use(
         by_turns_s = _bound(mapping, chip, {"matrix": busy["matrix"] * alone + busy["vector"]}, in_dram, read > 0)[0]
         busier = chosen(busy["matrix"] >= busy["vector"], "matrix", "vector")
         latency_s, bound_by = larger(latency_s, by_turns_s), chosen(by_turns_s > latency_s, busier, bound_by)
-    return AttentionCost(latency_s, bound_by, busy, read, written, whole.computed_scores, whole.issued_macs)
+    return AttentionCost(latency_s, bound_by, busy, ports, read, written, whole.computed_scores, whole.issued_macs)
 
 
 def _bound(mapping: AttentionMapping, chip: Chip, busy: dict[str, Any], in_dram: InDram, is_read: bool) -> tuple[Any, Any]:
@@ -160,8 +161,8 @@ def ends_s(mapping: AttentionMapping, keys: Any, chip: Chip, in_dram: InDram) ->
 
 def _busy(
     mapping: AttentionMapping, chip: Chip, worst: _Use, whole: _Use, dram_bytes: tuple[float, float], per_score: Mapping[str, float]
-) -> dict[str, Any]:
-    """Seconds that each unit and level works."""
+) -> tuple[dict[str, Any], dict[str, tuple[Any, ...]]]:
+    """Seconds that each unit and level works, and each port of levels on the chip."""
     attention = mapping.attention
     clock = chip.clock_hz
     lane_cycles = sum(each * chip.vector.cycles[name] for name, each in per_score.items()) * worst.computed_scores
@@ -170,13 +171,14 @@ def _busy(
         "vector": whole_cycles(lane_cycles / chip.vector.lanes) / clock,
         chip.dram.name: transfer_s(*dram_bytes, *rates_of(chip, chip.dram), chip.dram.bandwidth.shared),
     }
-    passes = _score_passes_bytes(attention, worst, bool(per_score))
+    passes, ports = _score_passes_bytes(attention, worst, bool(per_score)), dict[str, tuple[Any, ...]]()
     for level in chip.memory[1:]:
         use = whole if level.per == "chip" else worst
         read, written = _level_bytes(chip, level, attention, use, passes)
         rates = level.bandwidth.read_bytes_per_s(chip.clock_hz), level.bandwidth.write_bytes_per_s(chip.clock_hz)
+        ports[level.name] = tuple(map(plain, ports_s(read, written, *rates, level.bandwidth.shared)))
         busy[level.name] = transfer_s(read, written, *rates, level.bandwidth.shared)
-    return {name: plain(seconds) for name, seconds in busy.items()}
+    return {name: plain(seconds) for name, seconds in busy.items()}, ports
 
 
 def _score_passes_bytes(attention: Attention, use: _Use, has_softmax: bool) -> float:

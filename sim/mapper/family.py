@@ -206,6 +206,10 @@ def _joined(parts: Sequence[tuple[Ints, Mapping[str, Any]]], count: int) -> dict
         if isinstance(example, Mapping):
             found[name] = _joined([(which, columns[name]) for which, columns in parts], count)
             continue
+        if isinstance(example, tuple):
+            joined = _joined([(which, {str(i): each for i, each in enumerate(columns[name])}) for which, columns in parts], count)
+            found[name] = type(example)(*joined.values()) if hasattr(example, "_fields") else tuple(joined.values())
+            continue
         is_word = isinstance(example, str) or np.asarray(example).dtype.kind in "UO"
         column = np.empty(count, dtype=object if is_word else np.float64)
         for which, columns in parts:
