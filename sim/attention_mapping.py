@@ -38,6 +38,7 @@ matrix units of one core share the rows of a query tile (`array_axis` "m") or th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -97,6 +98,12 @@ class AttentionMapping:
     array_axis: Literal["m", "n"]
     keys_shared: bool = False
     score_buffers: int = 1
+
+    @property
+    def busy_cores(self) -> int:
+        """Cores that have a part."""
+        cuts = zip((self.attention.pairs, self.attention.q_len), self.split, strict=True)
+        return math.prod(len(parts(Span(0, length), -(-length // number))) for length, number in cuts)
 
 
 def visible_keys(attention: Attention, queries: Span) -> Span:

@@ -16,7 +16,7 @@ from sim.array import check_extents
 from sim.engines import roofline
 from sim.engines.play_gemm import play_gemm
 from sim.engines.played import Besides
-from sim.engines.tiled import besides_s
+from sim.engines.tiled import besides_s, gemm_s
 from sim.mapper import GemmCost, map_gemm
 from sim.mapping import Gemm, GemmMapping, chip_stages
 from workloads.fuse import Flow
@@ -79,18 +79,19 @@ def gemm_on_chip(m: int, n: int, k: int, chip: Chip, number_format: str | None =
     besides = _dequantised_s(Contraction(1, m, n, k, name, stored), chip, beside_bytes)
     read, written = (m * k * gemm.a_bits + k * n * gemm.w_bits) / 8 + beside_bytes, m * n * gemm.out_bits / 8
     memory_s = transfer_s(read, written, chip.read_bytes_per_s(chip.dram), chip.write_bytes_per_s(chip.dram), chip.dram.bandwidth.shared)
-    roofline_s = max(gemm.macs / float(chip.peak_macs_per_s(compute)), float(memory_s), besides[roofline.VECTOR])
+    (vector_s,) = besides[roofline.VECTOR]
+    roofline_s = max(gemm.macs / float(chip.peak_macs_per_s(compute)), float(memory_s), vector_s)
     clock_hz, least_bits = float(chip.clock_hz), min(gemm.a_bits, gemm.w_bits)
-    cycles = {resource: seconds * clock_hz for resource, seconds in besides.items()}
-    played = Besides(cycles[roofline.VECTOR], {level.name: cycles[level.name] for level in chip.memory}, _bursts(beside_bytes, chip))
+    cycles = {level.name: tuple(seconds * clock_hz for seconds in besides[level.name]) for level in chip.memory}
+    played = Besides(vector_s * clock_hz, cycles, (_bursts(beside_bytes, chip), 0.0))
     cycle_s = play_gemm(mapping, chip, cost, played).end / clock_hz
     on_chip_elements = sum(float(chip.capacity_bytes(level)) for stage in chip_stages(chip) for level in stage.levels) * 8 / least_bits
     bound = max(read + written, gemm_lower_bound_elements(m, n, k, on_chip_elements) * least_bits / 8)
     return GemmOnChip(chip.name, mapping, _beside(cost, besides, chip, beside_bytes), roofline_s, cycle_s, bound)
 
 
-def _dequantised_s(work: Contraction, chip: Chip, scales: int) -> dict[str, float]:
-    """Busy seconds of bringing W to the compute format: of the vector unit, and of the levels that bytes of scales pass."""
+def _dequantised_s(work: Contraction, chip: Chip, scales: int) -> dict[str, tuple[float, ...]]:
+    """Busy seconds of bringing W to the compute format: of the vector unit, and of the ports of levels that bytes of scales pass."""
     flows = (Flow(0, "", "weights", scales, False),)
     return besides_s(of_product(work), chip, roofline.Peaks.of(chip), flows, (_bursts(scales, chip), 0))
 
@@ -101,18 +102,14 @@ def _bursts(size_bytes: int, chip: Chip) -> int:
     return -(-size_bytes // burst) * burst
 
 
-def _beside(cost: GemmCost, besides: Mapping[str, float], chip: Chip, scales: int) -> GemmCost:
+def _beside(cost: GemmCost, besides: Mapping[str, tuple[float, ...]], chip: Chip, scales: int) -> GemmCost:
     """The cost with bytes of scales and the work beside the GEMM, added to that of its resources as the tiled engine adds it."""
     dram, read = chip.dram.name, _bursts(scales, chip)
-    busy = {name: cost.busy_s.get(name, 0.0) + seconds for name, seconds in besides.items()}
+    busy, latency_s, bound_by = gemm_s(cost, besides)
     cost = replace(
         cost,
         busy_s=busy,
         dram_read_bytes=cost.dram_read_bytes + read,
         read_bytes={**cost.read_bytes, dram: cost.read_bytes[dram] + read},
     )
-    latencies = {name: cost.prefix_s.get(name, 0.0) + busy[name] + cost.late_s.get(name, 0.0) for name in busy if busy[name]}
-    slowest = max(latencies, key=latencies.__getitem__)
-    if latencies[slowest] <= cost.latency_s:
-        return cost
-    return replace(cost, latency_s=latencies[slowest], bound_by=slowest)
+    return replace(cost, latency_s=latency_s, bound_by=bound_by) if latency_s > cost.latency_s else cost

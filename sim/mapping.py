@@ -112,6 +112,11 @@ def chip_stages(chip: Chip) -> tuple[ChipStage, ...]:
     return tuple(ChipStage(tuple(levels)) for levels in stages)
 
 
+def innermost(chip: Chip, role: Role) -> MemoryLevel:
+    """The level next to the array that holds a role."""
+    return next(level for level in reversed(chip.memory) if role in level.holds)
+
+
 class Span(NamedTuple):
     """A half-open range of indices."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -137,6 +138,35 @@ def test_room_by_hand(online: bool, score_buffers: int, operands_bytes: int, sum
     # What is executed holds the same, but for scores as they come from the array: online they are in the accumulator's format only.
     use = innermost_use(mapping, load_chip("edge-npu")).room_bytes["sram"]
     assert use == operands_bytes + sums_bytes - (score_buffers * 6 * 32 * 2 if online else 0)
+
+
+def shared_chip(capacity_bytes: float, cores: int = 6) -> Chip:
+    """edge-npu with cores around one SRAM, nearly all of it for tiles."""
+    chip = load_chip("edge-npu")
+    sram = replace(chip.memory[1], per="chip", capacity_bytes=capacity_bytes)
+    return replace(chip, memory=(chip.dram, sram), cores=cores, resident_share=1e-9)
+
+
+def test_cores_that_share_a_level_take_room_for_each() -> None:
+    """Two pairs, and 7 queries in parts of 3, 3 and 1."""
+    shape = Attention(1, 4, 2, 7, 100, 64, UNMASKED, None, 16, 16, 32, "bf16")
+    mapping = AttentionMapping(shape, 3, 32, True, False, 2, (2, 3), "ws", "m")
+    one = 6 * (64 + 100) * 2 + 4 * 32 * 64 * 2 + 6 * 64 * 4
+    assert held_bytes(mapping, load_chip("edge-npu")) == {"sram": one}
+    assert held_bytes(mapping, shared_chip(1e6)) == {"sram": 6 * one}
+    assert fits(mapping, shared_chip(6 * one + 1))
+    assert not fits(mapping, shared_chip(6 * one - 1))
+    of_one_query = 2 * (64 + 100) * 2 + 4 * 32 * 64 * 2 + 2 * 64 * 4
+    assert innermost_use(mapping, shared_chip(1e6)).room_bytes == {"sram": 2 * (2 * one + of_one_query)}
+
+
+def test_as_many_cores_work_as_there_is_room_for() -> None:
+    shape = Attention(1, 4, 2, 9, 100, 64, UNMASKED, None, 16, 16, 32, "bf16")
+    rooms = (2e3, 3e3, 5e3, 1e4, 2e4, 4e4, 1e5, 1e6)
+    found = [map_attention(shape, shared_chip(room), {"exp": 360_000}) for room in rooms]
+    assert all(fits(mapping, shared_chip(room)) for (mapping, _), room in zip(found, rooms, strict=True))
+    assert [mapping.busy_cores for mapping, _ in found] == [1, 2, 3, 6, 6, 6, 5, 6]
+    assert all(more.latency_s <= less.latency_s for (_, less), (_, more) in pairwise(found))
 
 
 def test_what_stays_on_the_chip_is_not_fetched() -> None:

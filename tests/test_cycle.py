@@ -100,12 +100,13 @@ def test_what_a_group_does_besides_may_be_done_while_the_array_drains(tiles: int
     stages = (StageTiling(Tile(16, 16, 16), ("n", "k", "m"), 2),)
     mapping = GemmMapping(Gemm(16 * tiles, 16, 16, 8, 8, out_bits, 32, "int8"), stages, (1, 1), 0, dataflow, "m")
     cost, clock_hz = cost_gemm(mapping, chip), float(chip.clock_hz)
-    cycles = dict.fromkeys(["matrix", "vector", *(level.name for level in chip.memory)], 0.0) | {"scratchpad": 100.0 * tiles}
-    _, latency_s, bound_by = tiled.gemm_s(cost, {name: each / clock_hz for name, each in cycles.items()})
+    besides_s = dict.fromkeys(["matrix", "vector", *(level.name for level in chip.memory)], (0.0,))
+    besides_s["scratchpad"] = (100.0 * tiles / clock_hz,)
+    _, latency_s, bound_by = tiled.gemm_s(cost, besides_s)
     assert bound_by == "scratchpad"
-    played = play_gemm(mapping, chip, cost, Besides(0.0, {"scratchpad": 100.0 * tiles}, 0.0))
+    played = play_gemm(mapping, chip, cost, Besides(0.0, {"scratchpad": (100.0 * tiles,)}, (0.0, 0.0)))
     assert latency_s * ROUNDING <= played.end / clock_hz < latency_s * 1.25
-    assert cost.late_s["scratchpad"] < cost.suffix_s["scratchpad"]
+    assert cost.ports["scratchpad"][0].late_s < cost.suffix_s["scratchpad"]
 
 
 def test_to_the_last_bit() -> None:
@@ -538,7 +539,10 @@ def all_choices(setting: Setting) -> Iterator[Choice]:
 def test_the_best_mappings_are_those_of_an_enumeration(data: st.DataObject) -> None:
     chip = data.draw(some.chips().filter(lambda chip: sees_all(chip) and chip.cores <= 2))  # on more the search may give up, and says so
     gemm, count = data.draw(some.gemms(9)), data.draw(st.integers(1, 9))
-    besides_s = {level.name: data.draw(st.sampled_from([0.0, 1e-7, 1e-6])) for level in chip.memory} | {"matrix": 0.0, "vector": 0.0}
+    besides_s = {
+        level.name: tuple(data.draw(st.sampled_from([0.0, 1e-7, 1e-6])) for _ in range(1 if level.bandwidth.shared else 2))
+        for level in chip.memory
+    }
     setting = setting_of(gemm, chip)
     every = list[float]()
     for choices in all_choices(setting):

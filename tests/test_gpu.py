@@ -233,7 +233,7 @@ def waves_of(tiles: int, sms: int, matrix: float, dram: float, latency: float, a
     mapped = map_group(planned.classes[0], planned, Peaks.of(A100))
     assert isinstance(mapped.choice, GemmChoice)
     busy_s = {"dram": dram, "l2": 0.0, "smem": 0.0, "matrix": matrix, "vector": after}
-    choice = replace(mapped.choice, besides_s={**busy_s, "vector": after})
+    choice = replace(mapped.choice, besides_s={name: (after if name == "vector" else 0.0,) for name in busy_s})
     mapped = replace(mapped, choice=choice, waves=(tiles, sms), busy_s=busy_s, latency_s=latency)
     log = Log([*busy_s, "launch"])
     return play_waves(mapped, "dram", 1.0, log, GemmOps(0, 1)), log.intervals()

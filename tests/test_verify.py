@@ -40,7 +40,7 @@ STEPS = [("prefill", 1, 1), ("prefill", 37, 3), ("decode", 101, 3)]
 MORE_STEPS = [*STEPS, ("prefill", 130, 1), ("decode", 1, 3)]
 
 
-def passes(model: str | ModelConfig, chip: str, phase: Phase, length: int, batch: int, **more: Any) -> None:
+def passes(model: str | ModelConfig, chip: str | Chip, phase: Phase, length: int, batch: int, **more: Any) -> None:
     result = verify(model, chip, phase=phase, prompt=length, batch=batch, **more)
     assert result.passed, [(each.name, each.differences) for each in result.ops if not each.passed]
     assert result.logits is not None
@@ -71,6 +71,27 @@ def test_the_other_format_of_a_chip(chip: str) -> None:
     other = "int8" if load_chip(chip).default_format == "bf16" else "bf16"
     for phase in PHASES:
         passes(TINY, chip, phase, 37, 1, number_format=other)
+
+
+def odd_chip(what: str) -> Chip:
+    """edge-npu with an array or memory that no chip of the library has."""
+    edge = replace(load_chip("edge-npu"), energy=None, area=None)
+    sram, unit = edge.memory[1], replace(edge.matrix, rows=4, cols=8, rates={"int8": 3.0, "bf16": 1.0})
+    operands = replace(sram, holds=frozenset({"weights", "activations"}), per="chip")
+    sums = replace(sram, name="sums", holds=frozenset({"psums"}))
+    changes: dict[str, dict[str, Any]] = {
+        "packs along k": {"matrix": replace(unit, dataflows=("os",))},
+        "packs, some of which are lost": {"matrix": replace(unit, efficiency=0.8)},
+        "sums of a core below shared operands": {"memory": (edge.dram, operands, sums), "cores": 3},
+        "all shared": {"memory": (edge.dram, replace(sram, per="chip", capacity_bytes=20e3)), "cores": 4},
+    }
+    return replace(edge, **changes[what])
+
+
+@pytest.mark.parametrize("what", ["packs along k", "packs, some of which are lost", "sums of a core below shared operands", "all shared"])
+@pytest.mark.parametrize("phase", PHASES)
+def test_odd_chips(what: str, phase: Phase) -> None:
+    passes(TINY, odd_chip(what), phase, 37, 3)
 
 
 @pytest.mark.parametrize("number_format", ["fp16", "fp32"])

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Literal, NamedTuple, TypeAlias
 
+from functional.formats import bits_of
 from functional.spec import Dim, TensorSpec
 from functional.work import Move, Vector
 from workloads.graph import OpGraph, OpNode, Use
@@ -145,7 +146,7 @@ class _Borders:
         op, role = self.graph.ops[i], self.graph.tensors[use.tensor].role
         warm = use.tensor in self.graph.warm
         if role == "weight":
-            flows.append(Flow(i, "", "weights", _read_bytes(op, use), False, warm))
+            flows.append(Flow(i, "", "weights", _packed_bytes(use.spec) if op.kind == "Linear" else _read_bytes(op, use), False, warm))
         elif role != "constant" and op.kind != "MemCopy":
             flows.append(Flow(i, "", "activations", use.spec.size_bytes, False, warm))
 
@@ -168,6 +169,12 @@ def _read_bytes(op: OpNode, use: Use) -> Dim:
     if op.kind == "LeastLikely" and isinstance(op.work, Vector):
         return TensorSpec((op.work.counts["add"],), use.spec.format).size_bytes
     return use.spec.size_bytes
+
+
+def _packed_bytes(weight: TensorSpec) -> Dim:
+    """What is read at least of a weight that lies packed with those of the other linears of its group: half a byte at its end (int4) may
+    belong to the next."""
+    return weight.elements * bits_of(weight.format) // 8 + weight.scales_bytes
 
 
 def _moved_bytes(op: OpNode) -> Dim:

@@ -46,3 +46,8 @@ def plain(number: Any) -> Any:
 def plain_count(number: Any) -> Any:
     """A Python int; an array as it is."""
     return number if isinstance(number, np.ndarray) else int(number)
+
+
+def nearest_count(number: Any) -> Any:
+    """The nearest whole number; what rounding has made of halves is forgiven."""
+    return np.rint(np.round(number, 3)) if isinstance(number, np.ndarray) else round(round(number, 3))

@@ -34,10 +34,19 @@ def passes_s(weights_bytes: float, rows: int, rows_at_once: Number, dram_bytes_p
 
 
 def transfer_s(read_bytes: Number, written_bytes: Number, read_bytes_per_s: Number, write_bytes_per_s: Number, shared: bool) -> Number:
-    """Seconds [s] to move bytes through a level; one port for both directions if `shared` (then both rates are the port's)."""
+    """Seconds [s] to move bytes through a level: those of its busier port."""
+    first, *second = ports_s(read_bytes, written_bytes, read_bytes_per_s, write_bytes_per_s, shared)
+    return larger(first, *second) if second else first
+
+
+def ports_s(
+    read_bytes: Number, written_bytes: Number, read_bytes_per_s: Number, write_bytes_per_s: Number, shared: bool
+) -> tuple[Number, ...]:
+    """Seconds [s] that each port of a level works; one for both directions if `shared` (then both rates are the port's), else one to read
+    and one to write."""
     if shared:
-        return (read_bytes + written_bytes) / read_bytes_per_s
-    return larger(read_bytes / read_bytes_per_s, written_bytes / write_bytes_per_s)
+        return ((read_bytes + written_bytes) / read_bytes_per_s,)
+    return read_bytes / read_bytes_per_s, written_bytes / write_bytes_per_s
 
 
 def larger(a: Number, b: Number) -> Number:

@@ -95,7 +95,7 @@ class _Group:
         own_s = float(times[shape, split])
         after_s, besides = self._after(rest)
         moved = read + scale_bytes + besides[0], cost.dram_written_bytes + besides[1]
-        besides_s = {name: after_s if name == VECTOR else 0.0 for name in self.ideal_s}
+        besides_s = {name: (after_s if name == VECTOR else 0.0,) for name in self.ideal_s}
         choice = GemmChoice(mapping, cost, besides_s, a_resident)
         busy = {MATRIX: own_s, VECTOR: after_s}
         tiles = -(-gemm.m // tile[0]) * -(-gemm.n // tile[1]) * formulas.SPLITS[split]

@@ -71,8 +71,10 @@ def play(group_class: GroupClass, mapped: tiled.Mapped, chip: Chip, windows: Seq
 
 def _besides(choice: tiled.GemmChoice, mapped: tiled.Mapped, chip: Chip) -> Besides:
     clock_hz = float(chip.clock_hz)
-    levels = {level.name: choice.besides_s[level.name] * clock_hz for level in chip.memory}
-    return Besides(choice.besides_s[roofline.VECTOR] * clock_hz, levels, mapped.dram_bytes - choice.cost.dram_bytes)
+    levels = {level.name: tuple(seconds * clock_hz for seconds in choice.besides_s[level.name]) for level in chip.memory}
+    (vector_s,), cost = choice.besides_s[roofline.VECTOR], choice.cost
+    dram_bytes = mapped.dram_read_bytes - cost.dram_read_bytes, mapped.dram_written_bytes - cost.dram_written_bytes
+    return Besides(vector_s * clock_hz, levels, dram_bytes)
 
 
 class _Others(NamedTuple):

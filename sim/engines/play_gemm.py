@@ -218,18 +218,20 @@ class Player:
             done = vector.issue(start, self.besides.vector * share)
             if self.log is not None:
                 self.log.add("vector", "compute", start, done, op=self.ops.elementwise)
-        for name, cycles in self.besides.levels.items():
-            if cycles:
-                port = self.ports.of_level[name]
-                # Both directions: the busier of the two is what is charged.
-                sides = (("move", port.reader),) if port.writer is port.reader else (("read", port.reader), ("write", port.writer))
-                for what, unit in sides:
+        read, written = self.besides.dram_bytes
+        for name, of_ports in self.besides.levels.items():
+            port = self.ports.of_level[name]
+            sides = [(port.reader, "read", read), (port.writer, "write", written)]
+            if port.writer is port.reader:
+                sides = [(port.reader, "move", read + written)]
+            for (unit, what, size_bytes), cycles in zip(sides, of_ports, strict=True):
+                if cycles:
                     start = unit.earliest(ready)
                     end = unit.issue(start, cycles * share)
                     done = max(done, end)
                     if self.log is not None:
-                        size_bytes = self.besides.dram_bytes * share if name == self.setting.chip.dram.name else 0.0
-                        self.log.add(name, what, start, end, size_bytes=size_bytes * (unit is port.reader), op=self.ops.elementwise)
+                        in_dram = size_bytes * share if name == self.setting.chip.dram.name else 0.0
+                        self.log.add(name, what, start, end, size_bytes=in_dram, op=self.ops.elementwise)
         return done
 
     def _store(self, link: Link, visit: int, slices: int) -> None:

@@ -27,7 +27,7 @@ def play_waves(mapped: Mapped, dram: str, clock_hz: float, log: Log | None, ops:
     assert mapped.waves is not None
     tiles, sms = mapped.waves
     busy = {name: seconds * clock_hz for name, seconds in mapped.busy_s.items()}
-    after = mapped.choice.besides_s[VECTOR] * clock_hz
+    after = mapped.choice.besides_s[VECTOR][0] * clock_hz
     counts = np.diff(np.minimum(np.arange(-(-tiles // sms) + 1) * sms, tiles))
     whole = busy[MATRIX] * sms / tiles  # cycles of a wave that has a tile for each SM
     moved = np.concatenate([[0.0], np.cumsum(counts)]) * (busy[dram] / tiles)

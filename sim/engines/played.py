@@ -47,15 +47,15 @@ class Played:
 
 
 class Besides(NamedTuple):
-    """Element-wise work in the group of a GEMM: vector cycles of the first core, cycles that its tensors take each level's port, and the
-    bytes of them that DRAM moves."""
+    """Element-wise work in the group of a GEMM: vector cycles of the first core, cycles that its tensors take the ports of each level (one
+    for both directions, or one to read and one to write), and the bytes of them that DRAM reads and writes."""
 
     vector: float
-    levels: Mapping[str, float]
-    dram_bytes: float
+    levels: Mapping[str, tuple[float, ...]]
+    dram_bytes: tuple[float, float]
 
 
-NOTHING = Besides(0.0, {}, 0.0)
+NOTHING = Besides(0.0, {}, (0.0, 0.0))
 
 
 class GemmOps(NamedTuple):

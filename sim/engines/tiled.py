@@ -8,7 +8,7 @@ chip: they add to the vector unit's time and to the bytes of what else they read
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
@@ -23,7 +23,7 @@ from functional.work import Contraction, Vector
 from hwmodels.chip import Chip, MemoryLevel
 from hwmodels.formulas.elementwise import chosen, larger, plain, slowest, smaller
 from hwmodels.formulas.masking import hidden_pass_s, hidden_product_s
-from hwmodels.formulas.roofline import largest, pack_s, passes_s, transfer_s
+from hwmodels.formulas.roofline import largest, pack_s, passes_s, ports_s
 from hwmodels.formulas.systolic import whole_cycles
 from hwmodels.technology import technology_of
 from sim.attention_mapping import Attention, AttentionMapping
@@ -34,6 +34,7 @@ from sim.mapper import Asked, Besides, GemmCost, MappedGemm, is_soon_within, map
 from sim.mapper.attention import map_attention
 from sim.mapper.attention_cost import AttentionCost, InDram, Part
 from sim.mapper.attention_cost import moved_bytes as attention_bytes
+from sim.mapper.cost import Port
 from sim.mapping import Gemm, GemmMapping
 from sim.plan import Plan, apart_from_sums, resident_capacity_bytes, sustained
 from workloads.demand import GroupClass
@@ -49,11 +50,11 @@ ROUNDING = 1 - 1e-12
 
 @dataclass(frozen=True, slots=True)
 class GemmChoice:
-    """How a group of linears is mapped; `besides_s` is what its element-wise ops ask of the vector unit and of levels."""
+    """How a group of linears is mapped; `besides_s` is what its element-wise ops ask of the vector unit and of each port of the levels."""
 
     mapping: GemmMapping
     cost: GemmCost
-    besides_s: Mapping[str, float]
+    besides_s: Mapping[str, tuple[float, ...]]
     a_resident: bool
 
 
@@ -123,7 +124,7 @@ def _hidden_by_packing_s(group_class: GroupClass, plan: Plan, peaks: roofline.Pe
     if chip.pack is None or technology_of(chip) is not None or not linears:
         return None
     packed_s = float(packing_s(group_class, chip, roofline.unit_times_s(group_class.load, peaks)[MATRIX], 0.0))
-    if packed_s < max(least_besides_s(group_class, plan, peaks).values()):
+    if packed_s < max(busiest_s(least_besides_s(group_class, plan, peaks)).values()):
         return None
     gemm, a_resident = gemm_of(group_class, plan)
     besides = moved_besides(group_class, plan)
@@ -310,7 +311,7 @@ def map_group(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks, gemm: 
 def _stream(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks) -> Mapped:
     """Vector work and moves: every tensor passes once, the vector unit waits for the first answer of DRAM."""
     flows = group_class.group.flows
-    busy = besides(group_class, plan, peaks, flows)
+    busy = busiest_s(besides(group_class, plan, peaks, flows))
     return Mapped(busy, *stream_s(busy, group_class, plan), *dram_bytes(plan, flows), 0.0, flows=flows)
 
 
@@ -382,12 +383,16 @@ def kept_results(own: tuple[Flow, ...]) -> tuple[Flow, ...]:
     return tuple(flow._replace(tensor="", warm=True) for flow in own if flow.is_write and (flow.warm or flow.kind == "results"))
 
 
-def gemm_s(cost: GemmCost, others: Mapping[str, Any]) -> tuple[dict[str, Any], Any, Any]:
-    """Busy seconds of a group of linears, with what its element-wise ops ask besides; its latency, and what binds it; on many chips
-    arrays."""
-    busy = {name: cost.busy_s.get(name, 0.0) + (0.0 if name == MATRIX else others[name]) for name in others}
-    ends = {name: (cost.prefix_s.get(name, 0.0), cost.late_s.get(name, 0.0)) for name in busy}
-    bound_by, latency_s = slowest({name: chosen(busy[name] > 0, ends[name][0] + busy[name] + ends[name][1], 0.0) for name in busy})
+def gemm_s(cost: GemmCost, others: Mapping[str, tuple[Any, ...]]) -> tuple[dict[str, Any], Any, Any]:
+    """Busy seconds of a group of linears, with what its element-wise ops ask of each port besides; its latency, and what binds it; on many
+    chips arrays."""
+    busy, ends = dict[str, Any](), dict[str, Any]()
+    for name, of_ports in others.items():
+        ports, prefix_s = cost.ports.get(name, (Port(0.0, 0.0),) * len(of_ports)), cost.prefix_s.get(name, 0.0)
+        both_s = [port.busy_s + more for port, more in zip(ports, of_ports, strict=True)]
+        busy[name] = _busiest(both_s)
+        ends[name] = _busiest([chosen(both > 0, prefix_s + both + port.late_s, 0.0) for both, port in zip(both_s, ports, strict=True)])
+    bound_by, latency_s = slowest(ends)
     return busy, larger(latency_s, cost.latency_s), bound_by
 
 
@@ -398,8 +403,8 @@ def moved_besides(group_class: GroupClass, plan: Plan) -> Besides:
     return Besides((dram_bytes(plan, flows), *inner), tuple(int(flow.size_bytes) for flow in scales(group_class)))
 
 
-def least_besides_s(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks) -> dict[str, float]:
-    """What a group of linears asks of the vector unit and of the levels besides any mapping of them [s]."""
+def least_besides_s(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks) -> dict[str, tuple[float, ...]]:
+    """What a group of linears asks of the vector unit and of each port of the levels besides any mapping of them [s]."""
     return besides(group_class, plan, peaks, (*beside_gemm(group_class, plan), *scales(group_class)))
 
 
@@ -472,13 +477,15 @@ def score_flows(group_class: GroupClass, part: Part) -> tuple[Flow, ...]:
     return tuple(flow for flow in flows if flow.is_write) if part == "scores" else tuple(flow for flow in flows if not flow.is_write)[:1]
 
 
-def attention_s(cost: AttentionCost, others: Mapping[str, Any], plan: Plan) -> tuple[dict[str, Any], Any, Any]:
+def attention_s(cost: AttentionCost, others: Mapping[str, tuple[Any, ...]], plan: Plan) -> tuple[dict[str, Any], Any, Any]:
     """Busy seconds of an attention with what passes besides; its latency, and what binds it; on many chips arrays.
 
     Scores that are not the whole group's own pass the levels on their way; DRAM's part of that is in the cost already.
     """
-    on_chip = {level.name for level in plan.chip.memory[1:]}
-    busy = {name: seconds + (others[name] if name in on_chip else 0.0) for name, seconds in cost.busy_s.items()}
+    on_chip = [level.name for level in plan.chip.memory[1:]]
+    busy = dict(cost.busy_s)
+    for name in on_chip:
+        busy[name] = _busiest([own + more for own, more in zip(cost.ports_s[name], others[name], strict=True)])
     busiest, busiest_s = slowest(busy)
     return busy, larger(cost.latency_s, busiest_s), chosen(busiest_s <= cost.latency_s, cost.bound_by, busiest)
 
@@ -504,22 +511,32 @@ def dram_bytes(plan: Plan, flows: tuple[Flow, ...]) -> tuple[int, int]:
     return totals[0], totals[1]
 
 
-def besides(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks, flows: tuple[Flow, ...]) -> dict[str, Any]:
-    """Busy seconds of the vector unit with all of a group's element-wise work, and of the levels with some of its tensors."""
+def besides(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks, flows: tuple[Flow, ...]) -> dict[str, tuple[Any, ...]]:
+    """Busy seconds of the vector unit with all of a group's element-wise work, and of each port of the levels with some of its tensors."""
     return besides_s(group_class.load.counts, plan.chip, peaks, flows, dram_bytes(plan, flows))
 
 
 def besides_s(
     counts: Mapping[str, Any], chip: Chip, peaks: roofline.Peaks, flows: tuple[Flow, ...], through_dram: tuple[int, int]
-) -> dict[str, Any]:
-    """Busy seconds of the vector unit with `counts`, and of the levels with `flows`, of which `through_dram` bytes (read, written) pass
-    DRAM."""
+) -> dict[str, tuple[Any, ...]]:
+    """Busy seconds of the vector unit with `counts`, and of each port of the levels with `flows`, of which `through_dram` bytes (read,
+    written) pass DRAM."""
     cycles = sum(float(count) * chip.vector.cycles[name] for name, count in counts.items())
-    busy: dict[str, Any] = {MATRIX: 0.0, VECTOR: whole_cycles(cycles / (chip.vector.lanes * chip.cores)) / chip.clock_hz}
+    busy: dict[str, Any] = {MATRIX: (0.0,), VECTOR: (whole_cycles(cycles / (chip.vector.lanes * chip.cores)) / chip.clock_hz,)}
     for i, (level, read_bytes_per_s, write_bytes_per_s) in enumerate(peaks.levels):
         read, written = through_dram if i == 0 else _inner_bytes(flows, level, chip)
-        busy[level.name] = transfer_s(read, written, read_bytes_per_s, write_bytes_per_s, level.bandwidth.shared)
-    return {name: plain(seconds) for name, seconds in busy.items()}
+        busy[level.name] = ports_s(read, written, read_bytes_per_s, write_bytes_per_s, level.bandwidth.shared)
+    return {name: tuple(map(plain, ports)) for name, ports in busy.items()}
+
+
+def busiest_s(of_ports: Mapping[str, tuple[Any, ...]]) -> dict[str, Any]:
+    """Seconds of the busier port of each resource."""
+    return {name: _busiest(ports) for name, ports in of_ports.items()}
+
+
+def _busiest(seconds: Sequence[Any]) -> Any:
+    first, *others = seconds
+    return larger(first, *others) if others else first
 
 
 def _bytes(flow: Flow) -> Any:

@@ -24,6 +24,7 @@ from sim.engines.tiled import (
     attention_s,
     beside_gemm,
     besides,
+    busiest_s,
     dram_bytes,
     gemm_of,
     gemm_s,
@@ -138,7 +139,7 @@ def _time_class(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks, know
     if not products:
         flows, issued_macs = group_class.group.flows, 0.0
         moved_bytes: Any = sum(dram_bytes(plan, flows))
-        times: Sequence[Any] = stream_s(besides(group_class, plan, peaks, flows), group_class, plan)
+        times: Sequence[Any] = stream_s(busiest_s(besides(group_class, plan, peaks, flows)), group_class, plan)
     elif products[0].mask is None:
         asked = *gemm_of(group_class, plan), moved_besides(group_class, plan)
         if asked not in known:

@@ -93,8 +93,8 @@ class Issued(NamedTuple):
     """MACs that matrix units carry out, padding included: all units of a core, and the first one, to which no other has more to do. Tensor
     cores are as one."""
 
-    all_units: int
-    first_unit: int
+    all_units: float
+    first_unit: float
 
 
 def issued_macs(unit: MatrixUnit, number_format: str, dataflow: str, array_axis: str, m: int, n: int, k: int) -> Issued:
@@ -111,7 +111,7 @@ def issued_macs(unit: MatrixUnit, number_format: str, dataflow: str, array_axis:
         return Issued(whole, whole)
     cuts = parts(Span(0, lengths[array_axis]), -(-lengths[array_axis] // unit.count))
     macs = [_padded(unit, number_format, dataflow, lengths | {array_axis: part.stop - part.start}) for part in cuts]
-    return Issued(round(sum(macs)), round(macs[0]))
+    return Issued(sum(macs), macs[0])
 
 
 def _padded(unit: MatrixUnit, number_format: str, dataflow: str, lengths: dict[str, int]) -> float:

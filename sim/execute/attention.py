@@ -13,13 +13,13 @@ from functional.formats import LARGEST, is_integer
 from functional.ops import OPS
 from functional.qtensor import MASKED, QTensor, brought, multiplier, requantise
 from functional.quantise import golden
-from hwmodels.chip import Chip
+from hwmodels.chip import Chip, MemoryLevel
 from sim.attention_mapping import Attention, AttentionMapping, core_parts, key_tiles, visible_keys
 from sim.execute.arithmetic import Arithmetic, exchanged_elements, issued_macs
 from sim.execute.check import check_buffers, check_compute
 from sim.execute.judge import hidden_pairs
 from sim.execute.tally import Cargo, Tally
-from sim.mapping import Span, chip_stages, parts
+from sim.mapping import Span, innermost, parts
 
 _Held = TypeVar("_Held")
 
@@ -167,18 +167,26 @@ class _Run:
         self.asking = _Places[Tensor]("queries", 1)
         self.scored = _Places[_Scored]("scores", mapping.score_buffers)
         self.tally = Tally()
-        innermost = chip_stages(chip)[-1]
-        self.operands, self.sums = innermost.level_of("activations"), innermost.level_of("psums")
+        self.operands, self.sums = innermost(chip, "activations"), innermost(chip, "psums")
+        self.here: dict[tuple[MemoryLevel, Cargo], int] = {}
 
     def core(self, pairs: Span, queries: Span) -> None:
         """One core's share: scores, and as soon as there is no place for more of them, what follows for the oldest."""
         self.held.clear()
+        self.here.clear()
         self.who = pairs, queries
         for pair in range(*pairs):
             for tile in parts(queries, self.mapping.q_tile):
                 self.query_tile(pair, tile)
         while self.scored.used < self.scored.written:
             self.weigh()
+        for (level, cargo), bits in self.here.items():  # cores work at the same time
+            others = self.tally.held_bits.get((level.name, cargo), 0) if level.per == "chip" else 0
+            self.tally.hold(level.name, cargo, others + bits)
+
+    def hold(self, level: MemoryLevel, cargo: Cargo, bits: int) -> None:
+        """A tile that this core has to have room for."""
+        self.here[level, cargo] = max(self.here.get((level, cargo), 0), bits)
 
     def query_tile(self, pair: int, queries: Span) -> None:
         """Scores of a query tile with all keys that it looks at."""
@@ -189,7 +197,7 @@ class _Run:
         rows = self.queries[here].reshape(-1, attention.head_dim)
         self.asking.write(rows)
         self.move_in("queries", rows.numel(), attention.act_bits)
-        self.tally.hold(self.sums.name, "psums", rows.numel() * attention.acc_bits)
+        self.hold(self.sums, "psums", rows.numel() * attention.acc_bits)
         if mapping.kv_tile < attention.kv_len:
             self.held.pop("keys", None)
         output = torch.zeros(rows.shape, dtype=self.numbers.products.sum_dtype)
@@ -228,7 +236,7 @@ class _Run:
         if self.mapping.score_buffers == 1:
             self.asking.free()
         else:
-            self.tally.hold(self.operands.name, "outputs", result.numel() * self.attention.act_bits)
+            self.hold(self.operands, "outputs", result.numel() * self.attention.act_bits)
         self.tally.move(self.operands.name, "outputs", "write", result.numel())
         self.tally.move(self.operands.name, "outputs", "read", result.numel())
         self.tally.move(self.chip.dram.name, "outputs", "write", result.numel())
@@ -240,7 +248,7 @@ class _Run:
         rows = self.asking.oldest()
         scores = torch.cat([self.scores(pair, queries, rows, tile) for tile in tiles], -1)
         bits = scores.numel() * self.attention.act_bits * self.mapping.score_buffers
-        self.tally.hold(self.operands.name, "scores", bits if self.mapping.fused else 0)
+        self.hold(self.operands, "scores", bits if self.mapping.fused else 0)
         return scores
 
     def scores(self, pair: int, queries: Span, rows: Tensor, tile: Span) -> Tensor:
@@ -285,7 +293,7 @@ class _Run:
         (tile,), rows = tiles, self.asking.oldest()
         arithmetic = self.numbers.for_exponentials
         scores = torch.zeros((rows.shape[0], tile.stop - tile.start), dtype=arithmetic.sum_dtype)
-        self.tally.hold(self.sums.name, "scores", scores.numel() * self.attention.acc_bits * self.mapping.score_buffers)
+        self.hold(self.sums, "scores", scores.numel() * self.attention.acc_bits * self.mapping.score_buffers)
         self.multiply(arithmetic, scores, rows, self.fetch("keys", pair, tile).T, queries, tile)
         return scores
 
@@ -328,7 +336,7 @@ class _Run:
         if from_dram:
             self.tally.move(self.chip.dram.name, cargo, "read", elements)
         self.tally.move(self.operands.name, cargo, "write", elements)
-        self.tally.hold(self.operands.name, cargo, elements * bits)
+        self.hold(self.operands, cargo, elements * bits)
 
     def spill(self, cargo: Cargo, elements: int, *, reads: int, writes: int = 1) -> None:
         """What passes through DRAM between the graph's ops, unless attention is fused."""
@@ -373,7 +381,7 @@ def _check(mapping: AttentionMapping, chip: Chip, q: Tensor, k: Tensor, numbers:
     if mapping.keys_shared and not any(level.per == "chip" and "activations" in level.holds for level in chip.memory[1:]):
         raise ValueError(f"no on-chip level of {chip.name} that cores share keeps keys and values; set keys_shared to false")
     check_compute(attention.compute, numbers.products, chip.matrix, mapping.dataflow)
-    check_buffers(mapping.buffers, [chip_stages(chip)[-1].level_of("activations")])
+    check_buffers(mapping.buffers, [innermost(chip, "activations")])
     if mapping.score_buffers not in (1, 2) or (mapping.score_buffers == 2 and not mapping.fused):
         raise ValueError(f"{mapping.score_buffers} places for scores; there are one or two, and one where scores pass through DRAM")
     if mapping.online and (not mapping.fused or is_integer(attention.compute)):
@@ -388,7 +396,7 @@ def _check_shapes(attention: Attention, q: Tensor, k: Tensor) -> None:
 
 
 def _check_room(tally: Tally, chip: Chip) -> None:
-    for level in chip_stages(chip)[-1].levels:
+    for level in (innermost(chip, "activations"), innermost(chip, "psums")):
         needed_bytes = -(-tally.level_bits(level.name) // 8)
         if needed_bytes > level.capacity_bytes:
             raise ValueError(f"the tiles take {needed_bytes} bytes of {level.name}; raise memory.{level.name}.capacity to hold them")

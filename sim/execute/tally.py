@@ -34,8 +34,8 @@ class Tally:
     """
 
     useful_macs: int = 0
-    issued_by_core: Counter[object] = field(default_factory=Counter)
-    issued_by_unit: Counter[object] = field(default_factory=Counter)
+    issued_by_core: dict[object, float] = field(default_factory=dict)
+    issued_by_unit: dict[object, float] = field(default_factory=dict)
     moves: dict[tuple[Traffic, int], int] = field(default_factory=dict)
     exchanged: Counter[Traffic] = field(default_factory=Counter)
     turns: Counter[tuple[int, str]] = field(default_factory=Counter)
@@ -43,27 +43,27 @@ class Tally:
 
     @property
     def issued_macs(self) -> int:
-        return sum(self.issued_by_core.values())
+        return _whole(sum(self.issued_by_core.values()))
 
     @property
     def busiest_macs(self) -> int:
         """What the core with the most work issues."""
-        return max(self.issued_by_core.values(), default=0)
+        return _whole(max(self.issued_by_core.values(), default=0))
 
     @property
     def busiest_unit_macs(self) -> int:
         """What the matrix unit with the most work issues: the array's time."""
-        return max(self.issued_by_unit.values(), default=0)
+        return _whole(max(self.issued_by_unit.values(), default=0))
 
     @property
     def busy_cores(self) -> int:
         """Cores that issue any."""
         return sum(macs > 0 for macs in self.issued_by_core.values())
 
-    def issue(self, core: object, issued: tuple[int, int]) -> None:
-        """MACs of all matrix units of a core, and of the first of them."""
-        self.issued_by_core[core] += issued[0]
-        self.issued_by_unit[core] += issued[1]
+    def issue(self, core: object, issued: tuple[float, float]) -> None:
+        """MACs of all matrix units of a core, and of the first of them; of a PE that takes 2.4 of them at once not whole ones."""
+        self.issued_by_core[core] = self.issued_by_core.get(core, 0.0) + issued[0]
+        self.issued_by_unit[core] = self.issued_by_unit.get(core, 0.0) + issued[1]
 
     def move(self, level: str, cargo: Cargo, direction: Literal["read", "write"], elements: int, tiles: int = 1) -> None:
         """Tiles of so many elements each, read from or written to a level."""
@@ -111,3 +111,8 @@ class Tally:
     def level_bits(self, level: str) -> int:
         """The most that one instance of a level has to hold."""
         return sum(bits for (name, _), bits in self.held_bits.items() if name == level)
+
+
+def _whole(macs: float) -> int:
+    """The nearest whole number, where sums of fractions have rounded halves to either side."""
+    return round(round(macs, 3))

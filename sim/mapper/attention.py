@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from itertools import groupby
+from itertools import chain, groupby
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from functional.errors import BadInput, Problem
 from functional.formats import is_integer
-from hwmodels.chip import Chip
+from hwmodels.chip import Chip, Role
 from hwmodels.formulas.roofline import transfer_s
 from hwmodels.formulas.systolic import ceil_div
 from sim.attention_mapping import Attention, AttentionMapping
@@ -26,7 +26,6 @@ from sim.mapper.attention_cost import (
     QueryCuts,
     cost_of_use,
     ends_s,
-    innermost,
     moves_of,
     packed,
     product_cycles,
@@ -35,8 +34,12 @@ from sim.mapper.attention_cost import (
     use_of,
 )
 from sim.mapper.attention_room import fit
+from sim.mapping import innermost
 
 _Of = TypeVar("_Of", "Attention", "AttentionMapping")
+
+_HELD: tuple[Role, Role] = ("activations", "psums")
+"""Roles of the tiles that an attention holds."""
 
 
 def map_attention(
@@ -49,7 +52,8 @@ def map_attention(
 ) -> tuple[AttentionMapping, AttentionCost]:
     """The mapping of least latency (then DRAM traffic, then larger tiles) among tiles of whole array passes, equal cuts, the whole length.
 
-    Three passes over whole rows where they fit; else online, for floats; else unfused. Raises `BadInput` if not one query tile fits.
+    Three passes over whole rows where they fit; else online, for floats; else unfused; but see `attention_modes`. Raises `BadInput` if not
+    one query tile fits.
     """
     return best_attention(_Question(attention, tuple(counts.items()), in_dram, part, score_bytes, id(chip), chip))
 
@@ -72,9 +76,9 @@ def best_attention(question: _Question[Attention]) -> tuple[AttentionMapping, At
     """The answer, remembered: layers ask alike."""
     attention, chip, counts = question.of, question.chip, dict(question.counts)
     asked = question.in_dram, question.part, question.score_bytes
-    for fused, is_online in attention_modes(attention):
+    for modes in attention_modes(attention, chip):
         best: tuple[Any, AttentionMapping, AttentionCost] | None = None
-        for each in _least_first(question, fused, is_online):
+        for each in sorted(chain.from_iterable(_least_first(question, *mode) for mode in modes), key=lambda each: each.least_s):
             if best is not None and each.least_s > best[0][0]:
                 break
             for mapping, cost in _priced(each.mapping, chip, counts, *asked):
@@ -93,10 +97,17 @@ def rank_of(mapping: AttentionMapping, cost: AttentionCost) -> tuple[Any, ...]:
     return cost.latency_s, moved_bytes, -mapping.q_tile, -mapping.kv_tile, -mapping.score_buffers
 
 
-def attention_modes(attention: Attention) -> list[tuple[bool, bool]]:
-    """(fused, online): the first for which anything fits is taken."""
+def attention_modes(attention: Attention, chip: Chip) -> list[list[tuple[bool, bool]]]:
+    """(fused, online): of the first of which anything fits the best is taken. Where cores share a level that holds their tiles they are
+    weighed against each other: what fits may keep all cores at work, or only one."""
     online = [] if is_integer(attention.compute) else [(True, True)]
-    return [(True, False), *online, (False, False)]
+    modes = [(True, False), *online, (False, False)]
+    return [modes] if _share_tiles(chip) else [[mode] for mode in modes]
+
+
+def _share_tiles(chip: Chip) -> bool:
+    """Whether several cores hold tiles in one level."""
+    return int(chip.cores) > 1 and any(innermost(chip, role).per == "chip" for role in _HELD)
 
 
 def attention_candidates(
@@ -202,7 +213,7 @@ def tilings_of(attention: Attention, chip: Chip, fused: bool, online: bool, part
     dataflow = unit.dataflows[0] if unit.kind == "systolic" else ""
     buffers = 2 if innermost(chip, "activations").double_buffered else 1
     kv_tiles = np.array(_sizes(attention.kv_len, keys))
-    for split in _splits(attention, int(chip.cores)):
+    for split in _splits(attention, chip):
         positions = int(ceil_div(attention.q_len, split[1]))
         for q_tile in _sizes(positions, max(1, rows // attention.rows_per_query)):
             one = AttentionMapping(attention, q_tile, attention.kv_len, fused, online, buffers, split, dataflow, "m")
@@ -338,11 +349,22 @@ def flows_of(mapping: AttentionMapping, chip: Chip) -> Iterator[AttentionMapping
             yield replace(mapping, dataflow=dataflow, array_axis="n")
 
 
-def _splits(attention: Attention, cores: int) -> list[tuple[int, int]]:
-    """Cores over pairs first, the rest over query positions."""
+def _splits(attention: Attention, chip: Chip) -> list[tuple[int, int]]:
+    """Cores over pairs first, the rest over query positions. Where cores share a level that holds their tiles, fewer of them may do, for
+    each takes room: then all splits of which the largest parts differ."""
+    cores = int(chip.cores)
     over_pairs = min(cores, attention.pairs)
     found = {(over_pairs, min(cores // over_pairs, attention.q_len)), (1, min(cores, attention.q_len)), (over_pairs, 1)}
-    return sorted(found, key=lambda split: -split[0] * split[1])
+    if _share_tiles(chip):
+        for pairs in _numbers_of_parts(attention.pairs, cores):
+            found |= {(pairs, queries) for queries in _numbers_of_parts(attention.q_len, cores // pairs)}
+    return sorted(found, key=lambda split: (-split[0] * split[1], split))
+
+
+def _numbers_of_parts(length: int, most: int) -> list[int]:
+    """In how many equal parts, rounded up, a length may be cut."""
+    largest = {int(ceil_div(length, parts)) for parts in range(1, min(most, length) + 1)}
+    return [int(ceil_div(length, part)) for part in largest]
 
 
 def _sizes(length: int, granule: int) -> list[int]:

@@ -20,12 +20,13 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from hwmodels.chip import Chip, MemoryLevel, Role
+from hwmodels.chip import Chip, MemoryLevel
 from hwmodels.formulas import systolic, tensor_core
 from hwmodels.formulas.elementwise import chosen, larger, plain, slowest
-from hwmodels.formulas.roofline import transfer_s
+from hwmodels.formulas.roofline import ports_s, transfer_s
 from hwmodels.formulas.systolic import ceil_div, whole_cycles
 from sim.attention_mapping import Attention, AttentionMapping
+from sim.mapping import innermost
 
 Part: TypeAlias = Literal["all", "scores", "context"]
 """Both products with the softmax between them, or one product by itself."""
@@ -46,12 +47,13 @@ ALL_IN_DRAM = InDram()
 
 @dataclass(frozen=True, slots=True)
 class AttentionCost:
-    """Tiled cost of an attention; DRAM bytes, score elements computed and MACs issued are those of the whole chip. On many chips
-    times and what binds are arrays."""
+    """Tiled cost of an attention: busy times of units and levels, of levels on the chip those of each port; DRAM bytes, score elements
+    computed and MACs issued are those of the whole chip. On many chips times and what binds are arrays."""
 
     latency_s: Any
     bound_by: Any
     busy_s: dict[str, Any]
+    ports_s: dict[str, tuple[Any, ...]]
     dram_read_bytes: float
     dram_written_bytes: float
     computed_scores: float
@@ -125,7 +127,7 @@ def cost_of_use(
         maxima = attention.batch * attention.heads * attention.q_len * attention.act_bits / 8
         read, written = read + 4 * passes + maxima, written + 3 * passes + maxima
     visible = attention.batch * attention.heads * float(attention.mask.visible_pairs(attention.q_len, attention.kv_len))
-    busy = _busy(mapping, chip, worst, whole, (read, written), {name: float(count) / visible for name, count in counts.items()})
+    busy, ports = _busy(mapping, chip, worst, whole, (read, written), {name: float(count) / visible for name, count in counts.items()})
     latency_s, bound_by = _bound(mapping, chip, busy, in_dram, read > 0)
     if part == "all":
         most = _Use(*columns[:, columns[_Use._fields.index("computed_scores")].argmax()].tolist())
@@ -133,7 +135,7 @@ def cost_of_use(
         by_turns_s = _bound(mapping, chip, {"matrix": busy["matrix"] * alone + busy["vector"]}, in_dram, read > 0)[0]
         busier = chosen(busy["matrix"] >= busy["vector"], "matrix", "vector")
         latency_s, bound_by = larger(latency_s, by_turns_s), chosen(by_turns_s > latency_s, busier, bound_by)
-    return AttentionCost(latency_s, bound_by, busy, read, written, whole.computed_scores, whole.issued_macs)
+    return AttentionCost(latency_s, bound_by, busy, ports, read, written, whole.computed_scores, whole.issued_macs)
 
 
 def _bound(mapping: AttentionMapping, chip: Chip, busy: dict[str, Any], in_dram: InDram, is_read: bool) -> tuple[Any, Any]:
@@ -159,8 +161,8 @@ def ends_s(mapping: AttentionMapping, keys: Any, chip: Chip, in_dram: InDram) ->
 
 def _busy(
     mapping: AttentionMapping, chip: Chip, worst: _Use, whole: _Use, dram_bytes: tuple[float, float], per_score: Mapping[str, float]
-) -> dict[str, Any]:
-    """Seconds that each unit and level works."""
+) -> tuple[dict[str, Any], dict[str, tuple[Any, ...]]]:
+    """Seconds that each unit and level works, and each port of levels on the chip."""
     attention = mapping.attention
     clock = chip.clock_hz
     lane_cycles = sum(each * chip.vector.cycles[name] for name, each in per_score.items()) * worst.computed_scores
@@ -169,13 +171,14 @@ def _busy(
         "vector": whole_cycles(lane_cycles / chip.vector.lanes) / clock,
         chip.dram.name: transfer_s(*dram_bytes, *rates_of(chip, chip.dram), chip.dram.bandwidth.shared),
     }
-    passes = _score_passes_bytes(attention, worst, bool(per_score))
+    passes, ports = _score_passes_bytes(attention, worst, bool(per_score)), dict[str, tuple[Any, ...]]()
     for level in chip.memory[1:]:
         use = whole if level.per == "chip" else worst
         read, written = _level_bytes(chip, level, attention, use, passes)
         rates = level.bandwidth.read_bytes_per_s(chip.clock_hz), level.bandwidth.write_bytes_per_s(chip.clock_hz)
+        ports[level.name] = tuple(map(plain, ports_s(read, written, *rates, level.bandwidth.shared)))
         busy[level.name] = transfer_s(read, written, *rates, level.bandwidth.shared)
-    return {name: plain(seconds) for name, seconds in busy.items()}
+    return {name: plain(seconds) for name, seconds in busy.items()}, ports
 
 
 def _score_passes_bytes(attention: Attention, use: _Use, has_softmax: bool) -> float:
@@ -227,18 +230,24 @@ def innermost_use(mapping: AttentionMapping, chip: Chip) -> InnermostUse:
     columns = use.operand_bytes, use.query_bytes, use.key_bytes, use.output_bytes
     read, queries, keys, outputs = (attention.pairs * float(np.sum(each)) for each in columns)
     operands, sums = innermost(chip, "activations"), innermost(chip, "psums")
-    tiles = _query_tiles(mapping)
+    tiles, pairs = _query_tiles(mapping), int(ceil_div(attention.pairs, mapping.split[0]))
     rows = tiles.queries * attention.rows_per_query
     widths = np.where(tiles.full > 0, mapping.kv_tile, attention.kv_len % mapping.kv_tile)
-    kept_bits = float(np.max(rows * tiles.keys)) * attention.act_bits if mapping.fused and not mapping.online else 0.0
+    parts = np.flatnonzero(np.diff(tiles.part, prepend=-1))
+
+    def largest(elements: Counts, level: MemoryLevel) -> float:
+        """Of the tiles of a core, or of all cores together if they share the level."""
+        of_cores = np.maximum.reduceat(elements, parts)
+        return float(of_cores.sum() * (mapping.busy_cores // len(parts)) if level.per == "chip" else of_cores.max())
+
+    kept_bits = largest(rows * tiles.keys, operands) * attention.act_bits if mapping.fused and not mapping.online else 0.0
     copies = 2 * (mapping.buffers if operands.double_buffered else 1)
     room = dict.fromkeys((operands.name, sums.name), 0.0)
-    room[operands.name] += mapping.score_buffers * (float(np.max(rows)) * attention.head_dim * attention.act_bits + kept_bits)
-    room[operands.name] += copies * float(np.max(widths)) * attention.head_dim * attention.kv_bits
-    room[sums.name] += float(np.max(rows)) * attention.head_dim * attention.acc_bits
+    room[operands.name] += mapping.score_buffers * (largest(rows, operands) * attention.head_dim * attention.act_bits + kept_bits)
+    room[operands.name] += copies * largest(widths, operands) * attention.head_dim * attention.kv_bits
+    room[sums.name] += largest(rows, sums) * attention.head_dim * attention.acc_bits
     if mapping.online:
-        room[sums.name] += mapping.score_buffers * float(np.max(rows * widths)) * attention.acc_bits
-    pairs = int(ceil_div(attention.pairs, mapping.split[0]))
+        room[sums.name] += mapping.score_buffers * largest(rows * widths, sums) * attention.acc_bits
     return InnermostUse(
         level=operands.name,
         read_bytes=read + outputs,
@@ -246,18 +255,13 @@ def innermost_use(mapping: AttentionMapping, chip: Chip) -> InnermostUse:
         room_bytes={name: bits / 8 for name, bits in room.items()},
         busiest_macs=pairs * float(np.max(use.issued_macs)),
         busiest_unit_macs=pairs * float(np.max(use.unit_macs)),
-        busy_cores=int(ceil_div(attention.pairs, pairs)) * len(use.issued_macs),
+        busy_cores=mapping.busy_cores,
     )
 
 
 def rates_of(chip: Chip, level: MemoryLevel) -> tuple[Any, Any]:
     """Bytes per second that a level reads and writes."""
     return chip.read_bytes_per_s(level), chip.write_bytes_per_s(level)
-
-
-def innermost(chip: Chip, role: Role) -> MemoryLevel:
-    """The level next to the array that holds a role."""
-    return next(level for level in reversed(chip.memory) if role in level.holds)
 
 
 class QueryCuts(NamedTuple):
@@ -388,8 +392,7 @@ def _product(mapping: AttentionMapping, chip: Chip, m: int, n: int, k: int) -> N
     total: NDArray[np.float64] = np.zeros((6, 1))
     shared = m if mapping.array_axis == "m" else n
     share = -(-shared // unit.count)
-    streamed_axis = systolic.AXES[mapping.dataflow][2]
-    pack = 1.0 if streamed_axis == "k" else max(rate, 1.0)
+    pack = max(rate, 1.0)
     # All units work on the largest share; the last of them may have less to do, but none has more.
     for size, units in ((share, shared // share), (shared % share, 1)):
         if size == 0:
@@ -397,7 +400,7 @@ def _product(mapping: AttentionMapping, chip: Chip, m: int, n: int, k: int) -> N
         own_m, own_n = (size, n) if mapping.array_axis == "m" else (m, size)
         shape = (unit.rows, unit.cols, own_m, own_n, k, rate)
         accesses = systolic.sram_accesses(mapping.dataflow, *shape)
-        streamed = {"m": own_m, "n": own_n, "k": k}[streamed_axis]
+        streamed = systolic.stream_cycles(mapping.dataflow, own_m, own_n, k, pack)
         issued = systolic.folds(mapping.dataflow, *shape) * unit.rows * unit.cols * pack * streamed
         operands = accesses.a_reads * a_bytes + accesses.w_reads * b_bytes
         total[1:, 0] += units * np.array([issued, 0, operands, accesses.psum_reads, accesses.psum_writes], dtype=float)

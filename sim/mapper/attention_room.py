@@ -1,4 +1,5 @@
-"""What an attention mapping holds at a time, and whether that fits."""
+"""What an attention mapping holds at a time, and whether that fits: a level of a core holds what its core works on, one that cores share
+what all of them do."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from typing import Any
 from hwmodels.chip import Chip
 from hwmodels.formulas.elementwise import larger, smaller
 from sim.attention_mapping import AttentionMapping
-from sim.mapper.attention_cost import innermost
+from sim.mapping import innermost
 from sim.plan import resident_level
 
 
@@ -27,7 +28,7 @@ def fit(mapping: AttentionMapping, kv_tiles: Any, chip: Chip) -> Any:
 
 
 def held_bytes(mapping: AttentionMapping, chip: Chip) -> dict[str, float]:
-    """What a core holds at a time of each level that it holds anything in."""
+    """What one instance of each level has to hold at a time, if it holds anything."""
     return _held_bytes(mapping, mapping.kv_tile, chip)
 
 
@@ -42,4 +43,5 @@ def _held_bytes(mapping: AttentionMapping, kv_tiles: Any, chip: Chip) -> dict[st
     held_bits[operands.name] = mapping.score_buffers * rows * (attention.head_dim + kept_keys) * attention.act_bits
     held_bits[operands.name] = held_bits[operands.name] + 2 * mapping.buffers * kv_tile * attention.head_dim * attention.kv_bits
     held_bits[sums.name] = held_bits[sums.name] + rows * sums_wide * attention.acc_bits
-    return {name: bits / 8 for name, bits in held_bits.items()}
+    of_cores = {level.name: mapping.busy_cores for level in (operands, sums) if level.per == "chip"}
+    return {name: bits / 8 * of_cores.get(name, 1) for name, bits in held_bits.items()}

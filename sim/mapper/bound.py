@@ -545,14 +545,15 @@ class _Rows:
             busy = [read[name] / place.read_bytes_per_s + after_read, written[name] / place.write_bytes_per_s + after_write]
             if place.level.bandwidth.shared:
                 busy = [busy[0] + written[name] / place.write_bytes_per_s]
-            if setting.besides.sizes_bytes and place.stage >= 0 and name not in after:
+            besides = self._besides(index)
+            if besides and place.stage >= 0 and name not in after:
                 # What the group does besides may be done while the array drains; only stores follow it.
                 late = busy[0] * 0.0 if setting.shared(place) and setting.cores > 1 else self._stores[-1]
                 times = [read[name] / place.read_bytes_per_s, written[name] / place.write_bytes_per_s]
                 loose = [sum(times) + late] if place.level.bandwidth.shared else [each + late for each in times]
-                busy += [row + more for row in loose for more in self._besides(index)]
-            else:
-                busy = [row + more for row in busy for more in self._besides(index)]
+                busy += [row + more for row, more in zip(loose, besides, strict=True)]
+            elif besides:
+                busy = [row + more for row, more in zip(busy, besides, strict=True)]
             begins = [place.level.latency_s * one] if place.stage < 0 else starts.get(name, [])
             if len(begins) == 1 or (begins and np.array_equal(begins[0], begins[1])):
                 self._singles += [begins[0] + row for row in busy]
@@ -562,10 +563,11 @@ class _Rows:
                 after_ready += busy
 
     def _besides(self, index: int) -> list[Any]:
-        """Seconds that the group takes of a place beside the GEMM, scales in parts of elements and of bursts; the larger one counts."""
+        """Seconds that the group takes of each port of a place beside the GEMM, scales in parts of elements and of bursts; empty if nothing
+        is known of it."""
         setting, form, chip = self.form.setting, self.form, self.form.setting.chip
         if not setting.besides.sizes_bytes:
-            return [0.0]
+            return []
         level, reads, written = chip.memory[index], self.unit[form.besides + 2 * index], self.unit[form.besides + 2 * index + 1]
         if "weights" in level.holds:
             reads = reads + self.unit[form.scales]

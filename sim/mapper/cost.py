@@ -44,7 +44,7 @@ from itertools import pairwise, product
 from typing import Any, NamedTuple, TypeAlias
 
 from hwmodels.chip import Role
-from hwmodels.formulas.elementwise import chosen, larger, plain, plain_count, slowest, smaller
+from hwmodels.formulas.elementwise import chosen, larger, nearest_count, plain, plain_count, slowest, smaller
 from hwmodels.formulas.systolic import Count
 from hwmodels.formulas.tiling import AxisCuts, Visited, cut_axis, packed_bytes, turns, visited
 from sim.mapper import array
@@ -57,9 +57,17 @@ Seconds: TypeAlias = Any
 OPERANDS: tuple[Role, Role] = ("activations", "weights")
 
 
+class Port(NamedTuple):
+    """One port of a resource, which works for `busy_s`: `late_s` must follow the last of its work and of what the group does besides, which
+    it may do while the array drains; no more than what must follow its last work for the GEMM."""
+
+    busy_s: Seconds
+    late_s: Seconds
+
+
 @dataclass(frozen=True, slots=True)
 class GemmCost:
-    """Tiled cost of one GEMM; `busy_s`, `prefix_s`, `suffix_s` and `late_s` (see `Term`) are keyed by "matrix" and the names of levels. On
+    """Tiled cost of one GEMM; `busy_s`, `prefix_s`, `suffix_s` and `ports` (see `Term`) are keyed by "matrix" and the names of levels. On
     many chips each number is an array.
 
     Bytes of a level are over the whole chip if all cores share it and of the first (most loaded) core otherwise; `array_cycles` and
@@ -71,7 +79,7 @@ class GemmCost:
     busy_s: dict[str, Seconds]
     prefix_s: dict[str, Seconds]
     suffix_s: dict[str, Seconds]
-    late_s: dict[str, Seconds]
+    ports: dict[str, tuple[Port, ...]]
     alternation_s: Seconds
     dram_read_bytes: Any
     dram_written_bytes: Any
@@ -89,13 +97,12 @@ class GemmCost:
 
 
 class Term(NamedTuple):
-    """One resource: latency is at least the sum. `late_s` must follow the last of its work and of what the group does besides, which it may
-    do while the array drains; no more than the suffix."""
+    """One resource, its busiest port: latency is at least the sum. And each of its ports."""
 
     prefix_s: Seconds
     busy_s: Seconds
     suffix_s: Seconds
-    late_s: Seconds
+    ports: tuple[Port, ...]
 
 
 class Costs(NamedTuple):
@@ -238,7 +245,7 @@ def macs_of_cores(setting: Setting, choice: Choice, first_unit: bool = False) ->
         return [cut_axis(extents[axis], sizes[axis], setting.split_stage, parts[axis], False, core) for core in range(parts[axis])]
 
     cores = product(cuts_of(0), cuts_of(1), cuts_of(2))
-    return [int(array.issued_macs(setting, choice.dataflow, choice.array_axis, cuts, first_unit)) for cuts in cores]
+    return [nearest_count(array.issued_macs(setting, choice.dataflow, choice.array_axis, cuts, first_unit)) for cuts in cores]
 
 
 def tile_turns(setting: Setting, choice: Choice) -> dict[tuple[int, str], int]:
@@ -308,7 +315,8 @@ def _evaluated(case: _Case) -> tuple[Costs, list[Link]]:
     if setting.besides.sizes_bytes:
         for place, besides in zip(setting.places, besides_s(setting, _weights_fetched(case)), strict=True):
             term = terms[place.level.name]
-            latency = larger(latency, term.prefix_s + (term.busy_s + besides) + term.late_s)
+            for port, more in zip(term.ports, besides, strict=True):
+                latency = larger(latency, term.prefix_s + (port.busy_s + more) + port.late_s)
     dram = setting.chip.dram.name
     moved = sum(traffic.read.values()) + sum(traffic.written.values())
     dram_bytes = traffic.read[dram] + traffic.written[dram]
@@ -434,7 +442,7 @@ def _times(case: _Case, loads: list[list[Link]], stores: list[Link], traffic: _T
     ready_s = _ready(loads)
     array_s = used.cycles / clock_hz
     extra_s = used.extra_cycles / clock_hz + stores_s
-    terms = {"matrix": Term(ready_s, array_s, extra_s, extra_s)}
+    terms = {"matrix": Term(ready_s, array_s, extra_s, (Port(array_s, extra_s),))}
     for place in setting.places:
         tail = shared if case.several and setting.shared(place) else own
         terms[place.level.name] = _level_term(setting, place, loads, stores, ready_s, tail, traffic)
@@ -483,10 +491,13 @@ def _level_term(
         starts += [_started(links, 0) for links in loads if links and links[0].outer is place]  # an operand lies there from the start
         prefix_s = ready_s if not starts else starts[0] if len(starts) == 1 else smaller(*starts)
         after_read_s, after_write_s = _after(setting, place, stores, tail)
-    busy_s = read_s + write_s if place.level.bandwidth.shared else larger(read_s, write_s)
-    suffix_s = after_read_s if place.level.bandwidth.shared else larger(read_s + after_read_s, write_s + after_write_s) - busy_s
     only_operands = place.stage >= 0 and all(link.inner is not place for link in stores)
-    return Term(prefix_s, busy_s, suffix_s, tail.stores_s if only_operands else suffix_s)
+    late_read_s, late_write_s = (tail.stores_s,) * 2 if only_operands else (after_read_s, after_write_s)
+    if place.level.bandwidth.shared:
+        return Term(prefix_s, read_s + write_s, after_read_s, (Port(read_s + write_s, late_read_s),))
+    busy_s = larger(read_s, write_s)
+    suffix_s = larger(read_s + after_read_s, write_s + after_write_s) - busy_s
+    return Term(prefix_s, busy_s, suffix_s, (Port(read_s, late_read_s), Port(write_s, late_write_s)))
 
 
 def _after(setting: Setting, place: Place, stores: list[Link], tail: _Tail) -> tuple[Seconds, Seconds]:
@@ -531,14 +542,14 @@ def cost_of(setting: Setting, choice: Choice, costs: Costs | None = None) -> Gem
         busy_s={name: plain(term.busy_s) for name, term in costs.terms.items()},
         prefix_s={name: plain(term.prefix_s) for name, term in costs.terms.items()},
         suffix_s={name: plain(term.suffix_s) for name, term in costs.terms.items()},
-        late_s={name: plain(term.late_s) for name, term in costs.terms.items()},
+        ports={name: tuple(Port(*map(plain, port)) for port in term.ports) for name, term in costs.terms.items()},
         alternation_s=plain(alternation),
         dram_read_bytes=plain_count(costs.read_bytes[dram]),
         dram_written_bytes=plain_count(costs.written_bytes[dram]),
         read_bytes={name: plain(size) for name, size in costs.read_bytes.items()},
         written_bytes={name: plain(size) for name, size in costs.written_bytes.items()},
         moved_bytes=plain(costs.moved_bytes),
-        issued_macs=plain_count(array.issued_macs(setting, choice.dataflow, choice.array_axis, costs.every)),
+        issued_macs=nearest_count(array.issued_macs(setting, choice.dataflow, choice.array_axis, costs.every)),
         array_cycles=plain_count(cycles),
         utilisation=setting.gemm.macs / peak_macs,
         tile_steps=plain_count(costs.steps),

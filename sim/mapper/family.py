@@ -206,6 +206,10 @@ def _joined(parts: Sequence[tuple[Ints, Mapping[str, Any]]], count: int) -> dict
         if isinstance(example, Mapping):
             found[name] = _joined([(which, columns[name]) for which, columns in parts], count)
             continue
+        if isinstance(example, tuple):
+            joined = _joined([(which, {str(i): each for i, each in enumerate(columns[name])}) for which, columns in parts], count)
+            found[name] = type(example)(*joined.values()) if hasattr(example, "_fields") else tuple(joined.values())
+            continue
         is_word = isinstance(example, str) or np.asarray(example).dtype.kind in "UO"
         column = np.empty(count, dtype=object if is_word else np.float64)
         for which, columns in parts:
@@ -512,9 +516,9 @@ def map_attentions(
         return AttentionCost(**joined), _joined([(which, moved) for which, (_, moved) in found], count)
     waiting = np.ones(count, dtype=bool)
     winner, candidates = np.zeros(count, dtype=np.int64), list[AttentionMapping]()
-    for fused, online in attention_modes(attention):
+    for modes in attention_modes(attention, chips):
         rank = np.full((8, count), np.inf)
-        tilings = list(tilings_of(attention, _with_most_room(chips), fused, online, part))
+        tilings = [each for mode in modes for each in tilings_of(attention, _with_most_room(chips), *mode, part)]
         for number, (first, kv_tile) in enumerate((each, kv_tile) for each, kv_tiles in tilings for kv_tile in kv_tiles.tolist()):
             tiling = replace(first, kv_tile=kv_tile)
             fitting = waiting & fit(tiling, kv_tile, chips)

@@ -11,7 +11,7 @@ import numpy as np
 
 from functional.errors import BadInput, Problem
 from hwmodels.chip import Chip, MemoryLevel, Role
-from hwmodels.formulas.roofline import transfer_s
+from hwmodels.formulas.roofline import ports_s
 from sim.mapping import AXES, Axis, ChipStage, Gemm, chip_stages
 from sim.plan import resident_level
 
@@ -140,8 +140,8 @@ class Asked(NamedTuple):
         return setting_of(self.gemm, chip, self.a_resident, self.besides, pieces)
 
 
-def besides_s(setting: Setting, weights_fetched: Any) -> list[Amount]:
-    """Seconds for which each level is busy beside the GEMM, if so many elements of the weights leave DRAM."""
+def besides_s(setting: Setting, weights_fetched: Any) -> list[tuple[Amount, ...]]:
+    """Seconds for which each port of each level is busy beside the GEMM, if so many elements of the weights leave DRAM."""
     chip, besides = setting.chip, setting.besides
     burst, weights = chip.dram.burst_bytes, setting.gemm.n * setting.gemm.k
     scales = []
@@ -153,7 +153,7 @@ def besides_s(setting: Setting, weights_fetched: Any) -> list[Amount]:
     for level, (read, written) in zip(chip.memory, besides.sizes_bytes, strict=True):
         more = in_bursts if level is chip.dram else sum(scales) if "weights" in level.holds else 0
         rates = chip.read_bytes_per_s(level), chip.write_bytes_per_s(level)
-        found.append(transfer_s(read + more, written, *rates, level.bandwidth.shared))
+        found.append(ports_s(read + more, written, *rates, level.bandwidth.shared))
     return found
 
 

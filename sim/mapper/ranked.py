@@ -16,6 +16,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,14 +55,14 @@ def candidates(
     gemm: Gemm,
     chip: Chip,
     a_resident: bool,
-    besides_s: Mapping[str, float],
+    besides_s: Mapping[str, tuple[float, ...]],
     range_s: tuple[float, float],
     count: int,
     most_tiles: int,
     pieces: int = 1,
 ) -> Candidates:
     """Up to `count` mappings of no more than `most_tiles` whose tiled latency is at least the first time and whose bound is below the
-    second; `besides_s`: what else each level and the vector unit do in the group; `pieces` as for `map_gemm`."""
+    second; `besides_s`: what else each port of a level and the vector unit do in the group; `pieces` as for `map_gemm`."""
     return _answer(_Question(gemm, a_resident, tuple(besides_s.items()), range_s, count, most_tiles, pieces, id(chip), chip))
 
 
@@ -71,7 +72,7 @@ class _Question:
 
     gemm: Gemm
     a_resident: bool
-    besides_s: tuple[tuple[str, float], ...]
+    besides_s: tuple[tuple[str, tuple[float, ...]], ...]
     range_s: tuple[float, float]
     count: int
     most_tiles: int
@@ -98,7 +99,7 @@ def sees_all(chip: Chip) -> bool:
 
 
 def _search(
-    setting: Setting, besides_s: Mapping[str, float], range_s: tuple[float, float], count: int, most_tiles: int
+    setting: Setting, besides_s: Mapping[str, tuple[float, ...]], range_s: tuple[float, float], count: int, most_tiles: int
 ) -> _Ranked | None:
     whole = sees_all(setting.chip)
     try:
@@ -124,7 +125,7 @@ class _Ranked(Search):
     """A search that keeps the best few, by bound and then by place among all mappings."""
 
     may_trust = False
-    besides_s: Mapping[str, float]
+    besides_s: Mapping[str, tuple[float, ...]]
     count: int
     most_tiles: int
     is_whole: bool
@@ -224,14 +225,15 @@ class _Ranked(Search):
                 self._nothing_after(*self.best[-1][:2])
 
 
-def bounds(setting: Setting, choice: Choice, besides_s: Mapping[str, float]) -> tuple[Any, Any, Any]:
+def bounds(setting: Setting, choice: Choice, besides_s: Mapping[str, tuple[float, ...]]) -> tuple[Any, Any, Any]:
     """Of one mapping or many: seconds that no schedule of it and of what its group does besides goes below; its tiled latency; its
     tiles."""
     costs, last_step_s = evaluate_with_last_step(setting, choice)
-    tiled_s: Any = np.maximum(np.asarray(costs.alternation_s), max(besides_s.values(), default=0.0))
+    tiled_s: Any = np.maximum(np.asarray(costs.alternation_s), max(chain.from_iterable(besides_s.values()), default=0.0))
     for name, term in costs.terms.items():
         tiled_s = np.maximum(tiled_s, term.prefix_s + term.busy_s + term.suffix_s)
-        tiled_s = np.maximum(tiled_s, term.prefix_s + term.busy_s + besides_s.get(name, 0.0) + term.late_s)
+        for port, more in zip(term.ports, besides_s.get(name, ()), strict=name in besides_s):
+            tiled_s = np.maximum(tiled_s, term.prefix_s + (port.busy_s + more) + port.late_s)
     dram = setting.places[0]
     read_s = costs.read_bytes[dram.level.name] / dram.read_bytes_per_s
     return np.maximum(tiled_s, float(dram.level.latency_s) + read_s + last_step_s), tiled_s, costs.steps

@@ -19,7 +19,7 @@ from functional.formats import check_default, is_integer
 from hwmodels import load_chip
 from hwmodels.chip import Chip
 from sim.api import trace_model
-from sim.plan import Plan, plan
+from sim.plan import Plan, plan, sustained
 from workloads.scenario import Phase, Scenario
 from workloads.split import parts_of
 
@@ -152,7 +152,7 @@ def checked(
     from sim.verification.check import Checker
     from sim.verification.run import Machine
 
-    graph, chip, used = plan.graph, plan.chip, plan.graph.scenario.formats
+    graph, chip, used = plan.graph, sustained(plan).chip, plan.graph.scenario.formats
     checker = Checker(graph, golden, Machine(chip, used.activations, golden.scales), groups, resident_tensors(plan))
     checks = tuple(checker.ops())
     could_run = all(check.executed not in ("refused", "not reached") for check in checks)

@@ -12,7 +12,7 @@ from functional.quantise import QCaptured
 from hwmodels.chip import Chip
 from sim.execute import Tally
 from sim.execute.tally import Cargo, Traffic
-from sim.mapping import AXES, chip_stages
+from sim.mapping import AXES, chip_stages, innermost
 from sim.verification.counts import Counts, LevelBytes
 from sim.verification.run import AttentionStep, LinearStep, Machine
 from workloads.graph import OpGraph, OpNode
@@ -96,8 +96,7 @@ def attention_counts(
 
 def _attention_levels(tally: Tally, chip: Chip, act_bits: int, kv_bits: int, burst: int) -> dict[str, LevelBytes]:
     """The level next to the array that holds activations, where tiles lie on bursts as in DRAM; and the room that sums take."""
-    innermost = chip_stages(chip)[-1]
-    operands, sums = innermost.level_of("activations").name, innermost.level_of("psums").name
+    operands, sums = innermost(chip, "activations").name, innermost(chip, "psums").name
     tiles: dict[Cargo, int] = {"queries": act_bits, "keys": kv_bits, "values": kv_bits, "outputs": act_bits}
     written = tally.moved_bytes(operands, "write", tiles, burst)
     read = tally.exchanged_bits(operands, "read", {"activations": act_bits, "keys": kv_bits})

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from functional.work import Contraction
 from hwmodels.chip import Chip
+from hwmodels.formulas.elementwise import nearest_count
 from sim.engines import mapped_by, tiled
 from sim.mapper import ChipUse, chip_use
 from sim.mapper.attention_cost import InnermostUse, innermost_use
@@ -52,12 +53,12 @@ def _charge(group_class: GroupClass, mapped: tiled.Mapped, chip: Chip) -> Counts
         busiest, cores, levels = (use.busiest_macs, use.busiest_unit_macs), use.busy_cores, _gemm_levels(use, chip)
     elif isinstance(mapped.choice, tiled.AttentionChoice):
         innermost = innermost_use(mapped.choice.mapping, chip)
-        busiest = int(innermost.busiest_macs), int(innermost.busiest_unit_macs)
+        busiest = nearest_count(innermost.busiest_macs), nearest_count(innermost.busiest_unit_macs)
         cores, levels, turns = innermost.busy_cores, _attention_levels(innermost), {}
     else:
         busiest, cores, levels, turns = (0, 0), 0, {}, {}
     dram = int(mapped.dram_read_bytes), int(mapped.dram_written_bytes)
-    return Counts(useful, int(mapped.issued_macs), *busiest, cores, *dram, levels, turns)
+    return Counts(useful, nearest_count(mapped.issued_macs), *busiest, cores, *dram, levels, turns)
 
 
 def _gemm_levels(use: ChipUse, chip: Chip) -> dict[str, LevelBytes]:
