@@ -88,11 +88,12 @@ def _capacities(chip: Chip) -> Iterator[Problem]:
                 too_large = bool(inner.holds & outer.holds) and inner.capacity_bytes > outer.capacity_bytes
                 cure = f"check the units of both, or list '{inner.name}' before '{outer.name}'"
             if too_large:
-                yield Problem(f"{_size(inner)} is more than {_size(outer)}", cure, path=f"memory.{inner.name}.capacity")
+                each = f" of {chip.cores}" if outer is chip.dram and inner.per == "core" and chip.cores > 1 else ""
+                yield Problem(f"{_size(inner, each)} is more than {_size(outer)}", cure, path=f"memory.{inner.name}.capacity")
 
 
-def _size(level: MemoryLevel) -> str:
-    return f"{level.name} ({_binary(float(level.capacity_bytes))}{' per core' if level.per == 'core' else ''})"
+def _size(level: MemoryLevel, of: str = "") -> str:
+    return f"{level.name} ({_binary(float(level.capacity_bytes))}{f' per core{of}' if level.per == 'core' else ''})"
 
 
 def _array_pass(chip: Chip) -> Iterator[Problem]:

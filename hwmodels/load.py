@@ -44,7 +44,10 @@ def _find(name_or_path: str | Path) -> Path:
             return LIBRARY / f"{known}.yaml"
     if Path(name).is_dir():
         raise ChipFileError(Problem("is a folder", "name the YAML file in it", name))
-    raise UnknownName(Problem(f"unknown chip '{name}'", did_you_mean(name, names)))
+    if Path(name).is_file():
+        raise ChipFileError(Problem("a chip file's name ends in .yaml", f"rename it, or write './{name}'", name))
+    mine = [f"{name}{suffix}" for suffix in (".yaml", ".yml") if Path(f"{name}{suffix}").is_file()]
+    raise UnknownName(Problem(f"unknown chip '{name}'", did_you_mean(name, names) if not mine else f"did you mean '{mine[0]}'?"))
 
 
 def _load(path: Path) -> tuple[Chip, list[Problem]]:

@@ -16,8 +16,9 @@ from hwmodels.chip import Bandwidth, Chip, MatrixUnit, MemoryLevel, Provenance, 
 
 Format = Literal["bf16", "fp16", "fp32", "fp8", "int8", "int4"]
 Accumulator = Literal["fp32", "fp16", "int32"]
-Positive = Annotated[float, Gt(0)]
 Efficiency = Annotated[float, Gt(0), Le(1)]
+Rate = Annotated[float, Ge(1e-6), Le(1e9)]
+"""MACs per cycle, or cycles per element, of one unit: beyond are slips of the exponent, and cycles that no integer counts."""
 PositiveInt = Annotated[int, Gt(0)]
 
 
@@ -93,7 +94,7 @@ class Systolic(Fields):
     cols: PositiveInt
     dataflows: Annotated[list[Literal["ws", "os", "is"]], MinLen(1)]
     weight_preload: Literal["overlapped", "serial"] = "overlapped"
-    rates: Annotated[dict[Format, Positive], MinLen(1)]
+    rates: Annotated[dict[Format, Rate], MinLen(1)]
     accumulate: dict[Format, Accumulator]
     efficiency: Efficiency = 1.0
 
@@ -110,7 +111,7 @@ class TensorCore(Fields):
     kind: Literal["tensor_core"]
     count: PositiveInt
     tile: Tile
-    rates: Annotated[dict[Format, Positive], MinLen(1)]
+    rates: Annotated[dict[Format, Rate], MinLen(1)]
     accumulate: dict[Format, Accumulator]
     efficiency: Efficiency = 1.0
 
@@ -122,11 +123,11 @@ class TensorCore(Fields):
 class Cycles(Fields):
     """Cycles of one lane per element. All five are required: a default would be one chip's numbers given to every new one."""
 
-    add: Positive
-    mul: Positive
-    exp: Positive
-    rsqrt: Positive
-    convert: Positive
+    add: Rate
+    mul: Rate
+    exp: Rate
+    rsqrt: Rate
+    convert: Rate
 
 
 class Vector(Fields):

@@ -9,6 +9,9 @@ from typing import Any, Literal, TypeAlias
 from functional.errors import BadInput, Problem, UnknownName, did_you_mean
 from hwmodels.formulas import systolic
 
+LARGEST_EXTENT = 2**40
+"""Of a GEMM or an array: sums of a few such numbers are exact, and searches over what divides them stay short."""
+
 Mode: TypeAlias = Literal["physical", "scalesim"]
 MODES: tuple[Mode, ...] = ("physical", "scalesim")
 
@@ -44,8 +47,10 @@ class ArrayRun:
 
 
 def check_extents(extents: Mapping[str, int]) -> None:
-    """Raise `BadInput` with the flags of all extents below 1."""
+    """Raise `BadInput` with the flags of all extents below 1, or larger than anything that is computed."""
     problems = [Problem(f"must be at least 1, found {extent}", path=flag) for flag, extent in extents.items() if extent < 1]
+    large = {flag: extent for flag, extent in extents.items() if extent > LARGEST_EXTENT}
+    problems += [Problem(f"must be at most {LARGEST_EXTENT}, found {extent}", path=flag) for flag, extent in large.items()]
     if problems:
         raise BadInput(problems)
 

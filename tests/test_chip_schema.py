@@ -122,7 +122,7 @@ def test_tensor_cores(write) -> None:
         ("kind: systolic", "kind: sistolic", "8: matrix: unknown kind 'sistolic'; did you mean 'systolic'?"),
         ("  kind: systolic\n", "", "8: matrix: the field 'kind' is missing; write one of: systolic, tensor_core"),
         ("[ws, os]", "[ws, rs]", "13: matrix.dataflows[1]: expected 'ws', 'os' or 'is', found 'rs'"),
-        ("int8: 2,", "int8: 0,", "14: matrix.rates.int8: must be greater than 0, found 0"),
+        ("int8: 2,", "int8: 0,", "14: matrix.rates.int8: must be greater than or equal to 0.000001, found 0"),
         ("rsqrt: 4, ", "", "16: vector.cycles.rsqrt: missing field; add 'rsqrt: ...'"),
         ("per: core", "per: die", "22: memory.sram.per: expected 'chip' or 'core', found 'die'"),
         ("per: core", "double_buffered: on", "22: memory.sram.double_buffered: must be a valid boolean, found 'on'"),
@@ -169,7 +169,7 @@ def test_one_mistake(write, old: str, new: str, expected: str) -> None:
         (
             "capacity: 64 KiB",
             "capacity: 512 MiB",
-            "20: memory.sram.capacity: sram (512 MiB per core) is more than dram (1 GiB); check the units of both",
+            "20: memory.sram.capacity: sram (512 MiB per core of 2) is more than dram (1 GiB); check the units of both",
         ),
         (
             "  dram:",
@@ -334,7 +334,7 @@ class TestBase:
             ),
             (
                 "memory: {sram: {capacity: 16 GiB}}\n",
-                "child.yaml:2: memory.sram.capacity: sram (16 GiB per core) is more than dram (1 GiB); check the units of both",
+                "child.yaml:2: memory.sram.capacity: sram (16 GiB per core of 2) is more than dram (1 GiB); check the units of both",
             ),
             ("matrix:\n  rows: null\n", "child.yaml:3: matrix.rows: missing field; add 'rows: ...'"),
             ("process: 7 nm\nmemory:\n  dram:\n    technology: DDR9\n", "child.yaml:5: memory.dram.technology: 'DDR9' gives no"),

@@ -168,6 +168,58 @@ def test_out_leaves_nothing_behind_where_it_cannot_write(rooftile: Run, tmp_path
     assert [path.name for path in tmp_path.rglob("*")] == ["folder"]
 
 
+REFUSED_BEFORE_WORK = [
+    ([*SMALL, "--out", "missing/x"], ["missing/x: cannot write: No such file or directory"]),
+    ([*SMALL, "--out", "file/x"], ["file/x: cannot write: Not a directory"]),
+    ([*SMALL, "--out", "folder"], ["folder: cannot write: it is a directory"]),
+    (["verify", "stories15m", "--chip", "edge-npu", "--out", "missing/x"], ["cannot write"]),
+    (["dashboard", "stories15m", "--chip", "edge-npu", "--out", "missing/x.html"], ["cannot write"]),
+    (["calibrate", "--chip", "edge-npu", "--data", "file", "--out", "missing/x.yaml"], ["cannot write"]),
+    (["measure", "--model", "stories15m", "--out", "missing/x.csv"], ["cannot write"]),
+    (["measure", "--model", "stories15m", "--chip-out", "missing/x.yaml"], ["cannot write"]),
+    (["measure", "--model", "stories15m", "--out", "x", "--chip-out", "./x"], ["--chip-out and --out: both are the same file; name two"]),
+    (["measure", "--model", "stories15m", "--chip-out", "x", "--clock", "2.5"], ["--clock", "a bare number, '2.5'"]),
+    (["measure", "--model", "stories15m", "--chip-out", "x", "--clock", "0 GHz"], ["--clock", "zero"]),
+    ([*SMALL, "--chip", "tpu-v4i"], ["--chip: is given twice", "`compare`"]),
+    (["chips", "show", ""], ["CHIP: is empty"]),
+    (["sweep", "file", "--out", ""], ["cannot write: it is a directory"]),
+]
+
+
+@pytest.mark.parametrize(("command", "parts"), REFUSED_BEFORE_WORK)
+def test_what_cannot_end_well_does_not_begin(
+    rooftile: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str], parts: list[str]
+) -> None:
+    """Measuring takes minutes: a place that takes no file, or a clock that cannot be read, is told before."""
+
+    def work(*arguments: Any, **named: Any) -> None:
+        raise AssertionError("the work began")
+
+    for place in ("sim.evidence.measure.measure", "sim.evidence.calibrate.calibrate", "sim.verification.verify", "sim.explore.step.Step"):
+        monkeypatch.setattr(place, work)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("")
+    monkeypatch.chdir(tmp_path)
+    is_one_message(rooftile(*command), *parts)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_compare_and_dashboard_take_several_chips(rooftile: Run, tmp_path: Path) -> None:
+    page = tmp_path / "x.html"
+    both = ["--chip", "edge-npu", "--chip", "tpu-v4i", "--engine", "roofline", "--prompt", 16]
+    assert rooftile("dashboard", "stories15m", *both, "--out", page).code == 0
+    assert page.exists()
+
+
+def test_a_chip_file_of_another_name_is_told(rooftile: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "draft.yaml").write_text("base: edge-npu\n")
+    (tmp_path / "plain").write_text("base: edge-npu\n")
+    is_one_message(rooftile("chips", "show", "draft"), "unknown chip 'draft'; did you mean 'draft.yaml'?")
+    is_one_message(rooftile("chips", "show", "plain"), "plain: a chip file's name ends in .yaml; rename it, or write './plain'")
+    assert rooftile("chips", "show", "./plain").code == 0
+
+
 def test_out_into_a_folder_without_leave_to_write(rooftile: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The superuser may write anywhere: for it the folder refuses through the function that makes files in it."""
     tmp_path.chmod(0o500)
@@ -329,6 +381,8 @@ def is_one_message(said: Said, *parts: str) -> None:
         ([*SMALL, "--prompt", "257"], ["--prompt", "stories15m cannot hold 257 positions", "at most 256"]),
         ([*SMALL, "--phase", "decode", "--context", "256"], ["--context", "cannot hold 257 positions", "at most 255"]),
         ([*SMALL, "--no-such-flag"], ["--no-such-flag"]),
+        (["gemm", "--m", 10**23, "--n", "1", "--k", "1", "--chip", "edge-npu"], ["--m: must be at most 1099511627776"]),
+        (["gemm", "--m", "1", "--n", "1", "--k", "1", "--rows", 10**17, "--cols", "1"], ["--rows: must be at most"]),
         (["predict", "stories15m"], ["--chip"]),
         (["graph", "stories15m", "--format", "png"], ["--format", "'png'"]),
         (["graph", "stories16m"], ["unknown model 'stories16m'"]),
@@ -367,6 +421,8 @@ memory:
         ("bandwidth: 51.2", "bandwith: 51.2", ["mine.yaml:7: memory.dram.bandwith", "did you mean 'bandwidth'?"]),
         ("rows: 32", "rows: 0", ["mine.yaml:5: matrix.rows", "greater than 0"]),
         ("rows: 32", "rows: -4", ["mine.yaml:5: matrix.rows", "greater than 0"]),
+        ("rows: 32", "rows: 32\n  rates: {int8: 1.0e-300}", ["mine.yaml:6: matrix.rates.int8", "0.000001, found 1e-300"]),
+        ("clock: 1 GHz", "clock: 1 GHz\ncores: 9999", ["memory.sram.capacity", "2 MiB per core of 9999) is more than dram (8 GiB)"]),
         ("sram: {capacity: 2 MiB}", "sram: {capacity: 16 GiB}", ["mine.yaml:8: memory.sram.capacity", "more than dram"]),
         ("base: edge-npu", "base: edge-nqu", ["mine.yaml:1: base", "did you mean 'edge-npu'?"]),
         ("matrix:\n", "default_format: fp8\nmatrix:\n", ["default_format", "no rate for 'fp8'", "matrix.rates"]),

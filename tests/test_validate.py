@@ -196,6 +196,8 @@ def test_json_of_the_command_has_exactly_the_promised_keys(rooftile: Run, board:
         (["me,8"], "source,latency_us", "a.csv:2: no column 'hardware'"),
         (["me,a"], "source,hardware", "a.csv:2: no column of measurements"),
         (["a,8"], "hardware,latency_us", "a.csv:2: no column 'op'"),
+        (["a;gemm;8"], "hardware;op;latency_us", "a.csv:2: one column, with ';' in its name; separate the columns by commas"),
+        ([], HEAD, "a.csv:2: no row under the header"),
         (["a,b,8"], "hardware,hardware,tokens_per_s", "two columns are called 'hardware'"),
         ([gemm(9000) + ",1"], HEAD, "a.csv:3: 18 cells under 17 columns"),
         ([gemm(9000), gemm(9000).replace("9000", "fast")], HEAD, "a.csv:4: latency_us: expected a number, found 'fast'"),
@@ -225,6 +227,14 @@ def test_files_and_engines_that_are_not_there(rooftile: Run, tmp_path: Path) -> 
     assert "unknown engine 'tilde'" in rooftile("validate", "--engine", "tilde")[2]
     (tmp_path / "bytes.csv").write_bytes(b"\xff\xfe\x00")
     assert "not UTF-8" in rooftile("validate", "--data", tmp_path / "bytes.csv")[2]
+
+
+def test_a_table_given_twice_is_not_counted_twice(rooftile: Run, board: Path, tmp_path: Path) -> None:
+    data = table(tmp_path / "a.csv", gemm(9000))
+    for command in (["validate", data, "--data", data], ["calibrate", "--data", data, "--data", data, "--out", tmp_path / "x.yaml"]):
+        code, _, err = rooftile(*command, "--chip", board)
+        assert (code, "a.csv: is given twice" in err) == (2, True), err
+    assert not (tmp_path / "x.yaml").exists()
 
 
 def test_lines_are_counted_past_comments_and_quoted_cells(tmp_path: Path) -> None:

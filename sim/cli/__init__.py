@@ -33,16 +33,10 @@ class _LazyGroup(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in COMMANDS:
             return None
-        command = typer.main.get_command(import_module(f"sim.cli.{cmd_name}").app)
+        command: Any = typer.main.get_command(import_module(f"sim.cli.{cmd_name}").app)
         command.name = cmd_name
-        run = command.invoke
-
-        def invoke(ctx: Any) -> Any:
-            _refuse_empty(command.params, ctx.params)
-            _keep_inputs(ctx.params)
-            return run(ctx)
-
-        command.invoke = invoke  # type: ignore[method-assign]
+        for each in getattr(command, "commands", {"": command}).values():
+            _guard(each)
         return command
 
     def invoke(self, ctx: Any) -> Any:
@@ -71,6 +65,49 @@ def _open_closed_streams() -> None:
 def _close_stdout() -> None:
     """Keep the interpreter from flushing at exit into what takes nothing any more."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _guard(command: Any) -> None:
+    """Refuse what no command can mean before its work begins, which may take minutes."""
+    run, make_parser = command.invoke, command.make_parser
+
+    def invoke(ctx: Any) -> Any:
+        _refuse_empty(command.params, ctx.params)
+        _keep_inputs(ctx.params)
+        _refuse_places(command.params, ctx.params)
+        return run(ctx)
+
+    def parser(ctx: Any) -> Any:
+        made = make_parser(ctx)
+        parse = made.parse_args
+
+        def parse_args(args: list[str]) -> Any:
+            found = parse(args)
+            _refuse_second_chip(found[2])
+            return found
+
+        made.parse_args = parse_args
+        return made
+
+    command.invoke, command.make_parser = invoke, parser
+
+
+def _refuse_second_chip(order: Sequence[Any]) -> None:
+    """Raise `BadInput` for `--chip` given twice to a command that takes one, which would ignore the first."""
+    if sum(each.name == "chip" and not each.multiple for each in order) > 1:
+        raise BadInput(Problem("is given twice, and one is taken here", "`compare` and `dashboard` put chips side by side", path="--chip"))
+
+
+def _refuse_places(parameters: Sequence[Any], given: Mapping[str, Any]) -> None:
+    """Raise `BadInput` for files that could not be written at the end. Folders are looked at by the command that fills them."""
+    from sim.present.output import check_place
+
+    files = [each for each in parameters if each.name in ("out", "chip_out") and each.metavar != "DIR"]
+    places = {each.opts[0]: given[each.name] for each in files if given.get(each.name) is not None}
+    for place in places.values():
+        check_place(place)
+    if len({place.resolve() for place in places.values()}) < len(places):
+        raise BadInput(Problem("both are the same file", "name two", path=" and ".join(places)))
 
 
 def _refuse_empty(parameters: Sequence[Any], given: Mapping[str, Any]) -> None:

@@ -52,7 +52,7 @@ def measure(
 ) -> None:
     """Time bandwidth, GEMMs, a model's ops and whole steps on this machine, as a tidy table that `validate` and `calibrate` read."""
     from functional.errors import BadInput, Problem
-    from sim.evidence.describe import chip_yaml
+    from sim.evidence.describe import check_clock, chip_yaml
     from sim.evidence.measure import measure as measure_machine
     from sim.present.evidence_tables import slow_rows
     from sim.present.output import emit, write_whole
@@ -62,6 +62,7 @@ def measure(
     if chip_out is not None and device != "cpu":
         cure = "take a chip of the library, or leave --chip-out away"
         raise BadInput(Problem("a GPU is described by its datasheet", cure, path="--chip-out"))
+    check_clock(clock)
     found = measure_machine(
         model,
         device=device,

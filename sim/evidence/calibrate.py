@@ -27,7 +27,7 @@ from sim.engines.roofline import MATRIX, VECTOR, Peaks, unit_times_s
 from sim.engines.tiled import class_seconds, packed_bytes, unpacked_s
 from sim.evidence.cases import Case, StepTask, Task
 from sim.evidence.hardware import plain
-from sim.evidence.tidy import is_slow, read_tidy
+from sim.evidence.tidy import is_slow, read_tables
 from sim.evidence.validate import ENGINE, Comparison, Validation, predict_task, validate_rows
 from sim.plan import plan
 
@@ -138,7 +138,7 @@ def calibrate(
     if not 1 <= points <= POINTS:
         raise ScenarioError(Problem(f"{points} points", f"1 to {POINTS}: the rest tells the error", path="--points"))
     start = load_chip(chip)
-    rows = [row for path in data for row in read_tidy(path)]
+    rows = read_tables(data)
     names = {plain(name) for name in (start.name, *start.aliases)}
     ours = [row for row in rows if plain(row.text("hardware")) in names]
     if not ours:

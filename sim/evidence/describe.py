@@ -26,10 +26,7 @@ _ASSUMED_CLOCK_HZ = 1e9
 
 def chip_yaml(found: Measurement, clock: str | None = None) -> str:
     """The text of a chip file; `clock` as a user writes it (`2.5 GHz`). Raises `BadInput` for a clock that cannot be read."""
-    try:
-        clock_hz = units.parse(clock, "frequency") if clock else found.processor.clock_hz
-    except units.UnitError as why:
-        raise ScenarioError(Problem(str(why), why.cure, path="--clock")) from why
+    clock_hz = check_clock(clock) or found.processor.clock_hz
     told = "given" if clock else "/proc/cpuinfo" if clock_hz else "nobody says: rates per cycle follow from it, seconds do not"
     clock_hz = clock_hz or _ASSUMED_CLOCK_HZ
     measured = f"rooftile measure, {found.date}, {found.threads} threads"
@@ -50,6 +47,17 @@ def chip_yaml(found: Measurement, clock: str | None = None) -> str:
     }
     head = "# A CPU as a chip. Peaks are the best that was measured; `rooftile calibrate` fits what is sustained of them.\n"
     return head + yaml.safe_dump(data, sort_keys=False, width=_WIDTH, default_flow_style=None)
+
+
+def check_clock(clock: str | None) -> float | None:
+    """A clock as a user writes it in Hz, None for none. Raises `BadInput` for one that cannot be read."""
+    try:
+        clock_hz = None if clock is None else units.parse(clock, "frequency")
+    except units.UnitError as why:
+        raise ScenarioError(Problem(str(why), why.cure, path="--clock")) from why
+    if clock_hz == 0:
+        raise ScenarioError(Problem(f"'{clock}' is zero", "write more than 0, e.g. '2.5 GHz'", path="--clock"))
+    return clock_hz
 
 
 def _slug(name: str) -> str:

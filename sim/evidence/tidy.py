@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -104,6 +104,8 @@ def read_tidy(path: str | Path) -> list[Row]:
         raise BadInput(Problem("no header", "the first line that is no comment names the columns", file, 1))
     (header_line, header), *body = lines
     columns = [name.strip() for name in header]
+    if len(columns) == 1 and (separator := next((each for each in ";\t|" if each in columns[0]), None)):
+        raise BadInput(Problem(f"one column, with {separator!r} in its name", "separate the columns by commas", file, header_line))
     _check_columns(columns, file, header_line)
     problems = [
         Problem(f"{len(cells)} cells under {len(columns)} columns", "quote cells that hold a comma", file, line)
@@ -111,7 +113,22 @@ def read_tidy(path: str | Path) -> list[Row]:
         if len(cells) != len(columns)
     ]
     raise_all(problems)
+    if not body:
+        raise BadInput(Problem("no row under the header", "each further line is one measurement", file, header_line))
     return [Row(file, line, dict(zip(columns, (cell.strip() for cell in cells), strict=True))) for line, cells in body]
+
+
+def read_tables(paths: Iterable[str | Path]) -> list[Row]:
+    """The rows of several tables, in order. Raises `BadInput` as `read_tidy`, and for a file that would be counted twice."""
+    rows: list[Row] = []
+    seen: set[Path] = set()
+    for path in paths:
+        place = Path(path).resolve()
+        if place in seen:
+            raise BadInput(Problem("is given twice", "its rows would count twice; give it once", str(path)))
+        seen.add(place)
+        rows += read_tidy(path)
+    return rows
 
 
 def comments_of(path: str | Path) -> str:

@@ -17,7 +17,7 @@ from sim.engines import ENGINES
 from sim.evidence.cases import Case, NotPredicted, StepTask, Task, cases
 from sim.evidence.hardware import Hardware
 from sim.evidence.published import published_tables
-from sim.evidence.tidy import CellError, Row, cell_problem, raise_all, read_tidy
+from sim.evidence.tidy import CellError, Row, cell_problem, raise_all, read_tables
 
 Predict: TypeAlias = Callable[[Task, Chip, str], float]
 """Seconds of a task on a chip, by the engine of that name."""
@@ -113,7 +113,7 @@ def validate(data: Sequence[str | Path] = (), *, engines: Sequence[str] = (ENGIN
     unknown = [engine for engine in engines if engine not in ENGINES]
     if unknown:
         raise UnknownName(Problem(f"unknown engine '{each}'", did_you_mean(each, ENGINES), path="--engine") for each in unknown)
-    return validate_rows([row for path in data or published_tables() for row in read_tidy(path)], engines, chips)
+    return validate_rows(read_tables(data or published_tables()), engines, chips)
 
 
 def validate_rows(

@@ -74,7 +74,8 @@ def sweep(
     needed("pyarrow", "sweeps", "explore")
     out = Path(out)
     if out.suffix != ".parquet":
-        cure = f"write '{out.with_suffix('.parquet')}'; pandas, polars and DuckDB turn it into other formats"
+        better = out.with_suffix(".parquet") if out.name else "results.parquet"
+        cure = f"write '{better}'; pandas, polars and DuckDB turn it into other formats"
         raise BadInput(Problem("a sweep writes Parquet", cure, str(out), path="--out"))
     asked = load_sweep(file, max_points)
     run = _Run(asked, out, chunk_points)

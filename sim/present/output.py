@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import tempfile
@@ -55,9 +56,8 @@ def _broken_pipe() -> None:
 def write_whole(path: Path, text: str) -> None:
     """Replace a file in one step: a reader sees the old or the new content, never a part. A link stays one; what is no plain file, such as
     a pipe or a device, is written to as it is. Raises `BadInput` if it cannot be written."""
+    check_place(path)
     path = path.resolve()
-    if path.is_dir():
-        raise BadInput(Problem("cannot write: it is a directory", "name a file", str(path)))
     try:
         if path.exists() and not path.is_file():
             path.write_text(text, encoding="utf-8")
@@ -68,9 +68,21 @@ def write_whole(path: Path, text: str) -> None:
                 file.flush()
                 os.chmod(file.name, 0o644)
                 os.replace(file.name, path)
-            except OSError:
+            except BaseException:  # Ctrl-C too
                 os.unlink(file.name)
                 raise
     except OSError as error:
-        cure = "choose a file in a folder that exists and is writable"
-        raise BadInput(Problem(f"cannot write: {error.strerror}", cure, str(path))) from error
+        raise BadInput(_unwritable(path, error.errno or errno.EIO)) from error
+
+
+def check_place(path: Path) -> None:
+    """Raise `BadInput` for a place where `write_whole` is bound to fail: a folder, or a file in a folder that is not there."""
+    path = path.resolve()
+    if path.is_dir():
+        raise BadInput(Problem("cannot write: it is a directory", "name a file", str(path)))
+    if not path.parent.is_dir():
+        raise BadInput(_unwritable(path, errno.ENOTDIR if path.parent.exists() else errno.ENOENT))
+
+
+def _unwritable(path: Path, number: int) -> Problem:
+    return Problem(f"cannot write: {os.strerror(number)}", "choose a file in a folder that exists and is writable", str(path))
