@@ -6,7 +6,7 @@ mappings tie in tiled latency, and that last tile, which a few large ones make l
 
 The search is that of `sim.mapper.search`, whose boxes are dropped if their tiled bound is above the last of the best, or equal and all that
 they hold comes after it: what is dropped holds none of them. Bounds are compared on the grid of that search, and of equal ones the first in
-its order of all mappings is better, so that which mappings are the best is a function of the question as long as the search was to the last.
+its order of all mappings is better, so that which mappings are the best is a function of the question if the search was to the last.
 Where the mapper thins out its candidates, so does this.
 """
 

@@ -25,7 +25,6 @@ from itertools import product
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from functional.errors import BadInput, Problem
 from sim.mapper import array
