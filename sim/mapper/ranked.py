@@ -144,7 +144,7 @@ class _Ranked(Search):
     @property
     def others_s(self) -> float:
         """A bound on all that are not among the best, once the search was to the last."""
-        last_s = float(lower_edge(np.float64(self.best[-1].on_grid_s))) if len(self.best) == self.count else self.below_s
+        last_s = float(lower_edge(np.array(self.best[-1].on_grid_s))) if len(self.best) == self.count else self.below_s
         return min(last_s, self.below_s, self.left_out_s)
 
     def _limits(self, key: Key) -> list[float]:
