@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from threadpoolctl import ThreadpoolController
 
 from functional.errors import BadInput
+from hwmodels import with_values
 from hwmodels.chip import Bandwidth, Chip, MatrixUnit, MemoryLevel, Role, VectorUnit
 from hwmodels.load import load_chip
 from sim.mapper import NOTHING, Besides, GemmCost, array, cost_gemm, map_gemm, map_gemm_traffic
@@ -589,9 +590,9 @@ def test_a_better_chip_of_one_stage_is_never_slower_for_layers_of_some_hundred(d
 
 
 @st.composite
-def roomy_chips_of_stages(draw: st.DrawFn) -> Chip:
+def roomy_chips_of_stages(draw: st.DrawFn, memories: tuple[int, ...] = (3, 4, 5, 6, 7, 9)) -> Chip:
     """Two stages or three, with room for tiles of some dozens."""
-    chip = draw(chips((3, 4, 5, 6, 7, 9), (1, 2, 3)))
+    chip = draw(chips(memories, (1, 2, 3)))
     sizes = st.integers(100, 20_000)
     return replace(chip, memory=(chip.memory[0], *(replace(level, capacity_bytes=float(draw(sizes))) for level in chip.memory[1:])))
 
@@ -607,6 +608,51 @@ def test_more_capacity_on_a_chip_of_two_or_three_stages_is_never_slower(data: st
         larger = replace(level, capacity_bytes=level.capacity_bytes * data.draw(st.sampled_from([1.0007, 1.3, 4])))
         after = map_gemm(gemm, replace(chip, memory=(*chip.memory[:i], larger, *chip.memory[i + 1 :]))).cost
         assert after.latency_s <= before.latency_s * (1 + 1e-9)
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.data())
+def test_more_of_anything_on_a_chip_of_two_stages_is_never_slower(data: st.DataObject) -> None:
+    chip = data.draw(roomy_chips_of_stages((3, 4, 5, 6, 7, 8)))
+    extents = st.integers(1, 60)
+    gemm = Gemm(data.draw(extents), data.draw(extents), data.draw(extents), 8, 8, 8, 32, "int8")
+    before = mapped_or_none(gemm, chip)
+    if before is not None:
+        rate, factor = chip.matrix.rates["int8"], data.draw(st.sampled_from([1.3, 1.5, 3, 4, 6]))
+        rated = replace(chip, matrix=replace(chip.matrix, rates={"int8": rate * factor}))
+        for better in [*faster(chip), rated, replace(chip, cores=int(chip.cores) * data.draw(st.sampled_from([2, 5])))]:
+            assert map_gemm(gemm, better).cost.latency_s <= before.latency_s * (1 + 1e-9), better
+
+
+SMALL_TPU = {"matrix.count": 1, "memory.cmem.capacity": 8192.0, "memory.vmem.capacity": 8192.0}
+"""The two stages of the TPU v4i with room for few tiles."""
+
+
+@pytest.mark.parametrize(("changes", "path", "values", "shape"), [
+    ({}, "cores", (1, 3, 4, 8, 12, 16, 24, 64), (2048, 2048, 8192)),
+    ({}, "cores", (1, 3, 4, 8, 12, 16, 24, 132), (128, 2048, 2048)),
+    (SMALL_TPU | {"matrix.rows": 32, "matrix.cols": 16}, "matrix.rates.bf16", (0.5, 1, 1.5, 2, 3, 4, 8), (24, 138, 121)),
+    (SMALL_TPU | {"matrix.rows": 16, "matrix.cols": 8}, "matrix.rates.bf16", (0.5, 1, 1.5, 2, 3, 4, 8), (77, 164, 71)),
+    (SMALL_TPU | {"matrix.rows": 16, "matrix.cols": 8}, "memory.dram.bandwidth", (1e9, 1.1e9, 1e10, 1e11, 1e12), (77, 164, 71)),
+])
+def test_more_cores_a_higher_rate_and_more_bandwidth_are_never_slower_on_two_stages(
+    changes: dict[str, float], path: str, values: tuple[float, ...], shape: tuple[int, int, int]
+) -> None:
+    """Whatever a better chip can, the search has mappings for a worse one among its own."""
+    chip, gemm = with_values(load_chip("tpu-v4i"), changes), Gemm(*shape, 16, 16, 16, 32, "bf16")
+    latencies = [map_gemm(gemm, with_values(chip, {path: value})).cost.latency_s for value in values]
+    assert latencies == sorted(latencies, reverse=True)
+
+
+@pytest.mark.parametrize("axis", ["m", "n", "k"])
+def test_more_rows_columns_and_depth_are_never_faster_on_two_stages(axis: str) -> None:
+    """With room for few tiles, and nothing shared by cores: tiles do not depend on what they cut."""
+    numbers = {"matrix.rows": 32, "matrix.cols": 8, "matrix.count": 2, "memory.vmem.capacity": 4096.0}
+    chip = with_values(load_chip("tpu-v4i"), SMALL_TPU | numbers)
+    gemm = Gemm(72, 78, 56, 16, 16, 16, 32, "bf16")
+    longer = [replace(gemm, **{axis: getattr(gemm, axis) + more}) for more in (0, 1, 2, 7, 8, 24, 41)]
+    latencies = [map_gemm(each, chip).cost.latency_s for each in longer]
+    assert latencies == sorted(latencies)
 
 
 # --- hand value ---

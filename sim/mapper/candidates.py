@@ -163,38 +163,41 @@ def _chains(setting: Setting, axis: int, parts: int, tiles_of: Callable[[Ints, b
     return chains
 
 
-_TRIPS = np.array(sorted({1, *(base * 2**i for i in range(12) for base in (2, 3))}))
-"""Trips that the thinned search tries of the outer stages."""
+_LADDER = np.array(sorted({1, *(base * 2**i for i in range(24) for base in (2, 3))}))
+"""Array extents of which the thinned search makes tiles."""
 
 
 def thin_tiles(setting: Setting, axis: int, parts: int) -> Ints:
-    """[stages, candidates] of one axis, fewer: outer stages make 1, 2, 3, 4, 6 ... trips of whole array extents, the innermost has
-    1, 2, 4 ... array extents, or all, or half. One element is among them everywhere: something fits wherever one element of each role does.
+    """[stages, candidates] of one axis, fewer: all of a block, one element, and 1, 2, 3, 4, 6 ... array extents, as a PE with one MAC per
+    cycle has them; of outer stages the largest extents, for each core. Neither the rate nor what is cut has a say in which these are, so
+    that what suits a lower rate or a longer axis is there for this one, too; and as one element of each role fits, something does.
     """
-    grains = np.array(array_grains(setting, axis) or (1,))[:, None]
-    doubled = distinct((grains << np.arange(int(setting.extents[axis]).bit_length())).ravel())[:, None]
-    coarse = np.array(_packs(setting, axis))[:, None, None] * (_bases(setting, axis)[-1] * (parts if setting.pieces == 1 else 1))
+    bases = [base for base in _bases(setting, axis) if base > 1] or [1]
+    longest = setting.extents[axis]
+    fine = distinct(np.concatenate([base * _LADDER[max(1, longest // base) >= _LADDER] for base in bases]))[:, None]
+    coarse = bases[-1] * (parts if setting.pieces == 1 else 1)
+    rough = coarse * _LADDER[longest // coarse >= _LADDER][:, None]
 
     def tiles_of(extents: Ints, innermost: bool) -> Ints:
-        trips = _TRIPS[: int(np.searchsorted(_TRIPS, extents.max(), side="right")), None]
-        tiles = np.empty((2 + (len(grains) + len(doubled) if innermost else len(coarse) * len(trips)), len(extents)), dtype=np.int64)
-        tiles[0], tiles[1] = 1, extents
-        if innermost:
-            tiles[2 : 2 + len(grains)] = ceil_div(ceil_div(extents, 2), grains) * grains
-            tiles[2 + len(grains) :] = doubled
-        else:
-            whole = ceil_div(ceil_div(extents, np.minimum(trips, extents)), coarse) * coarse
-            tiles[2:] = whole.reshape(-1, len(extents))
+        sizes = fine if innermost else rough
+        tiles = np.empty((2 + len(sizes), len(extents)), dtype=np.int64)
+        tiles[0], tiles[1], tiles[2:] = 1, extents, sizes
         return np.minimum(tiles, extents, out=tiles)
 
     return _chains(setting, axis, parts, tiles_of)
 
 
+_ALL_SPLITS_OVER = 8
+"""Cores up to which the thinned search tries all splits."""
+
+
 def thin_variants(setting: Setting) -> list[Variant]:
-    """Of the variants those with the splits that no other one surpasses which takes no more cores: in whole granules its largest part is no
-    larger, and no less square. Which ones these are among the splits over so many cores does not depend on how many more there are, so that
-    more cores only add to them."""
+    """Of the variants those with splits over few cores, and with those that no other split surpasses which takes no more cores: in whole
+    granules its largest part is no larger, and no less square. Which ones these are among the splits over so many cores does not depend on
+    how many more there are, so that more cores only add to them."""
     chosen = variants(setting)
+    if setting.cores <= _ALL_SPLITS_OVER:
+        return chosen
     m, n, _ = setting.extents
     grains = [(array_grains(setting, axis) or (1,))[0] for axis in (0, 1)]
 
@@ -203,8 +206,9 @@ def thin_variants(setting: Setting) -> list[Variant]:
         return rows * cols, rows + cols
 
     kept: dict[tuple[int, int], tuple[Any, Any]] = {}
-    for split in sorted({variant.split for variant in chosen}, key=lambda split: (split[0] * split[1], *size(split), split)):
+    for split in sorted({variant.split for variant in chosen}, key=lambda split: (math.prod(split), *size(split), split)):
         area, around = size(split)
-        if not any(other[0] <= area and other[1] <= around for other in kept.values()):
+        surpassed = any(other[0] <= area and other[1] <= around for other in kept.values())
+        if math.prod(split) <= _ALL_SPLITS_OVER or not surpassed:
             kept[split] = area, around
     return [variant for variant in chosen if variant.split in kept]

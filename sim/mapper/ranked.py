@@ -6,7 +6,7 @@ mappings tie in tiled latency, and that last tile, which a few large ones make l
 
 The search is that of `sim.mapper.search`, whose boxes are dropped if their tiled bound is above the last of the best, or equal and all that
 they hold comes after it: what is dropped holds none of them. Bounds are compared on the grid of that search, and of equal ones the first in
-its order of all mappings is better, so that which mappings are the best is a function of the question as long as the search was to the last.
+its order of all mappings is better, so that which mappings are the best is a function of the question if the search was to the last.
 Where the mapper thins out its candidates, so does this.
 """
 
@@ -145,7 +145,7 @@ class _Ranked(Search):
     @property
     def others_s(self) -> float:
         """A bound on all that are not among the best, once the search was to the last."""
-        last_s = float(lower_edge(np.float64(self.best[-1].on_grid_s))) if len(self.best) == self.count else self.below_s
+        last_s = float(lower_edge(np.array(self.best[-1].on_grid_s))) if len(self.best) == self.count else self.below_s
         return min(last_s, self.below_s, self.left_out_s)
 
     def _limits(self, key: Key) -> list[float]:

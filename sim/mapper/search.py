@@ -25,7 +25,6 @@ from itertools import product
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from functional.errors import BadInput, Problem
 from sim.mapper import array
@@ -630,12 +629,12 @@ def search_each(settings: Sequence[Setting], objective: str, budget_boxes: float
         for (number, _), found in zip(own, _side_by_side(several, [space for _, space in own], objective, budget), strict=True):
             founds[number] = found
     for number, setting in enumerate(settings):
-        space = _second_space(setting, budget_boxes)
-        if space is not None:
+        second = _second_space(setting, budget_boxes)
+        if second is not None:
             # The place of what was found among others counts for nothing here.
             first = founds[number]._replace(key=(*founds[number].key[:4], math.inf))
-            founds[number] = _side_by_side([setting], [space], objective, budget_boxes or math.inf, first)[0]
-        if len(setting.stages) > 1 and not (budget_boxes or (space is not None and setting.cores <= _FEW_CORES)):
+            founds[number] = _side_by_side([setting], [second], objective, budget_boxes or math.inf, first)[0]
+        if len(setting.stages) > 1 and not (budget_boxes or (second is not None and setting.cores <= _FEW_CORES)):
             founds[number] = founds[number]._replace(is_exact=False, least_s=0.0)
         if founds[number].choice is None:
             inner = setting.places[-1].level.name
@@ -650,14 +649,12 @@ def _first_space(setting: Setting) -> Space:
 def _second_space(setting: Setting, budget_boxes: float) -> Space | None:
     """What is searched after what `thin_tiles` leaves: all if so many boxes may be opened; of small GEMMs, where there are two stages, what
     they may do on few cores, however many there are, so that more are never worse."""
-    if len(setting.stages) == 1:
+    is_small = len(setting.stages) == 2 and max(setting.extents) <= _ALL_UP_TO
+    if len(setting.stages) == 1 or not (is_small or budget_boxes):
         return None
     chosen, orders, tiles_of = all_of(setting)
-    few = [variant for variant in chosen if math.prod(variant.split) <= _FEW_CORES]
-    if budget_boxes:
-        return chosen, orders, tiles_of
-    is_small = len(setting.stages) == 2 and max(setting.extents) <= _ALL_UP_TO
-    return (few, orders, tiles_of) if is_small and few else None
+    few = [variant for variant in chosen if budget_boxes or math.prod(variant.split) <= _FEW_CORES]
+    return (few, orders, tiles_of) if few else None
 
 
 def _side_by_side(
