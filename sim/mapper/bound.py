@@ -117,6 +117,7 @@ class Bounder:
         self.access_rows = None if self.one_core or not any(for_all) else rows
         self.numbers_of_boxes = self.at.every if self.one_core else self.at.alike
         self.bursts_per_element, self.burst_parts, self.first_rows = self._burst_rates()
+        self.wasted = 4 if self.burst_parts[2:].any() else 2 if self.burst_parts.any() else 0
         self.longest = self._longest()
         self.room = np.concatenate([room for _, _, room in self.rooms])
         self.rows = _Rows(self)
@@ -294,22 +295,24 @@ class Bounder:
         """Whole bursts: for the first or last tile, and for each tile that the outermost stage fetches, in parts as large as the first."""
         at, per_element = self.at, self.bursts_per_element
         np.divide(np.ceil(found.take(self.first_rows, axis=0) * per_element), per_element, out=found[self.bursts : self.bursts + 3])
-        found[self.waste_read : self.waste_written + 1] = 0
-        if not self.burst_parts.any():
+        if not self.wasted:
+            found[self.waste_read : self.waste_written + 1] = 0
             return
         # Sizes, and how many there are, of full tiles and of the one at the edge: for each role and finished sums of all four pairs.
-        pairs = np.empty((2, 2, 2, 4, numbers.shape[2]))
+        pairs = np.empty((2, 2, 2, self.wasted, numbers.shape[2]))
         axes = numbers[at.full : at.rows].reshape(2, 2, 3, -1)
         np.multiply(axes[:, :, None, 2, None], axes[:, None, :, 1::-1], out=pairs[:, :, :, :2])
-        np.multiply(axes[:, :, None, 0], axes[:, None, :, 1], out=pairs[:, :, :, 2])
-        np.multiply(pairs[0, :, :, 2], out_bytes, out=pairs[0, :, :, 3])
-        pairs[1, :, :, 3] = pairs[1, :, :, 2]
-        sizes, tiles = pairs.reshape(2, 4, 4, -1)
-        bursts = sizes * self.burst_parts
+        if self.wasted > 2:
+            np.multiply(axes[:, :, None, 0], axes[:, None, :, 1], out=pairs[:, :, :, 2])
+            np.multiply(pairs[0, :, :, 2], out_bytes, out=pairs[0, :, :, 3])
+            pairs[1, :, :, 3] = pairs[1, :, :, 2]
+        sizes, tiles = pairs.reshape(2, 4, self.wasted, -1)
+        bursts = sizes * self.burst_parts[: self.wasted]
         wasted = np.ceil(bursts)
         wasted -= bursts
         wasted *= tiles
-        added = np.add.reduce(wasted) * self.setting.chip.dram.burst_bytes
+        added = np.zeros((4, numbers.shape[2]))
+        np.multiply(np.add.reduce(wasted), self.setting.chip.dram.burst_bytes, out=added[: self.wasted])
         if not self.one_core:
             alike_of = np.empty((3, numbers.shape[2]))
             selected(numbers[at.alike], alike_of)

@@ -274,6 +274,11 @@ class Search:
         self.limits = np.array([self._limits(incumbent.key)] * len(settings)).T
         self.heights = [sum(min(level, axis.depth) for axis in self.axes) for level in range(len(self.levels))]
         self.cuts: dict[tuple[int, int], tuple[Ints, Ints]] = {}
+        depths = [axis.depth for axis in self.axes]
+        self.last_columns = np.array([[(1 << depth) - 1] for depth in depths])
+        self.weights = np.array([len(self.orders) << sum(depths), 1 << sum(depths), 1 << sum(depths[1:]), 1 << depths[2], 1])
+        self.placing: dict[int, tuple[Ints, Ints]] = {}
+        self.costs: dict[tuple[int, int], Costs] = {}
         self.known = 0
         self.opened = self.priced = self.calls = 0
         self.budget_boxes = budget_boxes
@@ -350,7 +355,7 @@ class Search:
             best = self._first(own)
             where = own.where[:, best : best + 1]
             if len(self.setting.stages) > 1 and self.bounder.is_doubtful(self.table.take(where[2:], axis=1)):
-                amounts = self._keys(evaluate(self.settings[chip], self.chosen_at(where)), 1)[:, 0]
+                amounts = self._keys(self._costs_of(chip, where), 1)[:, 0]
             else:
                 amounts = own.bounds[:, best] * _TRUSTED
                 amounts[latency] = own.bounds[latency, best]
@@ -470,11 +475,12 @@ class Search:
 
     def place(self, level: int, where: Ints) -> Ints:
         """The first place among all mappings that a box has."""
-        place = where[0] * len(self.orders) + where[1]
-        for axis, column, begin in zip(self.axes, where[2:], self.levels[level].begins, strict=True):
-            height = min(level, axis.depth)
-            place = (place << axis.depth) + ((column - begin << height) & (1 << axis.depth) - 1)
-        return np.asarray(place)
+        if level not in self.placing:
+            heights = np.array([[min(level, axis.depth)] for axis in self.axes])
+            self.placing[level] = np.array(self.levels[level].begins)[:, None], heights
+        begins, heights = self.placing[level]
+        within = (where[2:] - begins << heights) & self.last_columns
+        return self.weights[:2] @ where[:2] + self.weights[2:] @ within
 
     def _price(self, boxes: _Boxes) -> _Boxes | None:
         """Price single mappings, best first, as long as they may be better; what the budget does not allow is left."""
@@ -560,14 +566,22 @@ class Search:
 
     def chosen_at(self, where: Ints) -> Choice:
         """The choice that a single mapping [5, 1] is."""
-        tiles, ranks = self.tiles(where)
-        whole = [tuple(tuple(int(each[0]) for each in stage) for stage in stages) for stages in (tiles, ranks)]
-        return Choice(whole[0], whole[1], *self.chosen[int(where[0, 0])])  # type: ignore[arg-type]
+        (variant, order, *columns), tiles = where[:, 0].tolist(), []
+        for axis, column, begin in zip(self.axes, columns, self.levels[0].begins, strict=True):
+            kind = int(axis.kinds[variant])
+            tiles.append(axis.tiles[kind][:, column - begin - (kind << axis.depth)].tolist())
+        return Choice(tuple(zip(*tiles, strict=True)), self.orders[order], *self.chosen[variant])
 
     def _price_one(self, chip: int, where: Ints) -> None:
-        choice = self.chosen_at(where)
-        costs = evaluate(self.settings[chip], choice)
-        self._take(chip, self._keys(costs, 1)[:, 0], where, choice, costs)
+        costs = self._costs_of(chip, where)
+        self._take(chip, self._keys(costs, 1)[:, 0], where, costs=costs)
+
+    def _costs_of(self, chip: int, where: Ints) -> Costs:
+        """Of one mapping, each priced once."""
+        which = chip, self.place(0, where).item()
+        if which not in self.costs:
+            self.costs[which] = evaluate(self.settings[chip], self.chosen_at(where))
+        return self.costs[which]
 
     def _price_many(self, chip: int, where: Ints) -> None:
         tiles, ranks = self.tiles(where)
