@@ -276,15 +276,15 @@ class Bounder:
         often[:, 2] -= 1
         return often
 
-    def is_doubtful(self, numbers: Floats) -> bool:
-        """Whether a single mapping may well cost more than its bound: a loop of an inner stage has one trip in the tile at the edge alone,
-        or tiles that an inner stage fetches from DRAM are no whole bursts."""
-        rows, burst_bits = numbers[:, :, 0].tolist(), 8 * self.setting.chip.dram.burst_bytes
-        firsts, lasts = rows[self.at.firsts : self.at.lasts], rows[self.at.lasts : self.at.accesses]
-        for around, edges, tiles in zip(firsts[:-1], lasts[:-1], firsts[1:], strict=True):
-            if any((full > tile) != (edge > tile) for full, edge, tile in zip(around, edges, tiles, strict=True)):
-                return True
-        return any(ends[stage][x] * ends[stage][y] * bits % burst_bits for stage, x, y, bits in self.beyond for ends in (firsts, lasts))
+    def doubtful(self, numbers: Floats) -> NDArray[np.bool_]:
+        """[mappings]: whether single mappings may well cost more than their bounds: a loop of an inner stage has one trip in the tile at the
+        edge alone, or tiles that an inner stage fetches from DRAM are no whole bursts."""
+        firsts, lasts = numbers[self.at.firsts : self.at.lasts], numbers[self.at.lasts : self.at.accesses]
+        found: NDArray[np.bool_] = ((firsts[:-1] > firsts[1:]) != (lasts[:-1] > firsts[1:])).any(axis=(0, 1))
+        for stage, x, y, bits in self.beyond:
+            for ends in firsts[stage], lasts[stage]:
+                found |= ends[x] * ends[y] * bits % (8 * self.setting.chip.dram.burst_bytes) > 0
+        return found
 
     def _multicast(self, stage: int) -> NDArray[np.bool_]:
         """[roles, 1]: whether the holder of a role in this stage serves all cores with one read; of sums no holder does."""

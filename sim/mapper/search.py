@@ -347,18 +347,22 @@ class Search:
         return all(_is_within(best.key, own) for best, own in zip(self.founds, limits, strict=True))
 
     def _trust(self, boxes: _Boxes) -> None:
-        """Let the best of some single mappings be the incumbent of each setting, as if its bound, which is lowered, was its cost; where that
-        is doubtful it is priced. Its place counts as later than it is, so that it is not dropped itself."""
+        """Let the best of some single mappings be the incumbent of each setting, as if its bound, which is lowered, was its cost: the best
+        of those for which that is not doubtful; if it is for all, the best is priced. Its place counts as later than it is, so that it is
+        not dropped itself."""
         latency, numbers = self.keys.index(0), self.numbers.take(boxes.where[0])
         for chip in {*numbers.tolist()}:
             own = boxes if self.is_one else boxes.take((numbers == chip).nonzero()[0])
-            best = self._first(own)
-            where = own.where[:, best : best + 1]
-            if len(self.setting.stages) > 1 and self.bounder.is_doubtful(self.table.take(where[2:], axis=1)):
-                amounts = self._keys(self._costs_of(chip, where), 1)[:, 0]
+            clear = own
+            if len(self.setting.stages) > 1:
+                clear = own.take((~self.bounder.doubtful(self.table.take(own.where[2:], axis=1))).nonzero()[0])
+            best = self._first(clear if clear.boxes else own)
+            where = (clear if clear.boxes else own).where[:, best : best + 1]
+            if clear.boxes:
+                amounts = clear.bounds[:, best] * _TRUSTED
+                amounts[latency] = clear.bounds[latency, best]
             else:
-                amounts = own.bounds[:, best] * _TRUSTED
-                amounts[latency] = own.bounds[latency, best]
+                amounts = self._keys(self._costs_of(chip, where), 1)[:, 0]
             key = (*amounts.tolist(), self.place(0, where).item() + 0.5)
             if key < self.founds[chip].key:
                 self._let_lead(chip, Found(key, _SOME))
