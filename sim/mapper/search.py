@@ -320,11 +320,12 @@ class Search:
                 if left is not None and left.boxes:
                     waiting[0], self.opened = left, max(self.opened, int(self.budget_boxes))
             else:
-                boxes, rest = self._parted(boxes, self._batch)
-                if rest is not None:
-                    waiting[level] = rest
-                below = self._below(level, boxes.boxes)
-                boxes = self._bounded(below, self.children(level, boxes.where, below))
+                where = boxes.where
+                if boxes.boxes > self._batch:
+                    best, others = self._best(boxes, self._batch)
+                    where, waiting[level] = where.take(best, axis=1), boxes.take(others)
+                below = self._below(level, where.shape[1])
+                boxes = self._bounded(below, self.children(level, where, below))
                 if boxes.boxes:
                     waiting[below] = boxes.joined(waiting.get(below))
         return waiting
@@ -464,18 +465,23 @@ class Search:
         """The best ones, as many of each setting, and the rest."""
         if boxes.boxes <= count:
             return boxes, None
+        best, others = self._best(boxes, count)
+        return boxes.take(best), boxes.take(others)
+
+    def _best(self, boxes: _Boxes, count: int) -> tuple[Ints, Ints]:
+        """Which of more than so many boxes they are."""
         first, second, third = boxes.bounds[:3]
         one = first.item(0)
         score = first + second * (one / second.item(0) * 1e-10) + third * (one / third.item(0) * 1e-13)
-        if len(self.settings) == 1:
+        if self.is_one:
             order = np.argpartition(score, count)
-            return boxes.take(order[:count]), boxes.take(order[count:])
+            return order[:count], order[count:]
         numbers = self.numbers.take(boxes.where[0])
         order = np.argsort(numbers + score * (0.5 / score.max()))
         often = np.bincount(numbers)
         ranks = np.arange(len(order)) - (often.cumsum() - often).repeat(often)
         is_best = ranks < count // len(self.settings)
-        return boxes.take(order.compress(is_best)), boxes.take(order.compress(~is_best))
+        return order.compress(is_best), order.compress(~is_best)
 
     def place(self, level: int, where: Ints) -> Ints:
         """The first place among all mappings that a box has."""
