@@ -277,8 +277,8 @@ class Bounder:
         return often
 
     def doubtful(self, numbers: Floats) -> NDArray[np.bool_]:
-        """[mappings]: whether single mappings may well cost more than their bounds: a loop of an inner stage has one trip in the tile at the
-        edge alone, or tiles that an inner stage fetches from DRAM are no whole bursts."""
+        """[mappings]: whether single mappings may well cost more than their bounds: a loop of an inner stage has one trip in the tile at
+        the edge alone, or tiles that an inner stage fetches from DRAM are no whole bursts."""
         firsts, lasts = numbers[self.at.firsts : self.at.lasts], numbers[self.at.lasts : self.at.accesses]
         found: NDArray[np.bool_] = ((firsts[:-1] > firsts[1:]) != (lasts[:-1] > firsts[1:])).any(axis=(0, 1))
         for stage, x, y, bits in self.beyond:

@@ -94,13 +94,17 @@ def array_grains(setting: Setting, axis: int) -> tuple[int, ...]:
     unit = setting.chip.matrix
     if unit.kind == "tensor_core":
         return (unit.tile[axis],)
-    name = AXES[axis]
-    pack = max(1, int(setting.rate)) if name == "k" else 1
-    grains = set[int]()
-    for flow in unit.dataflows:
-        rows, cols, _ = systolic.AXES[flow]
-        grain = pack * (unit.rows if name == rows else unit.cols if name == cols else 1)
-        grains.update((grain, grain * unit.count) if name != "k" else (grain,))
+    return _systolic_grains(unit.dataflows, unit.rows, unit.cols, unit.count, setting.rate, axis)
+
+
+@lru_cache(maxsize=64)
+def _systolic_grains(dataflows: tuple[str, ...], rows: int, cols: int, count: int, rate: float, axis: int) -> tuple[int, ...]:
+    name, grains = AXES[axis], set[int]()
+    pack = max(1, int(rate)) if name == "k" else 1
+    for flow in dataflows:
+        over_rows, over_cols, _ = systolic.AXES[flow]
+        grain = pack * (rows if name == over_rows else cols if name == over_cols else 1)
+        grains.update((grain, grain * count) if name != "k" else (grain,))
     return tuple(sorted(grains - {1}))
 
 

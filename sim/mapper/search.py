@@ -25,7 +25,6 @@ from itertools import product
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from functional.errors import BadInput, Problem
 from sim.mapper import array
@@ -490,7 +489,8 @@ class Search:
             self.placing[level] = np.array(self.levels[level].begins)[:, None], heights
         begins, heights = self.placing[level]
         within = (where[2:] - begins << heights) & self.last_columns
-        return self.weights[:2] @ where[:2] + self.weights[2:] @ within
+        place: Ints = self.weights[:2] @ where[:2] + self.weights[2:] @ within
+        return place
 
     def _price(self, boxes: _Boxes) -> _Boxes | None:
         """Price single mappings, best first, as long as they may be better; what the budget does not allow is left."""
@@ -548,10 +548,10 @@ class Search:
         first = boxes.bounds[0]
         among = (first == np.minimum.reduce(first)).nonzero()[0]
         if len(among) == 1:
-            return among.item(0)
+            return int(among[0])
         rest = on_grid(boxes.bounds[1:].take(among, axis=1))
         among = among.compress((rest == rest[:, np.lexsort(rest[::-1])[:1]]).all(axis=0))
-        return among.item(0 if len(among) == 1 else int(self.place(0, boxes.where.take(among, axis=1)).argmin()))
+        return int(among[0] if len(among) == 1 else among[self.place(0, boxes.where.take(among, axis=1)).argmin()])
 
     def tiles(self, where: Ints) -> tuple[Any, Any]:
         """Tiles and ranks of single mappings of one variant."""
