@@ -13,6 +13,12 @@ three blocks is below every mapping of the box that they span (proof there), in 
 is dropped if its latency bound is above the incumbent's latency, or equal and the next bound above the next key, and so on, or if no bound
 is below and it holds no mapping that comes before the incumbent: what is dropped holds nothing better. Boxes are opened best first, so that
 a good incumbent is there early; what survives as a single mapping is priced by `sim.mapper.cost` itself.
+
+**On trust.** The bound of a single mapping mostly is its cost, but for rounding. So a search that knows nothing yet takes the one for the
+other (but where `Bounder.doubtful` says that it may be less), drops what is above the best bound of a single mapping that it has met, and
+prices only what is left at the end. Let T be the key of that best one, and K the first key among those priced. What was dropped holds
+nothing that comes before T; so if K does not come after T, nothing comes before K, and K is the answer. If it does, the search begins
+again with K for its incumbent, and prices what it meets.
 """
 
 from __future__ import annotations
