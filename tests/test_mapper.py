@@ -492,6 +492,35 @@ def test_whatever_the_search_begins_with_it_ends_at_the_first_of_all_mappings(
         assert search_module.Search([setting], [space], objective, incumbent=incumbent).run()[0].key == first
 
 
+@pytest.mark.parametrize(("chip_name", "shape", "holds"), [
+    ("gemmini-default", (37, 512, 2048), True),
+    ("cloud-npu", (8, 3072, 2048), True),
+    ("tpu-v4i", (512, 2048, 2048), True),
+    ("tpu-v4i", (512, 128256, 2048), False),
+])
+def test_bounds_that_were_trusted_in_vain_change_nothing(
+    monkeypatch: pytest.MonkeyPatch, chip_name: str, shape: tuple[int, int, int], holds: bool
+) -> None:
+    """Bounds of single mappings stand for their costs until the end, also where that is doubtful. In the last case the best bound is a
+    seventh of what its mapping costs, and all is searched again."""
+    monkeypatch.setattr(search_module.Bounder, "doubtful", lambda self, numbers: np.zeros(numbers.shape[2], dtype=bool))
+    setting = setting_of(Gemm(*shape, 8, 8, 8, 32, load_chip(chip_name).default_format), load_chip(chip_name))
+    space = search_module._first_space(setting)
+    priced = search_module.Search([setting], [space])
+    priced.may_trust = False
+    assert search_module.Search([setting], [space])._ends_well() is holds
+    assert search_module.Search([setting], [space]).run()[0][:2] == priced.run()[0][:2]
+
+
+@pytest.mark.parametrize("shape", [(1, 128256, 2048), (512, 128256, 2048), (2048, 128256, 3072)])
+def test_doubtful_bounds_are_not_trusted(shape: tuple[int, int, int]) -> None:
+    """A tile at the edge of which one loop has one trip alone; so the search need not begin again."""
+    setting = setting_of(Gemm(*shape, 16, 16, 16, 32, "bf16"), load_chip("tpu-v4i"))
+    search = search_module.Search([setting], [search_module.thin_of(setting)])
+    assert search._ends_well()
+    assert search.calls < 20
+
+
 @pytest.mark.parametrize(("numbers", "shape"), [((4, 4, 3000, 2, 1, 1), (17, 11, 4)), ((4, 2, 300, 5, 1, 16), (10, 4, 9))])
 def test_of_mappings_alike_but_for_steps_a_later_one_with_fewer_is_chosen(numbers: tuple[Any, ...], shape: tuple[int, int, int]) -> None:
     """Begun with an earlier mapping that is as fast, and moves as many bytes, in more steps."""

@@ -86,7 +86,10 @@ def folds(dataflow: str, rows: Count, cols: Count, m: Count, n: Count, k: Count,
 
 def stream_cycles(dataflow: str, m: Count, n: Count, k: Count, rate: Number = 1) -> Count:
     """T, the cycles in which one fold's operands enter the array."""
-    streamed = _extents(dataflow, m, n, _packed_depth(k, rate))[2]
+    if dataflow not in AXES:
+        raise _unknown(dataflow)
+    name = AXES[dataflow][2]
+    streamed = _packed_depth(k, rate) if name == "k" else m if name == "m" else n
     if isinstance(rate, int | float) and rate >= 1:
         return streamed
     return whole_cycles(streamed / smaller(rate, 1))

@@ -85,7 +85,7 @@ def cut_axis(extent: Count, sizes: Sequence[Count], split_stage: int, parts: Cou
     level: tuple[Blocks, ...] = (Blocks(1, extent, ()),)
     around = []
     for stage in range(len(sizes) + 1):
-        if stage == split_stage:
+        if stage == split_stage and not (isinstance(parts, int) and parts == 1):
             level = tuple(piece for block in level for piece in share_out(block, parts, every, core))
         around.append(level)
         if stage < len(sizes):

@@ -97,9 +97,12 @@ def interval_cycles(setting: Setting, dataflow: str, streamed: Amount) -> Amount
 
 def step_cycles(setting: Setting, dataflow: str, array_axis: Axis, tile: tuple[Amount, ...]) -> Amount:
     """Cycles of one innermost tile that has the units to itself."""
-    axes = tuple(AxisCuts(((Blocks(1, extent, ()),),), (), 0, 1, False) for extent in tile)
-    alone = use(setting, dataflow, array_axis, axes, tile, tile)
-    return alone.cycles + alone.extra_cycles
+    if setting.chip.matrix.kind == "tensor_core":
+        return _granule_cycles(setting, [AxisCuts(((Blocks(1, extent, ()),),), (), 0, 1, False) for extent in tile])
+    cycles: Amount = 1
+    for name, length in zip(AXES, tile, strict=True):
+        cycles = cycles * cycles_factor(setting, dataflow, array_axis, name)(length)
+    return cycles + tile_extra_cycles(setting, dataflow, array_axis, tile)
 
 
 def accesses(setting: Setting, dataflow: str, array_axis: Axis, cuts: Mapping[Role, Sequence[AxisCuts]]) -> Accesses:

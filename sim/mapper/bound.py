@@ -117,6 +117,7 @@ class Bounder:
         self.access_rows = None if self.one_core or not any(for_all) else rows
         self.numbers_of_boxes = self.at.every if self.one_core else self.at.alike
         self.bursts_per_element, self.burst_parts, self.first_rows = self._burst_rates()
+        self.wasted = 4 if self.burst_parts[2:].any() else 2 if self.burst_parts.any() else 0
         self.longest = self._longest()
         self.room = np.concatenate([room for _, _, room in self.rooms])
         self.rows = _Rows(self)
@@ -275,15 +276,15 @@ class Bounder:
         often[:, 2] -= 1
         return often
 
-    def is_doubtful(self, numbers: Floats) -> bool:
-        """Whether a single mapping may well cost more than its bound: a loop of an inner stage has one trip in the tile at the edge alone,
-        or tiles that an inner stage fetches from DRAM are no whole bursts."""
-        rows, burst_bits = numbers[:, :, 0].tolist(), 8 * self.setting.chip.dram.burst_bytes
-        firsts, lasts = rows[self.at.firsts : self.at.lasts], rows[self.at.lasts : self.at.accesses]
-        for around, edges, tiles in zip(firsts[:-1], lasts[:-1], firsts[1:], strict=True):
-            if any((full > tile) != (edge > tile) for full, edge, tile in zip(around, edges, tiles, strict=True)):
-                return True
-        return any(ends[stage][x] * ends[stage][y] * bits % burst_bits for stage, x, y, bits in self.beyond for ends in (firsts, lasts))
+    def doubtful(self, numbers: Floats) -> NDArray[np.bool_]:
+        """[mappings]: whether single mappings may well cost more than their bounds: a loop of an inner stage has one trip in the tile at
+        the edge alone, or tiles that an inner stage fetches from DRAM are no whole bursts."""
+        firsts, lasts = numbers[self.at.firsts : self.at.lasts], numbers[self.at.lasts : self.at.accesses]
+        found: NDArray[np.bool_] = ((firsts[:-1] > firsts[1:]) != (lasts[:-1] > firsts[1:])).any(axis=(0, 1))
+        for stage, x, y, bits in self.beyond:
+            for ends in firsts[stage], lasts[stage]:
+                found |= ends[x] * ends[y] * bits % (8 * self.setting.chip.dram.burst_bytes) > 0
+        return found
 
     def _multicast(self, stage: int) -> NDArray[np.bool_]:
         """[roles, 1]: whether the holder of a role in this stage serves all cores with one read; of sums no holder does."""
@@ -294,22 +295,24 @@ class Bounder:
         """Whole bursts: for the first or last tile, and for each tile that the outermost stage fetches, in parts as large as the first."""
         at, per_element = self.at, self.bursts_per_element
         np.divide(np.ceil(found.take(self.first_rows, axis=0) * per_element), per_element, out=found[self.bursts : self.bursts + 3])
-        found[self.waste_read : self.waste_written + 1] = 0
-        if not self.burst_parts.any():
+        if not self.wasted:
+            found[self.waste_read : self.waste_written + 1] = 0
             return
         # Sizes, and how many there are, of full tiles and of the one at the edge: for each role and finished sums of all four pairs.
-        pairs = np.empty((2, 2, 2, 4, numbers.shape[2]))
+        pairs = np.empty((2, 2, 2, self.wasted, numbers.shape[2]))
         axes = numbers[at.full : at.rows].reshape(2, 2, 3, -1)
         np.multiply(axes[:, :, None, 2, None], axes[:, None, :, 1::-1], out=pairs[:, :, :, :2])
-        np.multiply(axes[:, :, None, 0], axes[:, None, :, 1], out=pairs[:, :, :, 2])
-        np.multiply(pairs[0, :, :, 2], out_bytes, out=pairs[0, :, :, 3])
-        pairs[1, :, :, 3] = pairs[1, :, :, 2]
-        sizes, tiles = pairs.reshape(2, 4, 4, -1)
-        bursts = sizes * self.burst_parts
+        if self.wasted > 2:
+            np.multiply(axes[:, :, None, 0], axes[:, None, :, 1], out=pairs[:, :, :, 2])
+            np.multiply(pairs[0, :, :, 2], out_bytes, out=pairs[0, :, :, 3])
+            pairs[1, :, :, 3] = pairs[1, :, :, 2]
+        sizes, tiles = pairs.reshape(2, 4, self.wasted, -1)
+        bursts = sizes * self.burst_parts[: self.wasted]
         wasted = np.ceil(bursts)
         wasted -= bursts
         wasted *= tiles
-        added = np.add.reduce(wasted) * self.setting.chip.dram.burst_bytes
+        added = np.zeros((4, numbers.shape[2]))
+        np.multiply(np.add.reduce(wasted), self.setting.chip.dram.burst_bytes, out=added[: self.wasted])
         if not self.one_core:
             alike_of = np.empty((3, numbers.shape[2]))
             selected(numbers[at.alike], alike_of)

@@ -91,31 +91,35 @@ def variants(setting: Setting) -> list[Variant]:
 
 def array_grains(setting: Setting, axis: int) -> tuple[int, ...]:
     """Extents along an axis that fill the matrix units of a core, over all dataflows and array axes; along k those of lower rates, too (see
-    `_packs`). Ascending."""
-    return tuple(sorted({base * pack for base in _bases(setting, axis) for pack in _packs(setting, axis)} - {1}))
+    `_packed`). Ascending."""
+    is_packed = AXES[axis] == "k" and setting.chip.matrix.kind != "tensor_core"
+    return _packed(_bases(setting, axis), setting.rate if is_packed else 1)
 
 
-def _bases(setting: Setting, axis: int) -> list[int]:
+def _bases(setting: Setting, axis: int) -> tuple[int, ...]:
     """The same if a PE does one MAC at a time; 1 is among them where an axis is streamed."""
     unit = setting.chip.matrix
     if unit.kind == "tensor_core":
-        return [unit.tile[axis]]
-    name = AXES[axis]
+        return (unit.tile[axis],)
+    return _systolic_bases(unit.dataflows, unit.rows, unit.cols, unit.count, AXES[axis])
+
+
+@lru_cache(maxsize=64)
+def _systolic_bases(dataflows: tuple[str, ...], rows: int, cols: int, count: int, name: Axis) -> tuple[int, ...]:
     bases = set[int]()
-    for flow in unit.dataflows:
-        rows, cols, _ = systolic.AXES[flow]
-        base = unit.rows if name == rows else unit.cols if name == cols else 1
-        bases.update((base, base * unit.count) if name != "k" else (base,))
-    return sorted(bases)
+    for flow in dataflows:
+        over_rows, over_cols, _ = systolic.AXES[flow]
+        base = rows if name == over_rows else cols if name == over_cols else 1
+        bases.update((base, base * count) if name != "k" else (base,))
+    return tuple(sorted(bases))
 
 
-def _packs(setting: Setting, axis: int) -> list[int]:
-    """How many neighbours tiles keep together for the PEs: along k 1, 2, 3, 4, 6 ... up to the rate. What suits a lower rate is among them,
-    so that a higher one only adds to what is searched."""
-    if AXES[axis] != "k" or setting.chip.matrix.kind == "tensor_core":
-        return [1]
-    powers = range(int(setting.rate).bit_length())
-    return [1, *(pack for power in powers for pack in (2 << power, 3 << power) if pack <= setting.rate)]
+@lru_cache(maxsize=64)
+def _packed(bases: tuple[int, ...], rate: float) -> tuple[int, ...]:
+    """Multiples of 1, 2, 3, 4, 6 ... up to the rate: neighbours along k that a PE takes together. What suits a lower rate is among them, so
+    that a higher one only adds to what is searched."""
+    packs = [1, *(pack for power in range(int(rate).bit_length()) for pack in (2 << power, 3 << power) if pack <= rate)]
+    return tuple(sorted({base * pack for base in bases for pack in packs} - {1}))
 
 
 def sits_out_nothing(extent: Ints, tiles: Ints, parts: int) -> NDArray[np.bool_]:

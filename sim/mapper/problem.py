@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -109,6 +110,33 @@ def setting_of(gemm: Gemm, chip: Chip, a_resident: bool = False, besides: Beside
     problems = [*_bad_extents(gemm), *_bad_chip(gemm, chip)] or _bad_pieces(gemm, chip, pieces)
     if problems:
         raise BadInput(problems)
+    frame = _frame(_Same(id(chip), chip), a_resident)
+    setting = Setting(gemm, chip, *frame, float(chip.matrix.rates[gemm.compute]), besides, pieces)
+    _check_smallest(setting)
+    return setting
+
+
+class _Frame(NamedTuple):
+    """What a setting takes from its chip alone."""
+
+    stages: tuple[ChipStage, ...]
+    split_stage: int
+    places: tuple[Place, ...]
+    holders: Mapping[Role, tuple[Place, ...]]
+    roles: Mapping[str, tuple[Role, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Same:
+    """The very same chip: it is held, so that its identity stays its own."""
+
+    identity: int
+    chip: Chip = field(compare=False)
+
+
+@lru_cache(maxsize=16)
+def _frame(same: _Same, a_resident: bool) -> _Frame:
+    chip = same.chip
     stages = chip_stages(chip)
     split_stage = next((i for i, stage in enumerate(stages) if stage.per_core), len(stages))
     clock = chip.clock_hz
@@ -124,9 +152,7 @@ def setting_of(gemm: Gemm, chip: Chip, a_resident: bool = False, besides: Beside
     roles = {
         place.level.name: tuple(role for role in ROLE_AXES if place in holders[role][1:]) for place in places[1:]
     }
-    setting = Setting(gemm, chip, stages, split_stage, places, holders, roles, float(chip.matrix.rates[gemm.compute]), besides, pieces)
-    _check_smallest(setting)
-    return setting
+    return _Frame(stages, split_stage, places, holders, roles)
 
 
 class Asked(NamedTuple):

@@ -13,6 +13,12 @@ three blocks is below every mapping of the box that they span (proof there), in 
 is dropped if its latency bound is above the incumbent's latency, or equal and the next bound above the next key, and so on, or if no bound
 is below and it holds no mapping that comes before the incumbent: what is dropped holds nothing better. Boxes are opened best first, so that
 a good incumbent is there early; what survives as a single mapping is priced by `sim.mapper.cost` itself.
+
+**On trust.** The bound of a single mapping mostly is its cost, but for rounding. So a search that knows nothing yet takes the one for the
+other (but where `Bounder.doubtful` says that it may be less), drops what is above the best bound of a single mapping that it has met, and
+prices only what is left at the end. Let T be the key of that best one, and K the first key among those priced. What was dropped holds
+nothing that comes before T; so if K does not come after T, nothing comes before K, and K is the answer. If it does, the search begins
+again with K for its incumbent, and prices what it meets.
 """
 
 from __future__ import annotations
@@ -273,6 +279,11 @@ class Search:
         self.limits = np.array([self._limits(incumbent.key)] * len(settings)).T
         self.heights = [sum(min(level, axis.depth) for axis in self.axes) for level in range(len(self.levels))]
         self.cuts: dict[tuple[int, int], tuple[Ints, Ints]] = {}
+        depths = [axis.depth for axis in self.axes]
+        self.last_columns = np.array([[(1 << depth) - 1] for depth in depths])
+        self.weights = np.array([len(self.orders) << sum(depths), 1 << sum(depths), 1 << sum(depths[1:]), 1 << depths[2], 1])
+        self.placing: dict[int, tuple[Ints, Ints]] = {}
+        self.costs: dict[tuple[int, int], Costs] = {}
         self.known = 0
         self.opened = self.priced = self.calls = 0
         self.budget_boxes = budget_boxes
@@ -314,11 +325,12 @@ class Search:
                 if left is not None and left.boxes:
                     waiting[0], self.opened = left, max(self.opened, int(self.budget_boxes))
             else:
-                boxes, rest = self._parted(boxes, self._batch)
-                if rest is not None:
-                    waiting[level] = rest
-                below = self._below(level, boxes.boxes)
-                boxes = self._bounded(below, self.children(level, boxes.where, below))
+                where = boxes.where
+                if boxes.boxes > self._batch:
+                    best, others = self._best(boxes, self._batch)
+                    where, waiting[level] = where.take(best, axis=1), boxes.take(others)
+                below = self._below(level, where.shape[1])
+                boxes = self._bounded(below, self.children(level, where, below))
                 if boxes.boxes:
                     waiting[below] = boxes.joined(waiting.get(below))
         return waiting
@@ -341,18 +353,22 @@ class Search:
         return all(_is_within(best.key, own) for best, own in zip(self.founds, limits, strict=True))
 
     def _trust(self, boxes: _Boxes) -> None:
-        """Let the best of some single mappings be the incumbent of each setting, as if its bound, which is lowered, was its cost; where that
-        is doubtful it is priced. Its place counts as later than it is, so that it is not dropped itself."""
+        """Let the best of some single mappings be the incumbent of each setting, as if its bound, which is lowered, was its cost: the best
+        of those for which that is not doubtful; if it is for all, the best is priced. Its place counts as later than it is, so that it is
+        not dropped itself."""
         latency, numbers = self.keys.index(0), self.numbers.take(boxes.where[0])
         for chip in {*numbers.tolist()}:
             own = boxes if self.is_one else boxes.take((numbers == chip).nonzero()[0])
-            best = self._first(own)
-            where = own.where[:, best : best + 1]
-            if len(self.setting.stages) > 1 and self.bounder.is_doubtful(self.table.take(where[2:], axis=1)):
-                amounts = self._keys(evaluate(self.settings[chip], self.chosen_at(where)), 1)[:, 0]
+            clear = own
+            if len(self.setting.stages) > 1:
+                clear = own.take((~self.bounder.doubtful(self.table.take(own.where[2:], axis=1))).nonzero()[0])
+            best = self._first(clear if clear.boxes else own)
+            where = (clear if clear.boxes else own).where[:, best : best + 1]
+            if clear.boxes:
+                amounts = clear.bounds[:, best] * _TRUSTED
+                amounts[latency] = clear.bounds[latency, best]
             else:
-                amounts = own.bounds[:, best] * _TRUSTED
-                amounts[latency] = own.bounds[latency, best]
+                amounts = self._keys(self._costs_of(chip, where), 1)[:, 0]
             key = (*amounts.tolist(), self.place(0, where).item() + 0.5)
             if key < self.founds[chip].key:
                 self._let_lead(chip, Found(key, _SOME))
@@ -454,26 +470,33 @@ class Search:
         """The best ones, as many of each setting, and the rest."""
         if boxes.boxes <= count:
             return boxes, None
+        best, others = self._best(boxes, count)
+        return boxes.take(best), boxes.take(others)
+
+    def _best(self, boxes: _Boxes, count: int) -> tuple[Ints, Ints]:
+        """Which of more than so many boxes they are."""
         first, second, third = boxes.bounds[:3]
         one = first.item(0)
         score = first + second * (one / second.item(0) * 1e-10) + third * (one / third.item(0) * 1e-13)
-        if len(self.settings) == 1:
+        if self.is_one:
             order = np.argpartition(score, count)
-            return boxes.take(order[:count]), boxes.take(order[count:])
+            return order[:count], order[count:]
         numbers = self.numbers.take(boxes.where[0])
         order = np.argsort(numbers + score * (0.5 / score.max()))
         often = np.bincount(numbers)
         ranks = np.arange(len(order)) - (often.cumsum() - often).repeat(often)
         is_best = ranks < count // len(self.settings)
-        return boxes.take(order.compress(is_best)), boxes.take(order.compress(~is_best))
+        return order.compress(is_best), order.compress(~is_best)
 
     def place(self, level: int, where: Ints) -> Ints:
         """The first place among all mappings that a box has."""
-        place = where[0] * len(self.orders) + where[1]
-        for axis, column, begin in zip(self.axes, where[2:], self.levels[level].begins, strict=True):
-            height = min(level, axis.depth)
-            place = (place << axis.depth) + ((column - begin << height) & (1 << axis.depth) - 1)
-        return np.asarray(place)
+        if level not in self.placing:
+            heights = np.array([[min(level, axis.depth)] for axis in self.axes])
+            self.placing[level] = np.array(self.levels[level].begins)[:, None], heights
+        begins, heights = self.placing[level]
+        within = (where[2:] - begins << heights) & self.last_columns
+        place: Ints = self.weights[:2] @ where[:2] + self.weights[2:] @ within
+        return place
 
     def _price(self, boxes: _Boxes) -> _Boxes | None:
         """Price single mappings, best first, as long as they may be better; what the budget does not allow is left."""
@@ -531,10 +554,10 @@ class Search:
         first = boxes.bounds[0]
         among = (first == np.minimum.reduce(first)).nonzero()[0]
         if len(among) == 1:
-            return among.item(0)
+            return int(among[0])
         rest = on_grid(boxes.bounds[1:].take(among, axis=1))
         among = among.compress((rest == rest[:, np.lexsort(rest[::-1])[:1]]).all(axis=0))
-        return among.item(0 if len(among) == 1 else int(self.place(0, boxes.where.take(among, axis=1)).argmin()))
+        return int(among[0] if len(among) == 1 else among[self.place(0, boxes.where.take(among, axis=1)).argmin()])
 
     def tiles(self, where: Ints) -> tuple[Any, Any]:
         """Tiles and ranks of single mappings of one variant."""
@@ -559,14 +582,22 @@ class Search:
 
     def chosen_at(self, where: Ints) -> Choice:
         """The choice that a single mapping [5, 1] is."""
-        tiles, ranks = self.tiles(where)
-        whole = [tuple(tuple(int(each[0]) for each in stage) for stage in stages) for stages in (tiles, ranks)]
-        return Choice(whole[0], whole[1], *self.chosen[int(where[0, 0])])  # type: ignore[arg-type]
+        (variant, order, *columns), tiles = where[:, 0].tolist(), []
+        for axis, column, begin in zip(self.axes, columns, self.levels[0].begins, strict=True):
+            kind = int(axis.kinds[variant])
+            tiles.append(axis.tiles[kind][:, column - begin - (kind << axis.depth)].tolist())
+        return Choice(tuple(zip(*tiles, strict=True)), self.orders[order], *self.chosen[variant])
 
     def _price_one(self, chip: int, where: Ints) -> None:
-        choice = self.chosen_at(where)
-        costs = evaluate(self.settings[chip], choice)
-        self._take(chip, self._keys(costs, 1)[:, 0], where, choice, costs)
+        costs = self._costs_of(chip, where)
+        self._take(chip, self._keys(costs, 1)[:, 0], where, costs=costs)
+
+    def _costs_of(self, chip: int, where: Ints) -> Costs:
+        """Of one mapping, each priced once."""
+        which = chip, self.place(0, where).item()
+        if which not in self.costs:
+            self.costs[which] = evaluate(self.settings[chip], self.chosen_at(where))
+        return self.costs[which]
 
     def _price_many(self, chip: int, where: Ints) -> None:
         tiles, ranks = self.tiles(where)
