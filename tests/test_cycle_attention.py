@@ -46,7 +46,7 @@ def charged(mapping: AttentionMapping, chip: Chip, speeds: Speeds, sides: Sides)
     cycles = 2 * scores * attention.pairs
     busy_s = {"matrix": float(speeds.array * cycles), "vector": float(speeds.vector * cycles / 2), "sram": float(speeds.level * cycles)}
     busy_s["dram"] = float((read + written) * speeds.dram)
-    return AttentionCost(0.0, "", busy_s, float(read), float(written), cycles / 2, float(cycles)), busy_s
+    return AttentionCost(0.0, "", busy_s, {}, float(read), float(written), cycles / 2, float(cycles)), busy_s
 
 
 def drawn(seed: int, score_buffers: int, online: bool) -> tuple[AttentionMapping, Speeds, Sides]:
