@@ -41,7 +41,7 @@ def test_shares_and_energies_are_possible() -> None:
     [
         ("  partial_wave:", "  partial_waves:", r"attention\.partial_waves: unknown field; did you mean 'partial_wave'\?"),
         ("  split: 1.", "  split: -1.", r"gemm\.split"),
-        ("  split: 6.21 us", "  split: 6.21", r"attention\.split"),
+        ("  prefill_launch: 6.", "  prefill_launch: 6 #", r"attention\.prefill_launch"),
         ("overlap_p: 1.", "overlap_p: 0.", r"attention\.overlap_p"),
         ("sustained: {value: 0.", "sustained: {value: 7.", r"dram\.HBM2\.sustained"),
         (", source: \"A100\"}", "}", r"generations\.tensor-core-gpu-n7\.energy\.source"),

@@ -106,7 +106,7 @@ FIGURES = (
     Figure("RMSNorm, RoPE, SiLU x Mul, smaller", "15", _vector("small")),
     Figure("layers of Llama 3.2 3B, A100 and H100", "5 / 10", _composed("layer", "large", BIG), "composed"),
     Figure("layers of Llama 3.2 3B, cache in L2", "15", _composed("layer", "l2", BIG)),
-    Figure("lm_head of Llama 3.2 3B", "5 / 10", _composed("lm_head", "large", BIG)),
+    Figure("lm_head of Llama 3.2 3B", "5 / 10", _composed("lm_head", "large", BIG), "head"),
     Figure("its products, by libraries that were given random weights", "", _random_head),
     Figure("gpt-fast, one A100, batch 1: bf16, int8, int4:g32", "10", _gpt_fast),
 )
@@ -318,7 +318,7 @@ def composed_errors(folder: Path, p: Params) -> tuple[np.ndarray, np.ndarray]:
 
 
 BOARD, GENERATION = "board", "generation"
-KINDS = ("gemm", "prefill", "decode", "composed")
+KINDS = ("gemm", "head", "prefill", "decode", "composed")
 LeftOut: TypeAlias = dict[tuple[str, str], dict[str, FloatArray]]
 """By (board or generation, its name) the errors of its large rows, by kind, of constants that were fitted without it."""
 
@@ -361,7 +361,7 @@ def _without(
             del start[name]
     held = [name for name in start if name.startswith("energy.") and name.partition(".")[2] not in seen]
     p = fit(thinned(others), start, held, EVALUATIONS)
-    found = {kind: errors(rows[kind], p)[outside[kind] & rows[kind].large] for kind in ("gemm", "prefill", "decode")}
+    found = {kind: errors(rows[kind], p)[outside[kind] & rows[kind].large] for kind in ("gemm", "head", "prefill", "decode")}
     by_alias = fit_gpu.chips_by_alias()
     hardware, error = composed_errors(folder, p)
     return found | {"composed": error[np.array([is_out((name, by_alias[name])) for name in hardware])]}
@@ -425,12 +425,12 @@ def ablation_table(rows: dict[str, Rows], fitted: Params, folder: Path) -> Itera
         return [name, figures(error[each.large]), figures(error[each.warm if kind == "decode" else each.small])]
 
     def lines() -> Iterator[list[str]]:
-        for kind in rows:
+        for kind in NAMES:
             yield cells(f"**{NAMES[kind]}**", kind, fitted, rows)
             for name, of, off in ABLATIONS:
                 if of == kind:
                     start = {key: off.get(key, value) for key, value in fitted.items() if off.get(key) != -1}
-                    p = fit(thinned({kind: rows[kind]} | _empty(rows, kind)), start, list(off), EVALUATIONS)
+                    p = fit(thinned(_only(rows, kind)), start, list(off), EVALUATIONS)
                     yield cells(f"without {name}", kind, p, rows)
             if kind == "gemm":
                 yield cells("with one tile, 128 x 128", kind, *_one_tile(rows, fitted, folder))
@@ -443,14 +443,16 @@ def _one_tile(rows: dict[str, Rows], fitted: Params, folder: Path) -> tuple[Para
     try:
         formulas.GEMM_TILES = ((128, 128),)  # type: ignore[assignment]
         some = fitted_rows(read_rows(folder))
-        p = fit(thinned({"gemm": some["gemm"]} | _empty(rows, "gemm")), fitted, (), EVALUATIONS)
+        p = fit(thinned(_only(some, "gemm")), fitted, (), EVALUATIONS)
         return p, some
     finally:
         formulas.GEMM_TILES = tiles
 
 
-def _empty(rows: dict[str, Rows], but: str) -> dict[str, Rows]:
-    return {kind: each.taken(np.zeros(len(each.chips), bool)) for kind, each in rows.items() if kind != but}
+def _only(rows: dict[str, Rows], kind: str) -> dict[str, Rows]:
+    """Of all kinds but this one, and lm_head among the GEMMs, no rows."""
+    alike = (kind, "head") if kind == "gemm" else (kind,)
+    return {name: each if name in alike else each.taken(np.zeros(len(each.chips), bool)) for name, each in rows.items()}
 
 
 if __name__ == "__main__":
