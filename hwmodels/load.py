@@ -12,7 +12,7 @@ from functional.errors import ChipFileError, Problem, UnknownName, did_you_mean
 from hwmodels.chip import Chip, Provenance
 from hwmodels.consistency import Advice, inconsistencies
 from hwmodels.layers import LIBRARY, Layer, Placed, chip_names, layers_of, located, looks_like_path, merged_layers
-from hwmodels.paths import numeric_paths
+from hwmodels.paths import numeric_paths, recorded_paths
 
 
 def load_chip(name_or_path: str | Path) -> Chip:
@@ -92,7 +92,7 @@ def _judged(layers: Sequence[Layer]) -> tuple[Chip | None, list[Placed]]:
 def _provenance(chip: Chip, layers: Sequence[Layer], data: dict[str, Any]) -> dict[str, Provenance]:
     """For each number that a file states: the provenance written beside it, or its file's default; so for those that its process gives."""
     found = {}
-    for name in (*numeric_paths(chip), "process"):
+    for name in (*numeric_paths(chip), *recorded_paths(chip)):
         path = tuple(name.split("."))
         layer = next((layer for layer in layers if _has(layer.data, path)), None)
         if layer is not None and _has(data, path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from hwmodels.chip import Area, Bandwidth, Chip, Energy, MatrixUnit, MemoryLevel
 _MAY_BE_ZERO = ("latency", "launch")
 _WHOLE = (
     *("cores", "matrix.count", "matrix.rows", "matrix.cols", "matrix.tile.m", "matrix.tile.n", "matrix.tile.k"),
-    *("channels", "burst", "overhead.unpacked_rows"),
+    *("burst", "overhead.unpacked_rows"),
 )
 
 
@@ -66,7 +66,23 @@ def _costs(chip: Chip) -> list[str]:
     return paths
 
 
-_LEVEL_FIELDS = ("capacity", "bandwidth", "bandwidth.read", "bandwidth.write", "channels", "latency", "burst")
+_LEVEL_FIELDS = ("capacity", "bandwidth", "bandwidth.read", "bandwidth.write", "latency", "burst")
+
+
+def recorded_paths(chip: Chip) -> list[str]:
+    """Dotted paths of numbers that a chip file has for the record: they are shown with their sources, and nothing varies with them by
+    itself. A bandwidth is that of all channels together; energy and area follow from the process when the file is read."""
+    return [*(f"memory.{level.name}.channels" for level in chip.memory), "process"]
+
+
+def instead_of(chip: Chip, path: str, known: Sequence[str]) -> str:
+    """What to write for a path that is none of the known ones, which may be varied."""
+    if path not in recorded_paths(chip):
+        return did_you_mean(path, known)
+    if path == "process":
+        return "it is for the record; vary what follows from it, energy and area"
+    bandwidth = path.replace("channels", "bandwidth")
+    return f"it is for the record, and no figure depends on it; vary {bandwidth}, which is that of all channels together"
 
 
 def with_values(chip: Chip, values: Mapping[str, Number]) -> Chip:
@@ -77,7 +93,9 @@ def with_values(chip: Chip, values: Mapping[str, Number]) -> Chip:
     known = numeric_paths(chip)
     unknown = [path for path in values if path not in known]
     if unknown:
-        raise UnknownName(Problem(f"the chip '{chip.name}' has no such number", did_you_mean(path, known), path=path) for path in unknown)
+        raise UnknownName(
+            Problem(f"the chip '{chip.name}' has no such number to vary", instead_of(chip, path, known), path=path) for path in unknown
+        )
     problems = [problem for path, value in values.items() for problem in _range_problems(path, value)]
     if problems:
         raise BadInput(problems)
@@ -200,8 +218,8 @@ def _level_with(level: MemoryLevel, path: list[str], value: Any) -> MemoryLevel:
             return replace(level, latency_s=value)
         case ["burst"]:
             return replace(level, burst_bytes=value)
-        case ["channels" | "efficiency" as name]:
-            return replace(level, **{name: value})
+        case ["efficiency"]:
+            return replace(level, efficiency=value)
         case ["bandwidth", *direction]:
             return replace(level, bandwidth=_bandwidth_with(level.bandwidth, direction, value))
     raise AssertionError(path)

@@ -139,7 +139,8 @@ class Vector(Fields):
 
 
 class Memory(Fields):
-    """One level; capacity and bandwidth are per core where `per` is `core`; of the bandwidth, `efficiency` is sustained."""
+    """One level; capacity and bandwidth are per core where `per` is `core`; of the bandwidth, which is that of all `channels` together,
+    `efficiency` is sustained. How many channels there are is for the record."""
 
     capacity: Annotated[float, Quantity("size")]
     bandwidth: Annotated[Bandwidth, BandwidthQuantity()]

@@ -15,7 +15,7 @@ from sim.attention_mapping import Attention, AttentionMapping, core_parts, key_t
 from sim.engines.play_attention import AttentionOps, least_cycles, least_of_tilings, play_attention
 from sim.intervals import KINDS, Log
 from sim.mapper.attention import TilingBounds, attention_candidates, flows_of, least, map_attention, tilings_of
-from sim.mapper.attention_cost import InDram, attention_cost, innermost_use
+from sim.mapper.attention_cost import InDram, Part, attention_cost, innermost_use
 from sim.mapper.attention_room import fit, fits, held_bytes
 from sim.mapping import Span
 from sim.plan import resident_level
@@ -268,3 +268,17 @@ def test_what_is_mapped_fits_as_it_is_executed(chip_name: str) -> None:
         shares = {level.name: 1 - chip.resident_share if level is resident_level(chip) else 1.0 for level in chip.memory[1:]}
         assert all(each <= shares[level] * capacity for level, each in room.items()), (mapping, room, capacity)
     assert len(modes) > 1
+
+
+@pytest.mark.parametrize("part", ["all", "scores", "context"])
+def test_the_first_keys_may_be_those_of_the_smaller_tile_at_the_end(part: Part) -> None:
+    """The last of 10 keys is all that a window of 1 shows, and is alone in its tile of at most 9; DRAM needs 1 us a byte."""
+    shape = Attention(2, 1, 1, 1, 10, 2, 9, 1, 8, 8, 32, "int8")
+    chip = with_values(load_chip("edge-npu"), {"memory.dram.bandwidth": 1e6, "memory.dram.burst": 1})
+    in_dram = InDram(queries=False, output=False)
+    mapping = AttentionMapping(shape, 1, 9, part == "all", False, 2, (1, 1), "ws", "m")
+    cost = attention_cost(mapping, chip, {"exp": 2} if part == "all" else {}, in_dram, part)
+    assert cost.dram_read_bytes == 2 * 2 * (2 if part == "all" else 1)
+    played = play_attention(mapping, chip, cost, cost.busy_s, in_dram, part)
+    assert cost.busy_s["dram"] <= cost.latency_s <= played.end / float(chip.clock_hz)
+    assert played.end / float(chip.clock_hz) < 1.1 * cost.latency_s

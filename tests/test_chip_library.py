@@ -9,6 +9,7 @@ import pytest
 from functional.documents import load_document
 from hwmodels import Chip, check_chip, chip_names, load_chip, numeric_paths
 from hwmodels.layers import LIBRARY
+from hwmodels.paths import recorded_paths
 
 CHIPS = chip_names()
 GIB = 2**30
@@ -61,7 +62,8 @@ def test_all_library_chips_have_an_on_chip_level_and_more_bandwidth_inside(chip:
 
 
 def test_numeric_paths_cover_the_provenance(chip: Chip) -> None:
-    assert set(chip.provenance) <= {*numeric_paths(chip), "process"}  # energy and area follow from the process, nothing varies with it
+    assert set(chip.provenance) <= {*numeric_paths(chip), *recorded_paths(chip)}
+    assert not set(numeric_paths(chip)) & set(recorded_paths(chip))
 
 
 @pytest.mark.parametrize(

@@ -365,6 +365,9 @@ class TestBase:
         assert chip.aliases == ()
 
 
+RECORD = "it is for the record, and no figure depends on it; vary memory.dram.bandwidth, which is that of all channels together"
+
+
 class TestValues:
     @pytest.fixture
     def chip(self, write) -> Chip:
@@ -390,12 +393,16 @@ class TestValues:
 
     @pytest.mark.parametrize(
         ("path", "cure"),
-        [("memory.dram.bandwith", "did you mean 'memory.dram.bandwidth'?"), ("matrix.tile.m", "did you mean 'matrix.")],
+        [
+            ("memory.dram.bandwith", "did you mean 'memory.dram.bandwidth'?"),
+            ("matrix.tile.m", "did you mean 'matrix."),
+            ("memory.dram.channels", RECORD),
+        ],
     )
     def test_unknown_path(self, chip: Chip, path: str, cure: str) -> None:
         with pytest.raises(UnknownName) as refused:
             with_values(chip, {path: 1})
-        assert str(refused.value).startswith(f"{path}: the chip 'toy' has no such number; {cure}")
+        assert str(refused.value).startswith(f"{path}: the chip 'toy' has no such number to vary; {cure}")
 
     @pytest.mark.parametrize(
         ("path", "value", "expected"),
@@ -430,7 +437,7 @@ def originals(chip: Chip, path: str) -> dict[str, float]:
     values |= {f"matrix.rates.{name}": rate for name, rate in matrix.rates.items()}
     values |= {f"vector.cycles.{name}": cycles for name, cycles in vector.cycles.items()}
     for level in chip.memory:
-        fields = {"capacity": level.capacity_bytes, "channels": level.channels, "latency": level.latency_s, "burst": level.burst_bytes}
+        fields = {"capacity": level.capacity_bytes, "latency": level.latency_s, "burst": level.burst_bytes}
         values |= {f"memory.{level.name}.{field}": value for field, value in fields.items()}
     return {path: values[path]}
 

@@ -46,7 +46,7 @@ def charged(mapping: AttentionMapping, chip: Chip, speeds: Speeds, sides: Sides)
     cycles = 2 * scores * attention.pairs
     busy_s = {"matrix": float(speeds.array * cycles), "vector": float(speeds.vector * cycles / 2), "sram": float(speeds.level * cycles)}
     busy_s["dram"] = float((read + written) * speeds.dram)
-    return AttentionCost(0.0, "", busy_s, float(read), float(written), cycles / 2, float(cycles)), busy_s
+    return AttentionCost(0.0, "", busy_s, {}, float(read), float(written), cycles / 2, float(cycles)), busy_s
 
 
 def drawn(seed: int, score_buffers: int, online: bool) -> tuple[AttentionMapping, Speeds, Sides]:
@@ -125,14 +125,14 @@ def any_chip(rng: random.Random) -> Chip:
     changes: dict[str, float] = {"matrix.rows": rng.choice([1, 4, 16]), "matrix.cols": rng.choice([1, 3, 16])}
     changes |= {"cores": rng.choice([1, 1, 2, 7]), "matrix.count": rng.choice([1, 3]), "vector.lanes": rng.choice([1, 8, 64])}
     changes |= {f"memory.{level.name}.latency": 0 for level in base.memory if rng.random() < 0.5}
-    changes |= {f"memory.{level.name}.bandwidth": float(level.bandwidth.read) * rng.choice([0.1, 1, 3]) for level in base.memory}
+    changes |= {f"memory.{level.name}.bandwidth": float(level.bandwidth.read) * rng.choice([0.001, 0.1, 1, 3]) for level in base.memory}
     return with_values(base, changes)
 
 
 def any_mapping(rng: random.Random, chip: Chip) -> AttentionMapping:
     compute = "bf16" if "bf16" in chip.formats else "int8"
     bits, kv_heads, q_len = 16 if compute == "bf16" else 8, rng.randint(1, 3), rng.choice([1, 5, 12])
-    kv_len, window = q_len + rng.choice([0, 9]), rng.choice([None, 3])
+    kv_len, window = q_len + rng.choice([0, 9, 30]), rng.choice([None, 1, 3])
     heads = kv_heads * rng.randint(1, 2)
     attention = Attention(rng.randint(1, 3), heads, kv_heads, q_len, kv_len, 8, kv_len - q_len, window, bits, bits, 32, compute)
     fused = rng.random() < 0.8

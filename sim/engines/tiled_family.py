@@ -44,7 +44,7 @@ from workloads.demand import GroupClass
 from workloads.fuse import Flow
 from workloads.split import parts_of
 
-ONE_FOR_ALL = ("cores", "count", "rates", "tile", "burst", "channels", "efficiency")
+ONE_FOR_ALL = ("cores", "count", "rates", "tile", "burst", "efficiency")
 """Parts of dotted paths: numbers that all chips of a family have alike."""
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 
-from functional.errors import BadInput, Problem, UnknownName, did_you_mean
+from functional.errors import BadInput, Problem, UnknownName
 from hwmodels import units
 from hwmodels.chip import Chip, MemoryLevel
-from hwmodels.paths import numeric_paths
+from hwmodels.paths import instead_of, numeric_paths
 
-WHOLE_FIELDS = ("cores", "count", "rows", "cols", "m", "n", "k", "lanes", "channels")
+WHOLE_FIELDS = ("cores", "count", "rows", "cols", "m", "n", "k", "lanes")
 """Last parts of the paths that count things."""
 
 _DIMENSIONS = {
@@ -54,7 +54,8 @@ def check_path(chip: Chip, path: str, where: str = "") -> str:
     """The path, or `UnknownName` with the nearest one that the chip has."""
     known = numeric_paths(chip)
     if path not in known:
-        raise UnknownName(Problem(f"'{path}' is no number of the chip '{chip.name}'", did_you_mean(path, known), path=where))
+        message = f"'{path}' is no number of the chip '{chip.name}' that may be varied"
+        raise UnknownName(Problem(message, instead_of(chip, path, known), path=where))
     return path
 
 

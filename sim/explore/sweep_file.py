@@ -19,7 +19,7 @@ from functional.documents import Document, FieldPath, dotted, load_document, val
 from functional.errors import BadInput, Problem, did_you_mean
 from hwmodels import load_chip, numeric_paths
 from hwmodels.chip import Chip
-from hwmodels.paths import value_of, with_values
+from hwmodels.paths import instead_of, value_of, with_values
 from hwmodels.units import UnitError
 from sim.engines import DEFAULT_ENGINE, ENGINES
 from sim.explore.choices import Choice, choice_paths, read_choice
@@ -302,7 +302,7 @@ class _Reader:
         for chip in chips:
             known = [*numeric_paths(chip), *choice_paths(chip)]
             if path not in known:
-                cure = did_you_mean(path, [*known, *(f"workload.{field}" for field in OF_WORKLOAD)])
+                cure = instead_of(chip, path, [*known, *(f"workload.{field}" for field in OF_WORKLOAD)])
                 self._wrong(place, f"'{path}' is no field of the chip '{chip.name}'", cure)
                 return None
         values = self._values(chips[0], place, path, given)

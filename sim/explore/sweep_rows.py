@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _NEVER_CONTRADICT = (
-    *("clock", "tdp", "rates", "cycles", "lanes", "bandwidth", "latency", "burst", "channels", "launch", "resident_share"),
+    *("clock", "tdp", "rates", "cycles", "lanes", "bandwidth", "latency", "burst", "launch", "resident_share"),
     *("energy", "area"),
 )
 """Fields on which no contradiction of a chip depends; a chip is checked once for all their values."""

@@ -277,7 +277,9 @@ def least(
             alone = (ends.first_scores + ends.last_scores) / (2 * pairs * computed.max(axis=1))
         cycles = np.maximum(cycles, cycles * alone + vector_cycles)
     latency_s = np.where(read > 0, dram.latency_s, 0.0)
-    first_s, suffix_s = ends_s(mapping, np.minimum(kv_tiles, attention.kv_len), chip, in_dram)
+    starts = cuts.first[begins] // sizes * sizes
+    first_keys = np.minimum(kv_tiles, attention.kv_len - starts.max(axis=1))
+    first_s, suffix_s = ends_s(mapping, int(rows[begins].min()), first_keys, chip, in_dram)
     busy_s = transfer_s(read, written, *rates_of(chip, dram), dram.bandwidth.shared)
     return Least(vector_cycles, read, written, latency_s + np.maximum(busy_s, first_s + cycles / clock_hz + suffix_s))
 

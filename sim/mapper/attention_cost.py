@@ -75,7 +75,8 @@ class _Tiles(NamedTuple):
 
 class _Use(NamedTuple):
     """What pairs ask of a core: array cycles, MACs issued, in all and by its first matrix unit, operand bytes read, elements, bytes of
-    tiles fetched and stored, and the scores that softmax waits for at first and those that it is done with last."""
+    tiles fetched and stored, the scores that softmax waits for at first and those that it is done with last, and the rows of the first
+    query tile and the keys of its first key tile."""
 
     cycles: Any
     issued_macs: Any
@@ -89,6 +90,8 @@ class _Use(NamedTuple):
     output_bytes: Any
     first_scores: Any
     last_scores: Any
+    first_rows: Any
+    first_keys: Any
 
 
 def attention_cost(
@@ -128,30 +131,35 @@ def cost_of_use(
         read, written = read + 4 * passes + maxima, written + 3 * passes + maxima
     visible = attention.batch * attention.heads * float(attention.mask.visible_pairs(attention.q_len, attention.kv_len))
     busy, ports = _busy(mapping, chip, worst, whole, (read, written), {name: float(count) / visible for name, count in counts.items()})
-    latency_s, bound_by = _bound(mapping, chip, busy, in_dram, read > 0)
+    first = min(use.first_rows.tolist()), min(use.first_keys.tolist())
+    latency_s, bound_by = _bound(mapping, chip, busy, in_dram, read > 0, first)
     if part == "all":
         most = _Use(*columns[:, columns[_Use._fields.index("computed_scores")].argmax()].tolist())
         alone = 1.0 if mapping.score_buffers == 1 else (most.first_scores + most.last_scores) / (2 * pairs * most.computed_scores)
-        by_turns_s = _bound(mapping, chip, {"matrix": busy["matrix"] * alone + busy["vector"]}, in_dram, read > 0)[0]
+        by_turns_s = _bound(mapping, chip, {"matrix": busy["matrix"] * alone + busy["vector"]}, in_dram, read > 0, first)[0]
         busier = chosen(busy["matrix"] >= busy["vector"], "matrix", "vector")
         latency_s, bound_by = larger(latency_s, by_turns_s), chosen(by_turns_s > latency_s, busier, bound_by)
     return AttentionCost(latency_s, bound_by, busy, ports, read, written, whole.computed_scores, whole.issued_macs)
 
 
-def _bound(mapping: AttentionMapping, chip: Chip, busy: dict[str, Any], in_dram: InDram, is_read: bool) -> tuple[Any, Any]:
-    """Seconds that nothing goes below which keeps units and levels so long busy, and what binds."""
+def _bound(
+    mapping: AttentionMapping, chip: Chip, busy: dict[str, Any], in_dram: InDram, is_read: bool, first: tuple[Any, Any]
+) -> tuple[Any, Any]:
+    """Seconds that nothing goes below which keeps units and levels so long busy, and what binds; `first`: see `ends_s`."""
     dram = chip.dram
     latency_s = dram.latency_s if is_read else 0.0
-    first_s, suffix_s = ends_s(mapping, min(mapping.kv_tile, mapping.attention.kv_len), chip, in_dram)
+    first_s, suffix_s = ends_s(mapping, *first, chip, in_dram)
     ends = {name: (latency_s, 0.0) if name == dram.name else (latency_s + first_s, suffix_s) for name in busy}
     bound_by, most_s = slowest({name: chosen(busy[name] > 0, ends[name][0] + busy[name] + ends[name][1], 0.0) for name in busy})
     return most_s, bound_by
 
 
-def ends_s(mapping: AttentionMapping, keys: Any, chip: Chip, in_dram: InDram) -> tuple[Any, Any]:
-    """Seconds in which the first query tile and the first key tile, of `keys`, pass DRAM's port, and the last output tile does."""
+def ends_s(mapping: AttentionMapping, rows: Any, keys: Any, chip: Chip, in_dram: InDram) -> tuple[Any, Any]:
+    """Seconds in which the first query tile, of so many rows, and the first key tile pass DRAM's port, and the last output tile does. Of
+    several cores, whose first tiles may differ, the fewest rows and keys: any may be the most loaded. A window may begin in the smaller
+    key tile at the end."""
     attention = mapping.attention
-    tile_bytes = mapping.q_tile * attention.rows_per_query * attention.head_dim * attention.act_bits / 8
+    tile_bytes = rows * attention.head_dim * attention.act_bits / 8
     key_bytes = keys * attention.head_dim * attention.kv_bits / 8
     first_s = (tile_bytes * in_dram.queries + key_bytes * in_dram.keys) / chip.read_bytes_per_s(chip.dram)
     last_rows = (attention.q_len - 1) % mapping.q_tile + 1
@@ -306,6 +314,8 @@ class _Moves(NamedTuple):
     output_bytes: NDArray[np.float64]
     first_scores: NDArray[np.float64]
     last_scores: NDArray[np.float64]
+    first_rows: NDArray[np.float64]
+    first_keys: NDArray[np.float64]
 
 
 def moves_of(mapping: AttentionMapping, chip: Chip, part: Part) -> _Moves:
@@ -316,19 +326,19 @@ def moves_of(mapping: AttentionMapping, chip: Chip, part: Part) -> _Moves:
     key_bytes = (2 if part == "all" else 1) * _key_bytes(mapping, chip, tiles)
     columns = (rows * tiles.keys, side_bytes * (part != "context"), key_bytes, side_bytes * (part != "scores"))
     computed, queries, keys, output = (np.bincount(tiles.part, weights=column).astype(np.float64) for column in columns)
-    return _Moves(tiles, computed, queries, keys, output, *_edge_scores(mapping, tiles, rows))
+    return _Moves(tiles, computed, queries, keys, output, *_edges(mapping, tiles, rows))
 
 
-def _edge_scores(mapping: AttentionMapping, tiles: _Tiles, rows: Counts) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Scores of the first and of the last query tile of each part, online of their first and last key tile."""
+def _edges(mapping: AttentionMapping, tiles: _Tiles, rows: Counts) -> tuple[NDArray[np.float64], ...]:
+    """Scores of the first and of the last query tile of each part, online of their first and last key tile; rows of the first query tile,
+    and keys of its first key tile."""
     changes = np.flatnonzero(np.diff(tiles.part))
     first, last = np.append(0, changes + 1), np.append(changes, len(rows) - 1)
-    if not mapping.online:
-        return (rows * tiles.keys)[first].astype(np.float64), (rows * tiles.keys)[last].astype(np.float64)
     edge = mapping.attention.kv_len % mapping.kv_tile
     head = np.where(tiles.full > 0, mapping.kv_tile, edge)
     tail = np.where(tiles.edge > 0, edge, mapping.kv_tile)
-    return (rows * head)[first].astype(np.float64), (rows * tail)[last].astype(np.float64)
+    of_first, of_last = (rows * head, rows * tail) if mapping.online else (rows * tiles.keys, rows * tiles.keys)
+    return tuple(column.astype(np.float64) for column in (of_first[first], of_last[last], rows[first], head[first]))
 
 
 def use_of(mapping: AttentionMapping, chip: Chip, part: Part, moves: _Moves) -> _Use:
