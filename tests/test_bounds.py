@@ -127,6 +127,16 @@ def test_a_step_fits_up_to_the_last_byte() -> None:
     assert not memory_of(memory.needed_bytes - 1).fits
 
 
+@pytest.mark.parametrize(("fused", "bytes_per_token"), [(True, 288 + 192 + 288 + 3 * 288), (False, 288 + 192 + 3 * 768)])
+def test_the_most_intermediates_alive_at_a_time(fused: bool, bytes_per_token: int) -> None:
+    """stories15m in int8: the residual stream and RoPE's tables (two of 48 in bf16), beside these what the norm made, q, k and v; unfused
+    the activated gate, up and their product."""
+    for phase, tokens in (("prefill", 16), ("decode", 1)):
+        graph = trace_model("stories15m", "int8", phase=phase, prompt=16)  # type: ignore[arg-type]
+        memory = predict_graph(graph, load_chip("edge-npu"), "roofline", fused=fused).memory
+        assert memory.activations_bytes == tokens * bytes_per_token
+
+
 # Random chips ----------------------------------------------------------------------------------------------------------------------------
 
 

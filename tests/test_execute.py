@@ -5,7 +5,10 @@ from __future__ import annotations
 import ast
 import itertools
 import math
+import pickle
 import random
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -440,6 +443,39 @@ def test_no_cost_is_imported() -> None:
             for name in names:
                 ours = name.split(".")[0] in ("functional", "workloads", "hwmodels", "sim")
                 assert not ours or any(name == each or name.startswith(f"{each}.") for each in allowed), f"{file.name} imports {name}"
+
+
+EXECUTED_ALONE = """
+import pickle, sys
+import torch
+from sim.execute import Arithmetic, execute_attention, execute_gemm
+from sim.execute.attention import AttentionNumbers
+
+chip, mapping, fused = pickle.load(open(sys.argv[1], "rb"))
+whole = Arithmetic("fp32", "fp32", "fp32")
+g, a = mapping.gemm, fused.attention
+_, one = execute_gemm(mapping, chip, torch.ones(g.m, g.k), torch.ones(g.k, g.n), whole)
+q, kv = torch.ones(a.batch, a.heads, a.q_len, a.head_dim), torch.ones(a.batch, a.kv_heads, a.kv_len, a.head_dim)
+_, other = execute_attention(fused, chip, q, kv, kv, AttentionNumbers(whole, 1.0))
+for tally in (one, other):
+    assert tally.issued_macs >= tally.busiest_macs >= tally.busiest_unit_macs and tally.busy_cores
+    assert tally.elements and tally.transfers
+print(*(name for name in sys.modules if name.split(".")[0] in ("workloads", "hwmodels", "sim")))
+"""
+
+
+def test_executing_loads_no_cost(tmp_path: Path) -> None:
+    """What is imported is not all in the lines of these files: they import others, and might import while they run."""
+    hardware, given = chip(*ONE_STAGE), tmp_path / "given"
+    chosen = hardware, one_stage(gemm(4, 6, 8, "fp32"), (2, 3, 4), "mnk"), attention_mapping(attention(Mask(5), compute="fp32"), 3, 4)
+    given.write_bytes(pickle.dumps(chosen))
+    root = Path(sim.execute.__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", EXECUTED_ALONE, given], capture_output=True, text=True, cwd=root, check=False)
+    assert done.returncode == 0, done.stderr
+    known = {"hwmodels", "hwmodels.chip", "sim", "sim.mapping", "sim.attention_mapping", "sim.execute"}
+    loaded = set(done.stdout.split())
+    assert known < loaded
+    assert {name for name in loaded if not name.startswith("sim.execute.")} == known
 
 
 # Attention -------------------------------------------------------------------------------------------------------------------------------

@@ -374,6 +374,18 @@ def test_warm_weights_are_read_from_l2() -> None:
     adds_up(hot, predict_graph(replace(graph, warm=warm), A100, "roofline"))
 
 
+def test_what_the_l2_serves_takes_its_bytes_at_the_bandwidth_of_all_sms() -> None:
+    """1 GB, beside which nothing else counts: of a GEMM's weights, and of the keys and values of 27 x 8 items, one for each place."""
+    technology, warm = technology_of(A100), 1e9
+    assert technology is not None
+    board, constants = board_of(A100, technology, "bf16"), technology.kernels
+    wanted_s = warm / (constants.warm.bytes * 108 * 1.41e9)
+    products = kernels.gemm_candidates_s(Product(16, 512, 512), board, constants, np.zeros(len(gpu.GEMM_TILES)), warm)
+    assert products.min() == pytest.approx(wanted_s, rel=0.01)
+    heads = kernels.Heads(27, 32, 8, 1, 128, 128)
+    assert float(kernels.decode_attention_s(heads, board, constants, 0.0, warm)) == pytest.approx(wanted_s, rel=0.01)
+
+
 def test_a_cache_larger_than_the_l2_is_warm_in_part() -> None:
     graph = attention("attn_decode", 64, 32, 8, 1, 4096)
     warm = frozenset(tensor.name for tensor in graph.tensors.values() if tensor.role != "intermediate")

@@ -228,6 +228,13 @@ def oracle_rows() -> list[dict[str, str]]:
         return list(csv.DictReader(line for line in lines if not line.startswith("#")))
 
 
+def test_tiles_may_fill_the_memory_to_the_last_element() -> None:
+    """2 x 2 sums, two elements of A and two of W: all moved once in 8 elements; in 7 one operand comes twice."""
+    assert map_gemm_traffic(2, 2, 2, 8, False).traffic_elements == map_gemm_traffic(2, 2, 2, 16, True).traffic_elements == 12
+    assert map_gemm_traffic(2, 2, 2, 7, False).traffic_elements == map_gemm_traffic(2, 2, 2, 15, True).traffic_elements == 16
+    assert map_gemm_traffic(1, 1, 1, 3, False).traffic_elements == 3
+
+
 def test_the_least_traffic_is_that_of_an_exhaustive_search() -> None:
     rows = oracle_rows()
     assert len(rows) == 48

@@ -271,7 +271,12 @@ def test_one_token_does_not_fill_a_systolic_array() -> None:
     assert next(iter(step.bound_shares)) == "matrix"
 
 
-def test_arrays_are_refused() -> None:
-    chips_of_two = with_values(load_chip("edge-npu"), {"memory.sram.capacity": np.array([2.0**20, 2.0**21])})
-    with pytest.raises(BadInput, match="one chip at a time"):
-        predict_graph(trace_model("stories15m", "int8", prompt=8), chips_of_two, "tiled")
+@pytest.mark.parametrize("engine", ENGINES)
+def test_arrays_are_refused(engine: str) -> None:
+    """Numbers of a chip, lengths and batches: a timeline is of one step of one chip."""
+    two = with_values(load_chip("edge-npu"), {"memory.sram.capacity": np.array([2.0**20, 2.0**21])})
+    with pytest.raises(BadInput, match=r"has arrays for numbers; .*roofline"):
+        predict_graph(trace_model("stories15m", "int8", prompt=8), two, engine)
+    for lengths in ({"prompt": np.array([8, 16])}, {"prompt": 8, "batch": np.array([1, 2])}):
+        with pytest.raises(BadInput, match="arrays of batches or lengths call roofline_grid"):
+            predict_graph(trace_model("stories15m", "int8", **lengths), load_chip("edge-npu"), engine)

@@ -14,6 +14,7 @@ import pytest
 
 from functional.errors import BadInput
 from hwmodels import load_chip
+from hwmodels.technology import technology_of
 from sim import predict_graph, validate
 from sim.cli import main
 from sim.evidence.cases import StepTask, cases
@@ -141,6 +142,31 @@ def test_a_kernel_after_another_finds_in_the_l2_what_that_wrote(tmp_path: Path) 
     assert [each.regime for each in found] == ["small", "large", "large", "small", "small"]
     assert [each.predicted_s >= 0.999 * cold for each, cold in zip(found, cold_s, strict=True)] == [False, False, True, True, True]
     assert found[1].predicted_s >= (48e6 - 40 * 2**20) / 2039e9
+
+
+FLOOR_BOARDS = ["a100-sxm4-80gb", "h100-sxm5-80gb", "a40", "l40s", "rtx-3060-12gb", "rtx-4090", "rtx-5090", "t4", "v100-pcie-32gb"]
+
+
+@pytest.mark.parametrize("engine", ["roofline", "tiled", "cycle"])
+@pytest.mark.parametrize("name", [*FLOOR_BOARDS, "edge-npu", "tpu-v4i"])
+def test_rows_served_from_the_l2_are_no_faster_than_it(name: str, engine: str, tmp_path: Path) -> None:
+    """Their own physical floor: weights, or keys and values of 4 heads of 128, that take 0.9 of the outermost memory on the chip, at its
+    peak bandwidth: where that is an L2 of tens of MB, longer than a launch."""
+    chip = load_chip(name)
+    rate, dtype = float(chip.read_bytes_per_s(chip.memory[1])), "bf16" if "bf16" in chip.formats else "fp16"
+    extent = int(0.9 * float(chip.memory[1].capacity_bytes) / (1024 * 2))
+    rows = [
+        f"me,{name},gemm,,,1,{extent},1024,,,,,,,{dtype},1,wt_copies_fit_L2",
+        f"me,{name},attn_decode,,,,,,1,1,{extent},8,4,128,{dtype},1,kv_fits_L2",
+    ]
+    found = validate([table(tmp_path / "a.csv", *rows)], engines=[engine]).comparisons
+    ops = {"gemm", "attn_decode"}
+    if engine != "roofline" and technology_of(chip) is None:  # a mapping brings weights from DRAM
+        ops.remove("gemm")
+    assert {each.case.op: each.regime for each in found} == dict.fromkeys(ops, "l2")
+    for each in found:
+        warm_bytes = extent * 1024 * 2 if each.case.op == "gemm" else (extent - 1) * 2 * 4 * 128 * 2
+        assert each.predicted_s >= (1 - 1e-9) * warm_bytes / rate, each
 
 
 def test_names_of_hardware_are_matched_as_laboratories_write_them(board: Path) -> None:

@@ -124,7 +124,7 @@ def tile_phases(dataflow: str, preload: Preload, rows: Count, cols: Count, m: Co
     interval = fold_interval_cycles(dataflow, preload, rows, cols, m, n, k, rate)
     steady = (folds(dataflow, rows, cols, m, n, k, rate) - 1) * interval + stream_cycles(dataflow, m, n, k, rate)
     fill = 0 * rows if dataflow == "os" else rows
-    return TilePhases(fill, steady, 2 * rows + cols - 2 - fill)
+    return TilePhases(fill, steady, drain_cycles(dataflow, rows, cols))
 
 
 def alone_cycles(dataflow: str, preload: Preload, rows: Count, cols: Count, m: Count, n: Count, k: Count, rate: Number = 1) -> Count:
