@@ -339,10 +339,18 @@ def flows_of(mapping: AttentionMapping, chip: Chip) -> Iterator[AttentionMapping
 
 
 def _splits(attention: Attention, cores: int) -> list[tuple[int, int]]:
-    """Cores over pairs first, the rest over query positions."""
+    """Cores over pairs first, the rest, or fewer of it, over query positions; or all, or fewer, over query positions. Keys that several
+    cores read may cost more than these gain, and more cores only add to the splits, but for some over fewer pairs at a time, which are no
+    better. Of numbers of parts that are as long the least."""
     over_pairs = min(cores, attention.pairs)
-    found = {(over_pairs, min(cores // over_pairs, attention.q_len)), (1, min(cores, attention.q_len)), (over_pairs, 1)}
-    return sorted(found, key=lambda split: -split[0] * split[1])
+    found = {(over_pairs, parts) for parts in _parts(attention.q_len, cores // over_pairs)}
+    found |= {(1, parts) for parts in _parts(attention.q_len, cores) if parts > 1}
+    return sorted(found, key=lambda split: (-split[0] * split[1], split))
+
+
+def _parts(length: int, most: int) -> list[int]:
+    """Numbers of parts of different lengths."""
+    return list({-(-length // parts): parts for parts in range(min(length, most), 0, -1)}.values())
 
 
 def _sizes(length: int, granule: int) -> list[int]:
