@@ -282,3 +282,19 @@ def test_the_first_keys_may_be_those_of_the_smaller_tile_at_the_end(part: Part) 
     played = play_attention(mapping, chip, cost, cost.busy_s, in_dram, part)
     assert cost.busy_s["dram"] <= cost.latency_s <= played.end / float(chip.clock_hz)
     assert played.end / float(chip.clock_hz) < 1.1 * cost.latency_s
+
+
+@pytest.mark.parametrize(("chip_name", "numbers", "attention"), [
+    ("cloud-npu", {"memory.dram.bandwidth": 130.6e9, "clock": 839.6e6, "memory.sram.capacity": 256 * 1024.0}, (5, 5, 152)),
+    ("tpu-v4i", {"memory.dram.bandwidth": 325.7e9, "clock": 2655.7e6}, (1, 1, 37)),
+])
+def test_more_cores_are_never_slower(chip_name: str, numbers: dict[str, float], attention: tuple[int, int, int]) -> None:
+    """Even where cores that share keys read them for each: fewer cores stay among the choices."""
+    heads, kv_heads, tokens = attention
+    asked = Attention(1, heads, kv_heads, tokens, tokens, 64, 0, None, 16, 16, 32, "bf16")
+    counts = dict.fromkeys(("add", "mul", "exp"), heads * tokens * (tokens + 1) / 2)
+    latencies = []
+    for cores in (1, 2, 3, 4, 5, 6, 7, 8, 14, 40):
+        chip = with_values(load_chip(chip_name), numbers | {"cores": cores})
+        latencies.append(map_attention(asked, chip, counts)[1].latency_s)
+    assert latencies == sorted(latencies, reverse=True)

@@ -352,21 +352,19 @@ def flows_of(mapping: AttentionMapping, chip: Chip) -> Iterator[AttentionMapping
 
 
 def _splits(attention: Attention, chip: Chip) -> list[tuple[int, int]]:
-    """Cores over pairs first, the rest over query positions. Where cores share a level that holds their tiles, fewer of them may do, for
-    each takes room: then all splits of which the largest parts differ."""
+    """Cores over pairs first, the rest, or fewer of it, over query positions; or all, or fewer, over query positions. Keys that several
+    cores read may cost more than these gain, and more cores only add to the splits, but for some over fewer pairs at a time, which are no
+    better unless cores share a level that holds their tiles: each takes room there, and all splits are tried."""
     cores = int(chip.cores)
     over_pairs = min(cores, attention.pairs)
-    found = {(over_pairs, min(cores // over_pairs, attention.q_len)), (1, min(cores, attention.q_len)), (over_pairs, 1)}
-    if _share_tiles(chip):
-        for pairs in _numbers_of_parts(attention.pairs, cores):
-            found |= {(pairs, queries) for queries in _numbers_of_parts(attention.q_len, cores // pairs)}
+    pairs = [1, over_pairs, *(_parts(attention.pairs, cores) if _share_tiles(chip) else [])]
+    found = {(part, parts) for part in pairs for parts in _parts(attention.q_len, cores // part)}
     return sorted(found, key=lambda split: (-split[0] * split[1], split))
 
 
-def _numbers_of_parts(length: int, most: int) -> list[int]:
-    """In how many equal parts, rounded up, a length may be cut."""
-    largest = {int(ceil_div(length, parts)) for parts in range(1, min(most, length) + 1)}
-    return [int(ceil_div(length, part)) for part in largest]
+def _parts(length: int, most: int) -> list[int]:
+    """Numbers of parts of different lengths: of those that are as long the least."""
+    return list({-(-length // parts): parts for parts in range(min(length, most), 0, -1)}.values())
 
 
 def _sizes(length: int, granule: int) -> list[int]:
