@@ -443,3 +443,22 @@ def test_a_core_that_comes_back_reads_a_multicasting_dram_again(memory: str) -> 
         busy_s = (cost.dram_read_bytes + cost.dram_written_bytes) / each.read_bytes_per_s(each.dram)
         assert play_gemm(mapping, each, cost).busy["dram"] == pytest.approx(busy_s * each.clock_hz)
     assert read[True] == {"weights pass by": 10240, "activations pass by": 11840}[memory] < read[False]
+
+
+@pytest.mark.parametrize("field", ["act_bits", "kv_bits", "acc_bits"])
+def test_an_attention_of_other_formats_is_refused(field: str) -> None:
+    """Also where what it holds is the same number of whole bytes: one key, whose sums would take a quarter of a byte less."""
+    model = ModelConfig("small", 8, 8, 1, 2, 2, 6, 204, 256, 1e-5, 10000.0, tie_word_embeddings=True)
+    hardware = chip("edge-npu")
+    planned = plan(trace_model(model, "int8", phase="prefill", prompt=1), hardware)
+    golden, groups = golden_step(model, planned.graph, 0), tuple(charged_groups(planned))
+    checker = Checker(planned.graph, golden, Machine(hardware, "int8", golden.scales), groups, resident_tensors(planned))
+    each = Case(hardware, checker, groups)
+    (group,) = each.of(AttentionStep)
+    assert group.step is not None
+    mine = group.step.mapping
+    assert each.differences(group, mine) == ()
+    attention = mine.attention
+    assert isinstance(attention, Attention)
+    told = each.differences(group, replace(mine, attention=replace(attention, **{field: getattr(attention, field) - 1})))
+    assert any("bits per element of queries, keys and sums" in difference for difference in told)

@@ -7,6 +7,7 @@ from typing import Literal, TypeAlias
 
 import torch
 
+from functional.formats import bits_of
 from functional.qtensor import QTensor, bits_in_memory, weight_bytes
 from functional.quantise import QCaptured
 from hwmodels.chip import Chip
@@ -74,9 +75,16 @@ def level_bytes(level: str, tally: Tally, bits: Mapping[Cargo, int]) -> LevelByt
 def attention_counts(
     step: AttentionStep, ops: tuple[OpNode, ...], golden: QCaptured, tally: Tally, chip: Chip, resident: Set[str]
 ) -> Counts:
-    """What one executed attention took; DRAM bytes without the sides that stay on the chip."""
+    """What one executed attention took; DRAM bytes without the sides that stay on the chip.
+
+    Raises ValueError where the mapping was made for other formats.
+    """
     attention = step.mapping.attention
     queries, keys = map(bits_in_memory, golden.inputs)
+    planned = attention.act_bits, attention.kv_bits, attention.acc_bits
+    found = queries, keys, bits_of(chip.matrix.accumulate[attention.compute])
+    if planned != found:
+        raise ValueError(f"the mapping is one of {planned} bits per element of queries, keys and sums; they have {found}")
     bits: dict[Cargo, int] = dict.fromkeys(_SIDES, queries)
     bits["keys"] = bits["values"] = keys
     name, burst = chip.dram.name, int(chip.dram.burst_bytes)
