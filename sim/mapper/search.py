@@ -345,11 +345,14 @@ class Search:
             kept.append(boxes.unknown())
 
         self._open(keep)
-        left, limits = [self._promising(boxes) for boxes in kept], self.limits.T.tolist()
+        left: _Boxes | None = None
+        limits = self.limits.T.tolist()
+        for boxes in kept:
+            left = self._promising(boxes).joined(left)
         for chip in range(len(self.founds)):
             self._let_lead(chip, NONE_FOUND)
-        for boxes in left:
-            self._price(boxes.unknown())
+        if left:
+            self._price(left.unknown())
         return all(_is_within(best.key, own) for best, own in zip(self.founds, limits, strict=True))
 
     def _trust(self, boxes: _Boxes) -> None:
@@ -533,7 +536,7 @@ class Search:
         while boxes.boxes:
             if self.priced >= self.budget_boxes / _BOXES_PER_PRICED and self.has_all:
                 return boxes
-            if alone < _ONE_BY_ONE or boxes.boxes <= _ONE_BY_ONE:
+            if boxes.boxes <= _ONE_BY_ONE or (boxes.boxes > _BATCH_PRICED and alone < _ONE_BY_ONE):
                 best = self._first(boxes)
                 self._price_one(chip, boxes.where[:, best : best + 1])
                 self.priced, alone = self.priced + 1, alone + 1
