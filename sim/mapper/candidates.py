@@ -178,7 +178,7 @@ def thin_tiles(setting: Setting, axis: int, parts: int) -> Ints:
     """
     bases = [base for base in _bases(setting, axis) if base > 1] or [1]
     longest = setting.extents[axis]
-    fine = distinct(np.concatenate([base << np.arange(max(1, longest // base).bit_length()) for base in bases]))[:, None]
+    fine = distinct(np.concatenate([base * _LADDER[max(1, longest // base) >= _LADDER] for base in bases]))[:, None]
     coarse = bases[-1] * (parts if setting.pieces == 1 else 1)
     rough = coarse * _LADDER[longest // coarse >= _LADDER][:, None]
 
