@@ -6,7 +6,8 @@ mappings tie in tiled latency, and that last tile, which a few large ones make l
 
 The search is that of `sim.mapper.search`, whose boxes are dropped if their tiled bound is above the last of the best, or equal and all that
 they hold comes after it: what is dropped holds none of them. Bounds are compared on the grid of that search, and of equal ones the first in
-its order of all mappings is better, so that which mappings are the best is a function of the question if the search was to the last.
+its order of all mappings is better, the last variants first, which split over most cores and end soonest: so which mappings are the best is
+a function of the question if the search was to the last.
 Where the mapper thins out its candidates, so does this.
 """
 
@@ -104,7 +105,8 @@ def _search(
     whole = sees_all(setting.chip)
     try:
         budget_boxes = math.inf if whole and setting.cores <= 2 else _MOST_BOXES
-        search = _Ranked([setting], [all_of(setting) if whole else thin_of(setting)], "latency", budget_boxes)
+        variants, orders, tiles_of = all_of(setting) if whole else thin_of(setting)
+        search = _Ranked([setting], [(variants[::-1], orders, tiles_of)], "latency", budget_boxes)
     except NoTile:
         return None
     search.besides_s, search.count, search.most_tiles, search.is_whole = besides_s, count, most_tiles, whole
