@@ -54,8 +54,8 @@ def map_gemm(
     `a_resident`: A is an intermediate that the plan keeps on the chip; it is read where it lies, and needs no tile there. `besides`: what
     the levels move for the GEMM's group at the same time; the latency that is least is that of both. The cost is the GEMM's own. `pieces`:
     into how many pieces its columns are cut, each for a core of its own; 1 leaves the cores to the mapper.
-    Exact over all candidates of `sim.mapper.candidates` if the chip has one stage, or if they are few, else over those that it thins out;
-    what decides among equals is the canonical key of `sim.mapper.search`.
+    Exact over all candidates of `sim.mapper.candidates` if the chip has one stage, or if they are few, the stages two and the cores at most
+    two; else over those that it thins out. What decides among equals is the canonical key of `sim.mapper.search`.
     Raises `BadInput` for extents or chips that are arrays, a format without a rate, levels too small for a single element of each tile, and
     pieces that are uneven or more than there are cores.
     """

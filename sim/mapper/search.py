@@ -68,7 +68,7 @@ _PARTS_AT_A_TIME = 512
 
 _ONE_BY_ONE = 4
 _BATCH_PRICED = 1024
-"""Mappings priced one by one (mostly the best is among them), and then at a time."""
+"""Mappings priced one by one, where no more are left or more than are priced at a time: mostly the best is among them."""
 
 Key: TypeAlias = tuple[float, float, float, float, float]
 """What mappings are ranked by: three amounts and steps, and then their place among all."""
@@ -531,7 +531,7 @@ class Search:
         return self._promising(boxes.unknown())
 
     def _price_on(self, chip: int, boxes: _Boxes) -> _Boxes | None:
-        """The best one by one: mostly the very best is among them; then all together."""
+        """Few one by one, the best first; all others together, but of very many the best first, too: mostly they spare the rest."""
         alone = 0
         while boxes.boxes:
             if self.priced >= self.budget_boxes / _BOXES_PER_PRICED and self.has_all:
@@ -724,4 +724,3 @@ def all_of(setting: Setting) -> Space:
 def thin_of(setting: Setting) -> Space:
     """What is left of them where they are too many."""
     return thin_variants(setting), list(product(ORDERS_ALIKE, repeat=len(setting.stages))), thin_tiles
-
