@@ -171,7 +171,7 @@ def read_rows(folder: Path) -> dict[str, Rows]:
     attention = "aiconfigurator_attention.csv"
     vectors = ["rmsnorm", "rope", "silu_mul", "add"]
     streams = joined(*(table(n, lambda f: f.op.isin(vectors)) for n in ("vidur_mlp.csv", "llmservingsim_v1_vector.csv")))
-    heads = table("composed_llama32_layers.csv", lambda f: f.lm_head_est_us.notna())
+    heads = table("composed_llama32_layers.csv", lambda f: f.lm_head_est_us.notna() & (f.model == "Llama-3.2-3B"))
     heads = heads.assign(M=heads.batch, N=128256, K=3072, latency_us=heads.lm_head_est_us, notes="")
     return {
         "gemm": gemm_rows(gemms, by_name),
