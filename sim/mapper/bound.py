@@ -39,8 +39,8 @@ OPERANDS: tuple[Role, Role] = ("activations", "weights")
 ROLES: tuple[Role, Role, Role] = ("weights", "activations", "psums")
 """By the axis that does not select them: m, n and k."""
 
-_SELECTING = np.array([ROLE_AXES[role][:2] for role in ROLES])
-"""The axes that do [roles, 2]."""
+_SELECTING = np.array([ROLE_AXES[role][i] for i in range(2) for role in ROLES])
+"""The axes that do: the first of each role, then the second."""
 
 
 ROUNDING = 1e-14
@@ -268,16 +268,19 @@ class Bounder:
     def _driven(self, moving: Floats, order: Any) -> list[Floats]:
         """For each stage i and, from it on, each stage s [stages - i, roles, mappings]: the share of a role's elements at least that the
         loop of i over the role's third axis drives away from s, as loops inside it over the axes that select them move to other tiles."""
-        each = moving[:, _SELECTING]
-        inside = np.maximum.reduce(each * self.inside.take(order, axis=3), axis=2)
-        if len(moving) == 1:
-            return [inside]
-        any_of = np.maximum.reduce(each[1:], axis=2)
-        found = [np.empty((len(moving) - i, *inside.shape[1:])) for i in range(len(moving))]
-        for i, rows in enumerate(found):
-            rows[0] = inside[i]
-            for row in range(1, len(rows)):
+        stages, _, count = moving.shape
+        each = moving.take(_SELECTING, axis=1)
+        inside = each * self.inside.take(order, axis=1).reshape(stages, 6, count)
+        if stages == 1:
+            return [np.maximum(inside[:, :3], inside[:, 3:])]
+        any_of = np.maximum(each[1:, :3], each[1:, 3:])
+        found = []
+        for i in range(stages):
+            rows = np.empty((stages - i, 3, count))
+            np.maximum(inside[i, :3], inside[i, 3:], out=rows[0])
+            for row in range(1, stages - i):
                 np.maximum(rows[row - 1], any_of[i + row - 1], out=rows[row])
+            found.append(rows)
         return found
 
     def _often(self, positions: Floats, driven: list[Floats]) -> Floats:
@@ -374,9 +377,11 @@ def remembered_bounder(form: Form, orders: tuple[Any, ...]) -> Bounder:
 
 @lru_cache(maxsize=16)
 def loops_inside(orders: tuple[Any, ...]) -> Floats:
-    """[stages, roles, 2, orders]: 1 where the loop over either axis that selects a role lies inside that over its third axis, else 0."""
+    """[stages * 6, orders], stage by stage as `_SELECTING`: 1 where the loop over an axis that selects a role lies inside that over its third
+    axis, else 0."""
     ranks = np.array(orders).transpose(1, 2, 0)
-    return (ranks[:, _SELECTING] > ranks[:, [[0], [1], [2]]]).astype(np.float64)
+    inside = ranks[:, _SELECTING] > ranks[:, [0, 1, 2] * 2]
+    return inside.reshape(-1, len(orders)).astype(np.float64)
 
 
 class _Rows:
