@@ -377,8 +377,8 @@ def remembered_bounder(form: Form, orders: tuple[Any, ...]) -> Bounder:
 
 @lru_cache(maxsize=16)
 def loops_inside(orders: tuple[Any, ...]) -> Floats:
-    """[stages * 6, orders], stage by stage as `_SELECTING`: 1 where the loop over an axis that selects a role lies inside that over its third
-    axis, else 0."""
+    """[stages * 6, orders], stage by stage as `_SELECTING`: 1 where the loop over an axis that selects a role lies inside that over its
+    third axis, else 0."""
     ranks = np.array(orders).transpose(1, 2, 0)
     inside = ranks[:, _SELECTING] > ranks[:, [0, 1, 2] * 2]
     return inside.reshape(-1, len(orders)).astype(np.float64)
