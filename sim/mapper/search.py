@@ -363,7 +363,7 @@ class Search:
         for chip in {*numbers.tolist()}:
             own = boxes if self.is_one else boxes.take((numbers == chip).nonzero()[0])
             clear = own
-            if len(self.setting.stages) > 1:
+            if self.bounder.beyond:
                 clear = own.take((~self.bounder.doubtful(self.table.take(own.where[2:], axis=1))).nonzero()[0])
             best = self._first(clear if clear.boxes else own)
             where = (clear if clear.boxes else own).where[:, best : best + 1]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from hwmodels.formulas import systolic
 from hwmodels.formulas.systolic import ceil_div
-from hwmodels.formulas.tiling import AxisCuts, cut_axis, positions
+from hwmodels.formulas.tiling import AxisCuts, Blocks, cut_axis, positions
 from sim.mapper import array
 from sim.mapper.problem import Setting
 from sim.mapping import AXES, Axis
@@ -123,17 +123,17 @@ def pieces_of(cuts: Cuts, candidates: int) -> Pieces:
 def geometry(setting: Setting, extents: Ints, tiles: Ints, parts: Any, cuts: Cuts) -> Floats:
     """A table with the rows that do not depend on the array.
 
-    own: visits by the first core, by moving stage (-1, 0, ...); every: by all cores, for each stage; moves: whether the loop of a stage has
-    more than one trip wherever it runs; firsts, lasts: extent of the first core's first and last tile, of which the first is as large as
-    any; extent: the first core's share of the axis; alike: cores that have as much; full, edge: lengths of full tiles in that share and of
-    the rest, as the outermost stage cuts it; fulls, edges: how many these are.
+    own: visits by the first core, by moving stage (-1, 0, ...); every: by all cores, for each stage; moves: the share of the axis that lies
+    in blocks in which the loop of a stage has more than one trip; firsts, lasts: extent of the first core's first and last tile, of which
+    the first is as large as any; extent: the first core's share of the axis; alike: cores that have as much; full, edge: lengths of full
+    tiles in that share and of the rest, as the outermost stage cuts it; fulls, edges: how many these are.
     """
     stages, several = len(tiles), setting.cores > 1
     at = layout(stages)
     numbers = np.zeros((at.rows, tiles.shape[1]))
     for i, row in enumerate(positions(cuts.own, stages - 1)):
         numbers[at.own + i] = row
-    moves = [_all_move(cuts.every, tiles, stage) for stage in range(stages)]
+    moves = [_moving(cuts, tiles, stage) for stage in range(stages)]
     for i, row in enumerate([*moves, *cuts.firsts[:stages], *cuts.lasts[:stages]]):
         numbers[at.moves + i] = row
     part = ceil_div(extents, parts) if setting.split_stage == 0 and several else extents
@@ -147,13 +147,22 @@ def geometry(setting: Setting, extents: Ints, tiles: Ints, parts: Any, cuts: Cut
     return numbers
 
 
-def _all_move(cuts: AxisCuts, tiles: Ints, stage: int) -> Any:
-    """Whether all blocks that stage `stage` cuts have more than one trip."""
-    first, *others = cuts.around[stage]
-    moves: Any = first.length > tiles[stage]
+def _moving(cuts: Cuts, tiles: Ints, stage: int) -> Any:
+    """The share of the blocks that stage `stage` cuts in which it has more than one trip: of the first core or of all, the lesser one."""
+    seen = [cuts.own] if cuts.every is cuts.own else [cuts.own, cuts.every]
+    shares = [_share(each.around[stage], tiles[stage]) for each in seen]
+    return shares[0] if len(shares) == 1 else np.minimum(*shares)
+
+
+def _share(blocks: Sequence[Blocks], tile: Ints) -> Any:
+    """How much of the elements of blocks lies in those longer than a tile."""
+    first, *others = blocks
+    if not others:
+        return first.length > tile
+    moving, whole = first.elements * (first.length > tile), first.elements
     for block in others:
-        moves = moves & ((block.length > tiles[stage]) | (block.blocks == 0))
-    return moves
+        moving, whole = moving + block.elements * (block.length > tile), whole + block.elements
+    return moving / whole
 
 
 def array_factors(setting: Setting, dataflow: str, array_axis: Axis, name: Axis, pieces: Pieces) -> list[Any]:
