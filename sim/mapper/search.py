@@ -191,9 +191,9 @@ def _those_that_fit(asked: Sequence[Asked], bounder: Bounder) -> list[Asked]:
 
 
 def _in_fours(tiles: Ints) -> Ints:
-    """Chains of tiles [stages, candidates], so that those within one tile of the stage around begin at a multiple of four: after the last of
-    them it stands again, which `axis_tables` takes for no tile. Blocks of neighbours then differ in fewer tiles, and their bounds are
-    closer: it halves the boxes that prefill on a TPU v4i opens."""
+    """Chains of tiles [stages, candidates], so that those within one tile of the stage around begin at a multiple of four: the last of them
+    stands there again, which `axis_tables` takes for no tile. Blocks of neighbours then differ in fewer tiles, and their bounds are closer:
+    it halves the boxes that prefill on a TPU v4i opens."""
     ends = np.ones(tiles.shape[1], dtype=bool)
     np.not_equal(tiles[:-1, 1:], tiles[:-1, :-1]).any(axis=0, out=ends[:-1])
     lasts = ends.nonzero()[0]
