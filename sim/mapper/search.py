@@ -186,8 +186,20 @@ def _those_that_fit(asked: Sequence[Asked], bounder: Bounder) -> list[Asked]:
             each = each._replace(tiles=each.tiles.compress(fine.all(axis=0), axis=1))
             if not each.tiles.size:
                 raise NoTile
-        found.append(each)
+        found.append(each if len(each.tiles) == 1 else each._replace(tiles=_in_fours(each.tiles)))
     return found
+
+
+def _in_fours(tiles: Ints) -> Ints:
+    """Chains of tiles [stages, candidates], so that those within one tile of the stage around begin at a multiple of four: the last of them
+    stands there again, which `axis_tables` takes for no tile. Blocks of neighbours then differ in fewer tiles, and their bounds are closer:
+    it halves the boxes that prefill on a TPU v4i opens."""
+    ends = np.ones(tiles.shape[1], dtype=bool)
+    np.not_equal(tiles[:-1, 1:], tiles[:-1, :-1]).any(axis=0, out=ends[:-1])
+    lasts = ends.nonzero()[0]
+    often = np.ones(len(ends), dtype=np.int64)
+    often[lasts] += -np.diff(lasts, prepend=-1) % 4
+    return tiles.repeat(often, axis=1)
 
 
 def _levels(axes: Sequence[_Axis], table: Floats, boxes: int) -> list[_Level]:

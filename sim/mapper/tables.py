@@ -209,7 +209,8 @@ def axis_tables(
     settings: Sequence[Setting], asked: Sequence[Asked], kinds: Sequence[Sequence[Kind]], none: float
 ) -> tuple[Floats, list[int]]:
     """A table [rows, columns] of the numbers of all axes, and how deep each is: axis after axis, the candidates of each of its kinds,
-    filled up with columns of `none` to 2^depth. What is asked for one axis follows each other, as do kinds of one dataflow and array axis.
+    filled up with columns of `none` to 2^depth; a candidate that stands there again has such numbers, too. What is asked for one axis
+    follows each other, as do kinds of one dataflow and array axis.
     Of one GEMM and chip, or of some GEMMs, or of some chips with nothing but their arrays different."""
     setting, stages = settings[0], len(settings[0].stages)
     at, widths = layout(stages), [each.tiles.shape[1] for each in asked]
@@ -223,6 +224,7 @@ def axis_tables(
     table = np.full((at.rows, sum(len(each) << depth for each, depth in zip(kinds, depths, strict=True))), none)
     table[at.moves : at.firsts] = 1
     numbers, column = geometry(setting, extents, tiles, parts, cuts), 0
+    again = _again(tiles, ends) if stages > 1 else None
     for axis, (each, depth) in enumerate(zip(kinds, depths, strict=True)):
         own = [i for i, group in enumerate(asked) if group.axis == axis]
         begin, end = ends[own[0]] - widths[own[0]], ends[own[-1]]
@@ -232,11 +234,20 @@ def axis_tables(
             factors = array_factors(own_setting, dataflow, array_axis, AXES[axis], own_pieces)
             for row, factor in zip((at.cycles, at.accesses, at.accesses_of_all, at.extra), factors, strict=True):
                 numbers[row, begin:end] = factor
+            if again is not None:
+                numbers[at.own : at.moves, again] = none
             for kind in alike:
                 width = widths[kind.asked]
                 table[:, column : column + width] = numbers[:, ends[kind.asked] - width : ends[kind.asked]]
                 column += 1 << depth
     return table, depths
+
+
+def _again(tiles: Ints, ends: Sequence[int]) -> Ints:
+    """Where a candidate is the one before it; what is asked ends at `ends`."""
+    alike = np.equal(tiles[:, 1:], tiles[:, :-1]).all(axis=0)
+    alike[np.array(ends[:-1], dtype=np.int64) - 1] = False
+    return alike.nonzero()[0] + 1
 
 
 def with_arrays(settings: Sequence[Setting], chips: Sequence[int], often: Sequence[int]) -> Setting:
