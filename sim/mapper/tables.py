@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from hwmodels.formulas import systolic
 from hwmodels.formulas.systolic import ceil_div
-from hwmodels.formulas.tiling import AxisCuts, Blocks, cut_axis, positions
+from hwmodels.formulas.tiling import AxisCuts, Blocks, cut_axis, divide, positions
 from sim.mapper import array
 from sim.mapper.problem import Setting
 from sim.mapping import AXES, Axis
@@ -46,15 +46,24 @@ class Layout(NamedTuple):
     edge: int
     fulls: int
     edges: int
+    lengths: int
+    blocks: int
     rows: int
 
 
 @lru_cache(maxsize=8)
-def layout(stages: int) -> Layout:
-    """Where the numbers of a chip with so many stages stand."""
+def layout(stages: int, kinds: int) -> Layout:
+    """Where the numbers of a chip with so many stages stand, from an inner one of which blocks of so many kinds are stored in DRAM."""
     # The last row of `own` are the steps of the array.
-    widths = (stages, 1, 1, stages, stages, stages, 1, 1, stages * (stages + 1), 1, 1, 1, 1, 1, 1, 1)
+    widths = (stages, 1, 1, stages, stages, stages, 1, 1, stages * (stages + 1), 1, 1, 1, 1, 1, 1, 1, kinds, kinds)
     return Layout(*(sum(widths[:i]) for i in range(len(widths) + 1)))
+
+
+def stored_kinds(setting: Setting) -> int:
+    """Of how many kinds the blocks are into which an axis is cut for the stage that stores sums in DRAM; 0 if it is the outermost one."""
+    outer, inner = setting.holders["psums"][:2]
+    several = setting.cores > 1 and inner.stage >= setting.split_stage
+    return 2 ** (inner.stage + 1 + several) if inner.stage > 0 and setting.arrives(outer) else 0
 
 
 class Asked(NamedTuple):
@@ -126,10 +135,11 @@ def geometry(setting: Setting, extents: Ints, tiles: Ints, parts: Any, cuts: Cut
     own: visits by the first core, by moving stage (-1, 0, ...); every: by all cores, for each stage; moves: the share of the axis that lies
     in blocks in which the loop of a stage has more than one trip; firsts, lasts: extent of the first core's first and last tile, of which
     the first is as large as any; extent: the first core's share of the axis; alike: cores that have as much; full, edge: lengths of full
-    tiles in that share and of the rest, as the outermost stage cuts it; fulls, edges: how many these are.
+    tiles in that share and of the rest, as the outermost stage cuts it; fulls, edges: how many these are; lengths,
+    blocks: of what the stage holds that stores sums in DRAM, if it is an inner one, all cores together, and how many of each kind.
     """
-    stages, several = len(tiles), setting.cores > 1
-    at = layout(stages)
+    stages, several, kinds = len(tiles), setting.cores > 1, stored_kinds(setting)
+    at = layout(stages, kinds)
     numbers = np.zeros((at.rows, tiles.shape[1]))
     for i, row in enumerate(positions(cuts.own, stages - 1)):
         numbers[at.own + i] = row
@@ -144,6 +154,11 @@ def geometry(setting: Setting, extents: Ints, tiles: Ints, parts: Any, cuts: Cut
         numbers[at.extent] = sum(block.elements for block in cuts.own.around[setting.split_stage])
     numbers[at.alike], numbers[at.full], numbers[at.edges] = extents // part, cuts.firsts[0], 1
     numbers[at.fulls], numbers[at.edge] = np.divmod(part, tiles[0])
+    if kinds:
+        stage = setting.holders["psums"][1].stage
+        stored = [piece for block in cuts.every.around[stage] for piece in divide(block, tiles[stage])]
+        for i, block in enumerate(stored):
+            numbers[at.lengths + i], numbers[at.blocks + i] = block.length, block.blocks
     return numbers
 
 
@@ -213,7 +228,7 @@ def axis_tables(
     follows each other, as do kinds of one dataflow and array axis.
     Of one GEMM and chip, or of some GEMMs, or of some chips with nothing but their arrays different."""
     setting, stages = settings[0], len(settings[0].stages)
-    at, widths = layout(stages), [each.tiles.shape[1] for each in asked]
+    at, widths = layout(stages, stored_kinds(setting)), [each.tiles.shape[1] for each in asked]
     ends = list(accumulate(widths))
     tiles = np.concatenate([each.tiles for each in asked], axis=1)
     extents = np.array([settings[each.setting].extents[each.axis] for each in asked]).repeat(widths)
