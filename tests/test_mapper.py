@@ -273,10 +273,10 @@ def every_tile(extent: int, grains: tuple[int, ...]) -> list[int]:
 
 
 def every_choice(gemm: Gemm, chip: Chip, pieces: int = 1) -> list[Choice]:
-    """Every combination of candidate tiles, orders, splits, dataflows and axes, unpruned; of several pieces each has as many columns of a
-    tile that cores share."""
+    """Every combination of candidate tiles, orders, splits, dataflows and axes, unpruned, of small GEMMs on one stage of any tiles; of
+    several pieces each has as many columns of a tile that cores share."""
     setting = setting_of(gemm, chip, pieces=pieces)
-    found = []
+    is_small, found = len(setting.stages) == 1 and gemm.macs <= 2**16, []
     for variant in variants(setting):
         chains: list[list[tuple[int, ...]]] = []
         for axis, extent in enumerate((gemm.m, gemm.n, gemm.k)):
@@ -288,7 +288,8 @@ def every_choice(gemm: Gemm, chip: Chip, pieces: int = 1) -> list[Choice]:
                     if stage == setting.split_stage:
                         outer = -(-outer // (*variant.split, 1)[axis])
                     alike = pieces if axis == 1 and stage < setting.split_stage else 1
-                    grown += [(*row, alike * tile) for tile in every_tile(outer // alike, array_grains(setting, axis))]
+                    tiles_within = range(1, outer // alike + 1) if is_small else every_tile(outer // alike, array_grains(setting, axis))
+                    grown += [(*row, alike * tile) for tile in tiles_within]
                 rows = grown
             chains.append(rows)
         tiles = [np.array(rows).T for rows in chains]
@@ -726,6 +727,43 @@ def test_more_rows_columns_and_depth_are_never_faster_on_two_stages(axis: str) -
     longer = [replace(gemm, **{axis: getattr(gemm, axis) + more}) for more in (0, 1, 2, 7, 8, 24, 41)]
     latencies = [map_gemm(each, chip).cost.latency_s for each in longer]
     assert latencies == sorted(latencies)
+
+
+def one_stage_chip(unit: MatrixUnit, cores: int, burst_bytes: int, per: str, *rates: tuple[tuple[Role, ...], float]) -> Chip:
+    """DRAM and levels on chip, outermost first: the roles that they hold and their B/s."""
+    memory = [
+        MemoryLevel(f"level{i}", 1e12 if i == 0 else 1e5, Bandwidth(rate, rate, True, False), "chip" if i == 0 or per == "chip" else "core",
+                    frozenset(holds), 1, 1e-7 if i == 0 else 0.0, burst_bytes if i == 0 else 1, True, False, "", "none")
+        for i, (holds, rate) in enumerate(rates)
+    ]  # fmt: skip
+    return Chip("hand", "int8", 1e9, cores, unit, VectorUnit(1, {}), tuple(memory), 0.0, 0.5, None, "", (), (), {})
+
+
+def systolic(count: int, rows: int, cols: int, dataflows: tuple[str, ...], rate: float) -> MatrixUnit:
+    return MatrixUnit("systolic", count, rows, cols, (1, 1, 1), dataflows, "serial", {"int8": rate}, {"int8": "int32"})
+
+
+@pytest.mark.parametrize(("chip", "shape", "longer", "bits"), [
+    # 6 %: 59 and 4 rows of a core lie on fewer units than 60 and 3 do, and as 60 and 4 of the longer one
+    (one_stage_chip(systolic(3, 20, 8, ("os", "is"), 1), 4, 64, "core", (("weights", "activations", "psums"), 1e12),
+                    (("weights", "activations"), 2e8), (("psums",), 2e10)), (251, 14, 1), (253, 14, 1), (8, 16, 8)),
+    # 3 %: so do 22 and 17 columns and 40, but not 39
+    (one_stage_chip(systolic(3, 3, 6, ("is", "ws", "os"), 1.5), 7, 4, "core", (("weights", "activations", "psums"), 1e12),
+                    (("weights", "activations", "psums"), 7.4e8)), (38, 39, 39), (38, 40, 39), (16, 8, 16)),
+    # 1 %: 87, 87 and 81 fill bursts as thrice 86 do
+    (one_stage_chip(systolic(3, 27, 8, ("os", "ws"), 1.5), 1, 7, "core", (("weights", "activations", "psums"), 1.5e9),
+                    (("weights", "activations", "psums"), 3e9)), (1, 1, 255), (1, 1, 256), (16, 8, 8)),
+    # 11 %: 109 rows fill three turns of two units as 128 do
+    (one_stage_chip(MatrixUnit("tensor_core", 2, 1, 1, (32, 16, 1), (), "overlapped", {"int8": 3}, {"int8": "int32"}), 1, 64, "chip",
+                    (("weights", "activations", "psums"), 3.8e8), (("weights", "activations", "psums"), 1e10)),
+     (282, 1, 1), (299, 1, 1), (4, 16, 8)),
+])  # fmt: skip
+def test_a_small_gemm_that_is_longer_is_never_faster_on_one_stage(
+    chip: Chip, shape: tuple[int, int, int], longer: tuple[int, int, int], bits: tuple[int, int, int]
+) -> None:
+    """All tiles are tried, not only the smallest that cause as many trips."""
+    less, more = (map_gemm(Gemm(*each, *bits, 32, "int8"), chip).cost.latency_s for each in (shape, longer))
+    assert less <= more
 
 
 @pytest.mark.parametrize(("changes", "shapes"), [

@@ -90,10 +90,13 @@ def variants(setting: Setting) -> list[Variant]:
 
 
 def array_grains(setting: Setting, axis: int) -> tuple[int, ...]:
-    """Extents along an axis that fill the matrix units of a core, over all dataflows and array axes; along k those of lower rates, too (see
-    `_packed`). Ascending."""
-    is_packed = AXES[axis] == "k" and setting.chip.matrix.kind != "tensor_core"
-    return _packed(_bases(setting, axis), setting.rate if is_packed else 1)
+    """Extents along an axis that fill one matrix unit of a core, or all, over all dataflows and array axes; along k those of lower rates,
+    too (see `_packed`). Ascending."""
+    unit = setting.chip.matrix
+    if unit.kind == "tensor_core":
+        granule = unit.tile[axis]
+        return _packed((granule, granule * unit.count) if AXES[axis] != "k" else (granule,), 1)
+    return _packed(_bases(setting, axis), setting.rate if AXES[axis] == "k" else 1)
 
 
 def _bases(setting: Setting, axis: int) -> tuple[int, ...]:
@@ -122,14 +125,24 @@ def _packed(bases: tuple[int, ...], rate: float) -> tuple[int, ...]:
     return tuple(sorted({base * pack for base in bases for pack in packs} - {1}))
 
 
+_EVERY_TILE_UP_TO = 2**16
+"""MACs of GEMMs for which every integer is a candidate, where there is one stage. Of tiles that cause as many trips a longer one may be
+better, for the rest at the edge, which leaves last, is smaller, or fills bursts and matrix units: that of a longer GEMM then fits, too."""
+
+
 def all_tiles(setting: Setting, axis: int, parts: int) -> Ints:
-    """[stages, candidates] of one axis: candidates within each candidate of the stage around."""
-    grains, extent = array_grains(setting, axis), setting.extents[axis]
-    if len(setting.stages) == 1 and (parts == 1 or setting.split_stage == 0):
-        return candidate_tiles(-(-extent // parts), grains)[None]
+    """[stages, candidates] of one axis: candidates within each candidate of the stage around. All, where one stage has a small GEMM."""
+    grains, extent, one_stage = array_grains(setting, axis), setting.extents[axis], len(setting.stages) == 1
+    is_small = one_stage and setting.gemm.macs <= _EVERY_TILE_UP_TO
+
+    def within(extent: int) -> Ints:
+        return np.arange(1, extent + 1) if is_small else candidate_tiles(extent, grains)
+
+    if one_stage and (parts == 1 or setting.split_stage == 0):
+        return within(-(-extent // parts))[None]
 
     def tiles_of(extents: Ints, innermost: bool) -> Ints:
-        each = [candidate_tiles(extent, grains) for extent in extents.tolist()]
+        each = [within(extent) for extent in extents.tolist()]
         if len(each) == 1:
             return each[0][:, None]
         found = np.tile(extents, (max(map(len, each)), 1))
@@ -196,7 +209,7 @@ def thin_variants(setting: Setting) -> list[Variant]:
         return every
     chosen = [variant for variant in every if _is_round(math.prod(variant.split))]
     m, n, _ = setting.extents
-    grains = [(array_grains(setting, axis) or (1,))[0] for axis in (0, 1)]
+    grains = [next((base for base in _bases(setting, axis) if base > 1), 1) for axis in (0, 1)]
 
     def size(split: tuple[int, int]) -> tuple[Any, Any]:
         rows, cols = (ceil_div(ceil_div(extent, parts), grain) * grain for extent, parts, grain in zip((m, n), split, grains, strict=True))
