@@ -29,7 +29,7 @@ from sim.mapper.bound import Bounder
 from sim.mapper.candidates import array_grains, variants
 from sim.mapper.cost import evaluate
 from sim.mapper.problem import Choice, setting_of
-from sim.mapper.tables import Asked, Kind, axis_tables
+from sim.mapper.tables import Asked, axis_tables
 from sim.mapping import AXES, Gemm, GemmMapping, StageTiling, Tile, chip_stages
 from tests.chips import chips as valid_chips
 from tests.walked_gemm import latency_s, walk
@@ -206,12 +206,13 @@ def test_the_bound_of_a_box_is_below_the_cost_of_each_mapping_in_it(data: st.Dat
         for axis, extent in enumerate((gemm.m, gemm.n, gemm.k))
     ]
     parts = (*choice.split, 1)
-    kind = [[Kind(axis, choice.dataflow, choice.array_axis)] for axis in range(3)]
-    table, depths = axis_tables([setting], [Asked(axis, parts[axis], tiles[axis]) for axis in range(3)], kind, none=1e30)
+    asked = [[Asked(parts[axis], tiles[axis])] for axis in range(3)]
+    table, begins, depths = axis_tables([setting], asked, [[(choice.dataflow, choice.array_axis)]] * 3, none=1e30)
+    assert begins == [0, 2, 4]
     assert depths == [1, 1, 1]
     bounder, none = Bounder(setting, [choice.ranks], [array.drain_cycles(setting, choice.dataflow)]), np.zeros(1, dtype=int)
     cost = evaluate(setting, choice)
-    pairs = table.reshape(len(table), 3, 2)
+    pairs = table[:, :6].reshape(len(table), 3, 2)
     for numbers, single in ((pairs.min(axis=2, keepdims=True), False), (pairs[..., :1], True)):
         low, _ = bounder(numbers, none, none, single)
         for lower, exact in zip(low, (cost.latency_s, cost.dram_bytes, cost.moved_bytes, cost.steps), strict=True):

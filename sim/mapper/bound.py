@@ -78,7 +78,7 @@ class Bounder:
 
     def __init__(self, setting: Setting, orders: Sequence[Any], drains: Sequence[int]) -> None:
         stages = len(setting.stages)
-        self.at = layout(stages)
+        self.at = layout(stages, setting.cores > 1)
         self.driven, self.code = driven_by(tuple(orders), stages)
         self.codes_per_order = 8**stages
         self.one_core = setting.cores == 1
@@ -115,7 +115,7 @@ class Bounder:
         for_all = [setting.shared(home) and not (home.level.multicast and role != "psums") for role, home in zip(ROLES, homes, strict=True)]
         rows = [self.at.accesses_of_all if each else self.at.accesses for each in for_all]
         self.access_rows = None if self.one_core or not any(for_all) else rows
-        self.numbers_of_boxes = self.at.every if self.one_core else self.at.alike
+        self.numbers_of_boxes = self.at.alike
         self.bursts_per_element, self.burst_parts, self.first_rows = self._burst_rates()
         self.wasted = 4 if self.burst_parts[2:].any() else 2 if self.burst_parts.any() else 0
         self.longest = self._longest()
