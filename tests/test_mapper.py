@@ -543,7 +543,8 @@ def test_bounds_of_tiles_cut_by_an_edge_are_their_costs() -> None:
         numbers = search.table[:, where[2:], None]
         (outer, inner), (last, _) = (numbers[begin : begin + 2, :, 0] for begin in (search.bounder.at.firsts, search.bounder.at.lasts))
         bounds, unfit = search.bounder(numbers, np.array(where[1:2]), np.array(where[:1]), single=True)
-        if unfit[0] or ((outer > inner) != (last > inner)).sum() != 1:
+        is_filling = bounds[3, 0] > 1e20  # what stands there again
+        if is_filling or unfit[0] or ((outer > inner) != (last > inner)).sum() != 1:
             continue
         checked += 1
         costs = evaluate(setting, search.chosen_at(np.array(where)[:, None]))

@@ -245,7 +245,7 @@ def axis_tables(
 
 def _again(tiles: Ints, ends: Sequence[int]) -> Ints:
     """Where a candidate is the one before it; what is asked ends at `ends`."""
-    alike = np.equal(tiles[:, 1:], tiles[:, :-1]).all(axis=0)
+    alike: NDArray[np.bool_] = np.logical_and.reduce(np.equal(tiles[:, 1:], tiles[:, :-1]))
     alike[np.array(ends[:-1], dtype=np.int64) - 1] = False
     return alike.nonzero()[0] + 1
 
