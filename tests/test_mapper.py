@@ -535,7 +535,7 @@ def test_bounds_of_tiles_cut_by_an_edge_are_their_costs() -> None:
     setting = setting_of(Gemm(2048, 16384, 3072, 16, 16, 16, 32, "bf16"), load_chip("tpu-v4i"))
     search = search_module.Search([setting], [search_module.thin_of(setting)])
     random_, checked = random.Random(1), 0
-    for _ in range(2000):
+    for _ in range(4000):
         where = [random_.randrange(len(search.chosen)), random_.randrange(len(search.orders))]
         for axis, begin in zip(search.axes, search.levels[0].begins, strict=True):
             kind = axis.kinds[where[0]]
