@@ -5,7 +5,11 @@ from __future__ import annotations
 import csv
 import importlib
 import itertools
+import platform
 import random
+import resource
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -801,3 +805,25 @@ def test_searches_take_one_thread_and_leave_the_others(monkeypatch: pytest.Monke
         assert [each["num_threads"] for each in blas.info()] == before
     assert seen
     assert all(threads == [1] * len(blas.lib_controllers) for threads in seen)
+
+
+FREED = """
+import resource
+import numpy as np
+from hwmodels import load_chip
+from sim.mapper import map_gemm
+from sim.mapping import Gemm
+
+map_gemm(Gemm(8, 64, 64, 8, 8, 8, 32, "int8"), load_chip("edge-npu"))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for i in range(100):
+    np.empty(2**17 + 2**13 * i).fill(1)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators keep freed memory as they like")
+def test_memory_that_is_freed_is_kept_for_the_next_array() -> None:
+    """100 arrays of up to 7 MiB, each larger than those before: the pages of about one, not of all."""
+    told = subprocess.run([sys.executable, "-c", FREED], capture_output=True, text=True, check=True).stdout
+    assert int(told) < 2**24 / resource.getpagesize()
