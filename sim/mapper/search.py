@@ -280,6 +280,8 @@ class Search:
         self.chosen = [variant for variants, _, _ in spaces for variant in variants]
         self.chips = [chip for chip, (variants, _, _) in enumerate(spaces) for _ in variants]
         self.numbers = np.array(self.chips)
+        alike = {key: i for i, key in enumerate({(flow, axis, split == (1, 1)): None for split, flow, axis in self.chosen})}
+        self.priced_alike = np.array([alike[flow, axis, split == (1, 1)] for split, flow, axis in self.chosen])
         drains = [array.drain_cycles(settings[chip], variant.dataflow) for variant, chip in zip(self.chosen, self.chips, strict=True)]
         self.bounder = bounder_of(settings, self.orders, drains, self.chips)
         self.axes, self.table = _candidates(settings, self.chosen, self.chips, tiles_of, self.bounder)
@@ -556,8 +558,9 @@ class Search:
                 boxes = self._promising(boxes.unknown())
                 continue
             first, rest = self._parted(boxes, _BATCH_PRICED)
-            for variant in np.unique(first.where[0]):
-                self._price_many(chip, first.where[:, first.where[0] == variant])
+            kinds = self.priced_alike.take(first.where[0])
+            for kind in np.unique(kinds).tolist():
+                self._price_many(chip, first.where[:, kinds == kind])
             self.priced += first.boxes
             if rest is None:
                 return None
@@ -615,9 +618,16 @@ class Search:
         return self.costs[which]
 
     def _price_many(self, chip: int, where: Ints) -> None:
-        tiles, ranks = self.tiles(where)
-        costs = evaluate(self.settings[chip], Choice(tiles, ranks, *self.chosen[int(where[0, 0])]))
-        keys = self._keys(costs, where.shape[1])
+        """Mappings of variants that are alike but for how many cores they are split over, at once."""
+        own = [where[:, where[0] == variant] for variant in np.unique(where[0])]
+        where, choices = np.concatenate(own, axis=1), [Choice(*self.tiles(each), *self.chosen[int(each[0, 0])]) for each in own]
+        tiles, ranks = (np.concatenate([choice[i] for choice in choices], axis=2) for i in (0, 1))
+        split: Any = choices[0].split
+        if len(own) > 1:
+            often = [each.shape[1] for each in own]
+            split = tuple(np.array([choice.split for choice in choices]).repeat(often, axis=0).T)
+        choice = choices[0]._replace(tiles=tuple(map(tuple, tiles)), ranks=tuple(map(tuple, ranks)), split=split)
+        keys = self._keys(evaluate(self.settings[chip], choice), where.shape[1])
         best = int(np.lexsort((self.place(0, where), *keys[::-1]))[0])
         self._take(chip, keys[:, best], where[:, best : best + 1])
 
