@@ -209,16 +209,17 @@ def _runs(length: Count, axis: AxisCuts, stage: int, core: int) -> _Runs:
     )
 
 
-def visits(x: Blocks, y: Blocks, inside: Sequence[tuple[Flag, Flag]], z_positions: Sequence[Count]) -> Count:
-    """How often a tile in blocks x and y of two axes is fetched (see the head of this module).
+def visits(x: Sequence[Count], y: Sequence[Count], inside: Sequence[tuple[Flag, Flag]], z_positions: Sequence[Count]) -> Count:
+    """How often a tile in blocks of two axes is fetched, of which x and y are the trips of all loops, the stage's own among them (see the
+    head of this module).
 
-    `inside[i]`: whether the loops over x and over y of stage i lie inside its loop over z. Trips of x and y include the stage's own.
+    `inside[i]`: whether the loops over x and over y of stage i lie inside its loop over z.
     """
-    stages = len(x.trips)
+    stages = len(x)
     below: list[Flag] = [False] * stages
     moved: Flag = False
     for stage in reversed(range(stages)):
-        x_moves, y_moves = x.trips[stage] > 1, y.trips[stage] > 1
+        x_moves, y_moves = x[stage] > 1, y[stage] > 1
         x_inside, y_inside = inside[stage]
         below[stage] = moved | (x_inside & x_moves) | (y_inside & y_moves)
         moved = moved | x_moves | y_moves
@@ -239,12 +240,10 @@ def turns(x: AxisCuts, others: Sequence[AxisCuts], stage: int, inside: Sequence[
     for each in counts:
         begun = begun * each[0]
     total: Count = 0
-    for block in x.around[stage]:
-        trips = (*block.trips, ceil_div(block.length, x.sizes[stage]))
-        still = Blocks(1, 1, tuple(1 for _ in trips))
+    for block, trips in _with_trips(x, stage):
         often: Count = block.blocks * trips[-1]
         for each, within in zip(counts, inside, strict=True):
-            often = often * visits(block._replace(trips=trips), still, [(flag, False) for flag in within], each)
+            often = often * visits(trips, [1] * len(trips), [(flag, False) for flag in within], each)
         total = total + often
     return total - begun
 
@@ -264,21 +263,24 @@ class Visited(NamedTuple):
 
 def visited(x: AxisCuts, y: AxisCuts, z: AxisCuts, stage: int, inside: Sequence[tuple[Flag, Flag]]) -> list[Visited]:
     """Every tile that a stage holds of a role selected by x and y, in groups of alike blocks."""
-    z_positions = positions(z, stage)
-    groups = []
-    for x_block in x.around[stage]:
-        x_trips = (*x_block.trips, ceil_div(x_block.length, x.sizes[stage]))
-        for y_block in y.around[stage]:
-            y_trips = (*y_block.trips, ceil_div(y_block.length, y.sizes[stage]))
-            often = visits(x_block._replace(trips=x_trips), y_block._replace(trips=y_trips), inside, z_positions)
-            groups.append(Visited(x_block, y_block, often))
-    return groups
+    z_positions, of_y = positions(z, stage), _with_trips(y, stage)
+    return [
+        Visited(x_block, y_block, visits(x_trips, y_trips, inside, z_positions))
+        for x_block, x_trips in _with_trips(x, stage)
+        for y_block, y_trips in of_y
+    ]
+
+
+def _with_trips(axis: AxisCuts, stage: int) -> list[tuple[Blocks, tuple[Count, ...]]]:
+    """The blocks that a stage cuts, and for each the trips of all loops around its tiles, the stage's own the last."""
+    return [(block, (*block.trips, ceil_div(block.length, axis.sizes[stage]))) for block in axis.around[stage]]
 
 
 def packed_bytes(group: Visited, x_size: Count, y_size: Count, bits: int, burst_bytes: int) -> Count:
     """Bytes of all tiles of a group, each once, where every tile lies by itself and begins a new burst."""
     total: Count = 0
+    of_y = divide(group.y, y_size)
     for x in divide(group.x, x_size):
-        for y in divide(group.y, y_size):
+        for y in of_y:
             total = total + x.blocks * y.blocks * burst_bytes * ceil_div(x.length * y.length * bits, 8 * burst_bytes)
     return total

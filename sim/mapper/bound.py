@@ -5,7 +5,8 @@ first and last tiles, accesses of the array, cycles), each a product or a choice
 are sums of demands with coefficients that are not negative, and the latency is the largest of these. So with each number replaced by its
 minimum over a set of candidates of its axis, the bound is below the cost of every mapping that takes its tiles from these sets.
 
-**Below the cost of one mapping.** Demands are those of `sim.mapper.cost`, except: blocks of unequal trips are taken at the fewest; bursts
+**Below the cost of one mapping.** Demands are those of `sim.mapper.cost`, except: where a loop moves in some of the blocks that it is in,
+it does for their share of the elements, and of two loops that drive a tile away the larger share counts, not what they do together; bursts
 count for tiles that the outermost stage fetches from DRAM, and only for single mappings (rounding up does not grow with the tile: 65
 elements may take less than twice 33); single buffers count in innermost stages only; what follows the last use of a level without sums is
 taken as a drain. For one stage, one core and bursts that divide every tile nothing of this makes a difference, and the bound is the cost up
@@ -37,6 +38,9 @@ OPERANDS: tuple[Role, Role] = ("activations", "weights")
 
 ROLES: tuple[Role, Role, Role] = ("weights", "activations", "psums")
 """By the axis that does not select them: m, n and k."""
+
+_SELECTING = np.array([ROLE_AXES[role][i] for i in range(2) for role in ROLES])
+"""The axes that do: the first of each role, then the second."""
 
 
 ROUNDING = 1e-14
@@ -79,8 +83,7 @@ class Bounder:
     def __init__(self, setting: Setting, orders: Sequence[Any], drains: Sequence[int]) -> None:
         stages = len(setting.stages)
         self.at = layout(stages, setting.cores > 1)
-        self.driven, self.code = driven_by(tuple(orders), stages)
-        self.codes_per_order = 8**stages
+        self.inside = loops_inside(tuple(orders))
         self.one_core = setting.cores == 1
         self.demands = 0
         self.one, self.drain, self.sums, self.finished = (self._next(1) for _ in range(4))
@@ -220,8 +223,7 @@ class Bounder:
     def demands_of(self, numbers: Floats, order: Any, variant: Any, single: bool) -> Floats:
         """[demands, mappings]."""
         at, stages, count = self.at, len(self.enter), numbers.shape[2]
-        code = (self.code @ numbers[at.moves : at.firsts].reshape(3 * stages, -1)).astype(np.intp)
-        driven = self.driven.take(code + order * self.codes_per_order, axis=1)
+        driven = self._driven(numbers[at.moves : at.firsts], order)
         found = np.empty((self.demands if single else self.of_boxes, count))
         self.given.take(variant, axis=1, out=found[: self.steps], mode="clip")
         gemms = self.own_numbers if self.is_one else self.own_numbers.take(variant, axis=1)
@@ -249,7 +251,7 @@ class Bounder:
             self._round_up(found, numbers, whole, out_bytes)
         return found
 
-    def _visits(self, found: Floats, numbers: Floats, driven: NDArray[np.bool_], whole: Floats, own: Floats) -> None:
+    def _visits(self, found: Floats, numbers: Floats, driven: list[Floats], whole: Floats, own: Floats) -> None:
         """Visits of the tiles of each stage, as elements that leave outer holders and enter those of the stage."""
         at, stages, count, split_stage = self.at, len(self.enter), numbers.shape[2], self.setting.split_stage
         once = self._often(numbers[None, at.own : at.cycles], driven)
@@ -263,24 +265,41 @@ class Bounder:
             seen = np.where(self.multicast[outer], once[inner], often[inner]) if outer < split_stage else once[inner]
             np.multiply(seen, whole if outer < split_stage else own, out=found[left : left + 3])
 
-    def _often(self, positions: Floats, driven: NDArray[np.bool_]) -> Floats:
+    def _driven(self, moving: Floats, order: Any) -> list[Floats]:
+        """For each stage i and, from it on, each stage s [stages - i, roles, mappings]: the share of a role's elements at least that the
+        loop of i over the role's third axis drives away from s, as loops inside it over the axes that select them move to other tiles."""
+        stages, _, count = moving.shape
+        each = moving.take(_SELECTING, axis=1)
+        inside = each * self.inside.take(order, axis=1).reshape(stages, 6, count)
+        if stages == 1:
+            return [np.maximum(inside[:, :3], inside[:, 3:])]
+        any_of = np.maximum(each[1:, :3], each[1:, 3:])
+        found = []
+        for i in range(stages):
+            rows = np.empty((stages - i, 3, count))
+            np.maximum(inside[i, :3], inside[i, 3:], out=rows[0])
+            for row in range(1, stages - i):
+                np.maximum(rows[row - 1], any_of[i + row - 1], out=rows[row])
+            found.append(rows)
+        return found
+
+    def _often(self, positions: Floats, driven: list[Floats]) -> Floats:
         """[stages, roles, mappings]: visits of the tiles of each role, sums come back once less; `positions` [1 or stages, moving stages,
-        axes, mappings]."""
-        stages, (_, _, _, count) = len(self.enter), positions.shape
-        often: Floats = np.where(driven[: 3 * stages].reshape(stages, 3, count), positions[:, 1], positions[:, 0])
-        row = 3 * stages
-        for i in range(1, stages):
-            end = row + 3 * (stages - i)
-            np.copyto(often[i:], positions[-(stages - i) :, 1 + i], where=driven[row:end].reshape(stages - i, 3, count))
-            row = end
+        axes, mappings]. What the loop of a stage drives away is among what those of outer stages do, and is fetched more often by the
+        difference of positions."""
+        more = positions[:, 1:] - positions[:, :-1]
+        often = driven[0] * more[:, 0]
+        often += positions[:, 0]
+        for i in range(1, len(driven)):
+            often[i:] += driven[i] * more[-len(driven[i]) :, i]
         often[:, 2] -= 1
         return often
 
     def doubtful(self, numbers: Floats) -> NDArray[np.bool_]:
-        """[mappings]: whether single mappings may well cost more than their bounds: a loop of an inner stage has one trip in the tile at
-        the edge alone, or tiles that an inner stage fetches from DRAM are no whole bursts."""
+        """[mappings]: whether single mappings may well cost more than their bounds: tiles that an inner stage fetches from DRAM are no
+        whole bursts."""
         firsts, lasts = numbers[self.at.firsts : self.at.lasts], numbers[self.at.lasts : self.at.accesses]
-        found: NDArray[np.bool_] = ((firsts[:-1] > firsts[1:]) != (lasts[:-1] > firsts[1:])).any(axis=(0, 1))
+        found = np.zeros(numbers.shape[2], dtype=bool)
         for stage, x, y, bits in self.beyond:
             for ends in firsts[stage], lasts[stage]:
                 found |= ends[x] * ends[y] * bits % (8 * self.setting.chip.dram.burst_bytes) > 0
@@ -357,24 +376,12 @@ def remembered_bounder(form: Form, orders: tuple[Any, ...]) -> Bounder:
 
 
 @lru_cache(maxsize=16)
-def driven_by(orders: tuple[Any, ...], stages: int) -> tuple[NDArray[np.bool_], Floats]:
-    """Which loop drives the tiles of a role away: for each stage, each stage from it on and each role a row of flags; whether the loop of
-    the former over the role's third axis drives away the latter's tiles, looked up under a code: the number of the order, then a bit for
-    each loop that moves, the weights of which [stages * axes] come second.
-    """
-    bits = 3 * stages
-    moves = (np.arange(2**bits) >> np.arange(bits)[:, None] & 1).astype(bool).reshape(stages, 3, 1, -1)
-    ranks = np.array(orders).transpose(1, 2, 0)[..., None]
-    rows = np.empty((stages, stages, 3, len(orders), 2**bits), dtype=bool)
-    for stage in range(stages):
-        moved: list[Any] = [False] * 3
-        for i in reversed(range(stage + 1)):
-            for role, (x, y, z) in enumerate(ROLE_AXES[role] for role in ROLES):
-                inside = (ranks[i, x] > ranks[i, z]) & moves[i, x] | (ranks[i, y] > ranks[i, z]) & moves[i, y]
-                rows[i, stage, role] = inside | moved[role]
-                moved[role] = moved[role] | moves[i, x] | moves[i, y]
-    used = [rows[i, i:].reshape(-1, len(orders) * 2**bits) for i in range(stages)]
-    return np.concatenate(used), 2.0 ** np.arange(bits, dtype=np.float64)
+def loops_inside(orders: tuple[Any, ...]) -> Floats:
+    """[stages * 6, orders], stage by stage as `_SELECTING`: 1 where the loop over an axis that selects a role lies inside that over its
+    third axis, else 0."""
+    ranks = np.array(orders).transpose(1, 2, 0)
+    inside = ranks[:, _SELECTING] > ranks[:, [0, 1, 2] * 2]
+    return inside.reshape(-1, len(orders)).astype(np.float64)
 
 
 class _Rows:

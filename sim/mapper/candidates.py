@@ -122,12 +122,6 @@ def _packed(bases: tuple[int, ...], rate: float) -> tuple[int, ...]:
     return tuple(sorted({base * pack for base in bases for pack in packs} - {1}))
 
 
-def sits_out_nothing(extent: Ints, tiles: Ints, parts: int) -> NDArray[np.bool_]:
-    """Whether as many cores get a part of the tile at the edge as of the others."""
-    full, edge = np.minimum(tiles, extent), (extent - 1) % tiles + 1
-    return np.equal(ceil_div(full, ceil_div(full, parts)), ceil_div(edge, ceil_div(edge, parts)))
-
-
 def all_tiles(setting: Setting, axis: int, parts: int) -> Ints:
     """[stages, candidates] of one axis: candidates within each candidate of the stage around."""
     grains, extent = array_grains(setting, axis), setting.extents[axis]
@@ -159,8 +153,6 @@ def _chains(setting: Setting, axis: int, parts: int, tiles_of: Callable[[Ints, b
         new = np.empty(tiles.shape, dtype=bool)
         new[0] = True
         np.not_equal(tiles[1:], tiles[:-1], out=new[1:])
-        if stage + 1 == setting.split_stage and parts > 1:
-            new &= sits_out_nothing(extents, tiles, parts)
         around, new_chains = chains.repeat(np.add.reduce(new), axis=1), tiles.T[new.T]
         chains = np.empty((stage + 1, len(new_chains)), dtype=np.int64)
         chains[:stage], chains[stage] = around, new_chains

@@ -163,7 +163,7 @@ class _Case:
     def __init__(self, setting: Setting, choice: Choice) -> None:
         self.setting, self.choice = setting, choice
         parts = (*choice.split, 1)
-        self.several = choice.split != (1, 1)
+        self.several = any(not isinstance(each, int) or each > 1 for each in choice.split)
         sizes = [[tile[axis] for tile in choice.tiles] for axis in range(3)]
         where = setting.split_stage
         self.first = [cut_axis(extent, sizes[i], where, parts[i], every=False) for i, extent in enumerate(setting.extents)]
@@ -270,7 +270,7 @@ def chip_traffic(setting: Setting, choice: Choice) -> _Traffic:
     return traffic
 
 
-def _axis_ends(extent: int, sizes: list[Count], split_stage: int, parts: int) -> list[tuple[Count, Count]]:
+def _axis_ends(extent: int, sizes: list[Count], split_stage: int, parts: Count) -> list[tuple[Count, Count]]:
     """Lengths of the first core's first and last piece, stage by stage."""
     first: Count = extent
     last: Count = extent

@@ -27,11 +27,12 @@ Extents: TypeAlias = tuple[Amount, Amount, Amount]
 
 
 class Choice(NamedTuple):
-    """One mapping, or as many as the arrays in it hold. `ranks[stage][axis]` is the place of the loop over an axis, 0 outermost."""
+    """One mapping, or as many as the arrays in it hold; splits that are arrays all cut something. `ranks[stage][axis]` is the place of the
+    loop over an axis, 0 outermost."""
 
     tiles: tuple[Extents, ...]
     ranks: tuple[Extents, ...]
-    split: tuple[int, int]
+    split: tuple[Amount, Amount]
     dataflow: str
     array_axis: Axis
 

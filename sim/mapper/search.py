@@ -184,12 +184,23 @@ def _candidates(
 def _that_fit(asked: Asked, longest: Floats) -> Asked:
     """Candidates that fit where they are one element long along the other axes."""
     fine = asked.tiles <= longest
-    if fine.all():
-        return asked
-    tiles = asked.tiles.compress(fine.all(axis=0), axis=1)
-    if not tiles.size:
-        raise NoTile
-    return asked._replace(tiles=tiles)
+    if not fine.all():
+        asked = asked._replace(tiles=asked.tiles.compress(fine.all(axis=0), axis=1))
+        if not asked.tiles.size:
+            raise NoTile
+    return asked if len(asked.tiles) == 1 else asked._replace(tiles=_in_fours(asked.tiles))
+
+
+def _in_fours(tiles: Ints) -> Ints:
+    """Chains of tiles [stages, candidates], so that those within one tile of the stage around begin at a multiple of four: the last of them
+    stands there again, which `axis_tables` takes for no tile. Blocks of neighbours then differ in fewer tiles, and their bounds are closer:
+    it halves the boxes that prefill on a TPU v4i opens."""
+    ends = np.ones(tiles.shape[1], dtype=bool)
+    np.not_equal(tiles[:-1, 1:], tiles[:-1, :-1]).any(axis=0, out=ends[:-1])
+    lasts = ends.nonzero()[0]
+    often = np.ones(len(ends), dtype=np.int64)
+    often[lasts] += -np.diff(lasts, prepend=-1) % 4
+    return tiles.repeat(often, axis=1)
 
 
 def _levels(axes: Sequence[_Axis], tables: Tables, boxes: int, rows: int) -> list[_Level]:
@@ -268,6 +279,8 @@ class Search:
         self.chosen = [variant for variants, _, _ in spaces for variant in variants]
         self.chips = [chip for chip, (variants, _, _) in enumerate(spaces) for _ in variants]
         self.numbers = np.array(self.chips)
+        alike = {key: i for i, key in enumerate({(flow, axis, split == (1, 1)): None for split, flow, axis in self.chosen})}
+        self.priced_alike = np.array([alike[flow, axis, split == (1, 1)] for split, flow, axis in self.chosen])
         drains = [array.drain_cycles(settings[chip], variant.dataflow) for variant, chip in zip(self.chosen, self.chips, strict=True)]
         self.bounder = bounder_of(settings, self.orders, drains, self.chips)
         self.axes, tables = _candidates(settings, self.chosen, self.chips, tiles_of, self.bounder)
@@ -364,7 +377,7 @@ class Search:
         for chip in {*numbers.tolist()}:
             own = boxes if self.is_one else boxes.take((numbers == chip).nonzero()[0])
             clear = own
-            if len(self.setting.stages) > 1:
+            if self.bounder.beyond:
                 clear = own.take((~self.bounder.doubtful(self.table.take(own.where[2:], axis=1))).nonzero()[0])
             best = self._first(clear if clear.boxes else own)
             where = (clear if clear.boxes else own).where[:, best : best + 1]
@@ -545,8 +558,9 @@ class Search:
                 boxes = self._promising(boxes.unknown())
                 continue
             first, rest = self._parted(boxes, _BATCH_PRICED)
-            for variant in np.unique(first.where[0]):
-                self._price_many(chip, first.where[:, first.where[0] == variant])
+            kinds = self.priced_alike.take(first.where[0])
+            for kind in np.unique(kinds).tolist():
+                self._price_many(chip, first.where[:, kinds == kind])
             self.priced += first.boxes
             if rest is None:
                 return None
@@ -604,9 +618,16 @@ class Search:
         return self.costs[which]
 
     def _price_many(self, chip: int, where: Ints) -> None:
-        tiles, ranks = self.tiles(where)
-        costs = evaluate(self.settings[chip], Choice(tiles, ranks, *self.chosen[int(where[0, 0])]))
-        keys = self._keys(costs, where.shape[1])
+        """Mappings of variants that are alike but for how many cores they are split over, at once."""
+        own = [where[:, where[0] == variant] for variant in np.unique(where[0])]
+        where, choices = np.concatenate(own, axis=1), [Choice(*self.tiles(each), *self.chosen[int(each[0, 0])]) for each in own]
+        tiles, ranks = (np.concatenate([choice[i] for choice in choices], axis=2) for i in (0, 1))
+        split: Any = choices[0].split
+        if len(own) > 1:
+            often = [each.shape[1] for each in own]
+            split = tuple(np.array([choice.split for choice in choices]).repeat(often, axis=0).T)
+        choice = choices[0]._replace(tiles=tuple(map(tuple, tiles)), ranks=tuple(map(tuple, ranks)), split=split)
+        keys = self._keys(evaluate(self.settings[chip], choice), where.shape[1])
         best = int(np.lexsort((self.place(0, where), *keys[::-1]))[0])
         self._take(chip, keys[:, best], where[:, best : best + 1])
 

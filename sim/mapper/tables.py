@@ -131,17 +131,17 @@ def _shared_out(counts: Whole, lengths: Whole, parts: Whole) -> tuple[Whole, Who
 def geometry(setting: Setting, tiles: Whole, parts: Any, cuts: Cuts, table: Floats) -> None:
     """Fill in the rows that do not depend on the array.
 
-    own: visits by the first core, by moving stage (-1, 0, ...); every: by all cores, for each stage; moves: whether the loop of a stage has
-    more than one trip wherever it runs; firsts, lasts: extent of the first core's first and last tile, of which the first is as large as
-    any; extent: the first core's share of the axis; alike: cores that have as much; full, edge: lengths of full tiles in that share and of
-    the rest, as the outermost stage cuts it; fulls, edges: how many these are.
+    own: visits by the first core, by moving stage (-1, 0, ...); every: by all cores, for each stage; moves: the share of the axis that lies
+    in blocks in which the loop of a stage has more than one trip; firsts, lasts: extent of the first core's first and last tile, of which
+    the first is as large as any; extent: the first core's share of the axis; alike: cores that have as much; full, edge: lengths of full
+    tiles in that share and of the rest, as the outermost stage cuts it; fulls, edges: how many these are.
     """
     stages, several, where = len(tiles), setting.cores > 1, setting.split_stage
     at = layout(stages, several)
     for row, often in zip(table[at.own : at.cycles], _positions(setting, tiles, parts, cuts, stages - 1, every=False), strict=True):
         row[:] = often
     for stage in range(stages):
-        table[at.moves + stage] = _all_move(cuts, tiles, stage)
+        table[at.moves + stage] = _moving(cuts, tiles, stage)
         table[at.firsts + stage], table[at.lasts + stage] = cuts.firsts[stage], cuts.lasts[stage]
     if several:
         for stage in range(stages):
@@ -158,7 +158,7 @@ def geometry(setting: Setting, tiles: Whole, parts: Any, cuts: Cuts, table: Floa
 
 
 def _positions(setting: Setting, tiles: Whole, parts: Any, cuts: Cuts, stage: int, every: bool) -> list[Any]:
-    """How often a tile of a stage is fetched that moves with no loop of an axis, with those of stage 0, ...: by the first core or by all."""
+    """How often a tile of a stage is fetched that moves with no loop of an axis, with those of stage 0, ...: by the first core, or all."""
     around = []
     for counts, lengths in zip(cuts.counts, cuts.lengths, strict=True):
         cores, shape = slice(1, None) if every and len(counts) > 1 else slice(1), (-1, tiles.shape[1])
@@ -167,18 +167,22 @@ def _positions(setting: Setting, tiles: Whole, parts: Any, cuts: Cuts, stage: in
     return [np.add.reduce(often) if isinstance(often, np.ndarray) else often for often in found]
 
 
-def _all_move(cuts: Cuts, tiles: Whole, stage: int) -> Any:
-    """Whether all blocks that stage `stage` cuts have more than one trip."""
+def _moving(cuts: Cuts, tiles: Whole, stage: int) -> Any:
+    """The share of the blocks that stage `stage` cuts in which it has more than one trip: of the first core or of all, the lesser one."""
     counts, lengths = cuts.counts[stage], cuts.lengths[stage]
+    moving = lengths > tiles[stage]
     if counts.size == tiles.shape[1]:
-        return lengths[0, 0] > tiles[stage]
-    return np.logical_and.reduce((lengths > tiles[stage]) | (counts == 0), axis=(0, 1))
+        return moving[0, 0]
+    elements = counts * lengths
+    own, *others = np.add.reduce(elements * moving, axis=1)
+    own_whole, *whole = np.add.reduce(elements, axis=1)
+    return np.minimum(own / own_whole, sum(others) / sum(whole)) if others else own / own_whole
 
 
 def array_factors(setting: Setting, lay: array.Lay, ends: Whole, cuts: Cuts, table: Floats) -> None:
-    """Fill in the rows that depend on the array: factors of the array's cycles, and of the accesses to the role that an axis does not select
-    (by the first core and by all), and a term of the extra cycles. What `lay` holds may be numbers for each candidate; `ends` are the
-    pieces [candidates] of which the array takes longer than their share of a sequence.
+    """Fill in the rows that depend on the array: factors of its cycles, and of the accesses to the role that an axis does not select (by the
+    first core and by all), and a term of the extra cycles. What `lay` holds may be numbers for each candidate; `ends` are the pieces
+    [candidates] of which the array takes longer than their share of a sequence.
 
     The cycles of a tensor core are at least its granules over the units.
     """
@@ -208,16 +212,17 @@ class Tables(NamedTuple):
 
 
 def axis_tables(settings: Sequence[Setting], asked: Sequence[Sequence[Asked]], flows: Sequence[Sequence[Flow]], none: float) -> Tables:
-    """For each axis the table of what is asked for it, with each of some flows; columns that no mapping has are of `none`. Of one GEMM and
-    chip, or of some GEMMs, or of some chips with nothing but their arrays different."""
+    """For each axis the table of what is asked for it, with each of some flows; columns that no mapping has are of `none`, and a candidate
+    that stands there again has such numbers, too. Of one GEMM and chip, or of some GEMMs, or of some chips with nothing but their arrays
+    different."""
     setting, stages = settings[0], len(settings[0].stages)
     rows = layout(stages, setting.cores > 1)
     depths = [(max(each.tiles.shape[1] for each in own) - 1).bit_length() for own in asked]
     axes = sorted(range(len(AXES)), key=lambda axis: -depths[axis])
     kinds = [(axis, flow, each) for axis in axes for flow in flows[axis] for each in asked[axis]]
-    widths = np.array([1 << depths[axis] for axis, _, _ in kinds])
-    begins = [0, *accumulate(widths.tolist())]
-    columns = begins.pop()
+    widths = [1 << depths[axis] for axis, _, _ in kinds]
+    begins = [0, *accumulate(widths)]
+    columns, often = begins.pop(), np.array(widths)
     tiles, table = np.ones((stages, columns)), np.empty((rows.rows, 2 * columns))
     for (_, _, each), begin in zip(kinds, begins, strict=True):
         tiles[:, begin : begin + each.tiles.shape[1]] = each.tiles
@@ -225,10 +230,10 @@ def axis_tables(settings: Sequence[Setting], asked: Sequence[Sequence[Asked]], f
     def side_by_side(numbers: Iterable[Any]) -> Any:
         """A number for each candidate of each kind, or one for all."""
         each = [*numbers]
-        return each[0] if len({*each}) == 1 else np.array(each, dtype=float).repeat(widths)
+        return each[0] if len({*each}) == 1 else np.array(each, dtype=float).repeat(often)
 
-    extents = np.array([settings[each.setting].extents[axis] for axis, _, each in kinds], dtype=float).repeat(widths)
-    parts = np.array([each.parts for _, _, each in kinds], dtype=float).repeat(widths) if setting.cores > 1 else 1
+    extents = np.array([settings[each.setting].extents[axis] for axis, _, each in kinds], dtype=float).repeat(often)
+    parts = np.array([each.parts for _, _, each in kinds], dtype=float).repeat(often) if setting.cores > 1 else 1
     lays = [array.lay_of(settings[each.setting], *flow, AXES[axis]) for axis, flow, each in kinds]
     cuts = cuts_of(setting, extents, tiles, parts)
     ends = cuts.lasts[-1].copy()
@@ -238,12 +243,22 @@ def axis_tables(settings: Sequence[Setting], asked: Sequence[Sequence[Asked]], f
             ends[own] = cuts.firsts[-1][own]
     geometry(setting, tiles, parts, cuts, table[:, :columns])
     array_factors(setting, array.Lay(*map(side_by_side, zip(*lays, strict=True))), ends, cuts, table[:, :columns])
+    if stages > 1:
+        table[rows.own : rows.moves, _again(tiles, begins)] = none
     no_mapping = np.full((rows.rows, 1), none)
     no_mapping[rows.moves : rows.firsts] = 1
-    for (axis, _, each), begin in zip(kinds, begins, strict=True):
-        table[:, begin + each.tiles.shape[1] : begin + (1 << depths[axis])] = no_mapping
-    own_begins = [begins[next(i for i, kind in enumerate(kinds) if kind[0] == axis)] for axis in range(len(AXES))]
-    return Tables(table, own_begins, depths)
+    first_begins = dict.fromkeys(axes, columns)
+    for (axis, _, each), begin, width in zip(kinds, begins, widths, strict=True):
+        table[:, begin + each.tiles.shape[1] : begin + width] = no_mapping
+        first_begins[axis] = min(first_begins[axis], begin)
+    return Tables(table, [first_begins[axis] for axis in range(len(AXES))], depths)
+
+
+def _again(tiles: Whole, begins: Sequence[int]) -> Ints:
+    """Where a candidate is the one before it; those of a kind begin at `begins`."""
+    alike: NDArray[np.bool_] = np.logical_and.reduce(np.equal(tiles[:, 1:], tiles[:, :-1]))
+    alike[np.array(begins[1:], dtype=np.int64) - 1] = False
+    return alike.nonzero()[0] + 1
 
 
 def with_arrays(settings: Sequence[Setting], chips: Sequence[int], often: Sequence[int]) -> Setting:
