@@ -7,10 +7,10 @@ minimum over a set of candidates of its axis, the bound is below the cost of eve
 
 **Below the cost of one mapping.** Demands are those of `sim.mapper.cost`, except: where a loop moves in some of the blocks that it is in,
 it does for their share of the elements, and of two loops that drive a tile away the larger share counts, not what they do together; bursts
-count for tiles that the outermost stage fetches from DRAM, and only for single mappings (rounding up does not grow with the tile: 65
-elements may take less than twice 33); single buffers count in innermost stages only; what follows the last use of a level without sums is
-taken as a drain. For one stage, one core and bursts that divide every tile nothing of this makes a difference, and the bound is the cost up
-to rounding.
+count for tiles that the outermost stage fetches from DRAM and for finished sums, and only for single mappings (rounding up does not grow
+with the tile: 65 elements may take less than twice 33); single buffers count in innermost stages only; what follows the last use of a level
+without sums is taken as a drain. For one stage, one core and bursts that divide every tile nothing of this makes a difference, and the
+bound is the cost up to rounding.
 
 **All at once.** As everything but the choice of a prefix is linear, one product of matrices [sums, demands] x [demands, mappings] bounds a
 batch: the latency is the largest of some sums and of the smaller ones of some pairs. The coefficients may be arrays over chips that differ
@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from hwmodels.chip import Role
 from hwmodels.formulas.elementwise import chosen, smaller
 from sim.mapper.problem import ROLE_AXES, Place, Setting, capacity_bytes
-from sim.mapper.tables import Floats, layout
+from sim.mapper.tables import Floats, layout_of
 
 OPERANDS: tuple[Role, Role] = ("activations", "weights")
 
@@ -82,7 +82,7 @@ class Bounder:
 
     def __init__(self, setting: Setting, orders: Sequence[Any], drains: Sequence[int]) -> None:
         stages = len(setting.stages)
-        self.at = layout(stages, setting.cores > 1)
+        self.at = layout_of(setting)
         self.inside = loops_inside(tuple(orders))
         self.one_core = setting.cores == 1
         self.demands = 0
@@ -311,15 +311,27 @@ class Bounder:
         return np.array([[role != "psums" and served.get(role, False)] for role in ROLES])
 
     def _round_up(self, found: Floats, numbers: Floats, whole: Floats, out_bytes: Floats) -> None:
-        """Whole bursts: for the first or last tile, and for each tile that the outermost stage fetches, in parts as large as the first."""
+        """Whole bursts: for the first or last tile; for each tile that the outermost stage fetches, in parts as large as the first; and for
+        finished sums that an inner stage stores."""
         at, per_element = self.at, self.bursts_per_element
         np.divide(np.ceil(found.take(self.first_rows, axis=0) * per_element), per_element, out=found[self.bursts : self.bursts + 3])
-        if not self.wasted:
-            found[self.waste_read : self.waste_written + 1] = 0
-            return
+        found[self.waste_read : self.waste_written + 1] = 0
+        if self.wasted:
+            self._waste_of_outermost(found, numbers, whole, out_bytes)
+        if at.lengths < at.blocks:
+            rows, cols = numbers[at.lengths : at.blocks, :2].swapaxes(0, 1)
+            burst_bytes = self.setting.chip.dram.burst_bytes
+            bursts = rows[:, None] * cols * out_bytes / burst_bytes
+            often = numbers[at.blocks : at.rows, None, 0] * numbers[at.blocks : at.rows, 1]
+            wasted = np.add.reduce((np.ceil(bursts) - bursts) * often, axis=(0, 1))
+            found[self.waste_written] += wasted * burst_bytes
+
+    def _waste_of_outermost(self, found: Floats, numbers: Floats, whole: Floats, out_bytes: Floats) -> None:
+        """Bytes that bursts add to the tiles that the outermost stage fetches and stores."""
+        at = self.at
         # Sizes, and how many there are, of full tiles and of the one at the edge: for each role and finished sums of all four pairs.
         pairs = np.empty((2, 2, 2, self.wasted, numbers.shape[2]))
-        axes = numbers[at.full : at.rows].reshape(2, 2, 3, -1)
+        axes = numbers[at.full : at.lengths].reshape(2, 2, 3, -1)
         np.multiply(axes[:, :, None, 2, None], axes[:, None, :, 1::-1], out=pairs[:, :, :, :2])
         if self.wasted > 2:
             np.multiply(axes[:, :, None, 0], axes[:, None, :, 1], out=pairs[:, :, :, 2])

@@ -619,8 +619,11 @@ class Search:
 
     def _price_many(self, chip: int, where: Ints) -> None:
         """Mappings of variants that are alike but for how many cores they are split over, at once."""
-        own = [where[:, where[0] == variant] for variant in np.unique(where[0])]
-        where, choices = np.concatenate(own, axis=1), [Choice(*self.tiles(each), *self.chosen[int(each[0, 0])]) for each in own]
+        own, choices = [where[:, where[0] == variant] for variant in np.unique(where[0])], []
+        for each in own:
+            tiles, ranks = self.tiles(each)
+            choices.append(Choice(tiles, ranks, *self.chosen[int(each[0, 0])]))
+        where = np.concatenate(own, axis=1)
         tiles, ranks = (np.concatenate([choice[i] for choice in choices], axis=2) for i in (0, 1))
         split: Any = choices[0].split
         if len(own) > 1:

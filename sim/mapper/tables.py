@@ -45,16 +45,31 @@ class Layout(NamedTuple):
     edge: int
     fulls: int
     edges: int
+    lengths: int
+    blocks: int
     rows: int
 
 
 @lru_cache(maxsize=8)
-def layout(stages: int, several: bool) -> Layout:
-    """Where the numbers of a chip with so many stages stand, and with several cores or one."""
+def _layout(stages: int, several: bool, kinds: int) -> Layout:
+    """Where the numbers of a chip with so many stages stand, with several cores or one, from an inner stage of which blocks of so many
+    kinds are stored in DRAM."""
     # The last row of `own` are the steps of the array.
     of_all = (stages * (stages + 1), 1, 1, 1) if several else (0, 0, 0, 0)
-    widths = (stages, 1, 1, stages, stages, stages, 1, 1, *of_all, 1, 1, 1, 1)
+    widths = (stages, 1, 1, stages, stages, stages, 1, 1, *of_all, 1, 1, 1, 1, kinds, kinds)
     return Layout(*(sum(widths[:i]) for i in range(len(widths) + 1)))
+
+
+def _stored_kinds(setting: Setting) -> int:
+    """Of how many kinds the blocks are into which an axis is cut for the stage that stores sums in DRAM; 0 if it is the outermost one."""
+    outer, inner = setting.holders["psums"][:2]
+    several = setting.cores > 1 and inner.stage >= setting.split_stage
+    return 2 ** (inner.stage + 1 + several) if inner.stage > 0 and setting.arrives(outer) else 0
+
+
+def layout_of(setting: Setting) -> Layout:
+    """Where the numbers of a GEMM on a chip stand."""
+    return _layout(len(setting.stages), setting.cores > 1, _stored_kinds(setting))
 
 
 class Asked(NamedTuple):
@@ -134,10 +149,11 @@ def geometry(setting: Setting, tiles: Whole, parts: Any, cuts: Cuts, table: Floa
     own: visits by the first core, by moving stage (-1, 0, ...); every: by all cores, for each stage; moves: the share of the axis that lies
     in blocks in which the loop of a stage has more than one trip; firsts, lasts: extent of the first core's first and last tile, of which
     the first is as large as any; extent: the first core's share of the axis; alike: cores that have as much; full, edge: lengths of full
-    tiles in that share and of the rest, as the outermost stage cuts it; fulls, edges: how many these are.
+    tiles in that share and of the rest, as the outermost stage cuts it; fulls, edges: how many these are; lengths,
+    blocks: of what the stage holds that stores sums in DRAM, if it is an inner one, all cores together, and how many of each kind.
     """
     stages, several, where = len(tiles), setting.cores > 1, setting.split_stage
-    at = layout(stages, several)
+    at = layout_of(setting)
     for row, often in zip(table[at.own : at.cycles], _positions(setting, tiles, parts, cuts, stages - 1, every=False), strict=True):
         row[:] = often
     for stage in range(stages):
@@ -155,6 +171,11 @@ def geometry(setting: Setting, tiles: Whole, parts: Any, cuts: Cuts, table: Floa
     fulls, part = cuts.counts[1][0, 0], cuts.lengths[0][0, 0]
     table[at.full], table[at.fulls], table[at.edges] = cuts.firsts[0], fulls, 1
     np.subtract(part, fulls * tiles[0], out=table[at.edge])
+    if at.lengths < at.blocks:
+        stage = setting.holders["psums"][1].stage
+        stored = _divided(cuts.counts[stage], cuts.lengths[stage], tiles[stage])
+        # Of several cores the first stands before those of all.
+        table[at.blocks : at.rows], table[at.lengths : at.blocks] = (each[-2:].reshape(-1, tiles.shape[1]) for each in stored)
 
 
 def _positions(setting: Setting, tiles: Whole, parts: Any, cuts: Cuts, stage: int, every: bool) -> list[Any]:
@@ -191,13 +212,13 @@ def _share(elements: Whole, moving: Any) -> Any:
 
 
 def array_factors(setting: Setting, lay: array.Lay, ends: Whole, cuts: Cuts, table: Floats) -> None:
-    """Fill in the rows that depend on the array: factors of its cycles, and of the accesses to the role that an axis does not select (by the
+    """Fill in the rows that depend on the array: factors of its cycles, and of accesses to the role that an axis does not select (by the
     first core and by all), and a term of the extra cycles. What `lay` holds may be numbers for each candidate; `ends` are the pieces
     [candidates] of which the array takes longer than their share of a sequence.
 
     The cycles of a tensor core are at least its granules over the units.
     """
-    at = layout(len(setting.stages), setting.cores > 1)
+    at = layout_of(setting)
     counts, lengths = cuts.counts[-1], cuts.lengths[-1]
     kinds = counts.shape[1]
     pieces = np.empty((kinds + 1, len(ends)))
@@ -227,7 +248,7 @@ def axis_tables(settings: Sequence[Setting], asked: Sequence[Sequence[Asked]], f
     that stands there again has such numbers, too. Of one GEMM and chip, or of some GEMMs, or of some chips with nothing but their arrays
     different."""
     setting, stages = settings[0], len(settings[0].stages)
-    rows = layout(stages, setting.cores > 1)
+    rows = layout_of(setting)
     depths = [(max(each.tiles.shape[1] for each in own) - 1).bit_length() for own in asked]
     axes = sorted(range(len(AXES)), key=lambda axis: -depths[axis])
     kinds = [(axis, flow, each) for axis in axes for flow in flows[axis] for each in asked[axis]]
