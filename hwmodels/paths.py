@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from functional.errors import BadInput, Problem, UnknownName, did_you_mean
+from functional.errors import BadInput, Problem, ScenarioError, UnknownName, did_you_mean
 from hwmodels.chip import Area, Bandwidth, Chip, Energy, MatrixUnit, MemoryLevel, Number
 
 _MAY_BE_ZERO = ("latency", "launch")
@@ -248,13 +248,13 @@ def value_of(chip: Chip, path: str) -> Number:
         case ["overhead", "hidden"] if chip.hidden_s is not None:
             return chip.hidden_s
         case ["cores" | "resident_share" as name]:
-            return float(getattr(chip, name))
+            return _plain(getattr(chip, name))
         case ["matrix", "rates", number_format]:
             return chip.matrix.rates[number_format]
         case ["matrix", "tile", axis]:
             return chip.matrix.tile["mnk".index(axis)]
         case ["matrix", name]:
-            return float(getattr(chip.matrix, name))
+            return _plain(getattr(chip.matrix, name))
         case ["vector", "lanes"]:
             return chip.vector.lanes
         case ["vector", "efficiency"]:
@@ -268,6 +268,24 @@ def value_of(chip: Chip, path: str) -> Number:
             number: Any = getattr(getattr(chip, section), attribute)
             return number[key] if key else number  # type: ignore[no-any-return]
     raise AssertionError(path)
+
+
+def _plain(number: Number) -> Number:
+    return number if isinstance(number, np.ndarray) else float(number)
+
+
+def arrays_among(chip: Chip, cure: str) -> list[Problem]:
+    """A problem for each number that is an array, as `with_values` makes them: the chip is many."""
+    arrays = [path for path in numeric_paths(chip) if isinstance(value_of(chip, path), np.ndarray)]
+    named = [path for path in arrays if path.rpartition(".")[0] not in arrays]  # a bandwidth, not its directions besides
+    return [Problem(f"{chip.name} has arrays for numbers", cure, path=path) for path in named]
+
+
+def refuse_many(chip: Chip, cure: str) -> None:
+    """Raise `ScenarioError` for a chip that is many."""
+    problems = arrays_among(chip, cure)
+    if problems:
+        raise ScenarioError(problems)
 
 
 def _level_value(level: MemoryLevel, field: str, direction: list[str]) -> Number:

@@ -138,6 +138,7 @@ def verify(
         kv=kv,
         split=split,
     )
+    graph.scenario.refuse_arrays()
     planned = plan(graph, built)
     groups = charged_groups(planned, engine)
     result = checked(planned, groups, golden_step(config, graph, seed, source), engine=engine, layers=layers, seed=seed, source=source)
