@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise
+from dataclasses import replace
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from functional.config import ModelConfig
 from functional.errors import BadInput
 from hwmodels import Chip, chip_names, load_chip, with_values
-from hwmodels.paths import numeric_paths, value_of
+from hwmodels.paths import numeric_paths, recorded_paths, value_of
 from sim import predict, predict_graph, trace_model
 from sim.engines import ENGINES, tiled
 from sim.engines.roofline import Peaks
@@ -22,7 +23,7 @@ from sim.mapper.problem import setting_of
 from sim.mapping import Gemm, chip_stages
 from sim.plan import plan
 from sim.timeline import Timeline
-from tests.chips import chip_of, chips, models
+from tests.chips import chip_of, chips, models, round_model
 from workloads.graph import OpGraph
 from workloads.scenario import PHASES, Formats, Phase, Scenario
 from workloads.trace import trace
@@ -269,6 +270,30 @@ def test_one_token_does_not_fill_a_systolic_array() -> None:
     linear_weights = 16 * (2048 * (2048 + 2 * 512 + 2048) + 3 * 2048 * 8192) + 128256 * 2048
     assert step.total_s >= linear_weights / 1024 * 32 / 1e9
     assert next(iter(step.bound_shares)) == "matrix"
+
+
+DRAM = "{capacity: 8 GiB, bandwidth: 51.2 GB/s, latency: 100 ns, burst: 64 B}"
+L2 = "l2: {capacity: 4 MiB, bandwidth: 512 B/cycle, holds: [weights, activations]}"
+SRAM = "sram: {capacity: 256 KiB, bandwidth: 256 B/cycle, per: core, holds: [weights, activations]}"
+SUMS = "acc: {capacity: 64 KiB, bandwidth: 256 B/cycle, per: core, holds: [psums]}"
+
+
+@pytest.mark.parametrize(
+    ("name", "engine"), [*product(("edge-npu", "gemmini-default", "tpu-v4i"), ("tiled", "cycle")), ("with an L2", "tiled")]
+)
+def test_latencies_and_bursts_touch_time_unless_they_are_for_the_record(name: str, engine: str) -> None:
+    chip = load_chip(name) if name in chip_names() else _around_edge_npu(L2, SRAM, SUMS)
+    graph = trace(round_model(), Scenario.prefill(Formats.of(chip.default_format), prompt=3))
+    known_s = predict_graph(graph, chip, engine).total_s
+    for i, level in enumerate(chip.memory):
+        for field, changed in (("latency", replace(level, latency_s=1.5e-7)), ("burst", replace(level, burst_bytes=4096))):
+            slower = replace(chip, memory=(*chip.memory[:i], changed, *chip.memory[i + 1 :]))
+            is_record = f"memory.{level.name}.{field}" in recorded_paths(chip)
+            assert (predict_graph(graph, slower, engine).total_s == known_s) is is_record, (level.name, field)
+
+
+def _around_edge_npu(*levels: str) -> Chip:
+    return chip_of("\n  ".join(["base: edge-npu\nname: more\ncores: 2\nmemory:", f"dram: {DRAM}", *levels]))
 
 
 @pytest.mark.parametrize("engine", ENGINES)
