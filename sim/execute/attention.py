@@ -89,8 +89,9 @@ def execute_attention(
 ) -> tuple[Tensor, Tally]:
     """Output [B, H, T, E] of q[B, H, T, E], k and v[B, G, S, E], moved and computed as the mapping says, and what that took.
 
-    Traffic is between DRAM and the innermost stage. Raises ValueError for a mapping that the chip cannot carry out: more parts than cores,
-    a dataflow that the array lacks, tiles that do not fit their level, online rescaling of integers or without fusion.
+    Traffic is between DRAM and the levels next to the array, whatever lies between. Raises ValueError for a mapping that the chip cannot
+    carry out: more parts than cores, a dataflow that the array lacks, tiles that do not fit their level, keys shared where no level is,
+    online rescaling of integers or without fusion; and for a query that sees no key.
     """
     _check(mapping, chip, q, k, numbers)
     run = _Run(mapping, chip, q, k, v, numbers)

@@ -420,6 +420,7 @@ def _product(mapping: AttentionMapping, chip: Chip, m: int, n: int, k: int) -> N
     total[0] = cycles
     return total
 
+
 def product_cycles(mapping: AttentionMapping, chip: Chip, m: Any, n: Any, k: Any) -> Any:
     """Array cycles of a product, or of many: those of the largest share that one unit works on."""
     unit = chip.matrix
