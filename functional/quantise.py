@@ -55,6 +55,7 @@ from functional.qtensor import (
 A = TypeVar("A")
 B = TypeVar("B")
 
+
 def map_weights(weights: Weights[A], change: Callable[[A], B], angles: Callable[[A], B]) -> Weights[B]:
     """Every weight changed, tied ones staying one object; `angles` changes the inverse frequencies."""
     embed_tokens = change(weights.embed_tokens)

@@ -156,6 +156,11 @@ class Chip:
     def dram(self) -> MemoryLevel:
         return self.memory[0]
 
+    def feeds_another(self, level: MemoryLevel) -> bool:
+        """Whether tiles go from a level to one further in, which holds some of the same: only these wait for its `latency_s`."""
+        place = next(i for i, each in enumerate(self.memory) if each is level)
+        return any(level.holds & inner.holds for inner in self.memory[place + 1 :])
+
     @property
     def formats(self) -> tuple[str, ...]:
         """Formats in which the matrix unit multiplies."""

@@ -24,7 +24,7 @@ def inconsistencies(chip: Chip) -> list[Problem]:
     """Every contradiction of a built chip; those of type `Advice` are warnings. Levels in the wrong order contradict all else."""
     if chip.dram.name != "dram":
         return list(_order(chip))
-    checks = (_formats, _names, _roles, _capacities, _array_pass, _bandwidths)
+    checks = (_formats, _names, _roles, _capacities, _array_pass, _bandwidths, _without_time)
     return [problem for check in checks for problem in check(chip)]
 
 
@@ -129,6 +129,17 @@ def _bandwidths(chip: Chip) -> Iterator[Problem]:
         if inside < outside:
             message = f"{level.name} reads {format_bandwidth(inside)} over the whole chip, less than DRAM's {format_bandwidth(outside)}"
             yield Advice(message, "check the unit, and whether the number is per core", path=f"memory.{level.name}.bandwidth")
+
+
+def _without_time(chip: Chip) -> Iterator[Problem]:
+    """What is stated of on-chip levels and charged by no engine."""
+    for level in chip.memory[1:]:
+        if level.burst_bytes != 1:
+            message = "is for the record: tiles lie on bursts in DRAM alone"
+            yield Advice(message, f"say in memory.{level.name}.bandwidth what short accesses sustain", path=f"memory.{level.name}.burst")
+        if level.latency_s and not chip.feeds_another(level):
+            message = "is for the record: only tiles on their way to a level further in wait for a latency, not what the array reads"
+            yield Advice(message, "leave it out", path=f"memory.{level.name}.latency")
 
 
 def _binary(size_bytes: float) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from functional.errors import BadInput, Problem, UnknownName, did_you_mean
+from functional.errors import BadInput, Problem, ScenarioError, UnknownName, did_you_mean
 from hwmodels.chip import Area, Bandwidth, Chip, Energy, MatrixUnit, MemoryLevel, Number
 
 _MAY_BE_ZERO = ("latency", "launch")
@@ -31,7 +31,7 @@ def numeric_paths(chip: Chip) -> list[str]:
         "vector.lanes",
         *_unless_one("vector", chip.vector.efficiency),
         *(f"vector.cycles.{primitive}" for primitive in chip.vector.cycles),
-        *(path for level in chip.memory for path in _level_paths(level)),
+        *(path for level in chip.memory for path in _level_paths(chip, level)),
         "overhead.launch",
         *(["overhead.pack"] if chip.pack is not None else []),
         *(["overhead.unpacked_rows"] if chip.unpacked_rows is not None else []),
@@ -41,9 +41,16 @@ def numeric_paths(chip: Chip) -> list[str]:
     ]
 
 
-def _level_paths(level: MemoryLevel) -> list[str]:
-    place = f"memory.{level.name}"
-    return [*(f"{place}.{field}" for field in _LEVEL_FIELDS), *_unless_one(place, level.efficiency)]
+def _level_paths(chip: Chip, level: MemoryLevel) -> list[str]:
+    place, left_out = f"memory.{level.name}", _without_time(chip, level)
+    return [*(f"{place}.{field}" for field in _LEVEL_FIELDS if field not in left_out), *_unless_one(place, level.efficiency)]
+
+
+def _without_time(chip: Chip, level: MemoryLevel) -> list[str]:
+    """Fields of a level that no engine charges: tiles lie on bursts in DRAM alone, and a latency is that of tiles on their way further in,
+    not of what the array reads."""
+    latency = [] if chip.feeds_another(level) else ["latency"]
+    return latency if level is chip.dram else [*latency, "burst"]
 
 
 def _unless_one(place: str, efficiency: Number) -> list[str]:
@@ -72,7 +79,8 @@ _LEVEL_FIELDS = ("capacity", "bandwidth", "bandwidth.read", "bandwidth.write", "
 def recorded_paths(chip: Chip) -> list[str]:
     """Dotted paths of numbers that a chip file has for the record: they are shown with their sources, and nothing varies with them by
     itself. A bandwidth is that of all channels together; energy and area follow from the process when the file is read."""
-    return [*(f"memory.{level.name}.channels" for level in chip.memory), "process"]
+    of_levels = [f"memory.{level.name}.{field}" for level in chip.memory for field in ("channels", *_without_time(chip, level))]
+    return [*of_levels, "process"]
 
 
 def instead_of(chip: Chip, path: str, known: Sequence[str]) -> str:
@@ -81,8 +89,13 @@ def instead_of(chip: Chip, path: str, known: Sequence[str]) -> str:
         return did_you_mean(path, known)
     if path == "process":
         return "it is for the record; vary what follows from it, energy and area"
-    bandwidth = path.replace("channels", "bandwidth")
-    return f"it is for the record, and no figure depends on it; vary {bandwidth}, which is that of all channels together"
+    place, _, field = path.rpartition(".")
+    cures = {
+        "channels": f"vary {place}.bandwidth, which is that of all channels together",
+        "burst": f"vary memory.{chip.dram.name}.burst: tiles lie on bursts in DRAM alone",
+        "latency": "only tiles on their way to a level further in wait for a latency, not what the array reads",
+    }
+    return f"it is for the record, and no figure depends on it; {cures[field]}"
 
 
 def with_values(chip: Chip, values: Mapping[str, Number]) -> Chip:
@@ -248,13 +261,13 @@ def value_of(chip: Chip, path: str) -> Number:
         case ["overhead", "hidden"] if chip.hidden_s is not None:
             return chip.hidden_s
         case ["cores" | "resident_share" as name]:
-            return float(getattr(chip, name))
+            return _plain(getattr(chip, name))
         case ["matrix", "rates", number_format]:
             return chip.matrix.rates[number_format]
         case ["matrix", "tile", axis]:
             return chip.matrix.tile["mnk".index(axis)]
         case ["matrix", name]:
-            return float(getattr(chip.matrix, name))
+            return _plain(getattr(chip.matrix, name))
         case ["vector", "lanes"]:
             return chip.vector.lanes
         case ["vector", "efficiency"]:
@@ -268,6 +281,24 @@ def value_of(chip: Chip, path: str) -> Number:
             number: Any = getattr(getattr(chip, section), attribute)
             return number[key] if key else number  # type: ignore[no-any-return]
     raise AssertionError(path)
+
+
+def _plain(number: Number) -> Number:
+    return number if isinstance(number, np.ndarray) else float(number)
+
+
+def arrays_among(chip: Chip, cure: str) -> list[Problem]:
+    """A problem for each number that is an array, as `with_values` makes them: the chip is many."""
+    arrays = [path for path in numeric_paths(chip) if isinstance(value_of(chip, path), np.ndarray)]
+    named = [path for path in arrays if path.rpartition(".")[0] not in arrays]  # a bandwidth, not its directions besides
+    return [Problem(f"{chip.name} has arrays for numbers", cure, path=path) for path in named]
+
+
+def refuse_many(chip: Chip, cure: str) -> None:
+    """Raise `ScenarioError` for a chip that is many."""
+    problems = arrays_among(chip, cure)
+    if problems:
+        raise ScenarioError(problems)
 
 
 def _level_value(level: MemoryLevel, field: str, direction: list[str]) -> Number:

@@ -140,7 +140,8 @@ class Vector(Fields):
 
 class Memory(Fields):
     """One level; capacity and bandwidth are per core where `per` is `core`; of the bandwidth, which is that of all `channels` together,
-    `efficiency` is sustained. How many channels there are is for the record."""
+    `efficiency` is sustained. Tiles in DRAM lie on whole bursts; tiles on their way to a level further in wait for the `latency`. For the
+    record are how many channels there are, bursts on chip, and the latency of levels that only the array reads."""
 
     capacity: Annotated[float, Quantity("size")]
     bandwidth: Annotated[Bandwidth, BandwidthQuantity()]

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
 from functional.config import ModelConfig
-from functional.errors import Problem, ScenarioError, UnknownName, did_you_mean
+from functional.errors import Problem, UnknownName, did_you_mean
 from functional.llama import Logits
 from functional.sampling import Sampling
 from functional.spec import Dim
@@ -65,8 +63,7 @@ def predict_graph(
     prefetches asked not to.
     """
     check_engine(engine, prefetch)
-    if any(np.ndim(value) for value in (graph.scenario.batch, graph.scenario.q_len, graph.scenario.context)):
-        raise ScenarioError("a timeline describes one step; for arrays of batches or lengths call roofline_grid")
+    graph.scenario.refuse_arrays()
     planned = plan(graph, chip if isinstance(chip, Chip) else load_chip(chip), fused)
     parted, times = timed(planned, engine, prefetch)
     return assemble(parted, engine, times, float(roofline.floor_s(planned.demand, planned.chip)))

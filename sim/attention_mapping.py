@@ -11,7 +11,7 @@ is *skipped*: neither fetched nor computed. One that is seen in part is fetched 
 What is fetched when: one query tile, one key tile, one value tile are held at a time. A query tile is fetched from DRAM once. Key and value
 tiles are fetched once per query tile that sees them, whatever the one before it has left, with one exception: if one tile is all there
 is (`kv_tile` >= keys) it is fetched once per pair and stays while the query tiles of the core pass. Heads that share a KV head never fetch
-it again. Every output tile is written once, in the output format. Cores share no fetch.
+it again. Every output tile is written once, in the output format. Cores share no fetch but with `keys_shared`.
 
 * `fused`, not `online`: three passes over whole rows. All key tiles give scores, which stay on the chip for all visible tiles of the query
   tile, in the format between ops; maxima, exponentials and their sum; then all value tiles. Scores never leave the chip.

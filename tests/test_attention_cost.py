@@ -7,12 +7,15 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
 
 from functional.errors import BadInput
 from hwmodels import load_chip, with_values
 from hwmodels.chip import Chip
 from sim.attention_mapping import Attention, AttentionMapping, core_parts, key_tiles
 from sim.engines.play_attention import AttentionOps, least_cycles, least_of_tilings, play_attention
+from sim.execute import Arithmetic, execute_attention
+from sim.execute.attention import AttentionNumbers
 from sim.intervals import KINDS, Log
 from sim.mapper.attention import TilingBounds, attention_candidates, flows_of, least, map_attention, tilings_of
 from sim.mapper.attention_cost import InDram, Part, attention_cost, innermost_use
@@ -51,7 +54,7 @@ def whole_head(shape: Attention, fused: bool) -> AttentionMapping:
 )
 def test_traffic_by_hand(kv_heads: int, fused: bool, expected_bytes: int) -> None:
     mapping = whole_head(attention(kv_heads), fused)
-    assert not fused or fits(mapping, small_chip())
+    assert fits(mapping, small_chip())
     cost = attention_cost(mapping, small_chip(), {})
     assert cost.dram_read_bytes + cost.dram_written_bytes == expected_bytes
 
@@ -120,24 +123,38 @@ def test_cost_is_above_the_roofline_and_its_mapping_fits(chip_name: str, q_len: 
 
 
 @pytest.mark.parametrize(
-    ("online", "score_buffers", "operands_bytes", "sums_bytes"),
+    ("fused", "online", "score_buffers", "kv_tile", "operands_bytes", "sums_bytes"),
     [
         # 6 rows of queries of 64 and their scores with 100 keys, bf16; two tiles of 32 keys and two of values of 64.
-        (False, 1, 6 * (64 + 100) * 2 + 4 * 32 * 64 * 2, 6 * 64 * 4),
+        (True, False, 1, 32, 6 * (64 + 100) * 2 + 4 * 32 * 64 * 2, 6 * 64 * 4),
+        # The sums of scores with 80 keys are more than those of the output, which come after them.
+        (True, False, 1, 80, 6 * (64 + 100) * 2 + 4 * 80 * 64 * 2, 6 * 80 * 4),
         # Outputs and the next scores have places of their own.
-        (False, 2, 2 * 6 * (64 + 100) * 2 + 4 * 32 * 64 * 2, 6 * 64 * 4),
-        # Scores with one key tile, beside the sums of the output.
-        (True, 1, 6 * (64 + 32) * 2 + 4 * 32 * 64 * 2, 6 * (64 + 32) * 4),
-        (True, 2, 2 * 6 * (64 + 32) * 2 + 4 * 32 * 64 * 2, 6 * (64 + 2 * 32) * 4),
+        (True, False, 2, 32, 2 * 6 * (64 + 100) * 2 + 4 * 32 * 64 * 2, 6 * 64 * 4),
+        # Scores with one key tile in the accumulator's format beside the sums of the output, and their exponentials for the array.
+        (True, True, 1, 32, 6 * (64 + 32) * 2 + 4 * 32 * 64 * 2, 6 * (64 + 32) * 4),
+        (True, True, 2, 32, 2 * 6 * (64 + 32) * 2 + 4 * 32 * 64 * 2, 6 * (64 + 2 * 32) * 4),
+        # Scores with one key tile, on their way to DRAM.
+        (False, False, 1, 32, 6 * (64 + 32) * 2 + 4 * 32 * 64 * 2, 6 * 64 * 4),
     ],
 )
-def test_room_by_hand(online: bool, score_buffers: int, operands_bytes: int, sums_bytes: int) -> None:
+def test_room_by_hand(fused: bool, online: bool, score_buffers: int, kv_tile: int, operands_bytes: int, sums_bytes: int) -> None:
+    """What the mapper looks for, what is charged, and what is tallied while it is executed."""
     shape = Attention(1, 4, 2, 9, 100, 64, 91, None, 16, 16, 32, "bf16")
-    mapping = AttentionMapping(shape, 3, 32, True, online, 2, (1, 1), "ws", "m", score_buffers=score_buffers)
-    assert held_bytes(mapping, load_chip("edge-npu")) == {"sram": operands_bytes + sums_bytes}
-    # What is executed holds the same, but for scores as they come from the array: online they are in the accumulator's format only.
-    use = innermost_use(mapping, load_chip("edge-npu")).room_bytes["sram"]
-    assert use == operands_bytes + sums_bytes - (score_buffers * 6 * 32 * 2 if online else 0)
+    mapping = AttentionMapping(shape, 3, kv_tile, fused, online, 2, (1, 1), "ws", "m", score_buffers=score_buffers)
+    chip = load_chip("edge-npu")
+    sums = replace(chip.memory[1], name="sums", holds=frozenset({"psums"}))
+    chip = replace(chip, memory=(chip.dram, replace(chip.memory[1], holds=frozenset({"weights", "activations"})), sums))
+    by_hand = {"sram": operands_bytes, "sums": sums_bytes}
+    assert held_bytes(mapping, chip) == by_hand
+    assert innermost_use(mapping, chip).room_bytes == by_hand
+    q, k = torch.zeros(1, 4, 9, 64, dtype=torch.bfloat16), torch.zeros(1, 2, 100, 64, dtype=torch.bfloat16)
+    numbers = AttentionNumbers(Arithmetic("bf16", "fp32", "bf16"), 0.125)
+    _, tally = execute_attention(mapping, chip, q, k, k, numbers)
+    assert {name: tally.level_bits(name) / 8 for name in by_hand} == by_hand
+    small = replace(chip, memory=(*chip.memory[:2], replace(sums, capacity_bytes=sums_bytes - 1)))
+    with pytest.raises(ValueError, match=f"the tiles take {sums_bytes} bytes of sums"):
+        execute_attention(mapping, small, q, k, k, numbers)
 
 
 def shared_chip(capacity_bytes: float, cores: int = 6) -> Chip:

@@ -211,6 +211,17 @@ def test_a_slow_inner_level_is_advice_only(write) -> None:
     assert load_chip(path).memory[1].bandwidth.read == 4
 
 
+def test_what_no_engine_charges_is_advice(write) -> None:
+    """On-chip bursts, and the latency of a level that only the array reads; that of a level around it is charged."""
+    shared = "  l2: {capacity: 1 MiB, bandwidth: 1 kB/cycle, latency: 20 ns, holds: [weights, activations]}\n  sram:\n"
+    path = write(GOOD.replace("  sram:\n", shared + "    latency: 2 ns\n    burst: 32 B\n"))
+    advice = check_chip(path)
+    assert all(isinstance(problem, Advice) for problem in advice)
+    assert {problem.path for problem in advice} == {"memory.sram.burst", "memory.sram.latency"}
+    assert all("is for the record" in problem.message for problem in advice)
+    assert "memory.l2.latency" in numeric_paths(load_chip(path))
+
+
 def test_all_mistakes_of_a_file_at_once(write) -> None:
     text = GOOD.replace("cores: 2", "cores: none").replace("10 GB/s", "10").replace("per: core", "pre: core\n    capacity: 1 B")
     assert said(write(text)) == [
@@ -365,7 +376,7 @@ class TestBase:
         assert chip.aliases == ()
 
 
-RECORD = "it is for the record, and no figure depends on it; vary memory.dram.bandwidth, which is that of all channels together"
+RECORD = "it is for the record, and no figure depends on it; "
 
 
 class TestValues:
@@ -396,7 +407,9 @@ class TestValues:
         [
             ("memory.dram.bandwith", "did you mean 'memory.dram.bandwidth'?"),
             ("matrix.tile.m", "did you mean 'matrix."),
-            ("memory.dram.channels", RECORD),
+            ("memory.dram.channels", f"{RECORD}vary memory.dram.bandwidth, which is that of all channels together"),
+            ("memory.sram.burst", f"{RECORD}vary memory.dram.burst: tiles lie on bursts in DRAM alone"),
+            ("memory.sram.latency", f"{RECORD}only tiles on their way to a level further in wait for a latency, not what the array reads"),
         ],
     )
     def test_unknown_path(self, chip: Chip, path: str, cure: str) -> None:

@@ -334,6 +334,7 @@ def test_every_command_explains_itself(rooftile: Run) -> None:
         said = rooftile(command, "--help")
         assert said.code == 0
         assert "Usage: rooftile" in said.out
+        assert "completion" not in said.out, "shells complete commands that are installed by themselves"
 
 
 def test_the_installed_command_answers() -> None:

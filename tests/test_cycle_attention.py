@@ -8,7 +8,7 @@ from itertools import product
 
 import pytest
 
-from hwmodels import load_chip, with_values
+from hwmodels import load_chip, numeric_paths, with_values
 from hwmodels.chip import Bandwidth, Chip
 from hwmodels.formulas import systolic
 from sim.attention_mapping import Attention, AttentionMapping
@@ -124,7 +124,7 @@ def any_chip(rng: random.Random) -> Chip:
     base = load_chip(rng.choice(["edge-npu", "cloud-npu", "gemmini-default", "tpu-v4i", "tpu-v6e"]))
     changes: dict[str, float] = {"matrix.rows": rng.choice([1, 4, 16]), "matrix.cols": rng.choice([1, 3, 16])}
     changes |= {"cores": rng.choice([1, 1, 2, 7]), "matrix.count": rng.choice([1, 3]), "vector.lanes": rng.choice([1, 8, 64])}
-    changes |= {f"memory.{level.name}.latency": 0 for level in base.memory if rng.random() < 0.5}
+    changes |= {path: 0 for path in numeric_paths(base) if path.endswith(".latency") and rng.random() < 0.5}
     changes |= {f"memory.{level.name}.bandwidth": float(level.bandwidth.read) * rng.choice([0.001, 0.1, 1, 3]) for level in base.memory}
     return with_values(base, changes)
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from functional.config import ModelConfig
 from functional.errors import BadInput
-from hwmodels import Chip, load_chip, with_values
+from hwmodels import Chip, load_chip, numeric_paths, with_values
 from hwmodels.many import chip_at, flat, shape_of, taken
 from hwmodels.paths import value_of
 from sim.cli import main
@@ -39,7 +39,8 @@ def families(draw: st.DrawFn, most_cores: int, most_stages: int = 1) -> Chip:
     """A random chip with arrays for two of its numbers: every combination of two or three multiples of each."""
     chip = draw(chips().filter(lambda chip: chip.cores <= most_cores and len(chip_stages(chip)) <= most_stages))
     paths = ["clock", "resident_share", "vector.lanes", "vector.cycles.exp", "overhead.launch"]
-    paths += [f"memory.{level.name}.{field}" for level in chip.memory for field in ("latency", "capacity", "bandwidth")]
+    paths += [f"memory.{level.name}.{field}" for level in chip.memory for field in ("capacity", "bandwidth")]
+    paths += [path for path in numeric_paths(chip) if path.endswith(".latency")]
     paths += ["matrix.rows", "matrix.cols"] * (chip.matrix.kind == "systolic")
     chosen = draw(st.lists(st.sampled_from(paths), min_size=2, max_size=2, unique=True))
     values = {}

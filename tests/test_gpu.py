@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pandas
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -217,7 +218,6 @@ def test_a_launch_is_counted_once(name: str) -> None:
 
 @pytest.mark.skipif(not MEASURED.is_dir(), reason=f"no measurements in {MEASURED}; ROOFTILE_MEASURED names their folder")
 def test_every_gpu_with_tensor_cores_that_was_measured_is_in_the_library() -> None:
-    pandas = pytest.importorskip("pandas")
     names = set(pandas.read_csv(MEASURED / "hardware.csv", comment="#").hardware)
     aliases = {alias for name in chip_names() for alias in load_chip(name).aliases}
     others = ("P100", "P4", "MI50", "MI250X", "RX-", "TPU", "Intel", "Apple", "OnePlus", "Radeon", "GB10", "RTX2080", "A100-SXM4-80GB (330")

@@ -5,7 +5,11 @@ from __future__ import annotations
 import csv
 import importlib
 import itertools
+import platform
 import random
+import resource
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -25,8 +29,8 @@ from sim.mapper import NOTHING, Besides, GemmCost, array, cost_gemm, map_gemm, m
 from sim.mapper.bound import Bounder
 from sim.mapper.candidates import array_grains, variants
 from sim.mapper.cost import evaluate
-from sim.mapper.problem import Choice, setting_of
-from sim.mapper.tables import Asked, Kind, axis_tables
+from sim.mapper.problem import Choice, Setting, setting_of
+from sim.mapper.tables import Asked, axis_tables
 from sim.mapping import AXES, Gemm, GemmMapping, StageTiling, Tile, chip_stages
 from tests.chips import chips as valid_chips
 from tests.walked_gemm import latency_s, walk
@@ -214,21 +218,43 @@ def test_the_bound_of_a_box_is_below_the_cost_of_each_mapping_in_it(data: st.Dat
     pair = [data.draw(mappings(gemm, chip))]
     setting = setting_of(gemm, chip, besides=data.draw(some_besides(chip)))
     choice = choice_of(pair[0])
-    tiles = [
-        np.array([[tile[axis] for tile in choice.tiles], [min(tile[axis] + 3, extent) for tile in choice.tiles]]).T
-        for axis, extent in enumerate((gemm.m, gemm.n, gemm.k))
-    ]
-    parts = (*choice.split, 1)
-    kind = [[Kind(axis, choice.dataflow, choice.array_axis)] for axis in range(3)]
-    table, depths = axis_tables([setting], [Asked(axis, parts[axis], tiles[axis]) for axis in range(3)], kind, none=1e30)
-    assert depths == [1, 1, 1]
-    bounder, none = Bounder(setting, [choice.ranks], [array.drain_cycles(setting, choice.dataflow)]), np.zeros(1, dtype=int)
     cost = evaluate(setting, choice)
-    pairs = table.reshape(len(table), 3, 2)
-    for numbers, single in ((pairs.min(axis=2, keepdims=True), False), (pairs[..., :1], True)):
-        low, _ = bounder(numbers, none, none, single)
+    for low in bounds_of(setting, choice, further=3):
         for lower, exact in zip(low, (cost.latency_s, cost.dram_bytes, cost.moved_bytes, cost.steps), strict=True):
             assert float(lower[0]) <= float(exact) * (1 + 1e-9)
+
+
+def bounds_of(setting: Setting, choice: Choice, further: int) -> list[np.ndarray]:
+    """Of a box of the mapping and those with tiles that are longer by so much, and of the mapping itself."""
+    tiles = [
+        np.array([[tile[axis] for tile in choice.tiles], [min(tile[axis] + further, extent) for tile in choice.tiles]]).T
+        for axis, extent in enumerate(setting.extents)
+    ]
+    parts = (*choice.split, 1)
+    asked = [[Asked(parts[axis], tiles[axis])] for axis in range(3)]
+    table, begins, depths = axis_tables([setting], asked, [[(choice.dataflow, choice.array_axis)]] * 3, none=1e30)
+    assert begins == [0, 2, 4]
+    assert depths == [1, 1, 1]
+    bounder, none = Bounder(setting, [choice.ranks], [array.drain_cycles(setting, choice.dataflow)]), np.zeros(1, dtype=int)
+    pairs = table[:, :6].reshape(len(table), 3, 2)
+    each = ((pairs.min(axis=2, keepdims=True), False), (pairs[..., :1], True))
+    return [bounder(numbers, none, none, single)[0] for numbers, single in each]
+
+
+def test_a_bound_counts_what_the_first_core_has_of_tiles_in_which_a_loop_moves() -> None:
+    """Every way to cut an axis of up to 11 twice and then over three cores: the first has another share of the tile at the edge than of
+    whole ones."""
+    port = Bandwidth(1e9, 1e9, True, False)
+    level = MemoryLevel("dram", 1e12, port, "chip", frozenset({W, A, P}), 1, 0.0, 1, True, False, "", "none")
+    outer, inner, own = (replace(level, name=name, per=per) for name, per in (("outer", "chip"), ("inner", "chip"), ("own", "core")))
+    unit = MatrixUnit("systolic", 1, 2, 2, (1, 1, 1), ("ws",), "overlapped", {"int8": 1}, {"int8": "int32"})
+    chip = Chip("hand", "int8", 1e9, 3, unit, VectorUnit(1, {}), (level, outer, inner, own), 0.0, 0.5, None, "", (), (), {})
+    for m in range(1, 12):
+        setting = setting_of(Gemm(m, 1, 3, 8, 8, 8, 32, "int8"), chip)
+        for first, second in [(i, j) for i in range(1, m + 1) for j in range(1, i + 1)]:
+            choice = Choice(((first, 1, 2), (second, 1, 1), (1, 1, 1)), ((0, 1, 2),) * 3, (3, 1), "ws", "m")
+            _, single = bounds_of(setting, choice, further=0)
+            assert float(single[2, 0]) <= evaluate(setting, choice).moved_bytes, choice
 
 
 def choice_of(mapping: GemmMapping) -> Choice:
@@ -550,7 +576,7 @@ def test_bounds_of_tiles_cut_by_an_edge_are_their_costs() -> None:
     setting = setting_of(Gemm(2048, 16384, 3072, 16, 16, 16, 32, "bf16"), load_chip("tpu-v4i"))
     search = search_module.Search([setting], [search_module.thin_of(setting)])
     random_, checked = random.Random(1), 0
-    for _ in range(2000):
+    for _ in range(4000):
         where = [random_.randrange(len(search.chosen)), random_.randrange(len(search.orders))]
         for axis, begin in zip(search.axes, search.levels[0].begins, strict=True):
             kind = axis.kinds[where[0]]
@@ -558,7 +584,8 @@ def test_bounds_of_tiles_cut_by_an_edge_are_their_costs() -> None:
         numbers = search.table[:, where[2:], None]
         (outer, inner), (last, _) = (numbers[begin : begin + 2, :, 0] for begin in (search.bounder.at.firsts, search.bounder.at.lasts))
         bounds, unfit = search.bounder(numbers, np.array(where[1:2]), np.array(where[:1]), single=True)
-        if unfit[0] or ((outer > inner) != (last > inner)).sum() != 1:
+        is_filling = bounds[3, 0] > 1e20  # what stands there again
+        if is_filling or unfit[0] or ((outer > inner) != (last > inner)).sum() != 1:
             continue
         checked += 1
         costs = evaluate(setting, search.chosen_at(np.array(where)[:, None]))
@@ -866,3 +893,25 @@ def test_searches_take_one_thread_and_leave_the_others(monkeypatch: pytest.Monke
         assert [each["num_threads"] for each in blas.info()] == before
     assert seen
     assert all(threads == [1] * len(blas.lib_controllers) for threads in seen)
+
+
+FREED = """
+import resource
+import numpy as np
+from hwmodels import load_chip
+from sim.mapper import map_gemm
+from sim.mapping import Gemm
+
+map_gemm(Gemm(8, 64, 64, 8, 8, 8, 32, "int8"), load_chip("edge-npu"))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for i in range(100):
+    np.empty(2**17 + 2**13 * i).fill(1)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators keep freed memory as they like")
+def test_memory_that_is_freed_is_kept_for_the_next_array() -> None:
+    """100 arrays of up to 7 MiB, each larger than those before: the pages of about one, not of all."""
+    told = subprocess.run([sys.executable, "-c", FREED], capture_output=True, text=True, check=True).stdout
+    assert int(told) < 2**24 / resource.getpagesize()

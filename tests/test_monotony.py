@@ -11,6 +11,8 @@ from tests.bench.bench_monotony import ALLOWED, BASES, cases
     ("cloud-npu", 11, "cores"),  # many mappings with one bound: of those visited first, with four cores all played badly
     ("cloud-npu", 9, "cores"),  # the same, where those over few cores came first
     ("cloud-npu", 4, "memory.sram.capacity"),
+    ("tpu-v4i", 15, "memory.dram.bandwidth"),  # mappings that do the same, visited three times each, left no visit for a better one
+    ("tpu-v4i", 7, "cores"),  # a search that was content with what it had met
     ("edge-npu", 2, "memory.sram.bandwidth"),
     ("gemmini-default", 1, "memory.dram.bandwidth"),
 ])

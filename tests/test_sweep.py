@@ -12,7 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import distributed
+import duckdb
 import numpy as np
+import pandas
+import polars
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from functional.errors import BadInput
@@ -28,9 +34,6 @@ from sim.explore.sweep_file import load_sweep
 from sim.explore.sweep_grid import Grid
 from sim.explore.sweep_show import pareto_front, show
 from sim.plan import plan
-
-pa = pytest.importorskip("pyarrow")
-pq = pytest.importorskip("pyarrow.parquet")
 
 SWEEP = """
 base: edge-npu
@@ -278,11 +281,8 @@ def test_units_and_provenance_and_readers(tmp_path: Path, file: Path) -> None:
     assert found["engine"] == "roofline"
     assert len(found["inputs_sha256"]) == 64
     total = sum(value for value in pq.read_table(out)["latency_s"].to_pylist() if value)
-    pandas = pytest.importorskip("pandas")
     assert pandas.read_parquet(out)["latency_s"].sum() == pytest.approx(total)
-    polars = pytest.importorskip("polars")
     assert polars.read_parquet(out)["latency_s"].sum() == pytest.approx(total)
-    duckdb = pytest.importorskip("duckdb")
     assert duckdb.sql(f"select sum(latency_s) from '{out}' where phase in ('prefill', 'decode')").fetchall()[0][0] == pytest.approx(total)
 
 
@@ -488,7 +488,6 @@ def test_another_format_is_refused_before_any_work(tmp_path: Path, file: Path) -
 def test_an_output_in_no_folder_and_a_scheduler_that_is_not_there(tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BadInput, match="no such folder"):
         sweep(file, tmp_path / "nowhere" / "r.parquet")
-    pytest.importorskip("distributed")
     monkeypatch.setattr("sim.explore.cluster.CONNECT_S", 1)
     with pytest.raises(BadInput, match=r"--scheduler: no scheduler at tcp://127\.0\.0\.1:9"):
         sweep(file, tmp_path / "r.parquet", scheduler="tcp://127.0.0.1:9")
@@ -587,7 +586,6 @@ def test_every_chip_of_the_library_can_be_swept(tmp_path: Path, name: str) -> No
 
 @pytest.mark.slow
 def test_workers_give_the_same_bytes_even_if_one_is_killed(tmp_path: Path, file: Path) -> None:
-    distributed = pytest.importorskip("distributed")
     sweep(file, tmp_path / "one.parquet")
     killed: list[int] = []
     with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
@@ -604,7 +602,6 @@ def test_workers_give_the_same_bytes_even_if_one_is_killed(tmp_path: Path, file:
 
 @pytest.mark.slow
 def test_local_workers_give_the_same_bytes(tmp_path: Path, file: Path) -> None:
-    pytest.importorskip("distributed")
     sweep(file, tmp_path / "one.parquet")
     done = subprocess.run(
         [*COMMAND, str(file), "--out", str(tmp_path / "two.parquet"), "--workers", "2"], capture_output=True, text=True, check=False

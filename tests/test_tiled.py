@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise
+from dataclasses import replace
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
@@ -12,17 +13,17 @@ from hypothesis import HealthCheck, assume, given, settings
 from functional.config import ModelConfig
 from functional.errors import BadInput
 from hwmodels import Chip, chip_names, load_chip, with_values
-from hwmodels.paths import value_of
+from hwmodels.paths import numeric_paths, recorded_paths, value_of
 from sim import predict, predict_graph, trace_model
 from sim.engines import ENGINES, tiled
 from sim.engines.roofline import Peaks
-from sim.mapper import choice_of
+from sim.mapper import choice_of, map_gemm
 from sim.mapper.cost import evaluate
 from sim.mapper.problem import setting_of
-from sim.mapping import chip_stages
+from sim.mapping import Gemm, chip_stages
 from sim.plan import plan
 from sim.timeline import Timeline
-from tests.chips import chip_of, chips, models
+from tests.chips import chip_of, chips, models, round_model
 from workloads.graph import OpGraph
 from workloads.scenario import PHASES, Formats, Phase, Scenario
 from workloads.trace import trace
@@ -271,12 +272,53 @@ def test_one_token_does_not_fill_a_systolic_array() -> None:
     assert next(iter(step.bound_shares)) == "matrix"
 
 
+DRAM = "{capacity: 8 GiB, bandwidth: 51.2 GB/s, latency: 100 ns, burst: 64 B}"
+L2 = "l2: {capacity: 4 MiB, bandwidth: 512 B/cycle, holds: [weights, activations]}"
+SRAM = "sram: {capacity: 256 KiB, bandwidth: 256 B/cycle, per: core, holds: [weights, activations]}"
+SUMS = "acc: {capacity: 64 KiB, bandwidth: 256 B/cycle, per: core, holds: [psums]}"
+
+
+@pytest.mark.parametrize(
+    ("name", "engine"), [*product(("edge-npu", "gemmini-default", "tpu-v4i"), ("tiled", "cycle")), ("with an L2", "tiled")]
+)
+def test_latencies_and_bursts_touch_time_unless_they_are_for_the_record(name: str, engine: str) -> None:
+    chip = load_chip(name) if name in chip_names() else _around_edge_npu(L2, SRAM, SUMS)
+    graph = trace(round_model(), Scenario.prefill(Formats.of(chip.default_format), prompt=3))
+    known_s = predict_graph(graph, chip, engine).total_s
+    for i, level in enumerate(chip.memory):
+        for field, changed in (("latency", replace(level, latency_s=1.5e-7)), ("burst", replace(level, burst_bytes=4096))):
+            slower = replace(chip, memory=(*chip.memory[:i], changed, *chip.memory[i + 1 :]))
+            is_record = f"memory.{level.name}.{field}" in recorded_paths(chip)
+            assert (predict_graph(graph, slower, engine).total_s == known_s) is is_record, (level.name, field)
+
+
+def _around_edge_npu(*levels: str) -> Chip:
+    return chip_of("\n  ".join(["base: edge-npu\nname: more\ncores: 2\nmemory:", f"dram: {DRAM}", *levels]))
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_arrays_are_refused(engine: str) -> None:
-    """Numbers of a chip, lengths and batches: a timeline is of one step of one chip."""
-    two = with_values(load_chip("edge-npu"), {"memory.sram.capacity": np.array([2.0**20, 2.0**21])})
-    with pytest.raises(BadInput, match=r"has arrays for numbers; .*roofline"):
-        predict_graph(trace_model("stories15m", "int8", prompt=8), two, engine)
-    for lengths in ({"prompt": np.array([8, 16])}, {"prompt": 8, "batch": np.array([1, 2])}):
-        with pytest.raises(BadInput, match="arrays of batches or lengths call roofline_grid"):
-            predict_graph(trace_model("stories15m", "int8", **lengths), load_chip("edge-npu"), engine)
+    """Numbers of a chip, lengths and batches, whichever they are: a timeline is of one step of one chip."""
+    chip, graph = load_chip("edge-npu"), trace_model("stories15m", "int8", prompt=8)
+    for path in numeric_paths(chip):
+        number = value_of(chip, path) or 1e-9
+        two = with_values(chip, {path: np.array([number, number / 2 if path == "resident_share" else 2 * number])})
+        named = path.removesuffix(".read") if path.endswith("bandwidth.read") else path
+        with pytest.raises(BadInput, match=rf"^{named}.*has arrays for numbers; .*roofline"):
+            predict_graph(graph, two, engine)
+    for flag, lengths in (("prompt", {"prompt": np.array([8, 16])}), ("batch", {"prompt": 8, "batch": np.array([1, 2])})):
+        with pytest.raises(BadInput, match=f"^--{flag}: is an array of 2; .* arrays of batches or lengths call roofline_grid"):
+            predict_graph(trace_model("stories15m", "int8", **lengths), chip, engine)
+
+
+@pytest.mark.parametrize("path", ["clock", "matrix.rates.int8", "matrix.rows", "memory.dram.latency", "memory.sram.bandwidth"])
+def test_arrays_are_not_mapped(path: str) -> None:
+    chip = load_chip("edge-npu")
+    two = with_values(chip, {path: np.array([1, 2]) * value_of(chip, path)})
+    with pytest.raises(BadInput, match=f"^{path}: edge-npu has arrays for numbers; map one chip at a time"):
+        map_gemm(Gemm(8, 8, 8, 8, 8, 8, 32, "int8"), two)
+
+
+def test_an_empty_array_is_no_length() -> None:
+    with pytest.raises(BadInput, match="--context: is an empty array; give at least one number"):
+        trace_model("stories15m", "int8", phase="decode", context=np.array([], dtype=int))

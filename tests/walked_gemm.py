@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from hwmodels.chip import Chip, MemoryLevel
@@ -206,87 +207,139 @@ def transfer(chip: Chip, outer: tuple[int, MemoryLevel], inner: MemoryLevel, bit
     return outer_bytes / outside.write_bytes_per_s(chip.clock_hz), bits / 8 / inside.read_bytes_per_s(chip.clock_hz)
 
 
+@dataclass
+class Loads:
+    """Operands on their way to the array: when the first tile of each may come to a level, when both are where the array reads them, and
+    for how long all tiles keep the ports of a level busy."""
+
+    started: dict[tuple[str, str], float]
+    ready: float
+    moves: dict[tuple[str, str], float]
+
+
+@dataclass
+class Stores:
+    """Last stores of sums, from the outermost level that holds them inwards: seconds, seconds of the inner port alone; and for how long all
+    sums keep the ports of a level busy."""
+
+    last: list[float]
+    ports: list[float]
+    moves: dict[tuple[str, str], float]
+
+
 def latency_s(mapping: GemmMapping, chip: Chip, counted: Walk) -> float:
     """The tiled bound from what was walked, written a second time from its definition."""
-    gemm, clock_hz, origin = mapping.gemm, chip.clock_hz, (0, 0)
-    several = mapping.split != (1, 1)
-    started: dict[tuple[str, str], float] = {}
+    loads, stores = loads_of(mapping, chip, counted), stores_of(mapping, chip, counted)
+    return max(
+        array_bound(mapping, chip, counted, loads, stores),
+        *level_bounds(mapping, chip, counted, loads, stores),
+        *single_buffer_bounds(mapping, chip, counted, loads, stores),
+    )
+
+
+def loads_of(mapping: GemmMapping, chip: Chip, counted: Walk) -> Loads:
+    gemm, clock_hz = mapping.gemm, chip.clock_hz
+    found = Loads({}, 0.0, {})
     chains, rests, crossing = [], [], chip.dram.latency_s
-    moves: dict[tuple[str, str], float] = {}
     for role, bits in (("activations", gemm.a_bits), ("weights", gemm.w_bits)):
         now = 0.0
         for index, (outer, (stage, inner)) in enumerate(itertools.pairwise(holders(chip, role))):
             now += outer[1].latency_s
-            started[role, inner.name] = now
-            visits = counted.visits[role, stage, origin]
+            found.started[role, inner.name] = now
+            visits = counted.visits[role, stage, (0, 0)]
             ports = transfer(chip, outer, inner, visits[0].lengths[0] * visits[0].lengths[1] * bits, True)
             now += max(ports)
             moved = sum(visit.lengths[0] * visit.lengths[1] for visit in visits) * bits / 8
             rate = min(outer[1].bandwidth.read_bytes_per_s(clock_hz), inner.bandwidth.write_bytes_per_s(clock_hz))
-            moves[role, inner.name] = moved / rate
+            found.moves[role, inner.name] = moved / rate
             if index == 0:
                 crossing, landed = crossing + ports[0], now
         chains.append(now)
         rests.append(now - landed)
-    ready = max(*chains, crossing + min(rests))
-    stores, store_ports = [], []
+    found.ready = max(*chains, crossing + min(rests))
+    return found
+
+
+def stores_of(mapping: GemmMapping, chip: Chip, counted: Walk) -> Stores:
+    gemm, clock_hz = mapping.gemm, chip.clock_hz
+    found = Stores([], [], {})
     for outer, (stage, inner) in itertools.pairwise(holders(chip, "psums")):
-        visits = counted.visits["psums", stage, origin]
+        visits = counted.visits["psums", stage, (0, 0)]
         ports = transfer(chip, outer, inner, visits[-1].lengths[0] * visits[-1].lengths[1] * gemm.out_bits, False)
         arrives = outer[0] >= 0 or gemm.out_in_dram
         ports = ports if arrives else (0.0, ports[1])
-        stores.append(max(ports))
-        store_ports.append(ports[1])
+        found.last.append(max(ports))
+        found.ports.append(ports[1])
         back = sum(v.lengths[0] * v.lengths[1] * gemm.acc_bits / 8 for v in visits if not v.first)
         finished = sum(v.lengths[0] * v.lengths[1] * gemm.out_bits / 8 for v in visits if v.last)
         away = sum(v.lengths[0] * v.lengths[1] * gemm.acc_bits / 8 for v in visits if not v.last)
         into = min(outer[1].bandwidth.read_bytes_per_s(clock_hz), inner.bandwidth.write_bytes_per_s(clock_hz))
         out = min(outer[1].bandwidth.write_bytes_per_s(clock_hz), inner.bandwidth.read_bytes_per_s(clock_hz))
         finished_s = finished / (out if arrives else inner.bandwidth.read_bytes_per_s(clock_hz))
-        moves["psums", inner.name] = back / into + away / out + finished_s
-    pieces = counted.pieces[origin]
+        found.moves["psums", inner.name] = back / into + away / out + finished_s
+    return found
+
+
+def extra_s(mapping: GemmMapping, chip: Chip, piece: tuple[int, int, int]) -> float:
+    """What a piece takes by itself more than among others: filling and emptying the array."""
+    return (step_cycles(mapping, chip, piece, True) - step_cycles(mapping, chip, piece, False)) / chip.clock_hz
+
+
+def array_bound(mapping: GemmMapping, chip: Chip, counted: Walk, loads: Loads, stores: Stores) -> float:
+    pieces = counted.pieces[0, 0]
     end = pieces[0] if mapping.dataflow == "os" else pieces[-1]
-    extra = (step_cycles(mapping, chip, end, True) - step_cycles(mapping, chip, end, False)) / clock_hz
-    last_extra = (step_cycles(mapping, chip, pieces[-1], True) - step_cycles(mapping, chip, pieces[-1], False)) / clock_hz
-    array_s = counted.cycles[origin] / clock_hz
-    bounds = [ready + array_s + extra + sum(stores)]
+    return loads.ready + counted.cycles[0, 0] / chip.clock_hz + extra_s(mapping, chip, end) + sum(stores.last)
+
+
+def level_bounds(mapping: GemmMapping, chip: Chip, counted: Walk, loads: Loads, stores: Stores) -> Iterator[float]:
+    """Of every level: from its first transfer on it is busy, and then comes what must follow its last read and its last write."""
+    clock_hz = chip.clock_hz
+    for level in chip.memory:
+        read = counted.read[level.name][0, 0] / level.bandwidth.read_bytes_per_s(clock_hz)
+        write = counted.written[level.name][0, 0] / level.bandwidth.write_bytes_per_s(clock_hz)
+        own_starts = [time for (_, name), time in loads.started.items() if name == level.name]
+        prefix = min(own_starts, default=loads.ready) if level is not chip.dram else level.latency_s
+        after = after_last(mapping, chip, level, counted.pieces[0, 0][-1], stores)
+        if level.bandwidth.shared:
+            yield prefix + read + write + after[0]
+        else:
+            yield prefix + max(read + after[0], write + after[1])
+
+
+def after_last(mapping: GemmMapping, chip: Chip, level: MemoryLevel, piece: tuple[int, int, int], stores: Stores) -> tuple[float, float]:
+    """Seconds that must follow the last read and the last write of a level; `piece` is the last that the array works on."""
+    if level is chip.dram:
+        return 0.0, 0.0
+    sums = [name.name for _, name in holders(chip, "psums")]
+    if level.name in sums:
+        index = sums.index(level.name) - 1
+        return stores.last[index] - stores.ports[index] + sum(stores.last[:index]), sum(stores.last[: index + 1])
     unit = chip.matrix
     drain = 0 if unit.kind == "tensor_core" else (2 if mapping.dataflow == "os" else 1) * unit.rows + unit.cols - 2
-    chip_stage = {level.name: stage for stage, found in enumerate(chip_stages(chip)) for level in found.levels}
-    for level in chip.memory:
-        read = counted.read[level.name][origin] / level.bandwidth.read_bytes_per_s(clock_hz)
-        write = counted.written[level.name][origin] / level.bandwidth.write_bytes_per_s(clock_hz)
-        own_starts = [time for (_, name), time in started.items() if name == level.name]
-        prefix = min(own_starts, default=ready) if level is not chip.dram else level.latency_s
-        sums = [name.name for _, name in holders(chip, "psums")]
-        shared_by_several = several and chip_stage.get(level.name, -1) < mapping.split_stage
-        if level is chip.dram:
-            after = (0.0, 0.0)
-        elif level.name in sums:
-            index = sums.index(level.name) - 1
-            after = (stores[index] - store_ports[index] + sum(stores[:index]), sum(stores[: index + 1]))
-        else:
-            step = step_cycles(mapping, chip, (1, 1, 1) if shared_by_several else pieces[-1], True) / clock_hz
-            rest = 0.0 if shared_by_several else sum(stores)
-            feeds = any(holders(chip, role)[-1][1] is level for role in ("activations", "weights"))
-            after = ((drain / clock_hz if feeds else step) + rest, step + rest)
-        if level.bandwidth.shared:
-            bounds.append(prefix + read + write + after[0])
-        else:
-            bounds.append(prefix + max(read + after[0], write + after[1]))
+    stage = next(stage for stage, found in enumerate(chip_stages(chip)) if level in found.levels)
+    shared_by_several = mapping.split != (1, 1) and stage < mapping.split_stage
+    step = step_cycles(mapping, chip, (1, 1, 1) if shared_by_several else piece, True) / chip.clock_hz
+    rest = 0.0 if shared_by_several else sum(stores.last)
+    feeds = any(holders(chip, role)[-1][1] is level for role in ("activations", "weights"))
+    return (drain / chip.clock_hz if feeds else step) + rest, step + rest
+
+
+def single_buffer_bounds(mapping: GemmMapping, chip: Chip, counted: Walk, loads: Loads, stores: Stores) -> Iterator[float]:
+    """Where a level has one buffer for the tiles of a role, moving them and using them take turns."""
+    last, array_s = counted.pieces[0, 0][-1], counted.cycles[0, 0] / chip.clock_hz
+    worked_s = array_s + extra_s(mapping, chip, last)
     for role in ("activations", "weights"):
         places = [level for _, level in holders(chip, role)][1:]
         for index, level in enumerate(places):
             if not level.double_buffered:
-                begin = started[role, level.name] + moves[role, level.name]
+                begin = loads.started[role, level.name] + loads.moves[role, level.name]
                 if level is places[-1]:
-                    bounds.append(begin + array_s + last_extra + sum(stores))
+                    yield begin + worked_s + sum(stores.last)
                 else:
-                    step = step_cycles(mapping, chip, pieces[-1], True) / clock_hz
-                    bounds.append(begin + moves[role, places[index + 1].name] + step + sum(stores))
+                    step = step_cycles(mapping, chip, last, True) / chip.clock_hz
+                    yield begin + loads.moves[role, places[index + 1].name] + step + sum(stores.last)
     places = [level for _, level in holders(chip, "psums")][1:]
     for index, level in enumerate(places):
         if not level.double_buffered:
-            uses = array_s + last_extra if level is places[-1] else moves["psums", places[index + 1].name]
-            bounds.append(ready + moves["psums", level.name] + uses + sum(stores[:index]))
-    return max(bounds)
+            uses = worked_s if level is places[-1] else stores.moves["psums", places[index + 1].name]
+            yield loads.ready + stores.moves["psums", level.name] + uses + sum(stores.last[:index])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -102,13 +103,27 @@ class Scenario:
         """`tokens` new tokens per sequence after `context` others (0: none yet); each sees those before it."""
         return cls("extend", batch, tokens, context, formats, logits, sampling)
 
+    def _named(self) -> dict[str, Dim]:
+        """Batch and length by their flags."""
+        return {"--batch": self.batch, **({"--context": self.context} if self.phase == "decode" else {"--prompt": self.q_len})}
+
+    def refuse_arrays(self) -> None:
+        """Raise `ScenarioError` where the batch or a length is an array: that is many steps."""
+        arrays = {flag: np.shape(value) for flag, value in self._named().items() if np.ndim(value)}
+        if arrays:
+            cure = "give one number; for arrays of batches or lengths call roofline_grid"
+            raise ScenarioError(Problem(f"is an array of {math.prod(shape)}", cure, path=flag) for flag, shape in arrays.items())
+
     def check(self, config: ModelConfig) -> None:
         """Raise `ScenarioError` where a length is impossible for this model."""
-        length_flag = "--context" if self.phase == "decode" else "--prompt"
-        length = self.context if self.phase == "decode" else self.q_len
+        named = self._named()
+        empty = [flag for flag, value in named.items() if np.size(value) == 0]
+        if empty:
+            raise ScenarioError(Problem("is an empty array", "give at least one number", path=flag) for flag in empty)
+        length_flag, length = list(named.items())[1]
         problems = [
             Problem(f"must be at least 1, found {np.min(value)}", path=flag)
-            for flag, value in (("--batch", self.batch), (length_flag, length))
+            for flag, value in named.items()
             if np.min(value) < 1
         ]
         if np.max(self.batch) > LARGEST_BATCH:

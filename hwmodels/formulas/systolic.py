@@ -66,8 +66,18 @@ class SramAccesses(NamedTuple):
 
 
 def ceil_div(dividend: Count, divisor: Count) -> Count:
-    """Quotient of two counts, rounded up."""
-    return -(-dividend // divisor)
+    """Quotient of two counts, rounded up. Float64 arrays of whole numbers below 2^52 take a fifth of the time of int64 ones: no quotient of
+    such is rounded to or past another whole number."""
+    return np.ceil(dividend / divisor) if _is_float(dividend) else -(-dividend // divisor)
+
+
+def floor_div(dividend: Count, divisor: Count) -> Count:
+    """The same rounded down."""
+    return np.floor(dividend / divisor) if _is_float(dividend) else dividend // divisor
+
+
+def _is_float(count: Any) -> bool:
+    return isinstance(count, np.ndarray) and count.dtype.kind == "f"
 
 
 def whole_cycles(cycles: Any) -> Count:
@@ -76,6 +86,13 @@ def whole_cycles(cycles: Any) -> Count:
         return cycles
     guarded = cycles * _ROUNDING_GUARD
     return np.ceil(guarded).astype(np.int64) if isinstance(guarded, np.ndarray) else math.ceil(guarded)
+
+
+def paced(count: Count, rate: Number) -> Count:
+    """Cycles that so many operands take at a rate, or packs of so many in each."""
+    if isinstance(rate, int | float) and rate == 1:
+        return count
+    return np.ceil(count / rate * _ROUNDING_GUARD) if _is_float(count) else whole_cycles(count / rate)
 
 
 def folds(dataflow: str, rows: Count, cols: Count, m: Count, n: Count, k: Count, rate: Number = 1) -> Count:
@@ -90,9 +107,7 @@ def stream_cycles(dataflow: str, m: Count, n: Count, k: Count, rate: Number = 1)
         raise _unknown(dataflow)
     name = AXES[dataflow][2]
     streamed = _packed_depth(k, rate) if name == "k" else m if name == "m" else n
-    if isinstance(rate, int | float) and rate >= 1:
-        return streamed
-    return whole_cycles(streamed / smaller(rate, 1))
+    return paced(streamed, smaller(rate, 1))
 
 
 def drain_cycles(dataflow: str, rows: Count, cols: Count) -> Count:
@@ -192,9 +207,7 @@ def _extents(dataflow: str, m: Count, n: Count, k: Count) -> tuple[Count, Count,
 
 def _packed_depth(k: Count, rate: Number) -> Count:
     """Operands along k after `rate` neighbours were packed into one."""
-    if isinstance(rate, int | float) and rate <= 1:
-        return k
-    return whole_cycles(k / larger(rate, 1))
+    return paced(k, larger(rate, 1))
 
 
 def _unknown(dataflow: str) -> ValueError:

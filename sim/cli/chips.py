@@ -6,7 +6,12 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="The chips of the library; show and check chip files.")
+app = typer.Typer(
+    rich_markup_mode=None,
+    add_completion=False,
+    no_args_is_help=True,
+    help="The chips of the library; show and check chip files.",
+)
 
 
 @app.command("list")

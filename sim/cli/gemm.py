@@ -9,10 +9,11 @@ import typer
 
 from functional.errors import BadInput, Problem
 from sim.array import Mode
+from sim.cli.flags import refuse
 
 Dataflow = Literal["os", "ws", "is"]
 
-app = typer.Typer(rich_markup_mode=None)
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 
 @app.command()
@@ -33,10 +34,11 @@ def gemm(
     form: Annotated[Literal["table", "json"], typer.Option("--format", help="How to print.")] = "table",
 ) -> None:
     """Map one GEMM C[m, n] = A[m, k] W[k, n] on a chip, or run it on a systolic array alone."""
-    if chip is None and (dtype or weights):
-        raise BadInput(Problem("an array alone has no number formats", "leave out --dtype and --weights, or give --chip"))
-    if chip is not None and any(each is not None for each in (rows, cols, dataflow, mode)):
-        raise BadInput(Problem("a chip has its own array", "give --chip, or --rows, --cols, --dataflow and --mode"))
+    of_array = {"--rows": rows, "--cols": cols, "--dataflow": dataflow, "--mode": mode}
+    if chip is None:
+        refuse({"--dtype": dtype, "--weights": weights}, "an array alone, without --chip, has no number formats")
+    else:
+        refuse({flag: value is not None for flag, value in of_array.items()}, f"{chip} has its own array")
     if chip is not None:
         from hwmodels import load_chip
         from sim.gemm import gemm_on_chip

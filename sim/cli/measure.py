@@ -14,7 +14,7 @@ from sim.cli import flags
 if TYPE_CHECKING:
     from sim.evidence.sampling import Progress
 
-app = typer.Typer(rich_markup_mode=None)
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 _EVERY_S = 5.0
 

@@ -8,7 +8,12 @@ import typer
 
 from sim.cli import flags
 
-app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="The models of the library, and the layer table of any model.")
+app = typer.Typer(
+    rich_markup_mode=None,
+    add_completion=False,
+    no_args_is_help=True,
+    help="The models of the library, and the layer table of any model.",
+)
 
 
 @app.command("list")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from sim.explore.sensitivity import Sensitivity
     from sim.explore.step import Step
 
-app = typer.Typer(rich_markup_mode=None)
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 
 @app.command()

@@ -8,7 +8,7 @@ import typer
 
 from sim.cli import flags
 
-app = typer.Typer(rich_markup_mode=None)
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 
 @app.command()

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from functional.errors import Problem, ScenarioError, UnknownName, did_you_mean
+from hwmodels.paths import refuse_many
 from sim.engines import roofline
 from sim.engines.result import GroupTimes
 from sim.plan import Plan
@@ -31,8 +32,9 @@ def timed(plan: Plan, engine: str, prefetch: bool = True) -> tuple[Plan, list[Gr
     """A plan with the engine of that name: the plan whose classes are timed, and their times.
 
     The cycle engine lets weights come before the group that uses them, unless not `prefetch`: what came parts its classes. Without, and in
-    every other engine, groups of a class are alike.
+    every other engine, groups of a class are alike. Raises `ScenarioError` for a chip whose numbers are arrays.
     """
+    refuse_many(plan.chip, ONE_CHIP)
     if engine == "cycle" and prefetch:
         from sim.engines import prefetch as ahead
 
@@ -43,9 +45,10 @@ def timed(plan: Plan, engine: str, prefetch: bool = True) -> tuple[Plan, list[Gr
 def mapped_by(plan: Plan, engine: str) -> list[tiled.Mapped]:
     """Each class of groups as the engine of that name maps it: the very mapping that it times.
 
-    Raises `BadInput` for an engine that maps nothing.
+    Raises `BadInput` for an engine that maps nothing, and for a chip whose numbers are arrays.
     """
     check_engine(engine)
+    refuse_many(plan.chip, ONE_CHIP)
     if engine == "roofline":
         raise ScenarioError(Problem("roofline maps nothing that could be executed", "take tiled or cycle", path="--engine"))
     from sim.engines import cycle, tiled
@@ -57,6 +60,9 @@ def mapped_by(plan: Plan, engine: str) -> list[tiled.Mapped]:
 
 ENGINES: Mapping[str, Callable[[Plan], list[GroupTimes]]] = {"roofline": roofline.time_classes, "tiled": _tiled, "cycle": _cycle}
 DEFAULT_ENGINE = "tiled"
+
+ONE_CHIP = "one chip is timed at a time; for the roofline of many call roofline_grid"
+"""What to do where a chip's numbers are arrays."""
 
 
 def check_engine(engine: str, prefetch: bool = True) -> None:

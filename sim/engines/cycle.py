@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from functional.errors import Problem, ScenarioError
 from hwmodels.chip import Chip
 from hwmodels.technology import technology_of
 from sim.engines import roofline, tiled
@@ -34,7 +33,7 @@ NAMED_BY = {"dram": "dram", "array": "matrix", "vector": "vector"}
 
 
 def time_classes(plan: Plan) -> list[GroupTimes]:
-    """Each class of groups, mapped and played. Raises `ScenarioError` for grids, `BadInput` for what cannot be mapped."""
+    """Each class of groups, mapped and played. Raises `BadInput` for what cannot be mapped."""
     return [each.times(each.played) for each in play_classes(plan)]
 
 
@@ -42,8 +41,6 @@ def play_classes(plan: Plan) -> list[PlayedClass]:
     """The schedules of all classes, each for itself and under the mapping that plays best; alike ones of different classes share one."""
     chip = plan.chip
     peaks = roofline.Peaks.of(chip)
-    if peaks.is_many:
-        raise ScenarioError(Problem(f"{plan.chip.name} has arrays for numbers", "cycle plays one chip at a time; take the roofline"))
     plan = sustained(plan)
     lasting = peaks if plan.chip is chip else roofline.Peaks.of(plan.chip)
     calibrated = technology_of(plan.chip) is not None

@@ -38,6 +38,7 @@ from workloads.quantise import compute_format
 K_STEP = 32
 LONGEST_ROW = 2**16
 
+
 def map_group(group_class: GroupClass, plan: Plan, peaks: roofline.Peaks, technology: Technology) -> Mapped:
     """What a group is charged, and the mapping that it is charged for."""
     contractions = [op.work for op in group_class.ops if isinstance(op.work, Contraction)]

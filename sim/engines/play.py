@@ -26,11 +26,11 @@ from sim.engines.play_waves import play_waves
 from sim.engines.played import Besides, GemmOps, Played
 from sim.engines.ports import Window
 from sim.intervals import Log
-from sim.mapper import MappedGemm, cost_gemm
+from sim.mapper import MappedGemm, choice_of, cost_gemm
 from sim.mapper.array import step_cycles
 from sim.mapper.attention import TilingBounds, attention_candidates
 from sim.mapper.problem import ROLE_AXES, Setting, setting_of
-from sim.mapper.ranked import candidates, sees_all
+from sim.mapper.ranked import candidates, program_of, sees_all
 from sim.mapping import AXES, GemmMapping
 from sim.plan import Plan
 from sim.timeline import Visits
@@ -133,8 +133,9 @@ def _others(group_class: GroupClass, mapped: tiled.Mapped, plan: Plan, peaks: ro
     besides_s = tiled.least_besides_s(group_class, plan, peaks)
     pieces = parts_of(plan.graph)
     ranked = candidates(choice.mapping.gemm, chip, choice.a_resident, besides_s, range_s, RANKED, few, pieces)
-    some = [each for each in ranked.best if each.mapping != choice.mapping]
     setting = setting_of(choice.mapping.gemm, chip, choice.a_resident)
+    own = program_of(setting, choice_of(choice.mapping))
+    some = [each for each in ranked.best if program_of(setting, choice_of(each.mapping)) != own]
     guesses_s = [max(each.bound_s, _guess_s(each.mapping, setting)) for each in some]
     order = sorted(range(len(some)), key=guesses_s.__getitem__)
 

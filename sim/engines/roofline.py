@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from functional.errors import Problem, ScenarioError
 from functional.formats import bits_of
 from functional.spec import Dim
 from functional.work import Contraction
@@ -65,12 +64,6 @@ class Peaks:
             resident_range=(float(np.min(resident_bytes)), float(np.max(resident_bytes))),
             prices=prices_of(chip),
         )
-
-    @property
-    def is_many(self) -> bool:
-        """Whether any number is an array of those of many chips."""
-        rates = (number for level, *rates in self.levels for number in (level.capacity_bytes, *rates))
-        return any(isinstance(number, np.ndarray) for number in (*self.macs_per_s.values(), *self.primitive_s.values(), *rates))
 
     def extreme(self, fastest: bool) -> Peaks:
         """Plain numbers: the largest of all that any of many chips offers, or the smallest."""
@@ -176,10 +169,8 @@ def floor_s(asked: Demand, chip: Chip) -> Number:
 
 
 def time_classes(plan: Plan) -> list[GroupTimes]:
-    """Each class of groups, timed; its ops share the latency by their own single-op rooflines. Raises `ScenarioError` for many chips."""
+    """Each class of groups, timed; its ops share the latency by their own single-op rooflines."""
     peaks = Peaks.of(plan.chip)
-    if peaks.is_many:
-        raise ScenarioError(Problem(f"{plan.chip.name} has arrays for numbers", "a timeline is of one chip; for many call roofline_grid"))
     return [time_class(group_class, peaks) for group_class in plan.classes]
 
 

@@ -92,10 +92,8 @@ class Mapped:
 
 
 def time_classes(plan: Plan) -> list[GroupTimes]:
-    """Each class of groups, mapped and timed. Raises `ScenarioError` for grids, `BadInput` for what cannot be mapped."""
+    """Each class of groups, mapped and timed. Raises `BadInput` for what cannot be mapped."""
     peaks = roofline.Peaks.of(plan.chip)
-    if peaks.is_many:
-        raise ScenarioError(Problem(f"{plan.chip.name} has arrays for numbers", "tiled maps one chip at a time; take the roofline"))
     lasting = sustained(plan)
     lasting_peaks = peaks if lasting is plan else roofline.Peaks.of(lasting.chip)
     mapped = map_groups(lasting, lasting_peaks)

@@ -31,6 +31,7 @@ _STRETCH_S = 0.25
 """Seconds between two readings: what lasts for less is noise, which the median takes care of, and operating systems count in steps of
 10 ms."""
 
+
 class Reading(NamedTuple):
     """Seconds of each kernel of the reference; when it was read, and processor seconds that others had taken of the threads until then."""
 

@@ -89,8 +89,9 @@ def execute_attention(
 ) -> tuple[Tensor, Tally]:
     """Output [B, H, T, E] of q[B, H, T, E], k and v[B, G, S, E], moved and computed as the mapping says, and what that took.
 
-    Traffic is between DRAM and the innermost stage. Raises ValueError for a mapping that the chip cannot carry out: more parts than cores,
-    a dataflow that the array lacks, tiles that do not fit their level, online rescaling of integers or without fusion.
+    Traffic is between DRAM and the levels next to the array, whatever lies between. Raises ValueError for a mapping that the chip cannot
+    carry out: more parts than cores, a dataflow that the array lacks, tiles that do not fit their level, keys shared where no level is,
+    online rescaling of integers or without fusion; and for a query that sees no key.
     """
     _check(mapping, chip, q, k, numbers)
     run = _Run(mapping, chip, q, k, v, numbers)
@@ -247,14 +248,15 @@ class _Run:
     def whole_rows(self, pair: int, queries: Span, tiles: list[Span]) -> Tensor:
         rows = self.asking.oldest()
         scores = torch.cat([self.scores(pair, queries, rows, tile) for tile in tiles], -1)
-        bits = scores.numel() * self.attention.act_bits * self.mapping.score_buffers
-        self.hold(self.operands, "scores", bits if self.mapping.fused else 0)
+        kept = scores.shape[-1] if self.mapping.fused else max(tile.stop - tile.start for tile in tiles)
+        self.hold(self.operands, "scores", scores.shape[0] * kept * self.attention.act_bits * self.mapping.score_buffers)
         return scores
 
     def scores(self, pair: int, queries: Span, rows: Tensor, tile: Span) -> Tensor:
         """Masked scores [rows, keys] of one key tile, in the format between ops."""
         arithmetic = self.numbers.for_scores
         sums = torch.zeros((rows.shape[0], tile.stop - tile.start), dtype=arithmetic.sum_dtype)
+        self.hold(self.sums, "psums", sums.numel() * self.attention.acc_bits)
         self.multiply(arithmetic, sums, rows, self.fetch("keys", pair, tile).T, queries, tile)
         scores = arithmetic.finish(sums, Span(0, sums.shape[1]))
         self.spill("scores", scores.numel(), reads=0)
@@ -315,6 +317,7 @@ class _Run:
             weights = exponentials.to(arithmetic.output_dtype)
         else:
             weights = self.numbers.weights(requantise(exponentials, scales.exponentials, arithmetic.output), scales.exponentials)
+        self.hold(self.operands, "exponentials", weights.numel() * self.attention.act_bits * self.mapping.score_buffers)
         self.multiply(arithmetic, of.output, weights, values, of.queries, tile)
         of.maxima = larger
 
@@ -326,8 +329,8 @@ class _Run:
         data = self.stored[cargo][batch, kv_head, tile.start : tile.stop]
         if self.held.get(cargo) != (pair, tile):
             self.held[cargo] = pair, tile
-            copies = self.mapping.buffers if self.operands.double_buffered else 1
-            self.move_in(cargo, data.numel(), self.attention.kv_bits * copies, from_dram=(cargo, pair, tile) not in self.shared)
+            from_dram = (cargo, pair, tile) not in self.shared
+            self.move_in(cargo, data.numel(), self.attention.kv_bits * self.mapping.buffers, from_dram)
             if self.mapping.keys_shared:
                 self.shared.add((cargo, pair, tile))
         return data

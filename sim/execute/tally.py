@@ -83,14 +83,6 @@ class Tally:
             totals[movement] += elements * tiles
         return totals
 
-    @property
-    def transfers(self) -> Counter[Traffic]:
-        """Tiles by movement."""
-        totals: Counter[Traffic] = Counter()
-        for (movement, _), tiles in self.moves.items():
-            totals[movement] += tiles
-        return totals
-
     def moved_bytes(self, level: str, direction: Literal["read", "write"], bits: Mapping[Cargo, int], burst_bytes: int) -> int:
         """Bytes that pass a level in one direction, every tile on bursts of its own; `bits` per element of the cargoes that are counted."""
         total = 0

@@ -27,7 +27,8 @@ from functional.config import ModelConfig
 from functional.work import Contraction, flops
 from hwmodels.chip import Chip
 from hwmodels.formulas.roofline import largest, total
-from sim.engines import ENGINES, roofline
+from hwmodels.paths import refuse_many
+from sim.engines import ENGINES, ONE_CHIP, roofline
 from sim.engines.prices import STATIC, Prices, prices_of
 from sim.engines.result import GroupTimes, components_s
 from sim.intervals import Floats
@@ -265,8 +266,9 @@ def stretch(
     """Time a scenario whose context is a number, or an array of them [n]; every linear in `split` pieces, one per core. `progress` is
     called as contexts are timed one by one.
 
-    Raises `BadInput` for what tracing, splitting and planning refuse.
+    Raises `BadInput` for what tracing, splitting and planning refuse, and for a chip whose numbers are arrays.
     """
+    refuse_many(chip, ONE_CHIP)
     layers = Layers(min(config.num_hidden_layers, FEW), config.num_hidden_layers)
     few = replace(config, num_hidden_layers=layers.planned)
     planned, components = _for_all(plan(in_pieces(trace(few, scenario), split), chip, fused), layers)

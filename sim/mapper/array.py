@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from hwmodels.chip import Role
 from hwmodels.formulas import systolic, tensor_core
 from hwmodels.formulas.elementwise import larger, smaller
-from hwmodels.formulas.systolic import ceil_div, whole_cycles
+from hwmodels.formulas.systolic import ceil_div, floor_div
 from hwmodels.formulas.tiling import AxisCuts, Blocks
 from sim.mapper.problem import Amount, Setting
 from sim.mapping import AXES, Axis
@@ -53,31 +53,100 @@ def use(
     unit = setting.chip.matrix
     if unit.kind == "tensor_core":
         return ArrayUse(_granule_cycles(setting, cuts), steps, 0)
-    cycles: Amount = 1
+    taken: Amount = 1
     for name, axis in zip(AXES, cuts, strict=True):
-        cycles = cycles * total(axis, cycles_factor(setting, dataflow, array_axis, name))
+        lay = lay_of(setting, dataflow, array_axis, name)
+        taken = taken * total(axis, lambda length, lay=lay: lay.cycles(lay.folds(length)))  # type: ignore[misc]
     end = first if dataflow == "os" else last
-    return ArrayUse(cycles, steps, tile_extra_cycles(setting, dataflow, array_axis, end))
+    return ArrayUse(taken, steps, tile_extra_cycles(setting, dataflow, array_axis, end))
 
 
-def cycles_factor(setting: Setting, dataflow: str, array_axis: Axis, name: Axis) -> Callable[[Amount], Amount]:
-    """What a piece's length along one axis contributes to the cycles of its tile, as a factor."""
-    unit = setting.chip.matrix
+class Lay(NamedTuple):
+    """How an axis lies in the matrix units of a core: the units that share it; how many neighbours along it a PE takes as one; the PEs over
+    which a unit folds its part, 1 where it is streamed; how many operands of a streamed one enter per cycle, if less than 1; the cycles of
+    fill and drain, and those between folds at least, and besides (as `systolic.fold_interval_cycles` has them), 0 where it is not streamed;
+    turns of a tensor core per fold; and how much of a unit's part an access of the role that the axis does not select serves, of a streamed
+    axis all. With arrays for these numbers it is several axes side by side."""
+
+    units: Amount
+    pack: Amount
+    pes: Amount
+    pace: Amount
+    fill: Amount
+    least: Amount
+    more: Amount
+    turns: Amount
+    served: Amount
+
+    def folds(self, length: Amount) -> Amount:
+        """Folds of a piece, of the unit that has the largest part; of a streamed axis the cycles in which that enters."""
+        return systolic.paced(self._folds(ceil_div(length, self.units) if self._is_shared else length, self.pes), self.pace)
+
+    def cycles(self, folds: Amount) -> Amount:
+        """What a piece of so many folds contributes to the cycles of its tile, as a factor."""
+        return larger(folds, self.least) + self.more
+
+    def extra_cycles(self, folds: Amount) -> Amount:
+        """By how much a piece alone takes longer than its share of a sequence: fill, drain and skew."""
+        return self.fill + folds - self.cycles(folds)
+
+    def accesses(self, length: Amount) -> Amount:
+        """How often units access the role that the axis does not select, for a piece."""
+        return self._over_units(length, self.served)
+
+    def issued(self, length: Amount) -> Amount:
+        """Operands for which a piece is charged: whole folds, by all units."""
+        return self.pack * self.pes * self._over_units(length, self.pes)
+
+    def issued_to_first(self, length: Amount) -> Amount:
+        """The same by the unit that has the largest part."""
+        return self.pack * self.pes * self._folds(ceil_div(length, self.units), self.pes)
+
+    @property
+    def _is_shared(self) -> bool:
+        """Whether units share the axis, or some of several axes."""
+        return not isinstance(self.units, int) or self.units > 1
+
+    def _folds(self, part: Amount, size: Amount) -> Amount:
+        return ceil_div(systolic.paced(part, self.pack), size)
+
+    def _over_units(self, length: Amount, size: Amount) -> Amount:
+        """Folds of a size, summed over the units that get any of a piece."""
+        if not self._is_shared:
+            return self._folds(length, size)
+        part = larger(ceil_div(length, self.units), 1)
+        full = floor_div(length, part)
+        return full * self._folds(part, size) + self._folds(length - full * part, size)
+
+
+_ALL = 2**60
+"""More than any piece is long."""
+
+
+def lay_of(setting: Setting, dataflow: str, array_axis: Axis, name: Axis) -> Lay:
+    """How an axis lies with a dataflow, if units share `array_axis`."""
+    unit, rate = setting.chip.matrix, setting.rate
+    if unit.kind == "tensor_core":
+        size = unit.tile[AXES.index(name)]
+        share = 1.0 if name != "m" else 1 / unit.count
+        return Lay(1, 1, size, 1, 0, 0, 0, share * (size / rate if name == "k" else size), _ALL)
+    units, pack = unit.count if name == array_axis else 1, rate if name == "k" and rate > 1 else 1
     rows, _, streamed = systolic.AXES[dataflow]
-    if name == streamed:
-        return lambda length: interval_cycles(setting, dataflow, _part(setting, name, array_axis, length))
-    return _share_folds(setting, name, array_axis, unit.rows if name == rows else unit.cols)
+    if name != streamed:
+        pes = unit.rows if name == rows else unit.cols
+        return Lay(units, pack, pes, 1, 0, 0, 0, 1, pes)
+    fill = 2 * unit.rows + unit.cols - 2
+    least, more = (unit.rows, 0) if unit.weight_preload == "overlapped" else (0, fill)
+    return Lay(units, pack, 1, min(rate, 1), fill, least, more, 1, _ALL)
 
 
 def tile_extra_cycles(setting: Setting, dataflow: str, array_axis: Axis, tile: tuple[Amount, ...]) -> Amount:
-    """By how much a tile alone takes longer than its share of a sequence: fill, drain and skew."""
-    unit = setting.chip.matrix
-    if unit.kind == "tensor_core":
+    """By how much a tile alone takes longer than its share of a sequence."""
+    if setting.chip.matrix.kind == "tensor_core":
         return 0
-    name = systolic.AXES[dataflow][2]
-    streamed = _part(setting, name, array_axis, tile[[*AXES].index(name)])  # type: ignore[arg-type]
-    stream = systolic.stream_cycles(dataflow, streamed, streamed, streamed, setting.rate)
-    return 2 * unit.rows + unit.cols - 2 + stream - interval_cycles(setting, dataflow, streamed)
+    streamed = [*AXES].index(systolic.AXES[dataflow][2])  # type: ignore[arg-type]
+    lay = lay_of(setting, dataflow, array_axis, AXES[streamed])
+    return lay.extra_cycles(lay.folds(tile[streamed]))
 
 
 def drain_cycles(setting: Setting, dataflow: str) -> Amount:
@@ -89,20 +158,18 @@ def drain_cycles(setting: Setting, dataflow: str) -> Amount:
 def interval_cycles(setting: Setting, dataflow: str, streamed: Amount) -> Amount:
     """Cycles between folds whose streamed axis has this length; the other two axes do not matter."""
     unit = setting.chip.matrix
-    interval = systolic.fold_interval_cycles(
-        dataflow, unit.weight_preload, unit.rows, unit.cols, streamed, streamed, streamed, setting.rate
-    )
-    return interval * smaller(streamed, 1)
+    return systolic.fold_interval_cycles(dataflow, unit.weight_preload, unit.rows, unit.cols, streamed, streamed, streamed, setting.rate)
 
 
 def step_cycles(setting: Setting, dataflow: str, array_axis: Axis, tile: tuple[Amount, ...]) -> Amount:
     """Cycles of one innermost tile that has the units to itself."""
     if setting.chip.matrix.kind == "tensor_core":
         return _granule_cycles(setting, [AxisCuts(((Blocks(1, extent, ()),),), (), 0, 1, False) for extent in tile])
-    cycles: Amount = 1
+    taken: Amount = 1
     for name, length in zip(AXES, tile, strict=True):
-        cycles = cycles * cycles_factor(setting, dataflow, array_axis, name)(length)
-    return cycles + tile_extra_cycles(setting, dataflow, array_axis, tile)
+        lay = lay_of(setting, dataflow, array_axis, name)
+        taken = taken * lay.cycles(lay.folds(length))
+    return taken + tile_extra_cycles(setting, dataflow, array_axis, tile)
 
 
 def accesses(setting: Setting, dataflow: str, array_axis: Axis, cuts: Mapping[Role, Sequence[AxisCuts]]) -> Accesses:
@@ -118,39 +185,19 @@ def accesses(setting: Setting, dataflow: str, array_axis: Axis, cuts: Mapping[Ro
         total(wk, _same) * total(wn, _same),
         total(cm, _same) * total(cn, _same),
     )
-    k_pieces = total(ck, one)
-    unit = setting.chip.matrix
-    if unit.kind == "tensor_core":
-        return Accesses(a_elements * total(an, one), w_elements * total(wm, one), sums * (k_pieces - 1), sums * k_pieces)
 
-    def parts(name: Axis, size: int | None) -> Callable[[Amount], Amount]:
-        return _folds(setting, name, array_axis, size)
-
-    k_folds = total(ck, lambda length: ceil_div(_packed(setting, "k", length), unit.rows))
-    match dataflow:
-        case "os":
-            often = total(an, parts("n", unit.cols)), total(wm, parts("m", unit.rows)), k_pieces
-        case "ws":
-            often = total(an, parts("n", unit.cols)), total(wm, parts("m", None)), k_folds
-        case _:
-            often = total(an, parts("n", None)), total(wm, parts("m", unit.cols)), k_folds
-    return Accesses(a_elements * often[0], w_elements * often[1], sums * (often[2] - 1), sums * often[2])
+    m, n, k = (lay_of(setting, dataflow, array_axis, name) for name in AXES)
+    for_a, for_w, for_sums = total(an, n.accesses), total(wm, m.accesses), total(ck, k.accesses)
+    return Accesses(a_elements * for_a, w_elements * for_w, sums * (for_sums - 1), sums * for_sums)
 
 
 def issued_macs(setting: Setting, dataflow: str, array_axis: Axis, cuts: Sequence[AxisCuts], first_unit: bool = False) -> Amount:
     """MACs that array time is charged for: granules, or folds padded to full rows, columns and packs; the streamed length is not. Those of
     all units, or of the first systolic array, whose share of each tile is the largest."""
-    unit = setting.chip.matrix
     issued: Any = 1
-    if unit.kind == "tensor_core":
-        for axis, size in zip(cuts, unit.tile, strict=True):
-            issued = issued * total(axis, _padded(size))
-        return issued
-    rows, cols, _ = systolic.AXES[dataflow]
     for name, axis in zip(AXES, cuts, strict=True):
-        pack = max(setting.rate, 1) if name == "k" else 1
-        size = unit.rows if name == rows else unit.cols if name == cols else 1
-        issued = issued * pack * size * total(axis, (_share_folds if first_unit else _folds)(setting, name, array_axis, size))
+        lay = lay_of(setting, dataflow, array_axis, name)
+        issued = issued * total(axis, lay.issued_to_first if first_unit else lay.issued)
     return issued
 
 
@@ -180,44 +227,3 @@ def one(length: Amount) -> Amount:
 
 def _same(length: Amount) -> Amount:
     return length
-
-
-def _padded(size: int) -> Callable[[Amount], Amount]:
-    return lambda length: ceil_div(length, size) * size
-
-
-def _folds(setting: Setting, name: Axis, array_axis: Axis, size: int | None) -> Callable[[Amount], Amount]:
-    return lambda length: _over_parts(setting, name, array_axis, length, size)
-
-
-def _share_folds(setting: Setting, name: Axis, array_axis: Axis, size: int) -> Callable[[Amount], Amount]:
-    return lambda length: ceil_div(_packed(setting, name, _part(setting, name, array_axis, length)), size)
-
-
-def _packed(setting: Setting, name: str, length: Amount) -> Amount:
-    """Operands along an axis: `rate` neighbours along k are one."""
-    return whole_cycles(length / setting.rate) if name == "k" and setting.rate > 1 else length
-
-
-def _part(setting: Setting, name: str, array_axis: Axis, length: Amount) -> Amount:
-    """The largest share of one matrix unit."""
-    return ceil_div(length, setting.chip.matrix.count) if name == array_axis else length
-
-
-def _over_parts(setting: Setting, name: Axis, array_axis: Axis, length: Amount, size: int | None) -> Amount:
-    """Folds of `size` over one axis, summed over the units that share it; for size None the units that get anything (at least one)."""
-    if name != array_axis or setting.chip.matrix.count == 1:
-        return one(length) if size is None else ceil_div(_packed(setting, name, length), size)
-    part = larger(_part(setting, name, array_axis, length), 1)
-    if size is None:
-        return ceil_div(length, part)
-    return length // part * ceil_div(_packed(setting, name, part), size) + ceil_div(_packed(setting, name, length % part), size)
-
-
-def accesses_factor(setting: Setting, dataflow: str, array_axis: Axis, name: Axis) -> Callable[[Amount], Amount]:
-    """How often a piece of this length along one axis has the systolic units access the role that the axis does not select."""
-    unit = setting.chip.matrix
-    if name == "k":
-        return one if dataflow == "os" else lambda length: ceil_div(_packed(setting, "k", length), unit.rows)
-    stationary = {"ws": "m", "is": "n"}.get(dataflow)  # the axis along which the stationary operand is reused
-    return _folds(setting, name, array_axis, None if name == stationary else unit.rows if dataflow == "os" and name == "m" else unit.cols)

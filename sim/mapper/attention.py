@@ -368,11 +368,10 @@ def _parts(length: int, most: int) -> list[int]:
 
 
 def _sizes(length: int, granule: int) -> list[int]:
-    """The whole length, and granules doubled until then."""
-    sizes = {length}
+    """The whole length, granules doubled until then, and 1, which fits best; the largest first."""
+    sizes = {1, length}
     size = granule
     while size < length:
         sizes.add(size)
         size *= 2
-    sizes.add(min(1, length))
     return sorted(sizes, reverse=True)

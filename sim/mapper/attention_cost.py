@@ -248,14 +248,16 @@ def innermost_use(mapping: AttentionMapping, chip: Chip) -> InnermostUse:
         of_cores = np.maximum.reduceat(elements, parts)
         return float(of_cores.sum() * (mapping.busy_cores // len(parts)) if level.per == "chip" else of_cores.max())
 
-    kept_bits = largest(rows * tiles.keys, operands) * attention.act_bits if mapping.fused and not mapping.online else 0.0
-    copies = 2 * (mapping.buffers if operands.double_buffered else 1)
+    kept_keys = tiles.keys if mapping.fused and not mapping.online else widths
+    kept_bits = largest(rows * kept_keys, operands) * attention.act_bits
     room = dict.fromkeys((operands.name, sums.name), 0.0)
     room[operands.name] += mapping.score_buffers * (largest(rows, operands) * attention.head_dim * attention.act_bits + kept_bits)
-    room[operands.name] += copies * largest(widths, operands) * attention.head_dim * attention.kv_bits
-    room[sums.name] += largest(rows, sums) * attention.head_dim * attention.acc_bits
+    room[operands.name] += 2 * mapping.buffers * largest(widths, operands) * attention.head_dim * attention.kv_bits
     if mapping.online:
+        room[sums.name] += largest(rows, sums) * attention.head_dim * attention.acc_bits
         room[sums.name] += mapping.score_buffers * largest(rows * widths, sums) * attention.acc_bits
+    else:
+        room[sums.name] += largest(rows * np.maximum(widths, attention.head_dim), sums) * attention.acc_bits
     return InnermostUse(
         level=operands.name,
         read_bytes=read + outputs,
@@ -417,6 +419,7 @@ def _product(mapping: AttentionMapping, chip: Chip, m: int, n: int, k: int) -> N
         total[2] = max(total[2, 0], issued)
     total[0] = cycles
     return total
+
 
 def product_cycles(mapping: AttentionMapping, chip: Chip, m: Any, n: Any, k: Any) -> Any:
     """Array cycles of a product, or of many: those of the largest share that one unit works on."""

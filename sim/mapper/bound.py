@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from hwmodels.chip import Role
 from hwmodels.formulas.elementwise import chosen, smaller
 from sim.mapper.problem import ROLE_AXES, Place, Setting, capacity_bytes
-from sim.mapper.tables import Floats, layout, stored_kinds
+from sim.mapper.tables import Floats, layout_of
 
 OPERANDS: tuple[Role, Role] = ("activations", "weights")
 
@@ -82,8 +82,7 @@ class Bounder:
 
     def __init__(self, setting: Setting, orders: Sequence[Any], drains: Sequence[int]) -> None:
         stages = len(setting.stages)
-        self.stored_kinds = stored_kinds(setting)
-        self.at = layout(stages, self.stored_kinds)
+        self.at = layout_of(setting)
         self.inside = loops_inside(tuple(orders))
         self.one_core = setting.cores == 1
         self.demands = 0
@@ -119,7 +118,7 @@ class Bounder:
         for_all = [setting.shared(home) and not (home.level.multicast and role != "psums") for role, home in zip(ROLES, homes, strict=True)]
         rows = [self.at.accesses_of_all if each else self.at.accesses for each in for_all]
         self.access_rows = None if self.one_core or not any(for_all) else rows
-        self.numbers_of_boxes = self.at.every if self.one_core else self.at.alike
+        self.numbers_of_boxes = self.at.alike
         self.bursts_per_element, self.burst_parts, self.first_rows = self._burst_rates()
         self.wasted = 4 if self.burst_parts[2:].any() else 2 if self.burst_parts.any() else 0
         self.longest = self._longest()
@@ -319,7 +318,7 @@ class Bounder:
         found[self.waste_read : self.waste_written + 1] = 0
         if self.wasted:
             self._waste_of_outermost(found, numbers, whole, out_bytes)
-        if self.stored_kinds:
+        if at.lengths < at.blocks:
             rows, cols = numbers[at.lengths : at.blocks, :2].swapaxes(0, 1)
             burst_bytes = self.setting.chip.dram.burst_bytes
             bursts = rows[:, None] * cols * out_bytes / burst_bytes

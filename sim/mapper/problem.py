@@ -13,6 +13,7 @@ import numpy as np
 from functional.errors import BadInput, Problem
 from hwmodels.chip import Chip, MemoryLevel, Role
 from hwmodels.formulas.roofline import ports_s
+from hwmodels.paths import arrays_among
 from sim.mapping import AXES, Axis, ChipStage, Gemm, chip_stages
 from sim.plan import resident_level
 
@@ -200,9 +201,11 @@ def _bad_chip(gemm: Gemm, chip: Chip) -> list[Problem]:
     if gemm.compute not in chip.matrix.rates:
         cure = f"choose one of {', '.join(chip.formats)}, or add the rate to the chip"
         found.append(Problem(f"{chip.name} has no rate for {gemm.compute}", cure, path=f"matrix.rates.{gemm.compute}"))
-    numbers = [chip.clock_hz, chip.cores, chip.resident_share, *(level.capacity_bytes for level in chip.memory)]
+    numbers: list[Any] = [chip.clock_hz, chip.cores, chip.resident_share, chip.matrix.rows, chip.matrix.cols, *chip.matrix.rates.values()]
+    for level in chip.memory:
+        numbers += level.capacity_bytes, level.bandwidth.read, level.bandwidth.write, level.latency_s, level.burst_bytes
     if any(isinstance(number, np.ndarray) for number in numbers):
-        found.append(Problem(f"{chip.name} has arrays for numbers", "map one chip at a time; only the roofline takes grids"))
+        found += arrays_among(chip, "map one chip at a time; only the roofline takes grids")
     return found
 
 

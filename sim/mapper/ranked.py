@@ -32,10 +32,9 @@ from sim.mapper.tables import Ints
 from sim.mapping import Gemm, GemmMapping, chip_stages
 
 _BATCH = 512
-_MOST_BOXES = 6000
-"""Boxes after which the search is content with what it has, but on one stage and up to two cores."""
+_MOST_BOXES = 100_000
 _MOST_PRICED = 20_000
-"""Mappings that are priced before the search is content with what it has."""
+"""Boxes that are opened, and mappings that are priced, before the search is content with what it has."""
 
 
 class Candidate(NamedTuple):
@@ -104,9 +103,8 @@ def _search(
 ) -> _Ranked | None:
     whole = sees_all(setting.chip)
     try:
-        budget_boxes = math.inf if whole and setting.cores <= 2 else _MOST_BOXES
         variants, orders, tiles_of = all_of(setting) if whole else thin_of(setting)
-        search = _Ranked([setting], [(variants[::-1], orders, tiles_of)], "latency", budget_boxes)
+        search = _Ranked([setting], [(variants[::-1], orders, tiles_of)], "latency")
     except NoTile:
         return None
     search.besides_s, search.count, search.most_tiles, search.is_whole = besides_s, count, most_tiles, whole
@@ -114,17 +112,30 @@ def _search(
     return search
 
 
+def program_of(setting: Setting, choice: Choice) -> tuple[object, ...]:
+    """What a mapping does, the same for all that differ in nothing but where loops of one trip stand: of each stage its other loops,
+    outermost first, and all else that is chosen."""
+    loops, extents = [], setting.extents
+    for stage, (tile, ranks) in enumerate(zip(choice.tiles, choice.ranks, strict=True)):
+        if stage == setting.split_stage:
+            extents = -(-extents[0] // choice.split[0]), -(-extents[1] // choice.split[1]), extents[2]
+        loops.append(tuple(sorted((axis for axis in range(3) if tile[axis] < extents[axis]), key=ranks.__getitem__)))
+        extents = tile
+    return choice.tiles, tuple(loops), choice.split, choice.dataflow, choice.array_axis
+
+
 class _Best(NamedTuple):
-    """A mapping: its bound on the grid, its place among all, its bound [s], and what it is."""
+    """A mapping: its bound on the grid, its place among all, its bound [s], what it is and what it does."""
 
     on_grid_s: float
     place: int
     bound_s: float
     choice: Choice
+    program: tuple[object, ...]
 
 
 class _Ranked(Search):
-    """A search that keeps the best few, by bound and then by place among all mappings."""
+    """A search that keeps the best few, by bound and then by place among all mappings; of those that do the same the first."""
 
     may_trust = False
     besides_s: Mapping[str, tuple[float, ...]]
@@ -193,7 +204,7 @@ class _Ranked(Search):
     def _price(self, boxes: Any) -> Any:
         """Price single mappings, best first."""
         while boxes.boxes:
-            if self.priced >= _MOST_PRICED:
+            if self.priced >= _MOST_PRICED or self.opened >= _MOST_BOXES:
                 self.budget_boxes = self.opened
                 return boxes
             first, rest = self._parted(boxes, _BATCH)
@@ -216,11 +227,17 @@ class _Ranked(Search):
         wanted = np.flatnonzero(~unwanted & (bounds_s < self.below_s))
         bounds_s, places = bounds_s.take(wanted), self.place(0, where).take(wanted)
         grid_s = on_grid(bounds_s)
-        for i in np.lexsort((places, grid_s))[: self.count].tolist():
+        for i in np.lexsort((places, grid_s)).tolist():
             if (grid_s[i], places[i]) >= (self.found.key[0], self.found.key[4]):
                 break
             chosen = self.chosen_at(where[:, wanted[i] : wanted[i] + 1])
-            self.best.append(_Best(float(grid_s[i]), int(places[i]), float(bounds_s[i]), chosen))
+            new = _Best(float(grid_s[i]), int(places[i]), float(bounds_s[i]), chosen, program_of(self.setting, chosen))
+            alike = next((each for each in self.best if each.program == new.program), None)
+            if alike is not None:
+                if alike[:2] <= new[:2]:
+                    continue
+                self.best.remove(alike)
+            self.best.append(new)
             self.best.sort(key=lambda each: each[:2])
             del self.best[self.count :]
             if len(self.best) == self.count:

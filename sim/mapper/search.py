@@ -38,9 +38,9 @@ from sim.mapper.bound import ROUNDING, Bounder, bounder_of, form_of
 from sim.mapper.candidates import ORDERS, ORDERS_ALIKE, Variant, all_tiles, thin_tiles, thin_variants, variants
 from sim.mapper.cost import Costs, evaluate
 from sim.mapper.problem import Choice, Setting
-from sim.mapper.tables import Asked, Floats, Ints, Kind, axis_tables, is_one_chip, place_of, with_arrays
+from sim.mapper.tables import Asked, Floats, Flow, Ints, Tables, axis_tables, is_one_chip, place_of, with_arrays
 from sim.mapper.threads import on_one_thread
-from sim.mapping import AXES, Axis
+from sim.mapping import AXES
 
 GRID = 2.0**-33
 """Share of a latency by which two may differ and yet be the same: ten digits."""
@@ -118,7 +118,7 @@ class _Axis(NamedTuple):
 
 
 class _Level(NamedTuple):
-    """All axes, cut into blocks of 2^level candidates: `table` [rows, blocks] of their minima, and where each axis begins in it [axes]."""
+    """All axes, cut into blocks of 2^level candidates: a table with a column of minima for each, and where each axis begins [axes]."""
 
     table: Floats
     begins: list[int]
@@ -146,48 +146,49 @@ class NoTile(Exception):
 TilesOf: TypeAlias = Callable[[Setting, int, int], Ints]
 
 
+@lru_cache(maxsize=64)
+def _kinds(chosen: tuple[Variant, ...], sources: tuple[tuple[int, ...], ...]) -> list[tuple[list[tuple[int, int]], list[Flow], Ints]]:
+    """Of each axis the groups of candidates that variants ask for, each the number of a setting and parts; the flows that make a difference
+    to it; and the kind of each variant, by flow and then by group. `sources[axis]` say which setting gives each variant its candidates."""
+    found = []
+    for axis, name in enumerate(AXES):
+        groups = [(source, (*variant.split, 1)[axis]) for variant, source in zip(chosen, sources[axis], strict=True)]
+        places = [place_of(variant.dataflow, variant.array_axis, name) for variant in chosen]
+        flows = {place: (variant.dataflow, variant.array_axis) for place, variant in zip(reversed(places), reversed(chosen), strict=True)}
+        group_numbers = {group: i for i, group in enumerate(dict.fromkeys(groups))}
+        place_numbers = {place: i * len(group_numbers) for i, place in enumerate(dict.fromkeys(places))}
+        kinds = np.array([place_numbers[place] + group_numbers[group] for place, group in zip(places, groups, strict=True)])
+        found.append(([*group_numbers], [flows[place] for place in place_numbers], kinds))
+    return found
+
+
 def _candidates(
     settings: Sequence[Setting], chosen: Sequence[Variant], asking: Sequence[int], tiles_of: TilesOf, bounder: Bounder
-) -> tuple[list[_Axis], Floats]:
-    """The axes, and their table with a column for each candidate of each kind, padded. `asking` says for which of the settings each of the
+) -> tuple[list[_Axis], Tables]:
+    """The axes, and their tables with a column for each candidate of each kind, padded. `asking` says for which of the settings each of the
     chosen variants is; GEMMs whose extents along an axis are the same share its candidates."""
-    asked: list[Asked] = []
-    one_chip = is_one_chip(settings)
-    kinds, of_variants = [], []
-    for axis, name in enumerate(AXES):
-        groups: dict[tuple[int, int], int] = {}
-        flows: dict[Any, tuple[str, Axis]] = {}
-        wanted = []
-        for variant, number in zip(chosen, asking, strict=True):
-            parts = (*variant.split, 1)[axis]
-            group = settings[number].extents[axis] if one_chip else number, parts
-            if group not in groups:
-                groups[group] = len(asked)
-                asked.append(Asked(axis, parts, tiles_of(settings[number], axis, parts), number))
-            flow = flows.setdefault(place_of(variant.dataflow, variant.array_axis, name), (variant.dataflow, variant.array_axis))
-            wanted.append((flow, group))
-        asked_for = set(wanted)
-        order = [each for each in product(flows.values(), groups) if each in asked_for]
-        numbers = {each: i for i, each in enumerate(order)}
-        kinds.append([Kind(groups[group], *flow) for flow, group in order])
-        of_variants.append(np.array([numbers[each] for each in wanted]))
-    asked = _those_that_fit(asked, bounder)
-    table, depths = axis_tables(settings, asked, kinds, _NO_TILE)
-    tiles = [[asked[kind.asked].tiles for kind in own] for own in kinds]
-    return [_Axis(*each) for each in zip(tiles, of_variants, depths, strict=True)], table
+    sources = [tuple(asking)] * len(AXES)
+    if len(settings) > 1 and is_one_chip(settings):
+        firsts = [{setting.extents[axis]: number for number, setting in reversed([*enumerate(settings)])} for axis in range(len(AXES))]
+        sources = [tuple(own[settings[number].extents[axis]] for number in asking) for axis, own in enumerate(firsts)]
+    kinds = _kinds(tuple(chosen), tuple(sources))
+    asked = [
+        [_that_fit(Asked(parts, tiles_of(settings[number], axis, parts), number), bounder.longest[axis]) for number, parts in groups]
+        for axis, (groups, _, _) in enumerate(kinds)
+    ]
+    tables = axis_tables(settings, asked, [flows for _, flows, _ in kinds], _NO_TILE)
+    tiles = [[each.tiles for each in own] * len(flows) for own, (_, flows, _) in zip(asked, kinds, strict=True)]
+    return [_Axis(*each) for each in zip(tiles, (own for _, _, own in kinds), tables.depths, strict=True)], tables
 
 
-def _those_that_fit(asked: Sequence[Asked], bounder: Bounder) -> list[Asked]:
+def _that_fit(asked: Asked, longest: Floats) -> Asked:
     """Candidates that fit where they are one element long along the other axes."""
-    found = []
-    for each in asked:
-        fine = each.tiles <= bounder.longest[each.axis]
-        if not fine.all():
-            each = each._replace(tiles=each.tiles.compress(fine.all(axis=0), axis=1))
-            if not each.tiles.size:
-                raise NoTile
-        found.append(each if len(each.tiles) == 1 else each._replace(tiles=_in_fours(each.tiles)))
-    return found
+    fine = asked.tiles <= longest
+    if not fine.all():
+        asked = asked._replace(tiles=asked.tiles.compress(fine.all(axis=0), axis=1))
+        if not asked.tiles.size:
+            raise NoTile
+    return asked if len(asked.tiles) == 1 else asked._replace(tiles=_in_fours(asked.tiles))
 
 
 def _in_fours(tiles: Ints) -> Ints:
@@ -202,25 +203,23 @@ def _in_fours(tiles: Ints) -> Ints:
     return tiles.repeat(often, axis=1)
 
 
-def _levels(axes: Sequence[_Axis], table: Floats, boxes: int) -> list[_Level]:
-    """Levels from single candidates up to where boxes, of which there are as many for each combination of blocks, are few."""
+def _levels(axes: Sequence[_Axis], tables: Tables, boxes: int, rows: int) -> list[_Level]:
+    """Levels from single candidates up to where boxes, of which there are as many for each combination of blocks, are few: of so many rows
+    blocks' minima, in the columns that were left for them. Axes that a level does not part keep those that they have."""
+    numbers, depths, begins = tables.numbers[:rows], tables.depths, tables.begins
     widths = [len(axis.tiles) << axis.depth for axis in axes]
-    levels = [_Level(table, [0, widths[0], widths[0] + widths[1]])]
-    for level in range(1, 1 + max(axis.depth for axis in axes)):
-        if boxes << sum(max(0, axis.depth - level + 1) for axis in axes) <= _BOXES_AT_FIRST:
+    levels, begin, end = [_Level(tables.numbers, begins)], 0, sum(widths)
+    for level in range(1, 1 + max(depths)):
+        if boxes << sum(max(0, depth - level + 1) for depth in depths) <= _BOXES_AT_FIRST:
             break
-        below, before = levels[-1].table, levels[-1].begins
-        parts = [1 + (axis.depth >= level) for axis in axes]
-        if min(parts) == 2:
-            levels.append(_Level(np.minimum(below[:, ::2], below[:, 1::2]), [begin // 2 for begin in before]))
-            widths = [width // 2 for width in widths]
-            continue
-        blocks = []
-        for part, begin, width in zip(parts, before, widths, strict=True):
-            own = below[:, begin : begin + width]
-            blocks.append(np.minimum(own[:, ::2], own[:, 1::2]) if part == 2 else own)
-        widths = [width // part for width, part in zip(widths, parts, strict=True)]
-        levels.append(_Level(np.concatenate(blocks, axis=1), [0, widths[0], widths[0] + widths[1]]))
+        # Deeper axes come first, so that those that are parted stand together.
+        parted = [axis for axis in range(len(axes)) if depths[axis] >= level]
+        half = sum(widths[axis] for axis in parted) >> level
+        below = numbers[:, begin : begin + 2 * half]
+        np.minimum(below[:, ::2], below[:, 1::2], out=numbers[:, end : end + half])
+        begins = [end + (at - begin) // 2 if axis in parted else at for axis, at in enumerate(begins)]
+        levels.append(_Level(numbers, begins))
+        begin, end = end, end + half
     return levels
 
 
@@ -284,8 +283,9 @@ class Search:
         self.priced_alike = np.array([alike[flow, axis, split == (1, 1)] for split, flow, axis in self.chosen])
         drains = [array.drain_cycles(settings[chip], variant.dataflow) for variant, chip in zip(self.chosen, self.chips, strict=True)]
         self.bounder = bounder_of(settings, self.orders, drains, self.chips)
-        self.axes, self.table = _candidates(settings, self.chosen, self.chips, tiles_of, self.bounder)
-        self.levels = _levels(self.axes, self.table[: self.bounder.numbers_of_boxes], len(self.chosen) * len(self.orders) // len(settings))
+        self.axes, tables = _candidates(settings, self.chosen, self.chips, tiles_of, self.bounder)
+        self.table = tables.numbers
+        self.levels = _levels(self.axes, tables, len(self.chosen) * len(self.orders) // len(settings), self.bounder.numbers_of_boxes)
         self.keys = [1, 0, 2, 3] if objective == "traffic" else [0, 1, 2, 3]
         self.ranks = np.array(self.orders).transpose(1, 2, 0)
         self.founds = [incumbent] * len(settings)

@@ -5,11 +5,10 @@ All axes are worked out together, their candidates side by side; so are those of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from itertools import accumulate, groupby
-from operator import attrgetter
+from itertools import accumulate
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -17,9 +16,9 @@ from numpy.typing import NDArray
 
 from hwmodels.formulas import systolic
 from hwmodels.formulas.systolic import ceil_div
-from hwmodels.formulas.tiling import AxisCuts, Blocks, cut_axis, divide, positions
+from hwmodels.formulas.tiling import AxisCuts, Blocks, positions
 from sim.mapper import array
-from sim.mapper.problem import Setting
+from sim.mapper.problem import ROLE_AXES, Setting
 from sim.mapping import AXES, Axis
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -27,8 +26,8 @@ Ints: TypeAlias = NDArray[np.int64]
 
 
 class Layout(NamedTuple):
-    """Rows of a table: where each number stands. See `geometry` and `array_factors` for what they are. Boxes do with those before `every`
-    on one core, and with those before `alike` on several."""
+    """Rows of a table: where each number stands. See `geometry` and `array_factors` for what they are. Boxes do with those before `alike`;
+    on one core there are none from `every` up to it."""
 
     own: int
     steps: int
@@ -52,85 +51,100 @@ class Layout(NamedTuple):
 
 
 @lru_cache(maxsize=8)
-def layout(stages: int, kinds: int) -> Layout:
-    """Where the numbers of a chip with so many stages stand, from an inner one of which blocks of so many kinds are stored in DRAM."""
+def _layout(stages: int, several: bool, kinds: int) -> Layout:
+    """Where the numbers of a chip with so many stages stand, with several cores or one, from an inner stage of which blocks of so many
+    kinds are stored in DRAM."""
     # The last row of `own` are the steps of the array.
-    widths = (stages, 1, 1, stages, stages, stages, 1, 1, stages * (stages + 1), 1, 1, 1, 1, 1, 1, 1, kinds, kinds)
+    of_all = (stages * (stages + 1), 1, 1, 1) if several else (0, 0, 0, 0)
+    widths = (stages, 1, 1, stages, stages, stages, 1, 1, *of_all, 1, 1, 1, 1, kinds, kinds)
     return Layout(*(sum(widths[:i]) for i in range(len(widths) + 1)))
 
 
-def stored_kinds(setting: Setting) -> int:
+def _stored_kinds(setting: Setting) -> int:
     """Of how many kinds the blocks are into which an axis is cut for the stage that stores sums in DRAM; 0 if it is the outermost one."""
     outer, inner = setting.holders["psums"][:2]
     several = setting.cores > 1 and inner.stage >= setting.split_stage
     return 2 ** (inner.stage + 1 + several) if inner.stage > 0 and setting.arrives(outer) else 0
 
 
-class Asked(NamedTuple):
-    """An axis, the parts that it is split into, candidate tiles [stages, candidates] of it, and the number of the setting that they are
-    for."""
+def layout_of(setting: Setting) -> Layout:
+    """Where the numbers of a GEMM on a chip stand."""
+    return _layout(len(setting.stages), setting.cores > 1, _stored_kinds(setting))
 
-    axis: int
+
+class Asked(NamedTuple):
+    """The parts that an axis is split into, candidate tiles [stages, candidates] of it, and the number of the setting that they are for."""
+
     parts: int
     tiles: Ints
     setting: int = 0
 
 
+Flow: TypeAlias = tuple[str, Axis]
+"""A dataflow, and the axis along which matrix units share a tile."""
+
+
+Whole: TypeAlias = Any
+"""A float64 array of whole numbers: a count that divides faster."""
+
+
 class Cuts(NamedTuple):
-    """Axes as their candidate tiles cut them, as the first core and as all cores see them; extents of that core's first and last tile of
-    each stage, and piece."""
+    """Axes as their candidate tiles cut them: for each stage, and at last for the array, how many blocks there are, and their lengths
+    [cores, kinds of blocks, candidates], float64 but whole; of how few candidates there are none of a kind does not matter. `cores`: the
+    first one; once there are several, after it all of them, those that have full parts and the one that has the rest. And the extents of
+    the first core's first and last tile of each stage, and piece [candidates]."""
 
-    own: AxisCuts
-    every: AxisCuts
-    firsts: list[Ints]
-    lasts: list[Ints]
-
-
-class Pieces(NamedTuple):
-    """What the array gets of each candidate: how many pieces of which lengths the first core has, and after those (if there are several)
-    all cores have [kinds of pieces, candidates]; how many kinds the first core has; and the extent of its first and last piece."""
-
-    counts: Ints
-    lengths: Ints
-    own: int
-    first: Ints
-    last: Ints
-
-    def part(self, begin: int, end: int) -> Pieces:
-        """Those of neighbours."""
-        return Pieces(self.counts[:, begin:end], self.lengths[:, begin:end], self.own, self.first[begin:end], self.last[begin:end])
+    counts: list[Whole]
+    lengths: list[Whole]
+    firsts: list[Whole]
+    lasts: list[Whole]
 
 
-def cuts_of(setting: Setting, extents: Ints, tiles: Ints, parts: Any) -> Cuts:
+def cuts_of(setting: Setting, extents: Whole, tiles: Whole, parts: Any) -> Cuts:
     """`tiles` [stages, candidates] of axes of `extents` [candidates], split into `parts`: as many numbers, or 1 for a single core."""
-    where, sizes, several = setting.split_stage, list(tiles), setting.cores > 1
-    own = cut_axis(extents, sizes, where, parts, every=False)
-    every = cut_axis(extents, sizes, where, parts, every=True) if several else own
-    first: Any = extents
-    last: Any = extents
-    firsts, lasts = [], []
-    for stage in range(len(tiles) + 1):
+    where, several, stages = setting.split_stage, setting.cores > 1, len(tiles)
+    found = Cuts([], [], [], [])
+    counts, lengths, first, last = np.ones((1, 1, len(extents))), extents[None, None], extents, extents
+    for stage in range(stages + 1):
         if stage == where and several:
+            counts, lengths = _shared_out(counts, lengths, parts)
             first, last = ceil_div(first, parts), ceil_div(last, parts)
-        if stage < len(tiles):
-            first, last = np.minimum(first, tiles[stage]), (last - 1) % tiles[stage] + 1
-        firsts.append(first)
-        lasts.append(last)
-    return Cuts(own, every, firsts, lasts)
+        found.counts.append(counts)
+        found.lengths.append(lengths)
+        if stage < stages:
+            tile = tiles[stage]
+            counts, lengths = _divided(counts, lengths, tile)
+            first, last = np.minimum(first, tile), last - (ceil_div(last, tile) - 1) * tile
+        found.firsts.append(first)
+        found.lasts.append(last)
+    return found
 
 
-def pieces_of(cuts: Cuts, candidates: int) -> Pieces:
-    """What the array gets of axes that are cut so."""
-    own = cuts.own.around[-1]
-    blocks = own if cuts.every is cuts.own else (*own, *cuts.every.around[-1])
-    counts, lengths = np.empty((2, len(blocks), candidates), dtype=np.int64)
-    for i, block in enumerate(blocks):
-        counts[i], lengths[i] = block.blocks, block.length
-    return Pieces(counts, lengths, len(own), cuts.firsts[-1], cuts.lasts[-1])
+def _divided(counts: Whole, lengths: Whole, tile: Whole) -> tuple[Whole, Whole]:
+    """Blocks cut into tiles: the full ones and the one at the edge."""
+    cores, kinds, candidates = lengths.shape
+    new = np.empty((2, cores, 2, kinds, candidates))
+    times, has_edge, full, rest = new[0, :, 0], new[0, :, 1], new[1, :, 0], new[1, :, 1]
+    np.floor(lengths / tile, out=times)
+    np.subtract(lengths, times * tile, out=rest)
+    np.minimum(rest, 1, out=has_edge)
+    np.minimum(lengths, tile, out=full)
+    new[0] *= counts[:, None]
+    new_counts, new_lengths = new.reshape(2, cores, 2 * kinds, candidates)
+    return new_counts, new_lengths
 
 
-def geometry(setting: Setting, extents: Ints, tiles: Ints, parts: Any, cuts: Cuts) -> Floats:
-    """A table with the rows that do not depend on the array.
+def _shared_out(counts: Whole, lengths: Whole, parts: Whole) -> tuple[Whole, Whole]:
+    """Blocks cut into equal parts for as many cores, rounded up, the last one smaller: those of the first core, and of all."""
+    part = np.maximum(ceil_div(lengths[0], parts), 1)
+    times = np.floor(lengths[0] / part)
+    rest = lengths[0] - times * part
+    own = np.minimum(lengths[0], part)
+    return np.array([np.ones_like(times), times, np.minimum(rest, 1)]) * counts, np.array([own, own, rest])
+
+
+def geometry(setting: Setting, tiles: Whole, parts: Any, cuts: Cuts, table: Floats) -> None:
+    """Fill in the rows that do not depend on the array.
 
     own: visits by the first core, by moving stage (-1, 0, ...); every: by all cores, for each stage; moves: the share of the axis that lies
     in blocks in which the loop of a stage has more than one trip; firsts, lasts: extent of the first core's first and last tile, of which
@@ -138,130 +152,144 @@ def geometry(setting: Setting, extents: Ints, tiles: Ints, parts: Any, cuts: Cut
     tiles in that share and of the rest, as the outermost stage cuts it; fulls, edges: how many these are; lengths,
     blocks: of what the stage holds that stores sums in DRAM, if it is an inner one, all cores together, and how many of each kind.
     """
-    stages, several, kinds = len(tiles), setting.cores > 1, stored_kinds(setting)
-    at = layout(stages, kinds)
-    numbers = np.zeros((at.rows, tiles.shape[1]))
-    for i, row in enumerate(positions(cuts.own, stages - 1)):
-        numbers[at.own + i] = row
-    moves = [_moving(cuts, tiles, stage) for stage in range(stages)]
-    for i, row in enumerate([*moves, *cuts.firsts[:stages], *cuts.lasts[:stages]]):
-        numbers[at.moves + i] = row
-    part = ceil_div(extents, parts) if setting.split_stage == 0 and several else extents
+    stages, several, where = len(tiles), setting.cores > 1, setting.split_stage
+    at = layout_of(setting)
+    for row, often in zip(table[at.own : at.cycles], _positions(setting, tiles, parts, cuts, stages - 1, every=False), strict=True):
+        row[:] = often
+    for stage in range(stages):
+        table[at.moves + stage] = _moving(cuts, tiles, stage, where)
+        table[at.firsts + stage], table[at.lasts + stage] = cuts.firsts[stage], cuts.lasts[stage]
     if several:
         for stage in range(stages):
-            for i, row in enumerate(positions(cuts.every, stage)):
-                numbers[at.every + stage * (stages + 1) + i] = row
-        numbers[at.extent] = sum(block.elements for block in cuts.own.around[setting.split_stage])
-    numbers[at.alike], numbers[at.full], numbers[at.edges] = extents // part, cuts.firsts[0], 1
-    numbers[at.fulls], numbers[at.edge] = np.divmod(part, tiles[0])
-    if kinds:
+            begin = at.every + stage * (stages + 1)
+            every = [*_positions(setting, tiles, parts, cuts, stage, every=True), *[0] * (stages - 1 - stage)]
+            for row, often in zip(table[begin : begin + stages + 1], every, strict=True):
+                row[:] = often
+        np.add.reduce(cuts.counts[where][0] * cuts.lengths[where][0], out=table[at.extent])
+        table[at.alike] = cuts.counts[0][1, 0] if where == 0 else 1
+    # Before the outermost stage cuts it, what the first core has is one block.
+    fulls, part = cuts.counts[1][0, 0], cuts.lengths[0][0, 0]
+    table[at.full], table[at.fulls], table[at.edges] = cuts.firsts[0], fulls, 1
+    np.subtract(part, fulls * tiles[0], out=table[at.edge])
+    if at.lengths < at.blocks:
         stage = setting.holders["psums"][1].stage
-        stored = [piece for block in cuts.every.around[stage] for piece in divide(block, tiles[stage])]
-        for i, block in enumerate(stored):
-            numbers[at.lengths + i], numbers[at.blocks + i] = block.length, block.blocks
-    return numbers
+        stored = _divided(cuts.counts[stage], cuts.lengths[stage], tiles[stage])
+        # Of several cores the first stands before those of all.
+        table[at.blocks : at.rows], table[at.lengths : at.blocks] = (each[-2:].reshape(-1, tiles.shape[1]) for each in stored)
 
 
-def _moving(cuts: Cuts, tiles: Ints, stage: int) -> Any:
-    """The share of the blocks that stage `stage` cuts in which it has more than one trip: of the first core or of all, the lesser one."""
-    seen = [cuts.own] if cuts.every is cuts.own else [cuts.own, cuts.every]
-    shares = [_share(each.around[stage], tiles[stage]) for each in seen]
+def _positions(setting: Setting, tiles: Whole, parts: Any, cuts: Cuts, stage: int, every: bool) -> list[Any]:
+    """How often a tile of a stage is fetched that moves with no loop of an axis, with those of stage 0, ...: by the first core, or all."""
+    around = []
+    for counts, lengths in zip(cuts.counts, cuts.lengths, strict=True):
+        cores, shape = slice(1, None) if every and len(counts) > 1 else slice(1), (-1, tiles.shape[1])
+        around.append((Blocks(counts[cores].reshape(shape), lengths[cores].reshape(shape), ()),))
+    found = positions(AxisCuts(tuple(around), tuple(tiles), setting.split_stage, parts, every), stage)
+    return [np.add.reduce(often) if isinstance(often, np.ndarray) else often for often in found]
+
+
+def _moving(cuts: Cuts, tiles: Whole, stage: int, where: int) -> Any:
+    """The share of the blocks that stage `stage` cuts in which it has more than one trip: of the first core or of all, the lesser one. Of a
+    block that is shared out at stage `where`, further in, the first core has another share than of others."""
+    counts, lengths = cuts.counts[stage], cuts.lengths[stage]
+    moving = lengths > tiles[stage]
+    if counts.size == tiles.shape[1]:
+        return moving[0, 0]
+    elements = counts * lengths
+    shares = [_share(elements[:1], moving[:1])]
+    if len(elements) > 1:
+        shares.append(_share(elements[1:], moving[1:]))
+    elif len(cuts.counts[-1]) > 1:
+        # What a block is cut into follows each other in steps of as many as there are such blocks.
+        own = cuts.counts[where][0] * cuts.lengths[where][0]
+        shares.append(_share(own.reshape(-1, *moving.shape[1:]), moving))
     return shares[0] if len(shares) == 1 else np.minimum(*shares)
 
 
-def _share(blocks: Sequence[Blocks], tile: Ints) -> Any:
-    """How much of the elements of blocks lies in those longer than a tile."""
-    first, *others = blocks
-    if not others:
-        return first.length > tile
-    moving, whole = first.elements * (first.length > tile), first.elements
-    for block in others:
-        moving, whole = moving + block.elements * (block.length > tile), whole + block.elements
-    return moving / whole
+def _share(elements: Whole, moving: Any) -> Any:
+    """How many of the elements [groups, kinds of blocks, candidates] lie in blocks that move."""
+    return np.add.reduce(elements * moving, axis=(0, 1)) / np.add.reduce(elements, axis=(0, 1))
 
 
-def array_factors(setting: Setting, dataflow: str, array_axis: Axis, name: Axis, pieces: Pieces) -> list[Any]:
-    """Of one axis: its factor of the array's cycles, of the accesses to the role that it does not select (by the first core and by all),
-    and its term of the extra cycles. Rows and columns of the array may be numbers for each candidate.
+def array_factors(setting: Setting, lay: array.Lay, ends: Whole, cuts: Cuts, table: Floats) -> None:
+    """Fill in the rows that depend on the array: factors of its cycles, and of accesses to the role that an axis does not select (by the
+    first core and by all), and a term of the extra cycles. What `lay` holds may be numbers for each candidate; `ends` are the pieces
+    [candidates] of which the array takes longer than their share of a sequence.
 
     The cycles of a tensor core are at least its granules over the units.
     """
-
-    counts, lengths, own = pieces.counts, pieces.lengths, pieces.own
-
-    def totals(of_length: Callable[[Any], Any]) -> tuple[Any, Any]:
-        each = counts * of_length(lengths)
-        of_first = np.add.reduce(each[:own])
-        return of_first, np.add.reduce(each[own:]) if len(each) > own else of_first
-
-    def total(of_length: Callable[[Any], Any]) -> Any:
-        return np.add.reduce(counts[:own] * of_length(lengths[:own]))
-
-    unit = setting.chip.matrix
-    if unit.kind == "tensor_core":
-        size = unit.tile[AXES.index(name)]
-        share = 1.0 if name != "m" else 1 / unit.count
-        turns = size / setting.rate if name == "k" else size
-        return [total(lambda length: ceil_div(length, size)) * (share * turns), *totals(array.one), 0]
-    cycles = total(array.cycles_factor(setting, dataflow, array_axis, name))
-    extra: Any = 0
-    if name == systolic.AXES[dataflow][2]:
-        end = pieces.first if dataflow == "os" else pieces.last
-        extra = array.tile_extra_cycles(setting, dataflow, array_axis, (end, end, end))
-    return [cycles, *totals(array.accesses_factor(setting, dataflow, array_axis, name)), extra]
+    at = layout_of(setting)
+    counts, lengths = cuts.counts[-1], cuts.lengths[-1]
+    kinds = counts.shape[1]
+    pieces = np.empty((kinds + 1, len(ends)))
+    pieces[:kinds], pieces[kinds] = lengths[0], ends
+    folds = lay.folds(pieces)
+    np.add.reduce(counts[0] * lay.cycles(folds[:kinds]), out=table[at.cycles])
+    if setting.chip.matrix.kind == "tensor_core":
+        table[at.cycles] *= lay.turns
+    table[at.extra] = lay.extra_cycles(folds[kinds])
+    np.add.reduce(counts[0] * lay.accesses(lengths[0]), out=table[at.accesses])
+    if setting.cores > 1 and any(setting.shared(setting.holders[role][-1]) for role in ROLE_AXES):
+        np.add.reduce(counts[1:] * lay.accesses(lengths[1:]), axis=(0, 1), out=table[at.accesses_of_all])
 
 
-class Kind(NamedTuple):
-    """How a group of candidates is looked at: which of the groups that were asked for, with a dataflow and the axis along which matrix
-    units share a tile."""
+class Tables(NamedTuple):
+    """A table [rows, columns] of the numbers of all axes, where the columns of each axis begin, and how deep it is: for each of its flows
+    those of each group of candidates that was asked for, filled up to 2^depth with columns that no mapping has. Deeper axes come first. As
+    many columns again, not filled in, are left for what `sim.mapper.search` makes of them."""
 
-    asked: int
-    dataflow: str
-    array_axis: Axis
+    numbers: Floats
+    begins: list[int]
+    depths: list[int]
 
 
-def axis_tables(
-    settings: Sequence[Setting], asked: Sequence[Asked], kinds: Sequence[Sequence[Kind]], none: float
-) -> tuple[Floats, list[int]]:
-    """A table [rows, columns] of the numbers of all axes, and how deep each is: axis after axis, the candidates of each of its kinds,
-    filled up with columns of `none` to 2^depth; a candidate that stands there again has such numbers, too. What is asked for one axis
-    follows each other, as do kinds of one dataflow and array axis.
-    Of one GEMM and chip, or of some GEMMs, or of some chips with nothing but their arrays different."""
+def axis_tables(settings: Sequence[Setting], asked: Sequence[Sequence[Asked]], flows: Sequence[Sequence[Flow]], none: float) -> Tables:
+    """For each axis the table of what is asked for it, with each of some flows; columns that no mapping has are of `none`, and a candidate
+    that stands there again has such numbers, too. Of one GEMM and chip, or of some GEMMs, or of some chips with nothing but their arrays
+    different."""
     setting, stages = settings[0], len(settings[0].stages)
-    at, widths = layout(stages, stored_kinds(setting)), [each.tiles.shape[1] for each in asked]
-    ends = list(accumulate(widths))
-    tiles = np.concatenate([each.tiles for each in asked], axis=1)
-    extents = np.array([settings[each.setting].extents[each.axis] for each in asked]).repeat(widths)
-    parts: Any = np.array([each.parts for each in asked]).repeat(widths) if setting.cores > 1 else 1
+    rows = layout_of(setting)
+    depths = [(max(each.tiles.shape[1] for each in own) - 1).bit_length() for own in asked]
+    axes = sorted(range(len(AXES)), key=lambda axis: -depths[axis])
+    kinds = [(axis, flow, each) for axis in axes for flow in flows[axis] for each in asked[axis]]
+    widths = [1 << depths[axis] for axis, _, _ in kinds]
+    begins = [0, *accumulate(widths)]
+    columns, often = begins.pop(), np.array(widths)
+    tiles, table = np.ones((stages, columns)), np.empty((rows.rows, 2 * columns))
+    for (_, _, each), begin in zip(kinds, begins, strict=True):
+        tiles[:, begin : begin + each.tiles.shape[1]] = each.tiles
+
+    def side_by_side(numbers: Iterable[Any]) -> Any:
+        """A number for each candidate of each kind, or one for all."""
+        each = [*numbers]
+        return each[0] if len({*each}) == 1 else np.array(each, dtype=float).repeat(often)
+
+    extents = np.array([settings[each.setting].extents[axis] for axis, _, each in kinds], dtype=float).repeat(often)
+    parts = np.array([each.parts for _, _, each in kinds], dtype=float).repeat(often) if setting.cores > 1 else 1
+    lays = [array.lay_of(settings[each.setting], *flow, AXES[axis]) for axis, flow, each in kinds]
     cuts = cuts_of(setting, extents, tiles, parts)
-    pieces = pieces_of(cuts, tiles.shape[1])
-    depths = [(max(widths[kind.asked] for kind in each) - 1).bit_length() for each in kinds]
-    table = np.full((at.rows, sum(len(each) << depth for each, depth in zip(kinds, depths, strict=True))), none)
-    table[at.moves : at.firsts] = 1
-    numbers, column = geometry(setting, extents, tiles, parts, cuts), 0
-    again = _again(tiles, ends) if stages > 1 else None
-    for axis, (each, depth) in enumerate(zip(kinds, depths, strict=True)):
-        own = [i for i, group in enumerate(asked) if group.axis == axis]
-        begin, end = ends[own[0]] - widths[own[0]], ends[own[-1]]
-        own_setting = with_arrays(settings, [asked[i].setting for i in own], [widths[i] for i in own])
-        own_pieces = pieces.part(begin, end)
-        for (dataflow, array_axis), alike in groupby(each, key=attrgetter("dataflow", "array_axis")):
-            factors = array_factors(own_setting, dataflow, array_axis, AXES[axis], own_pieces)
-            for row, factor in zip((at.cycles, at.accesses, at.accesses_of_all, at.extra), factors, strict=True):
-                numbers[row, begin:end] = factor
-            if again is not None:
-                numbers[at.own : at.moves, again] = none
-            for kind in alike:
-                width = widths[kind.asked]
-                table[:, column : column + width] = numbers[:, ends[kind.asked] - width : ends[kind.asked]]
-                column += 1 << depth
-    return table, depths
+    ends = cuts.lasts[-1].copy()
+    for (_, (dataflow, _), each), begin in zip(kinds, begins, strict=True):
+        if dataflow == "os":
+            own = slice(begin, begin + each.tiles.shape[1])
+            ends[own] = cuts.firsts[-1][own]
+    geometry(setting, tiles, parts, cuts, table[:, :columns])
+    array_factors(setting, array.Lay(*map(side_by_side, zip(*lays, strict=True))), ends, cuts, table[:, :columns])
+    if stages > 1:
+        table[rows.own : rows.moves, _again(tiles, begins)] = none
+    no_mapping = np.full((rows.rows, 1), none)
+    no_mapping[rows.moves : rows.firsts] = 1
+    first_begins = dict.fromkeys(axes, columns)
+    for (axis, _, each), begin, width in zip(kinds, begins, widths, strict=True):
+        table[:, begin + each.tiles.shape[1] : begin + width] = no_mapping
+        first_begins[axis] = min(first_begins[axis], begin)
+    return Tables(table, [first_begins[axis] for axis in range(len(AXES))], depths)
 
 
-def _again(tiles: Ints, ends: Sequence[int]) -> Ints:
-    """Where a candidate is the one before it; what is asked ends at `ends`."""
-    alike = np.equal(tiles[:, 1:], tiles[:, :-1]).all(axis=0)
-    alike[np.array(ends[:-1], dtype=np.int64) - 1] = False
+def _again(tiles: Whole, begins: Sequence[int]) -> Ints:
+    """Where a candidate is the one before it; those of a kind begin at `begins`."""
+    alike: NDArray[np.bool_] = np.logical_and.reduce(np.equal(tiles[:, 1:], tiles[:, :-1]))
+    alike[np.array(begins[1:], dtype=np.int64) - 1] = False
     return alike.nonzero()[0] + 1
 
 

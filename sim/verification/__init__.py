@@ -3,7 +3,7 @@
 The golden model runs once, in the chip's number format, and keeps what goes into and comes out of every op. Weights are those of a
 checkpoint's directory, else random and seeded.
 Then each op runs again from its golden inputs, products through the very mappings that an engine charges for, tile by tile
-(`sim.execute`), and its output, the MACs issued and the DRAM bytes moved are compared with the golden output and with the charge.
+(`sim.execute`), and its output is compared with the golden one; MACs issued, bytes moved in DRAM and on chip, and room with the charge.
 """
 
 from __future__ import annotations
@@ -138,6 +138,7 @@ def verify(
         kv=kv,
         split=split,
     )
+    graph.scenario.refuse_arrays()
     planned = plan(graph, built)
     groups = charged_groups(planned, engine)
     result = checked(planned, groups, golden_step(config, graph, seed, source), engine=engine, layers=layers, seed=seed, source=source)
