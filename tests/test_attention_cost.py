@@ -157,6 +157,14 @@ def test_room_by_hand(fused: bool, online: bool, score_buffers: int, kv_tile: in
         execute_attention(mapping, small, q, k, k, numbers)
 
 
+def test_a_slow_level_begins_with_the_first_bytes_and_ends_with_the_last() -> None:
+    """A tile is written to SRAM while it passes DRAM's port, and read while the output does: all that SRAM waits for is DRAM's answer."""
+    chip = with_values(load_chip("edge-npu"), {"memory.sram.bandwidth": 2})
+    cost = attention_cost(whole_head(attention(), fused=True), chip, {"exp": 32 * 512 * 512})
+    assert cost.bound_by == "sram"
+    assert cost.latency_s == pytest.approx(chip.dram.latency_s + cost.busy_s["sram"], rel=1e-12)
+
+
 def shared_chip(capacity_bytes: float, cores: int = 6) -> Chip:
     """edge-npu with cores around one SRAM, nearly all of it for tiles."""
     chip = load_chip("edge-npu")
