@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,10 +27,10 @@ from sim.plan import resident_level
 UNMASKED = 10**6
 
 
-def attention(kv_heads: int = 32, **changes: int | None) -> Attention:
+def attention(kv_heads: int = 32, **changes: Any) -> Attention:
     """32 query heads of 64, 512 x 512, one byte per element, no mask."""
     shape = Attention(1, 32, kv_heads, 512, 512, 64, UNMASKED, None, 8, 8, 32, "int8")
-    return replace(shape, **changes)  # type: ignore[arg-type]
+    return replace(shape, **changes)
 
 
 def small_chip() -> Chip:
@@ -64,6 +65,14 @@ def test_softmax_as_one_op_saves_three_visits_and_the_maxima() -> None:
     scores, maxima = 32 * 512 * 512, 32 * 512
     one_op = cost.dram_read_bytes + cost.dram_written_bytes - 3 * scores - 2 * maxima
     assert one_op == 37_748_736
+
+
+def test_scores_pass_dram_in_the_format_between_ops() -> None:
+    """Not in that of the KV cache: q and the output in 2 bytes, k and v in 1, 7 visits of 2 bytes per score, maxima twice."""
+    shape = attention(act_bits=16, compute="bf16")
+    cost = attention_cost(whole_head(shape, fused=False), small_chip(), {})
+    by_hand = 2 * 2 * 32 * 512 * 64 + 2 * 32 * 512 * 64 + 7 * 2 * 32 * 512 * 512 + 2 * 2 * 32 * 512
+    assert cost.dram_read_bytes + cost.dram_written_bytes == by_hand
 
 
 def walked(mapping: AttentionMapping, burst: int) -> tuple[int, int, int]:
