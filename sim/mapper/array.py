@@ -131,7 +131,7 @@ def lay_of(setting: Setting, dataflow: str, array_axis: Axis, name: Axis) -> Lay
         share = 1.0 if name != "m" else 1 / unit.count
         return Lay(1, 1, size, 1, 0, 0, 0, share * (size / rate if name == "k" else size), _ALL)
     units, pack = unit.count if name == array_axis else 1, rate if name == "k" and rate > 1 else 1
-    rows, cols, streamed = systolic.AXES[dataflow]
+    rows, _, streamed = systolic.AXES[dataflow]
     if name != streamed:
         pes = unit.rows if name == rows else unit.cols
         return Lay(units, pack, pes, 1, 0, 0, 0, 1, pes)
