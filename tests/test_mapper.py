@@ -29,7 +29,7 @@ from sim.mapper import NOTHING, Besides, GemmCost, array, cost_gemm, map_gemm, m
 from sim.mapper.bound import Bounder
 from sim.mapper.candidates import array_grains, variants
 from sim.mapper.cost import evaluate
-from sim.mapper.problem import Choice, setting_of
+from sim.mapper.problem import Choice, Setting, setting_of
 from sim.mapper.tables import Asked, axis_tables
 from sim.mapping import AXES, Gemm, GemmMapping, StageTiling, Tile, chip_stages
 from tests.chips import chips as valid_chips
@@ -202,9 +202,17 @@ def test_the_bound_of_a_box_is_below_the_cost_of_each_mapping_in_it(data: st.Dat
     pair = [data.draw(mappings(gemm, chip))]
     setting = setting_of(gemm, chip, besides=data.draw(some_besides(chip)))
     choice = choice_of(pair[0])
+    cost = evaluate(setting, choice)
+    for low in bounds_of(setting, choice, further=3):
+        for lower, exact in zip(low, (cost.latency_s, cost.dram_bytes, cost.moved_bytes, cost.steps), strict=True):
+            assert float(lower[0]) <= float(exact) * (1 + 1e-9)
+
+
+def bounds_of(setting: Setting, choice: Choice, further: int) -> list[np.ndarray]:
+    """Of a box of the mapping and those with tiles that are longer by so much, and of the mapping itself."""
     tiles = [
-        np.array([[tile[axis] for tile in choice.tiles], [min(tile[axis] + 3, extent) for tile in choice.tiles]]).T
-        for axis, extent in enumerate((gemm.m, gemm.n, gemm.k))
+        np.array([[tile[axis] for tile in choice.tiles], [min(tile[axis] + further, extent) for tile in choice.tiles]]).T
+        for axis, extent in enumerate(setting.extents)
     ]
     parts = (*choice.split, 1)
     asked = [[Asked(parts[axis], tiles[axis])] for axis in range(3)]
@@ -212,12 +220,25 @@ def test_the_bound_of_a_box_is_below_the_cost_of_each_mapping_in_it(data: st.Dat
     assert begins == [0, 2, 4]
     assert depths == [1, 1, 1]
     bounder, none = Bounder(setting, [choice.ranks], [array.drain_cycles(setting, choice.dataflow)]), np.zeros(1, dtype=int)
-    cost = evaluate(setting, choice)
     pairs = table[:, :6].reshape(len(table), 3, 2)
-    for numbers, single in ((pairs.min(axis=2, keepdims=True), False), (pairs[..., :1], True)):
-        low, _ = bounder(numbers, none, none, single)
-        for lower, exact in zip(low, (cost.latency_s, cost.dram_bytes, cost.moved_bytes, cost.steps), strict=True):
-            assert float(lower[0]) <= float(exact) * (1 + 1e-9)
+    each = ((pairs.min(axis=2, keepdims=True), False), (pairs[..., :1], True))
+    return [bounder(numbers, none, none, single)[0] for numbers, single in each]
+
+
+def test_a_bound_counts_what_the_first_core_has_of_tiles_in_which_a_loop_moves() -> None:
+    """Every way to cut an axis of up to 11 twice and then over three cores: the first has another share of the tile at the edge than of
+    whole ones."""
+    port = Bandwidth(1e9, 1e9, True, False)
+    level = MemoryLevel("dram", 1e12, port, "chip", frozenset({W, A, P}), 1, 0.0, 1, True, False, "", "none")
+    outer, inner, own = (replace(level, name=name, per=per) for name, per in (("outer", "chip"), ("inner", "chip"), ("own", "core")))
+    unit = MatrixUnit("systolic", 1, 2, 2, (1, 1, 1), ("ws",), "overlapped", {"int8": 1}, {"int8": "int32"})
+    chip = Chip("hand", "int8", 1e9, 3, unit, VectorUnit(1, {}), (level, outer, inner, own), 0.0, 0.5, None, "", (), (), {})
+    for m in range(1, 12):
+        setting = setting_of(Gemm(m, 1, 3, 8, 8, 8, 32, "int8"), chip)
+        for first, second in [(i, j) for i in range(1, m + 1) for j in range(1, i + 1)]:
+            choice = Choice(((first, 1, 2), (second, 1, 1), (1, 1, 1)), ((0, 1, 2),) * 3, (3, 1), "ws", "m")
+            _, single = bounds_of(setting, choice, further=0)
+            assert float(single[2, 0]) <= evaluate(setting, choice).moved_bytes, choice
 
 
 def choice_of(mapping: GemmMapping) -> Choice:

@@ -141,7 +141,7 @@ def geometry(setting: Setting, tiles: Whole, parts: Any, cuts: Cuts, table: Floa
     for row, often in zip(table[at.own : at.cycles], _positions(setting, tiles, parts, cuts, stages - 1, every=False), strict=True):
         row[:] = often
     for stage in range(stages):
-        table[at.moves + stage] = _moving(cuts, tiles, stage)
+        table[at.moves + stage] = _moving(cuts, tiles, stage, where)
         table[at.firsts + stage], table[at.lasts + stage] = cuts.firsts[stage], cuts.lasts[stage]
     if several:
         for stage in range(stages):
@@ -167,16 +167,27 @@ def _positions(setting: Setting, tiles: Whole, parts: Any, cuts: Cuts, stage: in
     return [np.add.reduce(often) if isinstance(often, np.ndarray) else often for often in found]
 
 
-def _moving(cuts: Cuts, tiles: Whole, stage: int) -> Any:
-    """The share of the blocks that stage `stage` cuts in which it has more than one trip: of the first core or of all, the lesser one."""
+def _moving(cuts: Cuts, tiles: Whole, stage: int, where: int) -> Any:
+    """The share of the blocks that stage `stage` cuts in which it has more than one trip: of the first core or of all, the lesser one. Of a
+    block that is shared out at stage `where`, further in, the first core has another share than of others."""
     counts, lengths = cuts.counts[stage], cuts.lengths[stage]
     moving = lengths > tiles[stage]
     if counts.size == tiles.shape[1]:
         return moving[0, 0]
     elements = counts * lengths
-    own, *others = np.add.reduce(elements * moving, axis=1)
-    own_whole, *whole = np.add.reduce(elements, axis=1)
-    return np.minimum(own / own_whole, sum(others) / sum(whole)) if others else own / own_whole
+    shares = [_share(elements[:1], moving[:1])]
+    if len(elements) > 1:
+        shares.append(_share(elements[1:], moving[1:]))
+    elif len(cuts.counts[-1]) > 1:
+        # What a block is cut into follows each other in steps of as many as there are such blocks.
+        own = cuts.counts[where][0] * cuts.lengths[where][0]
+        shares.append(_share(own.reshape(-1, *moving.shape[1:]), moving))
+    return shares[0] if len(shares) == 1 else np.minimum(*shares)
+
+
+def _share(elements: Whole, moving: Any) -> Any:
+    """How many of the elements [groups, kinds of blocks, candidates] lie in blocks that move."""
+    return np.add.reduce(elements * moving, axis=(0, 1)) / np.add.reduce(elements, axis=(0, 1))
 
 
 def array_factors(setting: Setting, lay: array.Lay, ends: Whole, cuts: Cuts, table: Floats) -> None:
