@@ -163,7 +163,8 @@ def _positions(setting: Setting, tiles: Whole, parts: Any, cuts: Cuts, stage: in
     for counts, lengths in zip(cuts.counts, cuts.lengths, strict=True):
         cores, shape = slice(1, None) if every and len(counts) > 1 else slice(1), (-1, tiles.shape[1])
         around.append((Blocks(counts[cores].reshape(shape), lengths[cores].reshape(shape), ()),))
-    found = positions(AxisCuts(tuple(around), tuple(tiles), setting.split_stage, parts, every), stage)
+    where = setting.split_stage if setting.cores > 1 else 0
+    found = positions(AxisCuts(tuple(around), tuple(tiles), where, parts, every), stage)
     return [np.add.reduce(often) if isinstance(often, np.ndarray) else often for often in found]
 
 
