@@ -276,3 +276,16 @@ def test_unknown_words_are_refused() -> None:
         systolic.sram_accesses("rs", 4, 4, 1, 1, 1)
     with pytest.raises(ValueError, match="'overlapped' or 'serial'"):
         systolic.tile_cycles("os", "late", 4, 4, 1, 1, 1)
+
+
+def test_counts_in_float64_are_divided_as_whole_numbers_are() -> None:
+    rng = np.random.default_rng(0)
+    counts, divisors = (2 ** rng.uniform(0, 50, (2, 20000))).astype(np.int64)
+    counts[::2] -= counts[::2] % divisors[::2]
+    counts[::4] -= 1
+    counts = np.maximum(counts, 0)
+    for divide in (systolic.ceil_div, systolic.floor_div):
+        assert np.array_equal(divide(counts.astype(float), divisors.astype(float)), divide(counts, divisors))
+    lengths = np.arange(1, 5000)
+    for rate in (0.1, 0.3, 0.7, 1.0, 1.1, 1.7, 4.0):
+        assert np.array_equal(systolic.paced(lengths.astype(float), rate), systolic.paced(lengths, rate))
