@@ -8,9 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from hwmodels.formulas import systolic
+from sim.mapper.array import Lay
 from tests.register_array import Hazard, play, tightest_intervals
 
 DATAFLOWS = tuple(systolic.AXES)
@@ -289,3 +292,15 @@ def test_counts_in_float64_are_divided_as_whole_numbers_are() -> None:
     lengths = np.arange(1, 5000)
     for rate in (0.1, 0.3, 0.7, 1.0, 1.1, 1.7, 4.0):
         assert np.array_equal(systolic.paced(lengths.astype(float), rate), systolic.paced(lengths, rate))
+
+
+@given(st.integers(1, 7), st.integers(1, 9), st.integers(0, 200))
+def test_units_that_share_an_axis_are_charged_each_for_its_part(units: int, pes: int, length: int) -> None:
+    part = max(1, -(-length // units))
+    folds = [-(-max(0, min(part, length - unit * part)) // pes) for unit in range(units)]
+    lay = Lay(units, 1, pes, 1, 0, 0, 0, 1, pes)
+    assert lay.accesses(length) == sum(folds)
+    assert lay.issued(length) == pes * sum(folds)
+    assert lay.issued_to_first(length) == pes * folds[0]
+    assert lay.folds(length) == max(folds)
+    assert lay.accesses(np.array([float(length)])) == sum(folds)
