@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,10 +27,10 @@ from sim.plan import resident_level
 UNMASKED = 10**6
 
 
-def attention(kv_heads: int = 32, **changes: int | None) -> Attention:
+def attention(kv_heads: int = 32, **changes: Any) -> Attention:
     """32 query heads of 64, 512 x 512, one byte per element, no mask."""
     shape = Attention(1, 32, kv_heads, 512, 512, 64, UNMASKED, None, 8, 8, 32, "int8")
-    return replace(shape, **changes)  # type: ignore[arg-type]
+    return replace(shape, **changes)
 
 
 def small_chip() -> Chip:
@@ -64,6 +65,14 @@ def test_softmax_as_one_op_saves_three_visits_and_the_maxima() -> None:
     scores, maxima = 32 * 512 * 512, 32 * 512
     one_op = cost.dram_read_bytes + cost.dram_written_bytes - 3 * scores - 2 * maxima
     assert one_op == 37_748_736
+
+
+def test_scores_pass_dram_in_the_format_between_ops() -> None:
+    """Not in that of the KV cache: q and the output in 2 bytes, k and v in 1, 7 visits of 2 bytes per score, maxima twice."""
+    shape = attention(act_bits=16, compute="bf16")
+    cost = attention_cost(whole_head(shape, fused=False), small_chip(), {})
+    by_hand = 2 * 2 * 32 * 512 * 64 + 2 * 32 * 512 * 64 + 7 * 2 * 32 * 512 * 512 + 2 * 2 * 32 * 512
+    assert cost.dram_read_bytes + cost.dram_written_bytes == by_hand
 
 
 def walked(mapping: AttentionMapping, burst: int) -> tuple[int, int, int]:
@@ -155,6 +164,14 @@ def test_room_by_hand(fused: bool, online: bool, score_buffers: int, kv_tile: in
     small = replace(chip, memory=(*chip.memory[:2], replace(sums, capacity_bytes=sums_bytes - 1)))
     with pytest.raises(ValueError, match=f"the tiles take {sums_bytes} bytes of sums"):
         execute_attention(mapping, small, q, k, k, numbers)
+
+
+def test_a_slow_level_begins_with_the_first_bytes_and_ends_with_the_last() -> None:
+    """A tile is written to SRAM while it passes DRAM's port, and read while the output does: all that SRAM waits for is DRAM's answer."""
+    chip = with_values(load_chip("edge-npu"), {"memory.sram.bandwidth": 2})
+    cost = attention_cost(whole_head(attention(), fused=True), chip, {"exp": 32 * 512 * 512})
+    assert cost.bound_by == "sram"
+    assert cost.latency_s == pytest.approx(chip.dram.latency_s + cost.busy_s["sram"], rel=1e-12)
 
 
 def shared_chip(capacity_bytes: float, cores: int = 6) -> Chip:

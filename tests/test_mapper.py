@@ -24,13 +24,15 @@ from threadpoolctl import ThreadpoolController
 from functional.errors import BadInput
 from hwmodels import with_values
 from hwmodels.chip import Bandwidth, Chip, MatrixUnit, MemoryLevel, Role, VectorUnit
+from hwmodels.formulas import systolic
+from hwmodels.formulas.tiling import cut_axis
 from hwmodels.load import load_chip
 from sim.mapper import NOTHING, Besides, GemmCost, array, cost_gemm, map_gemm, map_gemm_traffic
 from sim.mapper.bound import Bounder
 from sim.mapper.candidates import array_grains, variants
-from sim.mapper.cost import evaluate
+from sim.mapper.cost import _Case, evaluate
 from sim.mapper.problem import Choice, Setting, setting_of
-from sim.mapper.tables import Asked, axis_tables
+from sim.mapper.tables import Asked, axis_tables, layout
 from sim.mapping import AXES, Gemm, GemmMapping, StageTiling, Tile, chip_stages
 from tests.chips import chips as valid_chips
 from tests.walked_gemm import latency_s, walk
@@ -255,6 +257,46 @@ def test_a_bound_counts_what_the_first_core_has_of_tiles_in_which_a_loop_moves()
             choice = Choice(((first, 1, 2), (second, 1, 1), (1, 1, 1)), ((0, 1, 2),) * 3, (3, 1), "ws", "m")
             _, single = bounds_of(setting, choice, further=0)
             assert float(single[2, 0]) <= evaluate(setting, choice).moved_bytes, choice
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_numbers_of_single_axes_make_what_the_array_is_charged(data: st.DataObject) -> None:
+    chip, gemm = data.draw(chips()), data.draw(gemms(60))
+    setting, choice = setting_of(gemm, chip), choice_of(data.draw(mappings(gemm, chip)))
+    asked = [[Asked(parts, np.array([[tile[axis]] for tile in choice.tiles]))] for axis, parts in enumerate((*choice.split, 1))]
+    tables = axis_tables([setting], asked, [[(choice.dataflow, choice.array_axis)]] * 3, none=1e30)
+    at, numbers = layout(len(setting.stages), setting.cores > 1), tables.numbers[:, tables.begins]
+    case = _Case(setting, choice)
+    assert numbers[at.steps].prod() == case.used.steps
+    if chip.matrix.kind == "systolic":
+        assert numbers[at.cycles].prod() == case.used.cycles
+        assert numbers[at.extra].sum() == case.used.extra_cycles
+    own = array.accesses(setting, choice.dataflow, choice.array_axis, dict.fromkeys((W, A, P), case.first))
+    extents = [sum(block.elements for block in axis.around[-1]) for axis in case.first]
+    m, n, k = numbers[at.accesses]
+    assert (own.a_reads, own.w_reads) == (extents[0] * extents[2] * n, extents[1] * extents[2] * m)
+    assert own.psum_writes == extents[0] * extents[1] * k
+
+
+@given(
+    st.sampled_from(["os", "ws", "is"]),
+    st.sampled_from(["overlapped", "serial"]),
+    st.sampled_from([0.3, 0.5, 1.0, 1.5, 4.0]),
+    st.tuples(*[st.integers(1, 9)] * 2),
+    st.tuples(*[st.integers(1, 70)] * 3),
+)
+def test_one_array_is_charged_for_a_tile_as_the_formulas_say(
+    dataflow: str, preload: Any, rate: float, size: tuple[int, int], tile: tuple[int, int, int]
+) -> None:
+    unit = MatrixUnit("systolic", 1, *size, (1, 1, 1), (dataflow,), preload, {"int8": rate}, {"int8": "int32"})
+    setting = setting_of(Gemm(*tile, 8, 8, 8, 32, "int8"), replace(edge(), matrix=unit))
+    assert array.step_cycles(setting, dataflow, "m", tile) == systolic.alone_cycles(dataflow, preload, *size, *tile, rate)
+    folds = systolic.tile_cycles(dataflow, preload, *size, *tile, rate)
+    cuts = [cut_axis(extent, [extent], 0, 1, every=False) for extent in tile]
+    assert array.use(setting, dataflow, "m", cuts, tile, tile).cycles == folds
+    found = array.accesses(setting, dataflow, "m", dict.fromkeys((W, A, P), cuts))
+    assert found == systolic.sram_accesses(dataflow, *size, *tile, rate)
 
 
 def choice_of(mapping: GemmMapping) -> Choice:

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from hwmodels.formulas import systolic
+from sim.mapper.array import Lay
 from tests.register_array import Hazard, play, tightest_intervals
 
 DATAFLOWS = tuple(systolic.AXES)
@@ -276,3 +279,28 @@ def test_unknown_words_are_refused() -> None:
         systolic.sram_accesses("rs", 4, 4, 1, 1, 1)
     with pytest.raises(ValueError, match="'overlapped' or 'serial'"):
         systolic.tile_cycles("os", "late", 4, 4, 1, 1, 1)
+
+
+def test_counts_in_float64_are_divided_as_whole_numbers_are() -> None:
+    rng = np.random.default_rng(0)
+    counts, divisors = (2 ** rng.uniform(0, 50, (2, 20000))).astype(np.int64)
+    counts[::2] -= counts[::2] % divisors[::2]
+    counts[::4] -= 1
+    counts = np.maximum(counts, 0)
+    for divide in (systolic.ceil_div, systolic.floor_div):
+        assert np.array_equal(divide(counts.astype(float), divisors.astype(float)), divide(counts, divisors))
+    lengths = np.arange(1, 5000)
+    for rate in (0.1, 0.3, 0.7, 1.0, 1.1, 1.7, 4.0):
+        assert np.array_equal(systolic.paced(lengths.astype(float), rate), systolic.paced(lengths, rate))
+
+
+@given(st.integers(1, 7), st.integers(1, 9), st.integers(0, 200))
+def test_units_that_share_an_axis_are_charged_each_for_its_part(units: int, pes: int, length: int) -> None:
+    part = max(1, -(-length // units))
+    folds = [-(-max(0, min(part, length - unit * part)) // pes) for unit in range(units)]
+    lay = Lay(units, 1, pes, 1, 0, 0, 0, 1, pes)
+    assert lay.accesses(length) == sum(folds)
+    assert lay.issued(length) == pes * sum(folds)
+    assert lay.issued_to_first(length) == pes * folds[0]
+    assert lay.folds(length) == max(folds)
+    assert lay.accesses(np.array([float(length)])) == sum(folds)

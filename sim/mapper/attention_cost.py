@@ -6,9 +6,10 @@ score and output tiles in the accumulator's format where psums are held.
 
 **Latency.** A lower bound on every schedule of the mapping, as for a GEMM (`sim.mapper.cost`): max over units and levels of prefix + busy +
 suffix. Before the array and the vector unit do anything, DRAM has answered and the first query and key tile have passed its port; after
-them the last output tile is still to be written. DRAM itself waits for its first answer. While a query tile has the only place for scores,
-array and vector unit work by turns: both take their time. With two places the vector unit still has nothing to do before the first scores
-are complete, and the array is not done before the last of them are multiplied by the values; the products of a core count by their scores.
+them the last output tile is still to be written. DRAM itself, and levels on the chip that tiles pass while they pass its port, wait for its
+first answer. While a query tile has the only place for scores, array and vector unit work by turns: both take their time. With two places
+the vector unit still has nothing to do before the first scores are complete, and the array is not done before the last of them are
+multiplied by the values; the products of a core count by their scores.
 """
 
 from __future__ import annotations
@@ -146,10 +147,10 @@ def _bound(
     mapping: AttentionMapping, chip: Chip, busy: dict[str, Any], in_dram: InDram, is_read: bool, first: tuple[Any, Any]
 ) -> tuple[Any, Any]:
     """Seconds that nothing goes below which keeps units and levels so long busy, and what binds; `first`: see `ends_s`."""
-    dram = chip.dram
-    latency_s = dram.latency_s if is_read else 0.0
+    latency_s = chip.dram.latency_s if is_read else 0.0
     first_s, suffix_s = ends_s(mapping, *first, chip, in_dram)
-    ends = {name: (latency_s, 0.0) if name == dram.name else (latency_s + first_s, suffix_s) for name in busy}
+    moving = [level.name for level in chip.memory if "activations" in level.holds]  # while tiles pass DRAM's port, too
+    ends = {name: (latency_s, 0.0) if name in moving else (latency_s + first_s, suffix_s) for name in busy}
     bound_by, most_s = slowest({name: chosen(busy[name] > 0, ends[name][0] + busy[name] + ends[name][1], 0.0) for name in busy})
     return most_s, bound_by
 

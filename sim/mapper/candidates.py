@@ -57,15 +57,17 @@ def smallest_tiles(extent: int) -> Ints:
 
 @lru_cache(maxsize=4096)
 def candidate_tiles(extent: int, grains: tuple[int, ...]) -> Ints:
-    """For every number of trips the smallest tile, and the smallest that is a multiple of each grain (where there is one); ascending."""
-    smallest = smallest_tiles(extent)
-    grains = tuple(grain for grain in grains if grain > 1)
-    if not grains:
-        return smallest
-    aligned = -(-smallest // np.array(grains)[:, None])
-    aligned *= np.array(grains)[:, None]
-    fewer_trips = np.concatenate([smallest[1:], [extent + 1]])
-    return distinct(np.concatenate([smallest, aligned[aligned < fewer_trips]]))
+    """For every number of trips the smallest tile, and the smallest that is a multiple of each grain (where there is one); ascending.
+
+    The trips of j grains are those of tiles of j in as many grains as the extent takes: so of each number of trips the smallest j is the
+    smallest tile of these.
+    """
+    found = [smallest_tiles(extent)]
+    for grain in grains:
+        if grain > 1:
+            multiples = grain * smallest_tiles(-(-extent // grain))
+            found.append(multiples if multiples[-1] <= extent else multiples[:-1])
+    return found[0] if len(found) == 1 else distinct(np.concatenate(found))
 
 
 def splits(cores: int) -> list[tuple[int, int]]:

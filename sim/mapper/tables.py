@@ -5,7 +5,7 @@ All axes are worked out together, their candidates side by side; so are those of
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from itertools import accumulate
@@ -184,7 +184,8 @@ def _positions(setting: Setting, tiles: Whole, parts: Any, cuts: Cuts, stage: in
     for counts, lengths in zip(cuts.counts, cuts.lengths, strict=True):
         cores, shape = slice(1, None) if every and len(counts) > 1 else slice(1), (-1, tiles.shape[1])
         around.append((Blocks(counts[cores].reshape(shape), lengths[cores].reshape(shape), ()),))
-    found = positions(AxisCuts(tuple(around), tuple(tiles), setting.split_stage, parts, every), stage)
+    where = setting.split_stage if setting.cores > 1 else 0
+    found = positions(AxisCuts(tuple(around), tuple(tiles), where, parts, every), stage)
     return [np.add.reduce(often) if isinstance(often, np.ndarray) else often for often in found]
 
 
@@ -259,22 +260,19 @@ def axis_tables(settings: Sequence[Setting], asked: Sequence[Sequence[Asked]], f
     for (_, _, each), begin in zip(kinds, begins, strict=True):
         tiles[:, begin : begin + each.tiles.shape[1]] = each.tiles
 
-    def side_by_side(numbers: Iterable[Any]) -> Any:
-        """A number for each candidate of each kind, or one for all."""
-        each = [*numbers]
-        return each[0] if len({*each}) == 1 else np.array(each, dtype=float).repeat(often)
-
-    extents = np.array([settings[each.setting].extents[axis] for axis, _, each in kinds], dtype=float).repeat(often)
-    parts = np.array([each.parts for _, _, each in kinds], dtype=float).repeat(often) if setting.cores > 1 else 1
     lays = [array.lay_of(settings[each.setting], *flow, AXES[axis]) for axis, flow, each in kinds]
+    given = [(settings[each.setting].extents[axis], each.parts, *lay) for (axis, _, each), lay in zip(kinds, lays, strict=True)]
+    extents, parts, *numbers = np.array(given, dtype=float).T.repeat(often, axis=1)
+    # What all kinds have alike stays one number: of one unit, rates of 1 and the like nothing is worked out.
+    lay = array.Lay(*(own[0] if len({*own}) == 1 else each for own, each in zip(zip(*lays, strict=True), numbers, strict=True)))
     cuts = cuts_of(setting, extents, tiles, parts)
     ends = cuts.lasts[-1].copy()
     for (_, (dataflow, _), each), begin in zip(kinds, begins, strict=True):
         if dataflow == "os":
             own = slice(begin, begin + each.tiles.shape[1])
             ends[own] = cuts.firsts[-1][own]
-    geometry(setting, tiles, parts, cuts, table[:, :columns])
-    array_factors(setting, array.Lay(*map(side_by_side, zip(*lays, strict=True))), ends, cuts, table[:, :columns])
+    geometry(setting, tiles, parts if setting.cores > 1 else 1, cuts, table[:, :columns])
+    array_factors(setting, lay, ends, cuts, table[:, :columns])
     if stages > 1:
         table[rows.own : rows.moves, _again(tiles, begins)] = none
     no_mapping = np.full((rows.rows, 1), none)
