@@ -32,7 +32,7 @@ from sim.mapper.bound import Bounder
 from sim.mapper.candidates import array_grains, variants
 from sim.mapper.cost import _Case, evaluate
 from sim.mapper.problem import Choice, Setting, setting_of
-from sim.mapper.tables import Asked, axis_tables, layout
+from sim.mapper.tables import Asked, axis_tables, layout_of
 from sim.mapping import AXES, Gemm, GemmMapping, StageTiling, Tile, chip_stages
 from tests.chips import chips as valid_chips
 from tests.walked_gemm import latency_s, walk
@@ -266,7 +266,7 @@ def test_numbers_of_single_axes_make_what_the_array_is_charged(data: st.DataObje
     setting, choice = setting_of(gemm, chip), choice_of(data.draw(mappings(gemm, chip)))
     asked = [[Asked(parts, np.array([[tile[axis]] for tile in choice.tiles]))] for axis, parts in enumerate((*choice.split, 1))]
     tables = axis_tables([setting], asked, [[(choice.dataflow, choice.array_axis)]] * 3, none=1e30)
-    at, numbers = layout(len(setting.stages), setting.cores > 1), tables.numbers[:, tables.begins]
+    at, numbers = layout_of(setting), tables.numbers[:, tables.begins]
     case = _Case(setting, choice)
     assert numbers[at.steps].prod() == case.used.steps
     if chip.matrix.kind == "systolic":
@@ -808,19 +808,19 @@ def one_stage_chip(unit: MatrixUnit, cores: int, burst_bytes: int, per: str, *ra
     return Chip("hand", "int8", 1e9, cores, unit, VectorUnit(1, {}), tuple(memory), 0.0, 0.5, None, "", (), (), {})
 
 
-def systolic(count: int, rows: int, cols: int, dataflows: tuple[str, ...], rate: float) -> MatrixUnit:
+def systolic_unit(count: int, rows: int, cols: int, dataflows: tuple[str, ...], rate: float) -> MatrixUnit:
     return MatrixUnit("systolic", count, rows, cols, (1, 1, 1), dataflows, "serial", {"int8": rate}, {"int8": "int32"})
 
 
 @pytest.mark.parametrize(("chip", "shape", "longer", "bits"), [
     # 6 %: 59 and 4 rows of a core lie on fewer units than 60 and 3 do, and as 60 and 4 of the longer one
-    (one_stage_chip(systolic(3, 20, 8, ("os", "is"), 1), 4, 64, "core", (("weights", "activations", "psums"), 1e12),
+    (one_stage_chip(systolic_unit(3, 20, 8, ("os", "is"), 1), 4, 64, "core", (("weights", "activations", "psums"), 1e12),
                     (("weights", "activations"), 2e8), (("psums",), 2e10)), (251, 14, 1), (253, 14, 1), (8, 16, 8)),
     # 3 %: so do 22 and 17 columns and 40, but not 39
-    (one_stage_chip(systolic(3, 3, 6, ("is", "ws", "os"), 1.5), 7, 4, "core", (("weights", "activations", "psums"), 1e12),
+    (one_stage_chip(systolic_unit(3, 3, 6, ("is", "ws", "os"), 1.5), 7, 4, "core", (("weights", "activations", "psums"), 1e12),
                     (("weights", "activations", "psums"), 7.4e8)), (38, 39, 39), (38, 40, 39), (16, 8, 16)),
     # 1 %: 87, 87 and 81 fill bursts as thrice 86 do
-    (one_stage_chip(systolic(3, 27, 8, ("os", "ws"), 1.5), 1, 7, "core", (("weights", "activations", "psums"), 1.5e9),
+    (one_stage_chip(systolic_unit(3, 27, 8, ("os", "ws"), 1.5), 1, 7, "core", (("weights", "activations", "psums"), 1.5e9),
                     (("weights", "activations", "psums"), 3e9)), (1, 1, 255), (1, 1, 256), (16, 8, 8)),
     # 11 %: 109 rows fill three turns of two units as 128 do
     (one_stage_chip(MatrixUnit("tensor_core", 2, 1, 1, (32, 16, 1), (), "overlapped", {"int8": 3}, {"int8": "int32"}), 1, 64, "chip",
