@@ -143,8 +143,8 @@ def _shared_out(counts: Whole, lengths: Whole, parts: Whole) -> tuple[Whole, Who
     return np.array([np.ones_like(times), times, np.minimum(rest, 1)]) * counts, np.array([own, own, rest])
 
 
-def geometry(setting: Setting, tiles: Whole, parts: Any, cuts: Cuts, table: Floats) -> None:
-    """Fill in the rows that do not depend on the array.
+def geometry(setting: Setting, tiles: Whole, parts: Any, cuts: Cuts) -> Floats:
+    """A table with the rows that do not depend on the array.
 
     own: visits by the first core, by moving stage (-1, 0, ...); every: by all cores, for each stage; moves: the share of the axis that lies
     in blocks in which the loop of a stage has more than one trip; firsts, lasts: extent of the first core's first and last tile, of which
@@ -154,6 +154,7 @@ def geometry(setting: Setting, tiles: Whole, parts: Any, cuts: Cuts, table: Floa
     """
     stages, several, where = len(tiles), setting.cores > 1, setting.split_stage
     at = layout_of(setting)
+    table = np.zeros((at.rows, tiles.shape[1]))
     for row, often in zip(table[at.own : at.cycles], _positions(setting, tiles, parts, cuts, stages - 1, every=False), strict=True):
         row[:] = often
     for stage in range(stages):
@@ -162,8 +163,8 @@ def geometry(setting: Setting, tiles: Whole, parts: Any, cuts: Cuts, table: Floa
     if several:
         for stage in range(stages):
             begin = at.every + stage * (stages + 1)
-            every = [*_positions(setting, tiles, parts, cuts, stage, every=True), *[0] * (stages - 1 - stage)]
-            for row, often in zip(table[begin : begin + stages + 1], every, strict=True):
+            every = _positions(setting, tiles, parts, cuts, stage, every=True)
+            for row, often in zip(table[begin : begin + stage + 2], every, strict=True):
                 row[:] = often
         np.add.reduce(cuts.counts[where][0] * cuts.lengths[where][0], out=table[at.extent])
         table[at.alike] = cuts.counts[0][1, 0] if where == 0 else 1
@@ -176,6 +177,7 @@ def geometry(setting: Setting, tiles: Whole, parts: Any, cuts: Cuts, table: Floa
         stored = _divided(cuts.counts[stage], cuts.lengths[stage], tiles[stage])
         # Of several cores the first stands before those of all.
         table[at.blocks : at.rows], table[at.lengths : at.blocks] = (each[-2:].reshape(-1, tiles.shape[1]) for each in stored)
+    return table
 
 
 def _positions(setting: Setting, tiles: Whole, parts: Any, cuts: Cuts, stage: int, every: bool) -> list[Any]:
@@ -212,15 +214,19 @@ def _share(elements: Whole, moving: Any) -> Any:
     return np.add.reduce(elements * moving, axis=(0, 1)) / np.add.reduce(elements, axis=(0, 1))
 
 
-def array_factors(setting: Setting, lay: array.Lay, ends: Whole, cuts: Cuts, table: Floats) -> None:
-    """Fill in the rows that depend on the array: factors of its cycles, and of accesses to the role that an axis does not select (by the
-    first core and by all), and a term of the extra cycles. What `lay` holds may be numbers for each candidate; `ends` are the pieces
-    [candidates] of which the array takes longer than their share of a sequence.
+def are_all_counted(setting: Setting) -> bool:
+    """Whether what all cores access counts: of a level that they share."""
+    return setting.cores > 1 and any(setting.shared(setting.holders[role][-1]) for role in ROLE_AXES)
+
+
+def array_factors(setting: Setting, lay: array.Lay, ends: Whole, counts: Whole, lengths: Whole, table: Floats) -> None:
+    """Fill in the rows that depend on the array: factors of its cycles, and of the accesses to the role that an axis does not select (by
+    the first core and by all), and a term of the extra cycles. What `lay` holds may be numbers for each candidate; `ends` are the pieces
+    [candidates] of which the array takes longer than their share of a sequence; `counts` and `lengths` those of `Cuts`.
 
     The cycles of a tensor core are at least its granules over the units.
     """
     at = layout_of(setting)
-    counts, lengths = cuts.counts[-1], cuts.lengths[-1]
     kinds = counts.shape[1]
     pieces = np.empty((kinds + 1, len(ends)))
     pieces[:kinds], pieces[kinds] = lengths[0], ends
@@ -230,7 +236,7 @@ def array_factors(setting: Setting, lay: array.Lay, ends: Whole, cuts: Cuts, tab
         table[at.cycles] *= lay.turns
     table[at.extra] = lay.extra_cycles(folds[kinds])
     np.add.reduce(counts[0] * lay.accesses(lengths[0]), out=table[at.accesses])
-    if setting.cores > 1 and any(setting.shared(setting.holders[role][-1]) for role in ROLE_AXES):
+    if are_all_counted(setting):
         np.add.reduce(counts[1:] * lay.accesses(lengths[1:]), axis=(0, 1), out=table[at.accesses_of_all])
 
 
@@ -252,29 +258,40 @@ def axis_tables(settings: Sequence[Setting], asked: Sequence[Sequence[Asked]], f
     rows = layout_of(setting)
     depths = [(max(each.tiles.shape[1] for each in own) - 1).bit_length() for own in asked]
     axes = sorted(range(len(AXES)), key=lambda axis: -depths[axis])
+    groups = [(axis, each) for axis in axes for each in asked[axis]]
+    widths = [1 << depths[axis] for axis, _ in groups]
+    begins = [0, *accumulate(widths)]
+    tiles = np.ones((stages, begins.pop()))
+    for (_, each), begin in zip(groups, begins, strict=True):
+        tiles[:, begin : begin + each.tiles.shape[1]] = each.tiles
+    given = [(settings[each.setting].extents[axis], each.parts) for axis, each in groups]
+    extents, parts = np.array(given, dtype=float).T.repeat(widths, axis=1)
+    cuts = cuts_of(setting, extents, tiles, parts)
+    numbers = geometry(setting, tiles, parts if setting.cores > 1 else 1, cuts)
+    # What does not depend on the array is alike for all flows of an axis.
+    sizes = [len(asked[axis]) << depths[axis] for axis in axes]
+    spans = {axis: slice(end - size, end) for axis, size, end in zip(axes, sizes, accumulate(sizes), strict=True)}
     kinds = [(axis, flow, each) for axis in axes for flow in flows[axis] for each in asked[axis]]
     widths = [1 << depths[axis] for axis, _, _ in kinds]
     begins = [0, *accumulate(widths)]
-    columns, often = begins.pop(), np.array(widths)
-    tiles, table = np.ones((stages, columns)), np.empty((rows.rows, 2 * columns))
-    for (_, _, each), begin in zip(kinds, begins, strict=True):
-        tiles[:, begin : begin + each.tiles.shape[1]] = each.tiles
+    columns = begins.pop()
+    table = np.empty((rows.rows, 2 * columns))
 
+    def of_flows(of_groups: Any) -> list[Any]:
+        return [of_groups[..., spans[axis]] for axis in axes for _ in flows[axis]]
+
+    np.concatenate(of_flows(numbers), axis=1, out=table[:, :columns])
     lays = [array.lay_of(settings[each.setting], *flow, AXES[axis]) for axis, flow, each in kinds]
-    given = [(settings[each.setting].extents[axis], each.parts, *lay) for (axis, _, each), lay in zip(kinds, lays, strict=True)]
-    extents, parts, *numbers = np.array(given, dtype=float).T.repeat(often, axis=1)
     # What all kinds have alike stays one number: of one unit, rates of 1 and the like nothing is worked out.
-    lay = array.Lay(*(own[0] if len({*own}) == 1 else each for own, each in zip(zip(*lays, strict=True), numbers, strict=True)))
-    cuts = cuts_of(setting, extents, tiles, parts)
-    ends = cuts.lasts[-1].copy()
-    for (_, (dataflow, _), each), begin in zip(kinds, begins, strict=True):
-        if dataflow == "os":
-            own = slice(begin, begin + each.tiles.shape[1])
-            ends[own] = cuts.firsts[-1][own]
-    geometry(setting, tiles, parts if setting.cores > 1 else 1, cuts, table[:, :columns])
-    array_factors(setting, lay, ends, cuts, table[:, :columns])
+    each_lay = np.array(lays, dtype=float).T.repeat(widths, axis=1)
+    lay = array.Lay(*(own[0] if len({*own}) == 1 else each for own, each in zip(zip(*lays, strict=True), each_lay, strict=True)))
+    seen = slice(None) if are_all_counted(setting) else slice(1)
+    counts, lengths = (np.concatenate(of_flows(each[-1][seen]), axis=2) for each in (cuts.counts, cuts.lengths))
+    os_or_not = (cuts.lasts[-1], cuts.firsts[-1])
+    ends = np.concatenate([os_or_not[flow[0] == "os"][spans[axis]] for axis in axes for flow in flows[axis]])
+    array_factors(setting, lay, ends, counts, lengths, table[:, :columns])
     if stages > 1:
-        table[rows.own : rows.moves, _again(tiles, begins)] = none
+        table[rows.own : rows.moves, _again(np.concatenate(of_flows(tiles), axis=1), begins)] = none
     no_mapping = np.full((rows.rows, 1), none)
     no_mapping[rows.moves : rows.firsts] = 1
     first_begins = dict.fromkeys(axes, columns)
