@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from hypothesis.errors import UnsatisfiedAssumption
 
 from hwmodels import load_chip, with_values
 from hwmodels.chip import Bandwidth, Chip, MatrixUnit, MemoryLevel, VectorUnit
@@ -243,13 +244,18 @@ class Job:
     left: int = -1
     before: list[Job] = field(default_factory=list)
 
-    def ready(self, now: int) -> bool:
-        return now >= self.not_before and all(-1 < job.when(self) <= now for job in (*self.needs, *self.room)) and self.ports_free(now)
+    def missing(self, now: int) -> set[str]:
+        """For what it cannot begin yet: operands or sums that are not there, places that are taken, ports that serve others first."""
+        late = [job for job in self.needs if not -1 < job.when(self) <= now]
+        stores = [job for job in late if job.resource == "nothing" or job.cause == "store"]
+        found = {"room"} if stores or any(not -1 < job.when(self) <= now for job in self.room) else set[str]()
+        found |= {"data"} if len(late) > len(stores) or now < self.not_before else set[str]()
+        return found if self.ports_free(now) else found | {"ports"}
 
     def ports_free(self, now: int) -> bool:
         """SRAM's ports serve in the order of the program: what reads at its start (steps, stores) or writes when it has come (loads)."""
         reads = self.resource == "array" or self.cause == "store"
-        started = all(job.start > -1 for job in self.before if reads and (job.resource == "array" or job.cause == "store"))
+        started = all(-1 < job.start <= now for job in self.before if reads and (job.resource == "array" or job.cause == "store"))
         return started and (self.resource != "array" or all(-1 < job.done <= now for job in self.before if job.cause != "store"))
 
     def arrive(self, now: int) -> None:
@@ -341,12 +347,13 @@ def program(
 
 @dataclass(frozen=True)
 class Simulated:
-    """Last cycle, stalls, and the window for weights of the next group: how many of its last `span` cycles DRAM is idle."""
+    """Last cycle, stalls, and the window for weights of the next group: how many of its last `span` cycles DRAM is idle; all jobs."""
 
     end: int
     stalls: dict[str, int]
     idle: int
     span: int
+    jobs: list[Job]
 
 
 def window_of(mapping: GemmMapping, jobs: list[Job], end: int, latency: int, double: bool) -> tuple[int, int]:
@@ -364,10 +371,11 @@ def window_of(mapping: GemmMapping, jobs: list[Job], end: int, latency: int, dou
 
 
 def simulate(mapping: GemmMapping, chip: Chip, rate: float, latency: int, came: dict[int, float] | None = None) -> Simulated:
-    """A schedule, moved on cycle by cycle; only whole durations are played."""
+    """A schedule, moved on cycle by cycle. Raises `UnsatisfiedAssumption` where durations are not whole."""
     unit, double = chip.matrix, chip.memory[1].double_buffered
     jobs, sizes = program(mapping, double, rate, latency, came)
-    assume(all(job.cycles == int(job.cycles) for job in jobs))
+    if any(job.cycles != int(job.cycles) for job in jobs):
+        raise UnsatisfiedAssumption
     for i, job in enumerate(jobs):
         job.before = jobs[max(0, i - 6) : i]  # those further back are behind these
     queues = {name: [job for job in jobs if job.resource == name] for name in ("dram", "array")}
@@ -387,7 +395,7 @@ def simulate(mapping: GemmMapping, chip: Chip, rate: float, latency: int, came: 
             job.arrive(now)
         coming = [job for job in coming if job.done < 0]
         for name, queue in queues.items():
-            while place[name] < len(queue) and free[name] <= now and queue[place[name]].ready(now):
+            while place[name] < len(queue) and free[name] <= now and not queue[place[name]].missing(now):
                 job = queue[place[name]]
                 job.start, job.left = now, now + int(job.cycles)
                 job.done = job.left if name == "array" or job.cause == "store" else -1
@@ -406,7 +414,7 @@ def simulate(mapping: GemmMapping, chip: Chip, rate: float, latency: int, came: 
     stalls["array"] = sums - free["array"]
     end = max(sums, *free.values())
     stalls["dram"] += end - sums
-    return Simulated(end, stalls, *window_of(mapping, jobs, end, latency, double))
+    return Simulated(end, stalls, *window_of(mapping, jobs, end, latency, double), jobs)
 
 
 def granule_cycles(unit: MatrixUnit, m: int, n: int, k: int) -> int:

@@ -13,6 +13,7 @@ from tests.bench.bench_monotony import ALLOWED, BASES, cases
     ("cloud-npu", 4, "memory.sram.capacity"),
     ("tpu-v4i", 15, "memory.dram.bandwidth"),  # mappings that do the same, visited three times each, left no visit for a better one
     ("tpu-v4i", 7, "cores"),  # a search that was content with what it had met
+    ("tpu-v4i", 55, "cores"),  # more mappings with one bound than were ranked by a guess
     ("edge-npu", 2, "memory.sram.bandwidth"),
     ("gemmini-default", 1, "memory.dram.bandwidth"),
 ])

@@ -53,6 +53,13 @@ class Job:
     works: int = 0
     start: int = -1
     end: int = -1
+    refused: frozenset[str] = frozenset()
+
+    def refusal(self, now: int) -> frozenset[str]:
+        """For what it cannot begin yet: what jobs before it make, and places."""
+        late = now < self.not_before or any(job.end < 0 or job.end + lag > now for _, job, lag in self.after)
+        full = not all(room.free for _, room in self.takes)
+        return frozenset(name for name, is_so in (("data", late), ("room", full)) if is_so)
 
     def missing(self, now: int) -> set[str]:
         """Causes for which it cannot begin yet."""
@@ -63,11 +70,13 @@ class Job:
 
 @dataclass(frozen=True)
 class Simulated:
-    """Last cycle, the array's stalls, and how many cycles it and the vector unit work at the same time."""
+    """Last cycle, the array's stalls, how many cycles it and the vector unit work at the same time; the jobs of each resource, and for what
+    each was `refused` a cycle earlier."""
 
     end: int
     stalls: dict[str, int]
     overlap: int
+    jobs: dict[str, list[Job]]
 
 
 class _Program:
@@ -241,6 +250,9 @@ def simulate(mapping: AttentionMapping, speeds: Speeds, sides: Sides) -> Simulat
                     stalls["dependency"] += job.cycles - job.works
                 free[name] = job.end
         missing = queues["matrix"][0].missing(now) if queues["matrix"] else set()
+        for name, queue in queues.items():
+            if queue:
+                queue[0].refused = queue[0].refusal(now) | ({"busy"} if free[name] > now else set())
         now += 1
         assert now < 10**5, "nothing begins any more"
     drained = free["matrix"] + speeds.drain
@@ -250,4 +262,4 @@ def simulate(mapping: AttentionMapping, speeds: Speeds, sides: Sides) -> Simulat
     stalls["vector"] += vector - drained
     stalls["dram"] += end - vector
     worked = [{now for job in program.queues[name] for now in range(job.start, job.end)} for name in ("matrix", "vector")]
-    return Simulated(end, dict(stalls), len(worked[0] & worked[1]))
+    return Simulated(end, dict(stalls), len(worked[0] & worked[1]), program.queues)

@@ -39,7 +39,7 @@ from workloads.split import parts_of
 
 NEAR = 2e-3
 MOST_VISITS = 12
-RANKED = 64
+RANKED = 128
 MOST_STEPS = 2000
 FEW_TILES = 4096
 """Tiles that a mapping may always have; else up to twice those of the mapper's choice."""

@@ -372,7 +372,7 @@ class _Attention:
             end = self._products("K", row.rows, steps, is_first_row, queries, ("sram_space", room), both)
             complete = max(complete, self._write(row.rows * steps[-1] * written, end + self.drain, self.op_of["K"]))
         self.asked = end
-        return max(complete, end + self.drain)
+        return complete
 
     def _weigh(self, scored: _Scored) -> None:
         """Softmax of scores, and the product of what it gives with the values; of the last ones of a query tile, the output."""
