@@ -65,7 +65,8 @@ def candidate_tiles(extent: int, grains: tuple[int, ...]) -> Ints:
     found = [smallest_tiles(extent)]
     for grain in grains:
         if grain > 1:
-            multiples = grain * smallest_tiles(-(-extent // grain))
+            # Of a chip out of a sweep the sides of arrays are float64.
+            multiples = int(grain) * smallest_tiles(-(-extent // int(grain)))
             found.append(multiples if multiples[-1] <= extent else multiples[:-1])
     return found[0] if len(found) == 1 else distinct(np.concatenate(found))
 
