@@ -24,7 +24,8 @@ from sim.explore.sweep import sweep_table
 from sim.mapper import NOTHING, Besides, family, map_gemm, moved_bytes
 from sim.mapper.family import map_gemms
 from sim.mapper.problem import setting_of
-from sim.mapper.search import all_of, on_grid
+from sim.mapper.search import on_grid
+from sim.mapper.space import all_of
 from sim.mapping import Gemm, chip_stages
 from tests.chips import chips, models
 from tests.test_mapper import Unpruned

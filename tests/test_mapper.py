@@ -32,6 +32,7 @@ from sim.mapper.bound import Bounder
 from sim.mapper.candidates import array_grains, variants
 from sim.mapper.cost import _Case, evaluate
 from sim.mapper.problem import Choice, Setting, setting_of
+from sim.mapper.space import all_of, thin_of
 from sim.mapper.tables import Asked, axis_tables, layout_of
 from sim.mapping import AXES, Gemm, GemmMapping, StageTiling, Tile, chip_stages
 from tests.chips import chips as valid_chips
@@ -561,7 +562,7 @@ def test_whatever_the_search_begins_with_it_ends_at_the_first_of_all_mappings(
 ) -> None:
     """Begun with mappings that are as good in what comes first, but not in what decides between equals."""
     setting = setting_of(Gemm(*shape, 8, 8, 8, 32, "int8"), small_chip(*numbers))
-    space = search_module.all_of(setting)
+    space = all_of(setting)
     keys = Unpruned([setting], [space], objective).keys_of_all()
     first = first_of(keys)
     assert search_module.search(setting, objective).key == first
@@ -584,7 +585,7 @@ def test_bounds_that_were_trusted_in_vain_change_nothing(
 ) -> None:
     """Bounds of single mappings stand for their costs until the end, also where that is doubtful. In the last case the best bound is less
     than what its mapping costs, and all is searched again."""
-    monkeypatch.setattr(search_module.Bounder, "doubtful", lambda self, numbers: np.zeros(numbers.shape[2], dtype=bool))
+    monkeypatch.setattr(Bounder, "doubtful", lambda self, numbers: np.zeros(numbers.shape[2], dtype=bool))
     setting = setting_of(Gemm(*shape, 8, 8, 8, 32, load_chip(chip_name).default_format), load_chip(chip_name))
     space = search_module._first_space(setting)
     priced = search_module.Search([setting], [space])
@@ -597,7 +598,7 @@ def test_bounds_that_were_trusted_in_vain_change_nothing(
 def test_doubtful_bounds_are_not_trusted(shape: tuple[int, int, int]) -> None:
     """Results that go to DRAM from the inner stage in tiles that are no whole bursts; so the search need not begin again."""
     setting = setting_of(Gemm(*shape, 8, 8, 8, 32, "bf16"), load_chip("tpu-v4i"))
-    search = search_module.Search([setting], [search_module.thin_of(setting)])
+    search = search_module.Search([setting], [thin_of(setting)])
     assert search._ends_well()
     assert search.calls < 20
 
@@ -607,7 +608,7 @@ def test_results_that_an_inner_stage_stores_in_dram_are_bounded_in_whole_bursts(
     """On 132 cores some ten thousand mappings of lm_head differ in nothing but what bursts add to the results of each core."""
     chip = replace(load_chip("h100-sxm5-80gb"), technology="")
     setting = setting_of(Gemm(tokens, 128256, 2048, 16, 16, 16, 32, "bf16"), chip)
-    search = search_module.Search([setting], [search_module.thin_of(setting)])
+    search = search_module.Search([setting], [thin_of(setting)])
     search.run()
     assert search.priced < 100
 
@@ -616,7 +617,7 @@ def test_bounds_of_tiles_cut_by_an_edge_are_their_costs() -> None:
     """A loop of the inner stage has one trip in the tile at the edge of the outer one alone, along one axis: elsewhere it drives tiles
     away."""
     setting = setting_of(Gemm(2048, 16384, 3072, 16, 16, 16, 32, "bf16"), load_chip("tpu-v4i"))
-    search = search_module.Search([setting], [search_module.thin_of(setting)])
+    search = search_module.Search([setting], [thin_of(setting)])
     random_, checked = random.Random(1), 0
     for _ in range(4000):
         where = [random_.randrange(len(search.chosen)), random_.randrange(len(search.orders))]
@@ -639,7 +640,7 @@ def test_bounds_of_tiles_cut_by_an_edge_are_their_costs() -> None:
 def test_of_mappings_alike_but_for_steps_a_later_one_with_fewer_is_chosen(numbers: tuple[Any, ...], shape: tuple[int, int, int]) -> None:
     """Begun with an earlier mapping that is as fast, and moves as many bytes, in more steps."""
     setting = setting_of(Gemm(*shape, 8, 8, 8, 32, "int8"), small_chip(*numbers))
-    space = search_module.all_of(setting)
+    space = all_of(setting)
     keys = Unpruned([setting], [space]).keys_of_all()
     first = np.array(first_of(keys))
     alike = (keys[:3] == first[:3, None]).all(axis=0) & (keys[3] > first[3]) & (keys[4] < first[4])
@@ -653,7 +654,7 @@ def test_of_mappings_alike_but_for_steps_a_later_one_with_fewer_is_chosen(number
 def test_the_thinned_search_goes_to_the_last_of_its_boxes(shape: tuple[int, int, int]) -> None:
     """The best of them all comes late: after more than some hundred boxes."""
     setting = setting_of(Gemm(*shape, 8, 8, 8, 32, "int8"), load_chip("tpu-v4i"))
-    keys = Unpruned([setting], [search_module.thin_of(setting)]).keys_of_all()
+    keys = Unpruned([setting], [thin_of(setting)]).keys_of_all()
     assert search_module.search(setting, "latency").key == first_of(keys)
 
 

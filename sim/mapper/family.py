@@ -38,7 +38,8 @@ from sim.mapper.attention_room import fit
 from sim.mapper.bound import ROUNDING, Bounder
 from sim.mapper.cost import GemmCost, chip_traffic, cost_of, evaluate, weights_fetched
 from sim.mapper.problem import NOTHING, Asked, Besides, Choice, Place, Setting
-from sim.mapper.search import GRID, NONE_FOUND, Found, NoTile, Search, Space, all_of, lower_edge, on_grid, search, together
+from sim.mapper.search import GRID, NONE_FOUND, Found, Search, lower_edge, on_grid, search, together
+from sim.mapper.space import NoTile, Space, all_of
 from sim.mapper.tables import Floats, Ints, with_arrays
 from sim.mapper.threads import on_one_thread
 from sim.mapping import Gemm

@@ -27,7 +27,8 @@ from sim.mapper import array, mapping_of
 from sim.mapper.candidates import Variant
 from sim.mapper.cost import evaluate_with_last_step
 from sim.mapper.problem import Choice, Setting, setting_of
-from sim.mapper.search import Found, Key, NoTile, Search, all_of, lower_edge, on_grid, thin_of
+from sim.mapper.search import Found, Key, Search, lower_edge, on_grid
+from sim.mapper.space import NoTile, all_of, thin_of
 from sim.mapper.tables import Ints
 from sim.mapping import Gemm, GemmMapping, chip_stages
 

@@ -1,6 +1,6 @@
 """Finds the mapping of least tiled cost: branch and bound over boxes of tiles.
 
-**Space.** `sim.mapper.candidates`: tiles along each axis, combined with all loop orders, dataflows, array axes and splits. It does not
+**Space.** `sim.mapper.space`: tiles along each axis, combined with all loop orders, dataflows, array axes and splits. It does not
 depend on capacities, bandwidths or clocks: those only rule mappings out, or price them.
 
 **Which mapping it is.** That of the least *canonical key*: latency, rounded to `GRID` so that sums in another order make no difference;
@@ -27,29 +27,25 @@ import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from itertools import product
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from functional.errors import BadInput, Problem
 from sim.mapper import array
-from sim.mapper.bound import ROUNDING, Bounder, bounder_of, form_of
-from sim.mapper.candidates import ORDERS, ORDERS_ALIKE, Variant, all_tiles, thin_tiles, thin_variants, variants
+from sim.mapper.bound import ROUNDING, bounder_of, form_of
+from sim.mapper.candidates import Variant
 from sim.mapper.cost import Costs, evaluate
 from sim.mapper.problem import Choice, Setting
-from sim.mapper.tables import Asked, Floats, Flow, Ints, Tables, axis_tables, is_one_chip, place_of, with_arrays
+from sim.mapper.space import NO_TILE, NoTile, Space, all_of, candidates_of, levels_of, thin_of
+from sim.mapper.tables import Floats, Ints, is_one_chip, with_arrays
 from sim.mapper.threads import on_one_thread
-from sim.mapping import AXES
 
 GRID = 2.0**-33
 """Share of a latency by which two may differ and yet be the same: ten digits."""
 
 _STEP = int(GRID * 2**53)
 """The same in units of the last place."""
-
-_NO_TILE = 1e30
-"""A number so large that no mapping has it: where there is no candidate."""
 
 _LARGEST = sys.float_info.max
 """Above the bounds of all that fits, below those of what does not."""
@@ -108,22 +104,6 @@ _FIRST_ROW_DECIDES = np.array([8, 4, 2, 1], dtype=np.int8)
 """What 1 (less) and -1 (more) in four rows are multiplied with, so that the sign of the sum is that of the first row that is not 0."""
 
 
-class _Axis(NamedTuple):
-    """The candidates of one axis: of each kind [stages, candidates] those that fit alone, and the kind of each variant. Each kind has
-    2^depth columns in the tables, the last of them of `_NO_TILE`; kinds follow each other."""
-
-    tiles: list[Ints]
-    kinds: Ints
-    depth: int
-
-
-class _Level(NamedTuple):
-    """All axes, cut into blocks of 2^level candidates: a table with a column of minima for each, and where each axis begins [axes]."""
-
-    table: Floats
-    begins: list[int]
-
-
 def together(choices: Sequence[Choice]) -> Choice:
     """Choices of one variant as one that holds them all."""
     tiles, ranks = (np.moveaxis(np.array([choice[i] for choice in choices]), 0, 2) for i in (0, 1))
@@ -137,90 +117,6 @@ def _is_within(key: Key, limits: Sequence[float]) -> bool:
         if amount < low or amount > high:
             return amount < low
     return True
-
-
-class NoTile(Exception):
-    """Along some axis no tile fits."""
-
-
-TilesOf: TypeAlias = Callable[[Setting, int, int], Ints]
-
-
-@lru_cache(maxsize=64)
-def _kinds(chosen: tuple[Variant, ...], sources: tuple[tuple[int, ...], ...]) -> list[tuple[list[tuple[int, int]], list[Flow], Ints]]:
-    """Of each axis the groups of candidates that variants ask for, each the number of a setting and parts; the flows that make a difference
-    to it; and the kind of each variant, by flow and then by group. `sources[axis]` say which setting gives each variant its candidates."""
-    found = []
-    for axis, name in enumerate(AXES):
-        groups = [(source, (*variant.split, 1)[axis]) for variant, source in zip(chosen, sources[axis], strict=True)]
-        places = [place_of(variant.dataflow, variant.array_axis, name) for variant in chosen]
-        flows = {place: (variant.dataflow, variant.array_axis) for place, variant in zip(reversed(places), reversed(chosen), strict=True)}
-        group_numbers = {group: i for i, group in enumerate(dict.fromkeys(groups))}
-        place_numbers = {place: i * len(group_numbers) for i, place in enumerate(dict.fromkeys(places))}
-        kinds = np.array([place_numbers[place] + group_numbers[group] for place, group in zip(places, groups, strict=True)])
-        found.append(([*group_numbers], [flows[place] for place in place_numbers], kinds))
-    return found
-
-
-def _candidates(
-    settings: Sequence[Setting], chosen: Sequence[Variant], asking: Sequence[int], tiles_of: TilesOf, bounder: Bounder
-) -> tuple[list[_Axis], Tables]:
-    """The axes, and their tables with a column for each candidate of each kind, padded. `asking` says for which of the settings each of the
-    chosen variants is; GEMMs whose extents along an axis are the same share its candidates."""
-    sources = [tuple(asking)] * len(AXES)
-    if len(settings) > 1 and is_one_chip(settings):
-        firsts = [{setting.extents[axis]: number for number, setting in reversed([*enumerate(settings)])} for axis in range(len(AXES))]
-        sources = [tuple(own[settings[number].extents[axis]] for number in asking) for axis, own in enumerate(firsts)]
-    kinds = _kinds(tuple(chosen), tuple(sources))
-    asked = [
-        [_that_fit(Asked(parts, tiles_of(settings[number], axis, parts), number), bounder.longest[axis]) for number, parts in groups]
-        for axis, (groups, _, _) in enumerate(kinds)
-    ]
-    tables = axis_tables(settings, asked, [flows for _, flows, _ in kinds], _NO_TILE)
-    tiles = [[each.tiles for each in own] * len(flows) for own, (_, flows, _) in zip(asked, kinds, strict=True)]
-    return [_Axis(*each) for each in zip(tiles, (own for _, _, own in kinds), tables.depths, strict=True)], tables
-
-
-def _that_fit(asked: Asked, longest: Floats) -> Asked:
-    """Candidates that fit where they are one element long along the other axes."""
-    fine = asked.tiles <= longest
-    if not fine.all():
-        asked = asked._replace(tiles=asked.tiles.compress(fine.all(axis=0), axis=1))
-        if not asked.tiles.size:
-            raise NoTile
-    return asked if len(asked.tiles) == 1 else asked._replace(tiles=_in_fours(asked.tiles))
-
-
-def _in_fours(tiles: Ints) -> Ints:
-    """Chains of tiles [stages, candidates], so that those within one tile of the stage around begin at a multiple of four: the last of them
-    stands there again, which `axis_tables` takes for no tile. Blocks of neighbours then differ in fewer tiles, and their bounds are closer:
-    it halves the boxes that prefill on a TPU v4i opens."""
-    ends = np.ones(tiles.shape[1], dtype=bool)
-    np.not_equal(tiles[:-1, 1:], tiles[:-1, :-1]).any(axis=0, out=ends[:-1])
-    lasts = ends.nonzero()[0]
-    often = np.ones(len(ends), dtype=np.int64)
-    often[lasts] += -np.diff(lasts, prepend=-1) % 4
-    return tiles.repeat(often, axis=1)
-
-
-def _levels(axes: Sequence[_Axis], tables: Tables, boxes: int, rows: int) -> list[_Level]:
-    """Levels from single candidates up to where boxes, of which there are as many for each combination of blocks, are few: of so many rows
-    blocks' minima, in the columns that were left for them. Axes that a level does not part keep those that they have."""
-    numbers, depths, begins = tables.numbers[:rows], tables.depths, tables.begins
-    widths = [len(axis.tiles) << axis.depth for axis in axes]
-    levels, begin, end = [_Level(tables.numbers, begins)], 0, sum(widths)
-    for level in range(1, 1 + max(depths)):
-        if boxes << sum(max(0, depth - level + 1) for depth in depths) <= _BOXES_AT_FIRST:
-            break
-        # Deeper axes come first, so that those that are parted stand together.
-        parted = [axis for axis in range(len(axes)) if depths[axis] >= level]
-        half = sum(widths[axis] for axis in parted) >> level
-        below = numbers[:, begin : begin + 2 * half]
-        np.minimum(below[:, ::2], below[:, 1::2], out=numbers[:, end : end + half])
-        begins = [end + (at - begin) // 2 if axis in parted else at for axis, at in enumerate(begins)]
-        levels.append(_Level(numbers, begins))
-        begin, end = end, end + half
-    return levels
 
 
 @lru_cache(maxsize=64)
@@ -283,9 +179,10 @@ class Search:
         self.priced_alike = np.array([alike[flow, axis, split == (1, 1)] for split, flow, axis in self.chosen])
         drains = [array.drain_cycles(settings[chip], variant.dataflow) for variant, chip in zip(self.chosen, self.chips, strict=True)]
         self.bounder = bounder_of(settings, self.orders, drains, self.chips)
-        self.axes, tables = _candidates(settings, self.chosen, self.chips, tiles_of, self.bounder)
+        self.axes, tables = candidates_of(settings, self.chosen, self.chips, tiles_of, self.bounder)
         self.table = tables.numbers
-        self.levels = _levels(self.axes, tables, len(self.chosen) * len(self.orders) // len(settings), self.bounder.numbers_of_boxes)
+        combinations = len(self.chosen) * len(self.orders) // len(settings)
+        self.levels = levels_of(self.axes, tables, combinations, self.bounder.numbers_of_boxes, _BOXES_AT_FIRST)
         self.keys = [1, 0, 2, 3] if objective == "traffic" else [0, 1, 2, 3]
         self.ranks = np.array(self.orders).transpose(1, 2, 0)
         self.founds = [incumbent] * len(settings)
@@ -457,7 +354,7 @@ class Search:
         """What bounds are compared with, for an incumbent."""
         highs = [min(amount, _LARGEST) for amount in key]
         cycles = math.inf if self.keys[0] else key[0] * float(self.setting.clock_hz) * (1 + GRID)
-        return [*(amount * (1 - 2 * ROUNDING) for amount in highs[:4]), *highs, min(cycles, _NO_TILE / 1e6)]
+        return [*(amount * (1 - 2 * ROUNDING) for amount in highs[:4]), *highs, min(cycles, NO_TILE / 1e6)]
 
     def _limits_of(self, variants: Ints) -> Floats:
         """[10, 1 or boxes]: the limits of the boxes' settings."""
@@ -732,20 +629,3 @@ def _side_by_side(
 def search_few(setting: Setting, budget_boxes: float) -> Found:
     """The mapping of least latency among so many boxes of those that `search` looks at first; `NONE_FOUND` if no tile fits."""
     return _side_by_side([setting], [_first_space(setting)], "latency", budget_boxes)[0]
-
-
-Space: TypeAlias = tuple[Sequence[Variant], Sequence[Any], TilesOf]
-"""Variants, orders and tiles that are combined."""
-
-
-def all_of(setting: Setting) -> Space:
-    """All candidates: what `search` goes through where there is one stage."""
-    chosen, stages = variants(setting), len(setting.stages)
-    (m, n, _), pairs = setting.extents, {variant.split for variant in chosen}
-    alike = stages == 1 and all(m % pm == 0 and n % pn == 0 for pm, pn in pairs)
-    return chosen, list(product(ORDERS_ALIKE if alike else ORDERS, repeat=stages)), all_tiles
-
-
-def thin_of(setting: Setting) -> Space:
-    """What is left of them where they are too many."""
-    return thin_variants(setting), list(product(ORDERS_ALIKE, repeat=len(setting.stages))), thin_tiles
