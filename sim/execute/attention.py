@@ -217,6 +217,7 @@ class _Run:
         """What follows for the oldest scores: softmax and the product with the values; after the last ones of a query tile its output."""
         scored, attention = self.scored.oldest(), self.attention
         of = scored.of
+        self.tally.softmaxes += 1
         if self.mapping.kv_tile < attention.kv_len and scored.tiles[0] == key_tiles(self.mapping, of.queries)[0]:
             self.held.pop("values", None)
         if self.mapping.online:

@@ -222,7 +222,8 @@ def moved_bytes(mapping: AttentionMapping, chip: Chip, cost: AttentionCost, part
 class InnermostUse(NamedTuple):
     """What an attention asks of the level next to the array that holds activations: bytes read of it, by the array and by output tiles that
     leave, and written to it by tiles that arrive and by finished outputs, over the whole chip; bytes that one instance of it, and of the
-    level that holds sums, has to hold; the MACs that the busiest core and the busiest matrix unit issue, and how many cores issue any."""
+    level that holds sums, has to hold; the MACs that the busiest core and the busiest matrix unit issue, and how many cores issue any; and
+    how often the vector unit takes up scores, whole rows of a query tile or, online, those of a key tile."""
 
     level: str
     read_bytes: float
@@ -231,6 +232,7 @@ class InnermostUse(NamedTuple):
     busiest_macs: float
     busiest_unit_macs: float
     busy_cores: int
+    softmaxes: int
 
 
 def innermost_use(mapping: AttentionMapping, chip: Chip) -> InnermostUse:
@@ -267,6 +269,7 @@ def innermost_use(mapping: AttentionMapping, chip: Chip) -> InnermostUse:
         busiest_macs=pairs * float(np.max(use.issued_macs)),
         busiest_unit_macs=pairs * float(np.max(use.unit_macs)),
         busy_cores=mapping.busy_cores,
+        softmaxes=attention.pairs * (int(np.sum(tiles.full + tiles.edge)) if mapping.online else len(tiles.queries)),
     )
 
 

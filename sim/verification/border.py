@@ -99,7 +99,7 @@ def attention_counts(
     read = tally.moved_bytes(name, "read", bits, burst) + tally.moved_bytes(name, "read", between, 1)
     written = tally.moved_bytes(name, "write", bits, burst) + tally.moved_bytes(name, "write", between, 1)
     busiest = tally.busiest_macs, tally.busiest_unit_macs, tally.busy_cores
-    return Counts(tally.useful_macs, tally.issued_macs, *busiest, read, written, levels)
+    return Counts(tally.useful_macs, tally.issued_macs, *busiest, read, written, levels, {"softmax": tally.softmaxes})
 
 
 def _attention_levels(tally: Tally, chip: Chip, act_bits: int, kv_bits: int, burst: int) -> dict[str, LevelBytes]:

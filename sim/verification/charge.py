@@ -54,7 +54,7 @@ def _charge(group_class: GroupClass, mapped: tiled.Mapped, chip: Chip) -> Counts
     elif isinstance(mapped.choice, tiled.AttentionChoice):
         innermost = innermost_use(mapped.choice.mapping, chip)
         busiest = nearest_count(innermost.busiest_macs), nearest_count(innermost.busiest_unit_macs)
-        cores, levels, turns = innermost.busy_cores, _attention_levels(innermost), {}
+        cores, levels, turns = innermost.busy_cores, _attention_levels(innermost), {"softmax": innermost.softmaxes}
     else:
         busiest, cores, levels, turns = (0, 0), 0, {}, {}
     dram = int(mapped.dram_read_bytes), int(mapped.dram_written_bytes)

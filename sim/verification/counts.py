@@ -22,8 +22,9 @@ class LevelBytes(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Counts:
     """MACs and bytes of one group: charged, or tallied while it runs. `levels` are on-chip; `turns` is how often the next tile of a stage
-    lies elsewhere along an axis of a GEMM ("0 k" for k at the outermost stage), which is its order. `busiest_core_macs` are
-    those that the core with the most work issues, `busiest_unit_macs` those of a matrix unit, `busy_cores` how many issue any."""
+    lies elsewhere along an axis of a GEMM ("0 k" for k at the outermost stage), which is its order; of an attention, how often the vector
+    unit takes up scores ("softmax"), which tells online softmax from whole rows. `busiest_core_macs` are those that the core with the most
+    work issues, `busiest_unit_macs` those of a matrix unit, `busy_cores` how many issue any."""
 
     useful_macs: int = 0
     issued_macs: int = 0
