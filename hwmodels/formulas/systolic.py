@@ -120,13 +120,24 @@ def fold_interval_cycles(
     dataflow: str, preload: Preload, rows: Count, cols: Count, m: Count, n: Count, k: Count, rate: Number = 1
 ) -> Count:
     """Cycles between the starts of two consecutive folds of the same length."""
-    stream = stream_cycles(dataflow, m, n, k, rate)
+    least, more = interval_terms(preload, rows, cols)
+    return whole_cycles(larger(stream_cycles(dataflow, m, n, k, rate), least)) + more
+
+
+def interval_terms(preload: Preload, rows: Count, cols: Count) -> tuple[Count, Count]:
+    """What the interval between folds adds to the cycles in which the streamed operands enter: it is at least the first, and the second
+    longer."""
     match preload:
         case "overlapped":
-            return whole_cycles(larger(stream, rows))
+            return rows, 0
         case "serial":
-            return stream + 2 * rows + cols - 2
+            return 0, fill_and_drain_cycles(rows, cols)
     raise ValueError(f"preload is {preload!r}; it must be 'overlapped' or 'serial'")
+
+
+def fill_and_drain_cycles(rows: Count, cols: Count) -> Count:
+    """What a fold that has the array to itself takes besides the cycles in which its streamed operands enter, with any dataflow."""
+    return 2 * rows + cols - 2
 
 
 def tile_cycles(dataflow: str, preload: Preload, rows: Count, cols: Count, m: Count, n: Count, k: Count, rate: Number = 1) -> Count:

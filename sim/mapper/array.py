@@ -64,7 +64,7 @@ def use(
 class Lay(NamedTuple):
     """How an axis lies in the matrix units of a core: the units that share it; how many neighbours along it a PE takes as one; the PEs over
     which a unit folds its part, 1 where it is streamed; how many operands of a streamed one enter per cycle, if less than 1; the cycles of
-    fill and drain, and those between folds at least, and besides (as `systolic.fold_interval_cycles` has them), 0 where it is not streamed;
+    fill and drain, and those between folds at least, and besides (`systolic.interval_terms`), 0 where it is not streamed;
     turns of a tensor core per fold; and how much of a unit's part an access of the role that the axis does not select serves, of a streamed
     axis all. With arrays for these numbers it is several axes side by side."""
 
@@ -135,9 +135,8 @@ def lay_of(setting: Setting, dataflow: str, array_axis: Axis, name: Axis) -> Lay
     if name != streamed:
         pes = unit.rows if name == rows else unit.cols
         return Lay(units, pack, pes, 1, 0, 0, 0, 1, pes)
-    fill = 2 * unit.rows + unit.cols - 2
-    least, more = (unit.rows, 0) if unit.weight_preload == "overlapped" else (0, fill)
-    return Lay(units, pack, 1, min(rate, 1), fill, least, more, 1, _ALL)
+    fill = systolic.fill_and_drain_cycles(unit.rows, unit.cols)
+    return Lay(units, pack, 1, min(rate, 1), fill, *systolic.interval_terms(unit.weight_preload, unit.rows, unit.cols), 1, _ALL)
 
 
 def tile_extra_cycles(setting: Setting, dataflow: str, array_axis: Axis, tile: tuple[Amount, ...]) -> Amount:
