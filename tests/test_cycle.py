@@ -27,10 +27,11 @@ from sim.engines.played import Besides, Played
 from sim.engines.ports import Ports, Unit, Window, move
 from sim.intervals import CAUSES, Intervals, Log
 from sim.mapper import choice_of, cost_gemm, map_gemm, mapping_of, ranked
-from sim.mapper.candidates import ORDERS, all_tiles, variants
+from sim.mapper.candidates import ORDERS, variants
 from sim.mapper.cost import evaluate
 from sim.mapper.problem import Choice, Setting, capacity_bytes, setting_of, tile_bits
 from sim.mapper.ranked import bounds, candidates, program_of, sees_all
+from sim.mapper.space import all_of
 from sim.mapping import AXES, Gemm, GemmMapping, StageTiling, Tile, blocks, whole
 from sim.plan import Plan, plan
 from tests import test_mapper as some
@@ -534,7 +535,7 @@ def test_mappings_are_ranked_by_a_bound_between_tiled_and_played(data: st.DataOb
 def all_choices(setting: Setting) -> Iterator[Choice]:
     """For each variant and order all tiles of a chip of one stage that fit, as arrays."""
     for variant in variants(setting):
-        per_axis = [all_tiles(setting, axis, (*variant.split, 1)[axis])[0] for axis in range(3)]
+        per_axis = [all_of(setting)[2](setting, axis, (*variant.split, 1)[axis])[0] for axis in range(3)]
         m, n, k = (each.ravel() for each in np.meshgrid(*per_axis, indexing="ij"))
         fine = np.ones(len(m), dtype=bool)
         for place in setting.places[1:]:

@@ -33,7 +33,7 @@ from sim.mapper.candidates import array_grains, variants
 from sim.mapper.cost import _Case, evaluate
 from sim.mapper.problem import Choice, Setting, setting_of
 from sim.mapper.space import all_of, thin_of
-from sim.mapper.tables import Asked, axis_tables, layout_of
+from sim.mapper.tables import Asked, AxisAsked, depth_of, fill, layout_of
 from sim.mapping import AXES, Gemm, GemmMapping, StageTiling, Tile, chip_stages
 from tests.chips import chips as valid_chips
 from tests.walked_gemm import latency_s, walk
@@ -227,6 +227,15 @@ def test_the_bound_of_a_box_is_below_the_cost_of_each_mapping_in_it(data: st.Dat
             assert float(lower[0]) <= float(exact) * (1 + 1e-9)
 
 
+def filled(setting: Setting, asked: list[Asked], choice: Choice) -> np.ndarray:
+    """Numbers of candidates of the three axes, as many of each."""
+    axes = [AxisAsked(axis, [own], [(choice.dataflow, choice.array_axis)], depth_of([own])) for axis, own in enumerate(asked)]
+    columns = axes[0].columns
+    table = np.empty((layout_of(setting).rows, 3 * columns))
+    assert fill([setting], axes, 1e30, table) == [0, columns, 2 * columns]
+    return table
+
+
 def bounds_of(setting: Setting, choice: Choice, further: int) -> list[np.ndarray]:
     """Of a box of the mapping and those with tiles that are longer by so much, and of the mapping itself."""
     tiles = [
@@ -234,12 +243,9 @@ def bounds_of(setting: Setting, choice: Choice, further: int) -> list[np.ndarray
         for axis, extent in enumerate(setting.extents)
     ]
     parts = (*choice.split, 1)
-    asked = [[Asked(parts[axis], tiles[axis])] for axis in range(3)]
-    table, begins, depths = axis_tables([setting], asked, [[(choice.dataflow, choice.array_axis)]] * 3, none=1e30)
-    assert begins == [0, 2, 4]
-    assert depths == [1, 1, 1]
+    table = filled(setting, [Asked(parts[axis], tiles[axis]) for axis in range(3)], choice)
     bounder, none = Bounder(setting, [choice.ranks], [array.drain_cycles(setting, choice.dataflow)]), np.zeros(1, dtype=int)
-    pairs = table[:, :6].reshape(len(table), 3, 2)
+    pairs = table.reshape(len(table), 3, 2)
     each = ((pairs.min(axis=2, keepdims=True), False), (pairs[..., :1], True))
     return [bounder(numbers, none, none, single)[0] for numbers, single in each]
 
@@ -265,9 +271,8 @@ def test_a_bound_counts_what_the_first_core_has_of_tiles_in_which_a_loop_moves()
 def test_numbers_of_single_axes_make_what_the_array_is_charged(data: st.DataObject) -> None:
     chip, gemm = data.draw(chips()), data.draw(gemms(60))
     setting, choice = setting_of(gemm, chip), choice_of(data.draw(mappings(gemm, chip)))
-    asked = [[Asked(parts, np.array([[tile[axis]] for tile in choice.tiles]))] for axis, parts in enumerate((*choice.split, 1))]
-    tables = axis_tables([setting], asked, [[(choice.dataflow, choice.array_axis)]] * 3, none=1e30)
-    at, numbers = layout_of(setting), tables.numbers[:, tables.begins]
+    asked = [Asked(parts, np.array([[tile[axis]] for tile in choice.tiles])) for axis, parts in enumerate((*choice.split, 1))]
+    at, numbers = layout_of(setting), filled(setting, asked, choice)
     case = _Case(setting, choice)
     assert numbers[at.steps].prod() == case.used.steps
     if chip.matrix.kind == "systolic":
@@ -621,9 +626,9 @@ def test_bounds_of_tiles_cut_by_an_edge_are_their_costs() -> None:
     random_, checked = random.Random(1), 0
     for _ in range(4000):
         where = [random_.randrange(len(search.chosen)), random_.randrange(len(search.orders))]
-        for axis, begin in zip(search.axes, search.levels[0].begins, strict=True):
+        for axis in search.axes:
             kind = axis.kinds[where[0]]
-            where.append(begin + (kind << axis.depth) + random_.randrange(axis.tiles[kind].shape[1]))
+            where.append(axis.begins[0] + (kind << axis.depth) + random_.randrange(axis.tiles[kind].shape[1]))
         numbers = search.table[:, where[2:], None]
         (outer, inner), (last, _) = (numbers[begin : begin + 2, :, 0] for begin in (search.bounder.at.firsts, search.bounder.at.lasts))
         bounds, unfit = search.bounder(numbers, np.array(where[1:2]), np.array(where[:1]), single=True)

@@ -128,21 +128,21 @@ def _packed(bases: tuple[int, ...], rate: float) -> tuple[int, ...]:
     return tuple(sorted({base * pack for base in bases for pack in packs} - {1}))
 
 
-_EVERY_TILE_UP_TO = 2**16
-"""MACs of GEMMs for which every integer is a candidate, where there is one stage. Of tiles that cause as many trips a longer one may be
-better, for the rest at the edge, which leaves last, is smaller, or fills bursts and matrix units: that of a longer GEMM then fits, too."""
+def every_tile(setting: Setting, axis: int, parts: int) -> Ints:
+    """[1, candidates] of one axis: every integer, of one stage."""
+    return _within_each(setting, axis, parts, lambda extent: np.arange(1, extent + 1))
 
 
 def all_tiles(setting: Setting, axis: int, parts: int) -> Ints:
-    """[stages, candidates] of one axis: candidates within each candidate of the stage around. All, where one stage has a small GEMM."""
-    grains, extent, one_stage = array_grains(setting, axis), setting.extents[axis], len(setting.stages) == 1
-    is_small = one_stage and setting.gemm.macs <= _EVERY_TILE_UP_TO
+    """[stages, candidates] of one axis: candidates within each candidate of the stage around."""
+    grains = array_grains(setting, axis)
+    return _within_each(setting, axis, parts, lambda extent: candidate_tiles(extent, grains))
 
-    def within(extent: int) -> Ints:
-        return np.arange(1, extent + 1) if is_small else candidate_tiles(extent, grains)
 
-    if one_stage and (parts == 1 or setting.split_stage == 0):
-        return within(-(-extent // parts))[None]
+def _within_each(setting: Setting, axis: int, parts: int, within: Callable[[int], Ints]) -> Ints:
+    """[stages, candidates] of one axis: those within the extent of each of the stage around."""
+    if len(setting.stages) == 1 and (parts == 1 or setting.split_stage == 0):
+        return within(-(-setting.extents[axis] // parts))[None]
 
     def tiles_of(extents: Ints, innermost: bool) -> Ints:
         each = [within(extent) for extent in extents.tolist()]

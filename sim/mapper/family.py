@@ -367,7 +367,7 @@ class _Family:
         level, where = self.space.start()
         alive = np.ones((len(self.blocks), where.shape[1]), dtype=bool)
         while True:
-            fine = self._fits_largest(level, where)
+            fine = self._fits_largest(where)
             bounds = self._bounds(level, where.compress(fine, axis=1))
             alive = keep(bounds, alive.compress(fine, axis=1))
             some = np.flatnonzero(alive.any(axis=0))
@@ -448,14 +448,14 @@ class _Family:
                 return kept
             self._ask(block.start + chip)
 
-    def _fits_largest(self, level: int, where: Ints) -> Flags:
+    def _fits_largest(self, where: Ints) -> Flags:
         """Whether boxes fit the largest of the chips."""
         firsts = self.bounder.at.firsts
-        table = self.space.levels[level].table[firsts : firsts + len(self.setting.stages)]
+        table = self.space.of_boxes[firsts : firsts + len(self.setting.stages)]
         return self.bounder.fits(table.take(where[2:], axis=1, mode="clip"))
 
     def _bounds(self, level: int, where: Ints) -> _Bounds:
-        table = self.space.levels[level].table if level else self.space.table
+        table = self.space.of_boxes if level else self.space.table
         numbers, rows = table.take(where[2:], axis=1, mode="clip"), self.bounder.rows
         demands = self.bounder.demands_of(numbers, where[1], where[0], single=level == 0)
         dram_bytes, moved_bytes = rows.bytes_of(demands, level == 0)

@@ -185,7 +185,7 @@ class _Ranked(Search):
         """Boxes that fit and may hold something better, the last step of which is no shorter than the least last tile's."""
         if boxes.known < 0 and boxes.boxes:
             boxes = boxes.take((boxes.bounds[0] < np.inf).nonzero()[0])
-            row = self.levels[boxes.level].table[self.bounder.at.lasts + len(self.setting.stages) - 1]
+            row = self.table[self.bounder.at.lasts + len(self.setting.stages) - 1]
             lasts = row.take(boxes.where[2:], mode="clip")
             for variant in np.unique(boxes.where[0]):
                 each = self.chosen[int(variant)]

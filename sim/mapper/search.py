@@ -37,7 +37,7 @@ from sim.mapper.bound import ROUNDING, bounder_of, form_of
 from sim.mapper.candidates import Variant
 from sim.mapper.cost import Costs, evaluate
 from sim.mapper.problem import Choice, Setting
-from sim.mapper.space import NO_TILE, NoTile, Space, all_of, candidates_of, levels_of, thin_of
+from sim.mapper.space import NO_TILE, NoTile, Space, all_of, candidates_of, first_level, thin_of
 from sim.mapper.tables import Floats, Ints, is_one_chip, with_arrays
 from sim.mapper.threads import on_one_thread
 
@@ -125,6 +125,13 @@ def _all_of(*counts: int) -> Ints:
     return np.indices(counts).reshape(len(counts), -1)
 
 
+@lru_cache(maxsize=64)
+def _corners(*depths: int) -> tuple[Ints, Ints]:
+    """Into how many parts blocks of so many levels are cut [axes, 1], and which of them each part of a box is made of [axes, 1, parts]."""
+    parts = [1 << depth for depth in depths]
+    return np.array(parts)[:, None], _all_of(*parts)[:, None]
+
+
 class _Boxes:
     """Boxes of one level: variant, order and column along m, n and k of each [5, boxes]; their bounds [4, boxes], in the order of ranking;
     and the number of the incumbent that they were compared with."""
@@ -179,16 +186,16 @@ class Search:
         self.priced_alike = np.array([alike[flow, axis, split == (1, 1)] for split, flow, axis in self.chosen])
         drains = [array.drain_cycles(settings[chip], variant.dataflow) for variant, chip in zip(self.chosen, self.chips, strict=True)]
         self.bounder = bounder_of(settings, self.orders, drains, self.chips)
-        self.axes, tables = candidates_of(settings, self.chosen, self.chips, tiles_of, self.bounder)
-        self.table = tables.numbers
-        combinations = len(self.chosen) * len(self.orders) // len(settings)
-        self.levels = levels_of(self.axes, tables, combinations, self.bounder.numbers_of_boxes, _BOXES_AT_FIRST)
+        self.axes, self.table = candidates_of(settings, self.chosen, self.chips, tiles_of, self.bounder)
+        self.of_boxes = self.table[: self.bounder.numbers_of_boxes]
+        self.top = first_level(self.axes, len(self.chosen) * len(self.orders) // len(settings), _BOXES_AT_FIRST)
         self.keys = [1, 0, 2, 3] if objective == "traffic" else [0, 1, 2, 3]
         self.ranks = np.array(self.orders).transpose(1, 2, 0)
         self.founds = [incumbent] * len(settings)
         self.has_all = self.has_any = incumbent.choice is not None
         self.limits = np.array([self._limits(incumbent.key)] * len(settings)).T
-        self.heights = [sum(min(level, axis.depth) for axis in self.axes) for level in range(len(self.levels))]
+        self.heights = [sum(min(level, axis.depth) for axis in self.axes) for level in range(self.top + 1)]
+        self.begins = np.array([[[axis.begin(level)] for axis in self.axes] for level in range(self.top + 1)])
         self.cuts: dict[tuple[int, int], tuple[Ints, Ints]] = {}
         depths = [axis.depth for axis in self.axes]
         self.last_columns = np.array([[(1 << depth) - 1] for depth in depths])
@@ -310,20 +317,18 @@ class Search:
 
     def start(self) -> tuple[int, Ints]:
         """The whole space in boxes of the highest level."""
-        level = len(self.levels) - 1
+        level = self.top
         blocks = [1 << max(0, axis.depth - level) for axis in self.axes]
         where = _all_of(len(self.chosen), len(self.orders), *blocks).copy()
-        begins = self.levels[level].begins
-        firsts = [begin + axis.kinds * count for axis, begin, count in zip(self.axes, begins, blocks, strict=True)]
+        firsts = [axis.begin(level) + axis.kinds * count for axis, count in zip(self.axes, blocks, strict=True)]
         where[2:] += np.array(firsts).take(where[0], axis=1)
         return level, where
 
     def children(self, level: int, where: Ints, below: int) -> Ints:
         """The parts of each box that are boxes of a level below."""
         if (level, below) not in self.cuts:
-            parted = [1 << min(level, axis.depth) - min(below, axis.depth) for axis in self.axes]
-            outer, corners = np.array(parted)[:, None], _all_of(*parted)[:, None]
-            begins = np.array(self.levels[below].begins)[:, None] - np.array(self.levels[level].begins)[:, None] * outer
+            outer, corners = _corners(*(min(level, axis.depth) - min(below, axis.depth) for axis in self.axes))
+            begins = self.begins[below] - self.begins[level] * outer
             self.cuts[level, below] = outer, corners + begins[:, :, None]
         outer, offsets = self.cuts[level, below]
         children = np.empty((5, where.shape[1], offsets.shape[2]), dtype=np.int64)
@@ -333,7 +338,7 @@ class Search:
 
     def _bounded(self, level: int, where: Ints) -> _Boxes:
         """Boxes with their bounds, less those that cannot fit or hold nothing better."""
-        table = self.levels[level].table if level else self.table
+        table = self.of_boxes if level else self.table
         if len(self.settings) > 1 or (self.has_all and where.shape[1] > _MANY_BOXES):
             cycles = np.multiply.reduce(table[self.bounder.at.cycles].take(where[2:], mode="clip"))
             where = where.compress(cycles < self._limits_of(where[0])[9], axis=1)
@@ -347,7 +352,7 @@ class Search:
         latency &= -_STEP
         if self.keys[0]:
             bounds = bounds.take(self.keys, axis=0)
-        bounds[0, unfit] = np.inf
+        np.copyto(bounds[0], np.inf, where=unfit)
         return self._promising(_Boxes(level, where, bounds, -1))
 
     def _limits(self, key: Key) -> list[float]:
@@ -406,7 +411,7 @@ class Search:
         """The first place among all mappings that a box has."""
         if level not in self.placing:
             heights = np.array([[min(level, axis.depth)] for axis in self.axes])
-            self.placing[level] = np.array(self.levels[level].begins)[:, None], heights
+            self.placing[level] = self.begins[level], heights
         begins, heights = self.placing[level]
         within = (where[2:] - begins << heights) & self.last_columns
         place: Ints = self.weights[:2] @ where[:2] + self.weights[2:] @ within
@@ -479,9 +484,9 @@ class Search:
         variant = int(where[0, 0])
         stages = range(len(self.setting.stages))
         tiles = []
-        for axis, column, begin in zip(self.axes, where[2:], self.levels[0].begins, strict=True):
+        for axis, column in zip(self.axes, where[2:], strict=True):
             kind = axis.kinds[variant]
-            tiles.append(axis.tiles[kind].take(column - begin - (kind << axis.depth), axis=1, mode="clip"))
+            tiles.append(axis.tiles[kind].take(column - axis.begins[0] - (kind << axis.depth), axis=1, mode="clip"))
         ranks = self.ranks[..., where[1]]
         return tuple(tuple(axis[s] for axis in tiles) for s in stages), tuple(tuple(ranks[s]) for s in stages)
 
@@ -489,18 +494,18 @@ class Search:
         """[5, 1]: the variant, the order and the columns of the single mapping that a choice is."""
         variant = self.chosen.index(Variant(choice.split, choice.dataflow, choice.array_axis))
         found = [variant, self.orders.index(choice.ranks)]
-        for number, (axis, begin) in enumerate(zip(self.axes, self.levels[0].begins, strict=True)):
+        for number, axis in enumerate(self.axes):
             kind = axis.kinds[variant]
             same = np.equal(axis.tiles[kind].T, [tile[number] for tile in choice.tiles]).all(axis=1)
-            found.append(begin + (kind << axis.depth) + int(same.argmax()))
+            found.append(axis.begins[0] + (kind << axis.depth) + int(same.argmax()))
         return np.array(found)[:, None]
 
     def chosen_at(self, where: Ints) -> Choice:
         """The choice that a single mapping [5, 1] is."""
         (variant, order, *columns), tiles = where[:, 0].tolist(), []
-        for axis, column, begin in zip(self.axes, columns, self.levels[0].begins, strict=True):
+        for axis, column in zip(self.axes, columns, strict=True):
             kind = int(axis.kinds[variant])
-            tiles.append(axis.tiles[kind][:, column - begin - (kind << axis.depth)].tolist())
+            tiles.append(axis.tiles[kind][:, column - axis.begins[0] - (kind << axis.depth)].tolist())
         return Choice(tuple(zip(*tiles, strict=True)), self.orders[order], *self.chosen[variant])
 
     def _price_one(self, chip: int, where: Ints) -> None:
@@ -578,7 +583,7 @@ def search_each(settings: Sequence[Setting], objective: str, budget_boxes: float
     alike: dict[Any, list[tuple[int, Space]]] = {}
     for number, setting in enumerate(settings):
         space = _first_space(setting)
-        alike.setdefault((form_of(setting), tuple(space[1])), []).append((number, space))
+        alike.setdefault((form_of(setting), tuple(space[1]), space[2]), []).append((number, space))
     for own in alike.values():
         several = [settings[number] for number, _ in own]
         budget = budget_boxes or math.inf if len(several[0].stages) == 1 else math.inf

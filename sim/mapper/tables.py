@@ -84,6 +84,20 @@ Flow: TypeAlias = tuple[str, Axis]
 """A dataflow, and the axis along which matrix units share a tile."""
 
 
+class AxisAsked(NamedTuple):
+    """An axis (0: m, 1: n, 2: k), groups of candidates of it, the flows that make a difference to it, and its depth (`depth_of`)."""
+
+    axis: int
+    groups: Sequence[Asked]
+    flows: Sequence[Flow]
+    depth: int
+
+    @property
+    def columns(self) -> int:
+        """Each group with each flow has its own."""
+        return len(self.flows) * len(self.groups) << self.depth
+
+
 Whole: TypeAlias = Any
 """A float64 array of whole numbers: a count that divides faster."""
 
@@ -240,65 +254,62 @@ def array_factors(setting: Setting, lay: array.Lay, ends: Whole, counts: Whole, 
         np.add.reduce(counts[1:] * lay.accesses(lengths[1:]), axis=(0, 1), out=table[at.accesses_of_all])
 
 
-class Tables(NamedTuple):
-    """A table [rows, columns] of the numbers of all axes, where the columns of each axis begin, and how deep it is: for each of its flows
-    those of each group of candidates that was asked for, filled up to 2^depth with columns that no mapping has. Deeper axes come first. As
-    many columns again, not filled in, are left for what `sim.mapper.search` makes of them."""
-
-    numbers: Floats
-    begins: list[int]
-    depths: list[int]
+def depth_of(asked: Sequence[Asked]) -> int:
+    """How often a block that holds all candidates of each is halved until single ones are left."""
+    return (max(int(each.tiles.shape[1]) for each in asked) - 1).bit_length()
 
 
-def axis_tables(settings: Sequence[Setting], asked: Sequence[Sequence[Asked]], flows: Sequence[Sequence[Flow]], none: float) -> Tables:
-    """For each axis the table of what is asked for it, with each of some flows; columns that no mapping has are of `none`, and a candidate
+def fill(settings: Sequence[Setting], axes: Sequence[AxisAsked], none: float, out: Floats) -> list[int]:
+    """Fill in `out` [rows, columns] the numbers of axes, side by side: for each of its flows, each of its groups of candidates, as
+    many columns as 2 to the axis's depth, of which those that no mapping has are of `none`; and say where each axis begins. A candidate
     that stands there again has such numbers, too. Of one GEMM and chip, or of some GEMMs, or of some chips with nothing but their arrays
     different."""
-    setting, stages = settings[0], len(settings[0].stages)
+    setting = settings[0]
     rows = layout_of(setting)
-    depths = [(max(each.tiles.shape[1] for each in own) - 1).bit_length() for own in asked]
-    axes = sorted(range(len(AXES)), key=lambda axis: -depths[axis])
-    groups = [(axis, each) for axis in axes for each in asked[axis]]
-    widths = [1 << depths[axis] for axis, _ in groups]
-    begins = [0, *accumulate(widths)]
-    tiles = np.ones((stages, begins.pop()))
-    for (_, each), begin in zip(groups, begins, strict=True):
-        tiles[:, begin : begin + each.tiles.shape[1]] = each.tiles
-    given = [(settings[each.setting].extents[axis], each.parts) for axis, each in groups]
-    extents, parts = np.array(given, dtype=float).T.repeat(widths, axis=1)
+    groups = [(axis, each) for axis in axes for each in axis.groups]
+    columns = _side_by_side([1 << axis.depth for axis, _ in groups])
+    tiles = np.ones((len(setting.stages), columns[-1].stop))
+    for (_, each), own in zip(groups, columns, strict=True):
+        tiles[:, own.start : own.start + each.tiles.shape[1]] = each.tiles
+    given = [(settings[each.setting].extents[axis.axis], each.parts) for axis, each in groups]
+    extents, parts = np.array(given, dtype=float).T.repeat([1 << axis.depth for axis, _ in groups], axis=1)
     cuts = cuts_of(setting, extents, tiles, parts)
     numbers = geometry(setting, tiles, parts if setting.cores > 1 else 1, cuts)
+    spans = _side_by_side([len(axis.groups) << axis.depth for axis in axes])
     # What does not depend on the array is alike for all flows of an axis.
-    sizes = [len(asked[axis]) << depths[axis] for axis in axes]
-    spans = {axis: slice(end - size, end) for axis, size, end in zip(axes, sizes, accumulate(sizes), strict=True)}
-    kinds = [(axis, flow, each) for axis in axes for flow in flows[axis] for each in asked[axis]]
-    widths = [1 << depths[axis] for axis, _, _ in kinds]
-    begins = [0, *accumulate(widths)]
-    columns = begins.pop()
-    table = np.empty((rows.rows, 2 * columns))
+    flows = [(axis, span, flow) for axis, span in zip(axes, spans, strict=True) for flow in axis.flows]
 
-    def of_flows(of_groups: Any) -> list[Any]:
-        return [of_groups[..., spans[axis]] for axis in axes for _ in flows[axis]]
+    def of_flows(of_groups: Any, out: Any = None) -> Any:
+        return np.concatenate([of_groups[..., span] for _, span, _ in flows], axis=-1, out=out)
 
-    np.concatenate(of_flows(numbers), axis=1, out=table[:, :columns])
-    lays = [array.lay_of(settings[each.setting], *flow, AXES[axis]) for axis, flow, each in kinds]
-    # What all kinds have alike stays one number: of one unit, rates of 1 and the like nothing is worked out.
-    each_lay = np.array(lays, dtype=float).T.repeat(widths, axis=1)
-    lay = array.Lay(*(own[0] if len({*own}) == 1 else each for own, each in zip(zip(*lays, strict=True), each_lay, strict=True)))
+    of_flows(numbers, out)
     seen = slice(None) if are_all_counted(setting) else slice(1)
-    counts, lengths = (np.concatenate(of_flows(each[-1][seen]), axis=2) for each in (cuts.counts, cuts.lengths))
-    os_or_not = (cuts.lasts[-1], cuts.firsts[-1])
-    ends = np.concatenate([os_or_not[flow[0] == "os"][spans[axis]] for axis in axes for flow in flows[axis]])
-    array_factors(setting, lay, ends, counts, lengths, table[:, :columns])
-    if stages > 1:
-        table[rows.own : rows.moves, _again(np.concatenate(of_flows(tiles), axis=1), begins)] = none
+    counts, lengths = (of_flows(each[-1][seen]) for each in (cuts.counts, cuts.lengths))
+    ends = np.concatenate([(cuts.lasts[-1], cuts.firsts[-1])[flow[0] == "os"][span] for _, span, flow in flows])
+    kinds = [(axis, flow, each) for axis, _, flow in flows for each in axis.groups]
+    lay = _lays([(array.lay_of(settings[each.setting], *flow, AXES[axis.axis]), 1 << axis.depth) for axis, flow, each in kinds])
+    array_factors(setting, lay, ends, counts, lengths, out)
+    columns = _side_by_side([1 << axis.depth for axis, _, _ in kinds])
+    if len(tiles) > 1:
+        out[rows.own : rows.moves, _again(of_flows(tiles), [own.start for own in columns])] = none
     no_mapping = np.full((rows.rows, 1), none)
     no_mapping[rows.moves : rows.firsts] = 1
-    first_begins = dict.fromkeys(axes, columns)
-    for (axis, _, each), begin, width in zip(kinds, begins, widths, strict=True):
-        table[:, begin + each.tiles.shape[1] : begin + width] = no_mapping
-        first_begins[axis] = min(first_begins[axis], begin)
-    return Tables(table, [first_begins[axis] for axis in range(len(AXES))], depths)
+    for (_, _, each), own in zip(kinds, columns, strict=True):
+        out[:, own.start + each.tiles.shape[1] : own.stop] = no_mapping
+    return [own.start for own in _side_by_side([axis.columns for axis in axes])]
+
+
+def _side_by_side(widths: Sequence[int]) -> list[slice]:
+    """Columns of so many, one after another."""
+    return [slice(end - width, end) for width, end in zip(widths, accumulate(widths), strict=True)]
+
+
+def _lays(each: Sequence[tuple[array.Lay, int]]) -> array.Lay:
+    """How candidates lie, so many each way. What all have alike stays one number: of one unit, rates of 1 and the like nothing is worked
+    out."""
+    lays, widths = zip(*each, strict=True)
+    columns = np.array(lays, dtype=float).T.repeat(widths, axis=1)
+    return array.Lay(*(own[0] if len({*own}) == 1 else each for own, each in zip(zip(*lays, strict=True), columns, strict=True)))
 
 
 def _again(tiles: Whole, begins: Sequence[int]) -> Ints:
