@@ -1,8 +1,10 @@
-"""Truth defended: GEMMs that are mapped together get, to the last bit, the mapping and the cost that each gets alone."""
+"""Truth defended: GEMMs that are mapped together or one after another get, to the last bit, mapping and cost that each gets alone."""
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import pytest
@@ -13,7 +15,10 @@ from functional.errors import BadInput
 from hwmodels import load_chip
 from sim import trace_model
 from sim.engines import tiled
-from sim.mapper import NOTHING, Asked, Besides, MappedGemm, Objective, map_gemm, map_together, remembered_place
+from sim.mapper import NOTHING, Asked, Besides, MappedGemm, Objective, map_gemm, map_together, remembered_place, space, tables
+from sim.mapper.problem import setting_of
+from sim.mapper.search import Search
+from sim.mapper.space import remembered_columns
 from sim.mapping import Gemm
 from sim.plan import plan
 from tests.test_mapper import chips
@@ -22,6 +27,12 @@ from workloads.split import parts_of
 
 def alone(each: Asked, chip: Any, objective: Objective, pieces: int) -> MappedGemm | str:
     """The mapping of a search of its own, or why there is none."""
+    remembered_columns.cache_clear()
+    return after_others(each, chip, objective, pieces)
+
+
+def after_others(each: Asked, chip: Any, objective: Objective, pieces: int) -> MappedGemm | str:
+    """The same with what is remembered of the axes of other GEMMs."""
     remembered_place.cache_clear()
     try:
         return map_gemm(each.gemm, chip, objective, each.a_resident, each.besides, pieces)
@@ -48,7 +59,14 @@ def questions(draw: st.DrawFn, levels: int, limit: int) -> list[Asked]:
     ((0, 1, 2), (1, 2, 3, 7), 300, 15),
     ((3, 4, 5, 6, 7, 8), (1, 2, 3), 60, 6),
 ])
-def test_gemms_together_are_each_alone(memories: tuple[int, ...], cores: tuple[int, ...], limit: int, most: int) -> None:
+@pytest.mark.parametrize("columns", [32768, 100])
+def test_gemms_together_and_one_after_another_are_each_alone(
+    memories: tuple[int, ...], cores: tuple[int, ...], limit: int, most: int, columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where little room is for what is remembered of their axes."""
+    monkeypatch.setattr(space, "_MOST_COLUMNS", columns)
+    monkeypatch.setattr(space, "_COLUMNS_AT_FIRST", 1)
+
     @settings(max_examples=most, deadline=None, suppress_health_check=list(HealthCheck))
     @given(st.data())
     def check(data: st.DataObject) -> None:
@@ -59,6 +77,7 @@ def test_gemms_together_are_each_alone(memories: tuple[int, ...], cores: tuple[i
         pieces = data.draw(st.sampled_from([1, 1, int(chip.cores)]))
         asked = [each._replace(gemm=replace(each.gemm, n=each.gemm.n * pieces)) for each in asked]
         each = [alone(one, chip, objective, pieces) for one in asked]
+        assert [after_others(one, chip, objective, pieces) for one in asked] == each
         remembered_place.cache_clear()
         fine = [(one, answer) for one, answer in zip(asked, each, strict=True) if not isinstance(answer, str)]
         if len(fine) < len(asked):
@@ -90,3 +109,46 @@ def test_what_is_asked_again_is_not_searched_again(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("sim.mapper.search.Search.run", None)
     assert map_gemm(gemm, chip) is first
     assert map_together([Asked(replace(gemm, n=32)), Asked(gemm)], chip) == [second, first]
+
+
+def test_axes_in_common_with_an_earlier_gemm_are_not_worked_out_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    chip, gemm = load_chip("cloud-npu"), Gemm(40, 640, 200, 16, 16, 16, 32, "bf16")
+    remembered_columns.cache_clear()
+    map_gemm(gemm, chip)
+    filled: list[list[int]] = []
+
+    def fill(settings: Any, axes: Any, *args: Any) -> list[int]:
+        filled.append([each.axis for each in axes])
+        return tables.fill(settings, axes, *args)
+
+    monkeypatch.setattr(space, "fill", fill)
+    map_gemm(replace(gemm, n=320), chip)
+    map_gemm(replace(gemm, m=39, n=320), chip)
+    map_gemm(replace(gemm, m=39), chip)
+    map_gemm(replace(gemm, m=39, k=640, n=200), chip)
+    assert filled == [[1], [0], [2, 1]]
+
+
+def test_axes_of_other_tiles_or_parts_are_not_taken_for_each_other() -> None:
+    """A GEMM so small that each integer is a tile, and one with as long axes that is not; axes in one part and in two."""
+    chip = load_chip("cloud-npu")
+    found = []
+    for m, split in product((8, 80), ((1, 1), (1, 2))):
+        setting = setting_of(Gemm(m, 40, 40, 16, 16, 16, 32, "bf16"), chip)
+        chosen, orders, tiles_of = space.all_of(setting)
+        own = [variant for variant in chosen if variant.split == split]
+        for axis in Search([setting], [(own, orders, tiles_of)]).axes[1:]:
+            found.append(axis.tiles[0].shape[1])
+    assert found == [40, 40, 20, 40, 12, 12, 8, 12]
+
+
+def test_threads_may_ask_for_gemms_of_one_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(space, "_MOST_COLUMNS", 2000)
+    monkeypatch.setattr(space, "_COLUMNS_AT_FIRST", 1)
+    chip = load_chip("edge-npu")
+    asked = [Asked(Gemm(8 * i, 40 + 8 * (i % 7), 64, 8, 8, 8, 32, "int8")) for i in range(1, 41)]
+    each = [alone(one, chip, "latency", 1) for one in asked]
+    remembered_place.cache_clear()
+    remembered_columns.cache_clear()
+    with ThreadPoolExecutor(4) as pool:
+        assert [*pool.map(lambda one: map_together([one], chip)[0], asked)] == each

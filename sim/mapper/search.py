@@ -25,8 +25,8 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -182,15 +182,12 @@ class Search:
         self.chosen = [variant for variants, _, _ in spaces for variant in variants]
         self.chips = [chip for chip, (variants, _, _) in enumerate(spaces) for _ in variants]
         self.numbers = np.array(self.chips)
-        alike = {key: i for i, key in enumerate({(flow, axis, split == (1, 1)): None for split, flow, axis in self.chosen})}
-        self.priced_alike = np.array([alike[flow, axis, split == (1, 1)] for split, flow, axis in self.chosen])
         drains = [array.drain_cycles(settings[chip], variant.dataflow) for variant, chip in zip(self.chosen, self.chips, strict=True)]
         self.bounder = bounder_of(settings, self.orders, drains, self.chips)
         self.axes, self.table = candidates_of(settings, self.chosen, self.chips, tiles_of, self.bounder)
         self.of_boxes = self.table[: self.bounder.numbers_of_boxes]
         self.top = first_level(self.axes, len(self.chosen) * len(self.orders) // len(settings), _BOXES_AT_FIRST)
         self.keys = [1, 0, 2, 3] if objective == "traffic" else [0, 1, 2, 3]
-        self.ranks = np.array(self.orders).transpose(1, 2, 0)
         self.founds = [incumbent] * len(settings)
         self.has_all = self.has_any = incumbent.choice is not None
         self.limits = np.array([self._limits(incumbent.key)] * len(settings)).T
@@ -205,6 +202,17 @@ class Search:
         self.known = 0
         self.opened = self.priced = self.calls = 0
         self.budget_boxes = budget_boxes
+
+    @cached_property
+    def priced_alike(self) -> Ints:
+        """[variants]: a number that those have in common that `_price_many` prices at once."""
+        alike = {key: i for i, key in enumerate({(flow, axis, split == (1, 1)): None for split, flow, axis in self.chosen})}
+        return np.array([alike[flow, axis, split == (1, 1)] for split, flow, axis in self.chosen])
+
+    @cached_property
+    def ranks(self) -> Ints:
+        """[stages, axes, orders]."""
+        return np.array(self.orders).transpose(1, 2, 0)
 
     @property
     def found(self) -> Found:
@@ -277,9 +285,8 @@ class Search:
         """Let the best of some single mappings be the incumbent of each setting, as if its bound, which is lowered, was its cost: the best
         of those for which that is not doubtful; if it is for all, the best is priced. Its place counts as later than it is, so that it is
         not dropped itself."""
-        latency, numbers = self.keys.index(0), self.numbers.take(boxes.where[0])
-        for chip in {*numbers.tolist()}:
-            own = boxes if self.is_one else boxes.take((numbers == chip).nonzero()[0])
+        latency = self.keys.index(0)
+        for chip, own in self._of_each(boxes):
             clear = own
             if self.bounder.beyond:
                 clear = own.take((~self.bounder.doubtful(self.table.take(own.where[2:], axis=1))).nonzero()[0])
@@ -293,6 +300,15 @@ class Search:
             key = (*amounts.tolist(), self.place(0, where).item() + 0.5)
             if key < self.founds[chip].key:
                 self._let_lead(chip, Found(key, _SOME))
+
+    def _of_each(self, boxes: _Boxes) -> Iterator[tuple[int, _Boxes]]:
+        """Those of each setting that has any, and its number."""
+        if self.is_one:
+            yield 0, boxes
+            return
+        numbers = self.numbers.take(boxes.where[0])
+        for chip in np.unique(numbers).tolist():
+            yield chip, boxes.take((numbers == chip).nonzero()[0])
 
     @property
     def _batch(self) -> int:
@@ -371,6 +387,11 @@ class Search:
             return boxes
         if self.has_any:
             limits = self._limits_of(boxes.where[0])
+            near = (boxes.bounds[0] <= limits[4]).nonzero()[0]
+            if len(near) < boxes.boxes:
+                boxes, limits = boxes.take(near), limits if self.is_one else limits.take(near, axis=1)
+            if not len(near):
+                return boxes
             less, more = np.less(boxes.bounds, limits[:4]), np.greater(boxes.bounds, limits[4:8])
             sign = _FIRST_ROW_DECIDES @ np.subtract(less.view(np.int8), more.view(np.int8))
             better = sign > 0
@@ -419,13 +440,12 @@ class Search:
 
     def _price(self, boxes: _Boxes) -> _Boxes | None:
         """Price single mappings, best first, as long as they may be better; what the budget does not allow is left."""
-        if len(self.settings) == 1:
+        if self.is_one:
             return self._price_on(0, boxes)
         if not is_one_chip(self.settings):
             boxes = self._price_firsts(boxes)
-        chips = self.numbers.take(boxes.where[0])
-        for chip in np.unique(chips).tolist():
-            self._price_on(chip, boxes.take((chips == chip).nonzero()[0]))
+        for chip, own in self._of_each(boxes):
+            self._price_on(chip, own)
         return None
 
     def _price_firsts(self, boxes: _Boxes) -> _Boxes:
