@@ -19,6 +19,7 @@ Everything broadcasts over integers and int64 arrays.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -47,6 +48,7 @@ class AxisCuts(NamedTuple):
 
     `every`: parts of all cores are counted; else only those of the first core, whose parts are the largest. `at_once`: what several cores
     fetch at the same place of their loops counts once, that is, besides what the first core fetches, what others do when they come back.
+    `tiles[s][i]`: what stage s cuts `around[s][i]` into, for those who ask for more than how often tiles are fetched.
     """
 
     around: tuple[tuple[Blocks, ...], ...]
@@ -55,22 +57,35 @@ class AxisCuts(NamedTuple):
     parts: Count
     every: bool
     at_once: bool = False
+    tiles: tuple[tuple[tuple[Blocks, ...], ...], ...] = ()
+
+    @property
+    def elements(self) -> Count:
+        """Elements of all the pieces that the array gets."""
+        total: Count = 0
+        for blocks, length, _ in self.around[-1]:
+            total = total + blocks * length
+        return total
+
+
+def is_one(parts: Count) -> bool:
+    """Whether there is a single part, for every mapping."""
+    return isinstance(parts, int) and parts == 1
 
 
 def divide(block: Blocks, size: Count) -> tuple[Blocks, ...]:
     """Blocks cut by a loop into pieces of `size`: the full ones and the one at the edge."""
-    times, rest = divmod(block.length, size)
+    blocks, length, trips = block
+    times, rest = divmod(length, size)
     if isinstance(rest, int) and rest == 0:
-        return (Blocks(block.blocks * times, smaller(size, block.length), (*block.trips, times)),)
+        return (Blocks(blocks * times, smaller(length, size), (*trips, times)),)
     edge = smaller(rest, 1)
-    trips = (*block.trips, times + edge)
-    return Blocks(block.blocks * times, smaller(size, block.length), trips), Blocks(block.blocks * edge, rest, trips)
+    trips = (*trips, times + edge)
+    return Blocks(blocks * times, smaller(length, size), trips), Blocks(blocks * edge, rest, trips)
 
 
 def share_out(block: Blocks, parts: Count, every: bool, core: int = 0) -> tuple[Blocks, ...]:
     """Blocks cut into equal parts for as many cores (rounded up, the last one smaller): all of them, or those of one core."""
-    if isinstance(parts, int) and parts == 1:
-        return (block,)
     size = larger(ceil_div(block.length, parts), 1)
     if core:
         own = smaller(size, larger(block.length - core * size, 0))
@@ -83,14 +98,15 @@ def share_out(block: Blocks, parts: Count, every: bool, core: int = 0) -> tuple[
 def cut_axis(extent: Count, sizes: Sequence[Count], split_stage: int, parts: Count, every: bool, core: int = 0) -> AxisCuts:
     """An axis of `extent` elements, cut by stage after stage; not `every`: of one core, which has the parts of that number."""
     level: tuple[Blocks, ...] = (Blocks(1, extent, ()),)
-    around = []
+    around, tiles = [], []
     for stage in range(len(sizes) + 1):
-        if stage == split_stage and not (isinstance(parts, int) and parts == 1):
-            level = tuple(piece for block in level for piece in share_out(block, parts, every, core))
+        if stage == split_stage and not is_one(parts):
+            level = tuple([piece for block in level for piece in share_out(block, parts, every, core)])
         around.append(level)
         if stage < len(sizes):
-            level = tuple(piece for block in level for piece in divide(block, sizes[stage]))
-    return AxisCuts(tuple(around), tuple(sizes), split_stage, parts, every)
+            tiles.append(tuple([divide(block, sizes[stage]) for block in level]))
+            level = tuple(chain.from_iterable(tiles[-1]))
+    return AxisCuts(tuple(around), tuple(sizes), split_stage, parts, every, False, tuple(tiles))
 
 
 def positions(axis: AxisCuts, stage: int) -> list[Count]:
@@ -112,7 +128,7 @@ def _total(axis: AxisCuts, moving: int) -> Count:
     if moving < 0:
         return 1
     total: Count = 0
-    if moving + 1 == axis.split_stage and not (isinstance(axis.parts, int) and axis.parts == 1):
+    if moving + 1 == axis.split_stage and not is_one(axis.parts):
         for block in axis.around[moving]:
             total = total + block.blocks * ceil_div(block.length, axis.sizes[moving])
         return total
@@ -240,7 +256,8 @@ def turns(x: AxisCuts, others: Sequence[AxisCuts], stage: int, inside: Sequence[
     for each in counts:
         begun = begun * each[0]
     total: Count = 0
-    for block, trips in _with_trips(x, stage):
+    for block, tiles in zip(x.around[stage], x.tiles[stage], strict=True):
+        trips = tiles[0].trips
         often: Count = block.blocks * trips[-1]
         for each, within in zip(counts, inside, strict=True):
             often = often * visits(trips, [1] * len(trips), [(flag, False) for flag in within], each)
@@ -249,38 +266,29 @@ def turns(x: AxisCuts, others: Sequence[AxisCuts], stage: int, inside: Sequence[
 
 
 class Visited(NamedTuple):
-    """Tiles of alike blocks of two axes, and how often each is fetched."""
+    """Tiles of alike blocks of two axes: their elements, each once; how often each is fetched; and their lengths along x and along y."""
 
-    x: Blocks
-    y: Blocks
+    elements: Count
     visits: Count
-
-    @property
-    def elements(self) -> Count:
-        """Elements of all the tiles, each once."""
-        return self.x.elements * self.y.elements
+    x_tiles: tuple[Blocks, ...]
+    y_tiles: tuple[Blocks, ...]
 
 
 def visited(x: AxisCuts, y: AxisCuts, z: AxisCuts, stage: int, inside: Sequence[tuple[Flag, Flag]]) -> list[Visited]:
     """Every tile that a stage holds of a role selected by x and y, in groups of alike blocks."""
-    z_positions, of_y = positions(z, stage), _with_trips(y, stage)
-    return [
-        Visited(x_block, y_block, visits(x_trips, y_trips, inside, z_positions))
-        for x_block, x_trips in _with_trips(x, stage)
-        for y_block, y_trips in of_y
-    ]
+    z_positions, found = positions(z, stage), []
+    for x_block, x_tiles in zip(x.around[stage], x.tiles[stage], strict=True):
+        x_elements, x_trips = x_block.elements, x_tiles[0].trips
+        for y_block, y_tiles in zip(y.around[stage], y.tiles[stage], strict=True):
+            often = visits(x_trips, y_tiles[0].trips, inside, z_positions)
+            found.append(Visited(x_elements * y_block.elements, often, x_tiles, y_tiles))
+    return found
 
 
-def _with_trips(axis: AxisCuts, stage: int) -> list[tuple[Blocks, tuple[Count, ...]]]:
-    """The blocks that a stage cuts, and for each the trips of all loops around its tiles, the stage's own the last."""
-    return [(block, (*block.trips, ceil_div(block.length, axis.sizes[stage]))) for block in axis.around[stage]]
-
-
-def packed_bytes(group: Visited, x_size: Count, y_size: Count, bits: int, burst_bytes: int) -> Count:
+def packed_bytes(group: Visited, bits: int, burst_bytes: int) -> Count:
     """Bytes of all tiles of a group, each once, where every tile lies by itself and begins a new burst."""
     total: Count = 0
-    of_y = divide(group.y, y_size)
-    for x in divide(group.x, x_size):
-        for y in of_y:
-            total = total + x.blocks * y.blocks * burst_bytes * ceil_div(x.length * y.length * bits, 8 * burst_bytes)
+    for x_blocks, x_length, _ in group.x_tiles:
+        for y_blocks, y_length, _ in group.y_tiles:
+            total = total + x_blocks * y_blocks * burst_bytes * ceil_div(x_length * y_length * bits, 8 * burst_bytes)
     return total
