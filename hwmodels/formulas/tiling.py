@@ -62,10 +62,12 @@ class AxisCuts(NamedTuple):
     @property
     def elements(self) -> Count:
         """Elements of all the pieces that the array gets."""
-        total: Count = 0
-        for blocks, length, _ in self.around[-1]:
-            total = total + blocks * length
-        return total
+        return sum([blocks * length for blocks, length, _ in self.around[-1]])
+
+    @property
+    def pieces(self) -> Count:
+        """How many they are."""
+        return sum([block.blocks for block in self.around[-1]])
 
 
 def is_one(parts: Count) -> bool:
@@ -114,27 +116,18 @@ def positions(axis: AxisCuts, stage: int) -> list[Count]:
 
     Below the split, every core that has a part of this axis fetches the tile for itself.
     """
-    counts: list[Count] = []
-    for moving in range(-1, stage + 1):
-        if moving >= axis.split_stage or axis.split_stage > stage:
-            counts.append(_total(axis, moving))
-        else:
-            counts.append(_sharers(axis, moving))
-    return counts
+    own = -1 if axis.split_stage > stage or is_one(axis.parts) else axis.split_stage
+    shared = [_sharers(axis, moving) for moving in range(-1, own)]
+    return shared + [_total(axis, moving) for moving in range(own, stage + 1)]
 
 
 def _total(axis: AxisCuts, moving: int) -> Count:
     """All trips of the loop of stage `moving`: the blocks that it leaves, unless these have been shared out."""
     if moving < 0:
         return 1
-    total: Count = 0
     if moving + 1 == axis.split_stage and not is_one(axis.parts):
-        for block in axis.around[moving]:
-            total = total + block.blocks * ceil_div(block.length, axis.sizes[moving])
-        return total
-    for block in axis.around[moving + 1]:
-        total = total + block.blocks
-    return total
+        return sum([block.blocks * ceil_div(block.length, axis.sizes[moving]) for block in axis.around[moving]])
+    return sum([block.blocks for block in axis.around[moving + 1]])
 
 
 def _sharers(axis: AxisCuts, moving: int) -> Count:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from hwmodels.chip import MatrixUnit, Role
 from hwmodels.formulas import systolic, tensor_core
-from hwmodels.formulas.elementwise import larger, smaller
+from hwmodels.formulas.elementwise import larger
 from hwmodels.formulas.systolic import ceil_div, floor_div
 from hwmodels.formulas.tiling import AxisCuts, Blocks
 from sim.mapper.problem import Amount, Setting
@@ -39,10 +39,7 @@ class Accesses(NamedTuple):
 
 def total(axis: AxisCuts, of_length: Callable[[Amount], Amount]) -> Amount:
     """A function of a piece's length, summed over the pieces of an axis."""
-    result: Amount = 0
-    for block in axis.around[-1]:
-        result = result + block.blocks * of_length(block.length)
-    return result
+    return sum([blocks * of_length(length) for blocks, length, _ in axis.around[-1]])
 
 
 class Lay(NamedTuple):
@@ -155,9 +152,8 @@ class Laid:
 
     def use(self, cuts: Sequence[AxisCuts], first: tuple[Amount, ...], last: tuple[Amount, ...]) -> ArrayUse:
         """Cycles for the pieces of one core; `first` and `last` are the extents of its first and last piece."""
-        steps: Amount = 1
-        for axis in cuts:
-            steps = steps * total(axis, one)
+        m, n, k = cuts
+        steps = m.pieces * n.pieces * k.pieces
         if self.is_granular:
             return ArrayUse(_granule_cycles(self.unit, self.rate, cuts), steps, 0, 0)
         taken: Amount = 1
@@ -227,6 +223,3 @@ def _granule_cycles(unit: MatrixUnit, rate: float, cuts: Sequence[AxisCuts]) -> 
     return cycles
 
 
-def one(length: Amount) -> Amount:
-    """1 for a piece, 0 where there is none."""
-    return smaller(length, 1)

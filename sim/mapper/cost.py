@@ -477,32 +477,39 @@ def _level_term(
     write_s = traffic.written[place.level.name] / place.write_bytes_per_s
     if place.stage < 0:
         prefix_s: Seconds = place.level.latency_s
-        after_read_s: Seconds = 0.0
-        after_write_s: Seconds = 0.0
-        late_read_s, late_write_s = after_read_s, after_write_s
     else:
-        # Where an operand lies from the start, transfers into the level have none before them.
         starts = [link.further_s for links in loads for link in links if link.inner is place]
-        starts += [links[0].further_s for links in loads if links and links[0].outer is place]
+        starts += [links[0].further_s for links in loads if links and links[0].outer is place]  # an operand lies there from the start
         prefix_s = ready_s if not starts else starts[0] if len(starts) == 1 else smaller(*starts)
-        after_read_s, after_write_s, late_read_s, late_write_s = _after(setting, place, stores, tail)
+    after_read_s, late_read_s = _after_read(setting, place, stores, tail)
     if place.level.bandwidth.shared:
         both_s = read_s + write_s
         return Term(prefix_s, both_s, after_read_s, (Port(both_s, late_read_s),))
+    after_write_s, late_write_s = _after_write(place, stores, tail)
     busy_s = larger(read_s, write_s)
     suffix_s = larger(read_s + after_read_s, write_s + after_write_s) - busy_s
     return Term(prefix_s, busy_s, suffix_s, (Port(read_s, late_read_s), Port(write_s, late_write_s)))
 
 
-def _after(setting: Setting, place: Place, stores: list[Link], tail: _Tail) -> tuple[Seconds, Seconds, Seconds, Seconds]:
-    """What must follow the last read and the last write of an on-chip level, and what of that the group cannot do meanwhile."""
+def _after_read(setting: Setting, place: Place, stores: list[Link], tail: _Tail) -> tuple[Seconds, Seconds]:
+    """What must follow the last read of a level, and the last of all that it does."""
+    if place.stage < 0:
+        return 0.0, 0.0
     for link in stores:
         if link.inner is place:
-            after_read_s, after_write_s = link.one_s - link.inner_s + link.further_s, link.one_s + link.further_s
-            return after_read_s, after_write_s, after_read_s, after_write_s
+            return (link.one_s - link.inner_s + link.further_s,) * 2
     feeds_array = any(holders[-1] is place for holders in setting.holders.values())
-    after_write_s = tail.step_s + tail.stores_s
-    return tail.drain_s + tail.stores_s if feeds_array else after_write_s, after_write_s, tail.stores_s, tail.stores_s
+    return (tail.drain_s if feeds_array else tail.step_s) + tail.stores_s, tail.stores_s
+
+
+def _after_write(place: Place, stores: list[Link], tail: _Tail) -> tuple[Seconds, Seconds]:
+    """The same of the last write."""
+    if place.stage < 0:
+        return 0.0, 0.0
+    for link in stores:
+        if link.inner is place:
+            return (link.one_s + link.further_s,) * 2
+    return tail.step_s + tail.stores_s, tail.stores_s
 
 
 def _alternation(loads: list[list[Link]], stores: list[Link], ready_s: Seconds, array_s: Seconds, extra_s: Seconds, tail: _Tail) -> Seconds:
