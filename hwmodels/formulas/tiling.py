@@ -19,7 +19,6 @@ Everything broadcasts over integers and int64 arrays.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import chain
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -38,9 +37,14 @@ class Blocks(NamedTuple):
     length: Count
     trips: tuple[Count, ...]
 
-    @property
-    def elements(self) -> Count:
-        return self.blocks * self.length
+
+class Cut(NamedTuple):
+    """Alike blocks as one stage cuts them: into which tiles; their elements; and the trips of the loops around those, the stage's own the
+    last."""
+
+    tiles: tuple[Blocks, ...]
+    elements: Count
+    trips: tuple[Count, ...]
 
 
 class AxisCuts(NamedTuple):
@@ -48,7 +52,7 @@ class AxisCuts(NamedTuple):
 
     `every`: parts of all cores are counted; else only those of the first core, whose parts are the largest. `at_once`: what several cores
     fetch at the same place of their loops counts once, that is, besides what the first core fetches, what others do when they come back.
-    `tiles[s][i]`: what stage s cuts `around[s][i]` into, for those who ask for more than how often tiles are fetched.
+    `cut[s]`: the blocks of `around[s]` with what stage s cuts them into, for those who ask for more than how often tiles are fetched.
     """
 
     around: tuple[tuple[Blocks, ...], ...]
@@ -57,7 +61,7 @@ class AxisCuts(NamedTuple):
     parts: Count
     every: bool
     at_once: bool = False
-    tiles: tuple[tuple[tuple[Blocks, ...], ...], ...] = ()
+    cut: tuple[tuple[Cut, ...], ...] = ()
 
     @property
     def elements(self) -> Count:
@@ -75,15 +79,17 @@ def is_one(parts: Count) -> bool:
     return isinstance(parts, int) and parts == 1
 
 
-def divide(block: Blocks, size: Count) -> tuple[Blocks, ...]:
+def divide(block: Blocks, size: Count) -> Cut:
     """Blocks cut by a loop into pieces of `size`: the full ones and the one at the edge."""
     blocks, length, trips = block
     times, rest = divmod(length, size)
     if isinstance(rest, int) and rest == 0:
-        return (Blocks(blocks * times, smaller(length, size), (*trips, times)),)
+        trips = (*trips, times)
+        return Cut((Blocks(blocks * times, smaller(length, size), trips),), blocks * length, trips)
     edge = smaller(rest, 1)
     trips = (*trips, times + edge)
-    return Blocks(blocks * times, smaller(length, size), trips), Blocks(blocks * edge, rest, trips)
+    tiles = Blocks(blocks * times, smaller(length, size), trips), Blocks(blocks * edge, rest, trips)
+    return Cut(tiles, blocks * length, trips)
 
 
 def share_out(block: Blocks, parts: Count, every: bool, core: int = 0) -> tuple[Blocks, ...]:
@@ -94,21 +100,21 @@ def share_out(block: Blocks, parts: Count, every: bool, core: int = 0) -> tuple[
         return (Blocks(block.blocks * smaller(own, 1), own, block.trips),)
     if not every:
         return (Blocks(block.blocks, smaller(size, block.length), block.trips),)
-    return tuple(piece._replace(trips=block.trips) for piece in divide(block, size))
+    return tuple([piece._replace(trips=block.trips) for piece in divide(block, size).tiles])
 
 
 def cut_axis(extent: Count, sizes: Sequence[Count], split_stage: int, parts: Count, every: bool, core: int = 0) -> AxisCuts:
     """An axis of `extent` elements, cut by stage after stage; not `every`: of one core, which has the parts of that number."""
     level: tuple[Blocks, ...] = (Blocks(1, extent, ()),)
-    around, tiles = [], []
+    around, cut = [], []
     for stage in range(len(sizes) + 1):
         if stage == split_stage and not is_one(parts):
             level = tuple([piece for block in level for piece in share_out(block, parts, every, core)])
         around.append(level)
         if stage < len(sizes):
-            tiles.append(tuple([divide(block, sizes[stage]) for block in level]))
-            level = tuple(chain.from_iterable(tiles[-1]))
-    return AxisCuts(tuple(around), tuple(sizes), split_stage, parts, every, False, tuple(tiles))
+            cut.append(tuple([divide(block, sizes[stage]) for block in level]))
+            level = tuple([tile for each in cut[-1] for tile in each.tiles])
+    return AxisCuts(tuple(around), tuple(sizes), split_stage, parts, every, False, tuple(cut))
 
 
 def positions(axis: AxisCuts, stage: int) -> list[Count]:
@@ -227,7 +233,7 @@ def visits(x: Sequence[Count], y: Sequence[Count], inside: Sequence[tuple[Flag, 
     stages = len(x)
     below: list[Flag] = [False] * stages
     moved: Flag = False
-    for stage in reversed(range(stages)):
+    for stage in range(stages - 1, -1, -1):
         x_moves, y_moves = x[stage] > 1, y[stage] > 1
         x_inside, y_inside = inside[stage]
         below[stage] = moved | (x_inside & x_moves) | (y_inside & y_moves)
@@ -249,8 +255,7 @@ def turns(x: AxisCuts, others: Sequence[AxisCuts], stage: int, inside: Sequence[
     for each in counts:
         begun = begun * each[0]
     total: Count = 0
-    for block, tiles in zip(x.around[stage], x.tiles[stage], strict=True):
-        trips = tiles[0].trips
+    for block, (_, _, trips) in zip(x.around[stage], x.cut[stage], strict=True):
         often: Count = block.blocks * trips[-1]
         for each, within in zip(counts, inside, strict=True):
             often = often * visits(trips, [1] * len(trips), [(flag, False) for flag in within], each)
@@ -269,19 +274,19 @@ class Visited(NamedTuple):
 
 def visited(x: AxisCuts, y: AxisCuts, z: AxisCuts, stage: int, inside: Sequence[tuple[Flag, Flag]]) -> list[Visited]:
     """Every tile that a stage holds of a role selected by x and y, in groups of alike blocks."""
-    z_positions, found = positions(z, stage), []
-    for x_block, x_tiles in zip(x.around[stage], x.tiles[stage], strict=True):
-        x_elements, x_trips = x_block.elements, x_tiles[0].trips
-        for y_block, y_tiles in zip(y.around[stage], y.tiles[stage], strict=True):
-            often = visits(x_trips, y_tiles[0].trips, inside, z_positions)
-            found.append(Visited(x_elements * y_block.elements, often, x_tiles, y_tiles))
-    return found
+    z_positions, y_cut = positions(z, stage), y.cut[stage]
+    return [
+        Visited(x_elements * y_elements, visits(x_trips, y_trips, inside, z_positions), x_tiles, y_tiles)
+        for x_tiles, x_elements, x_trips in x.cut[stage]
+        for y_tiles, y_elements, y_trips in y_cut
+    ]
 
 
 def packed_bytes(group: Visited, bits: int, burst_bytes: int) -> Count:
     """Bytes of all tiles of a group, each once, where every tile lies by itself and begins a new burst."""
-    total: Count = 0
-    for x_blocks, x_length, _ in group.x_tiles:
-        for y_blocks, y_length, _ in group.y_tiles:
-            total = total + x_blocks * y_blocks * burst_bytes * ceil_div(x_length * y_length * bits, 8 * burst_bytes)
-    return total
+    bursts = [
+        x_blocks * y_blocks * ceil_div(x_length * y_length * bits, 8 * burst_bytes)
+        for x_blocks, x_length, _ in group.x_tiles
+        for y_blocks, y_length, _ in group.y_tiles
+    ]
+    return sum(bursts) * burst_bytes

@@ -38,7 +38,7 @@ Sums move in accumulator bits; what is finished, in output bits. Levels that a r
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise, product
@@ -170,7 +170,7 @@ class _Case:
         if self.several:
             self.at_once = [cuts._replace(at_once=True) for cuts in self.first]
             self.every = [cut_axis(extent, sizes, where, parts, every=True) for extent, sizes, parts in axes]
-        firsts = [[*[tiles[0][0].length for tiles in cuts.tiles], cuts.around[-1][0].length] for cuts in self.first]
+        firsts = [[*[cut[0].tiles[0].length for cut in cuts.cut], cuts.around[-1][0].length] for cuts in self.first]
         self.first_tiles: list[Extents] = list(zip(*firsts, strict=True))
         self.last_tiles: list[Extents] = list(zip(*[_lasts(extent, sizes, where, parts) for extent, sizes, parts in axes], strict=True))
         self.laid = array.Laid(setting, choice.dataflow, choice.array_axis)
@@ -221,8 +221,7 @@ def weights_fetched(setting: Setting, choice: Choice) -> Any:
 
 def _weights_fetched(case: _Case) -> Count:
     outer, inner = case.setting.holders["weights"][:2]
-    groups = case.tiles_of("weights", inner, case.cuts("weights", outer))
-    return _elements(groups, [group.visits for group in groups])
+    return _elements(case.tiles_of("weights", inner, case.cuts("weights", outer)), _every_time)
 
 
 def room_bits(setting: Setting, choice: Choice) -> dict[str, int]:
@@ -319,23 +318,34 @@ def _evaluated(case: _Case) -> tuple[Costs, list[Link]]:
     return Costs(latency, dram_bytes, moved, used.steps, terms, alternation, *moved_by_level, used.cycles, case.every, laid, own), stores
 
 
-def _elements(groups: list[Visited], often: list[Count]) -> Count:
+def _every_time(group: Visited) -> Count:
+    return group.visits
+
+
+def _again(group: Visited) -> Count:
+    return group.visits - 1
+
+
+def _once(_group: Visited) -> Count:
+    return 1
+
+
+def _elements(groups: list[Visited], often: Callable[[Visited], Count]) -> Count:
     """Elements fetched, if the tiles of each group are so often."""
-    total: Count = 0
-    for group, times in zip(groups, often, strict=True):
-        total = total + group.elements * times
-    return total
+    return sum([group.elements * often(group) for group in groups])
 
 
-def _leaves(groups: list[Visited], often: list[Count], bits: int, outer: Place) -> Seconds:
+def _leaves(groups: list[Visited], often: Callable[[Visited], Count], bits: int, outer: Place) -> Seconds:
     """Bytes that cross the outer port if the tiles of each group do so often: whole bursts at DRAM, bits elsewhere."""
     if outer.stage >= 0:
         return _elements(groups, often) * bits / 8
-    total: Count = 0
-    for group, times in zip(groups, often, strict=True):
-        if not (isinstance(times, int) and times == 0):
-            total = total + times * packed_bytes(group, bits, outer.level.burst_bytes)
-    return total
+    burst_bytes = outer.level.burst_bytes
+    times = [(group, often(group)) for group in groups]
+    return sum([count * packed_bytes(group, bits, burst_bytes) for group, count in times if not _is_never(count)])
+
+
+def _is_never(count: Count) -> bool:
+    return isinstance(count, int) and count == 0
 
 
 def _crossing_s(bits: Count, place: Place, bytes_per_s: Seconds) -> Seconds:
@@ -355,12 +365,10 @@ def _loads(case: _Case, role: Role, traffic: _Traffic) -> list[Link]:
     for outer, inner in pairwise(case.setting.holders[role]):
         cuts = case.cuts(role, outer)
         own = groups = case.tiles_of(role, inner, cuts)
-        often = own_often = [group.visits for group in groups]
         if cuts is not case.own:
             own = case.tiles_of(role, inner, case.own)
-            own_often = [group.visits for group in own]
-        traffic.reads(outer, _leaves(groups, often, bits, outer))
-        own_bytes = _elements(own, own_often) * bits / 8
+        traffic.reads(outer, _leaves(groups, _every_time, bits, outer))
+        own_bytes = _elements(own, _every_time) * bits / 8
         traffic.writes(inner, own_bytes)
         tile = case.first_tiles[inner.stage]
         tile_bits = tile[x] * tile[y] * bits
@@ -384,11 +392,11 @@ def _stores(case: _Case, traffic: _Traffic) -> list[Link]:
         if cuts is not case.own:
             own = case.tiles_of("psums", inner, case.own)
         result_bits = setting.result_bits(outer)
-        unfinished = _leaves(groups, [group.visits - 1 for group in groups], gemm.acc_bits, outer)
+        unfinished = _leaves(groups, _again, gemm.acc_bits, outer)
         traffic.reads(outer, unfinished)
-        traffic.writes(outer, unfinished + _leaves(groups, [1] * len(groups), result_bits, outer))
-        own_unfinished = _elements(own, [group.visits - 1 for group in own]) * gemm.acc_bits / 8
-        own_finished = _elements(own, [1] * len(own)) * gemm.out_bits / 8
+        traffic.writes(outer, unfinished + _leaves(groups, _once, result_bits, outer))
+        own_unfinished = _elements(own, _again) * gemm.acc_bits / 8
+        own_finished = _elements(own, _once) * gemm.out_bits / 8
         traffic.writes(inner, own_unfinished)
         traffic.reads(inner, own_unfinished + own_finished)
         tile = case.last_tiles[inner.stage]

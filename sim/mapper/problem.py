@@ -89,7 +89,8 @@ class Setting:
 
     def bits(self, role: Role) -> int:
         """Bits of an element in a tile."""
-        return {"activations": self.gemm.a_bits, "weights": self.gemm.w_bits, "psums": self.gemm.acc_bits}[role]
+        gemm = self.gemm
+        return gemm.acc_bits if role == "psums" else gemm.w_bits if role == "weights" else gemm.a_bits
 
     def result_bits(self, outer: Place) -> int:
         """Bits of an element of the result that arrive at a place outside of its sums: none in DRAM where it stays on the chip."""
