@@ -19,6 +19,7 @@ Everything broadcasts over integers and int64 arrays.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -66,12 +67,15 @@ class AxisCuts(NamedTuple):
     @property
     def elements(self) -> Count:
         """Elements of all the pieces that the array gets."""
-        return sum([blocks * length for blocks, length, _ in self.around[-1]])
+        total: Count = 0
+        for blocks, length, _ in self.around[-1]:
+            total = total + blocks * length
+        return total
 
     @property
     def pieces(self) -> Count:
         """How many they are."""
-        return sum([block.blocks for block in self.around[-1]])
+        return _number(self.around[-1])
 
 
 def is_one(parts: Count) -> bool:
@@ -109,11 +113,11 @@ def cut_axis(extent: Count, sizes: Sequence[Count], split_stage: int, parts: Cou
     around, cut = [], []
     for stage in range(len(sizes) + 1):
         if stage == split_stage and not is_one(parts):
-            level = tuple([piece for block in level for piece in share_out(block, parts, every, core)])
+            level = tuple(chain.from_iterable([share_out(block, parts, every, core) for block in level]))
         around.append(level)
         if stage < len(sizes):
             cut.append(tuple([divide(block, sizes[stage]) for block in level]))
-            level = tuple([tile for each in cut[-1] for tile in each.tiles])
+            level = cut[-1][0].tiles if len(level) == 1 else tuple([tile for each in cut[-1] for tile in each.tiles])
     return AxisCuts(tuple(around), tuple(sizes), split_stage, parts, every, False, tuple(cut))
 
 
@@ -133,7 +137,15 @@ def _total(axis: AxisCuts, moving: int) -> Count:
         return 1
     if moving + 1 == axis.split_stage and not is_one(axis.parts):
         return sum([block.blocks * ceil_div(block.length, axis.sizes[moving]) for block in axis.around[moving]])
-    return sum([block.blocks for block in axis.around[moving + 1]])
+    return _number(axis.around[moving + 1])
+
+
+def _number(around: tuple[Blocks, ...]) -> Count:
+    """How many blocks there are."""
+    total: Count = 0
+    for block in around:
+        total = total + block.blocks
+    return total
 
 
 def _sharers(axis: AxisCuts, moving: int) -> Count:
@@ -230,17 +242,14 @@ def visits(x: Sequence[Count], y: Sequence[Count], inside: Sequence[tuple[Flag, 
 
     `inside[i]`: whether the loops over x and over y of stage i lie inside its loop over z.
     """
-    stages = len(x)
-    below: list[Flag] = [False] * stages
     moved: Flag = False
-    for stage in range(stages - 1, -1, -1):
+    result = z_positions[len(x)]
+    for stage in range(len(x) - 1, -1, -1):
         x_moves, y_moves = x[stage] > 1, y[stage] > 1
         x_inside, y_inside = inside[stage]
-        below[stage] = moved | (x_inside & x_moves) | (y_inside & y_moves)
+        # Where nothing moves inside the loop over z of a stage, nothing does inside those of the stages within.
+        result = chosen(moved | (x_inside & x_moves) | (y_inside & y_moves), result, z_positions[stage])
         moved = moved | x_moves | y_moves
-    result = z_positions[0]
-    for stage in range(stages):
-        result = chosen(below[stage], z_positions[stage + 1], result)
     return result
 
 
@@ -284,9 +293,8 @@ def visited(x: AxisCuts, y: AxisCuts, z: AxisCuts, stage: int, inside: Sequence[
 
 def packed_bytes(group: Visited, bits: int, burst_bytes: int) -> Count:
     """Bytes of all tiles of a group, each once, where every tile lies by itself and begins a new burst."""
-    bursts = [
-        x_blocks * y_blocks * ceil_div(x_length * y_length * bits, 8 * burst_bytes)
-        for x_blocks, x_length, _ in group.x_tiles
-        for y_blocks, y_length, _ in group.y_tiles
-    ]
-    return sum(bursts) * burst_bytes
+    bursts: Count = 0
+    for x_blocks, x_length, _ in group.x_tiles:
+        for y_blocks, y_length, _ in group.y_tiles:
+            bursts = bursts + x_blocks * y_blocks * ceil_div(x_length * y_length * bits, 8 * burst_bytes)
+    return bursts * burst_bytes

@@ -13,7 +13,7 @@ from hwmodels.chip import MatrixUnit, Role
 from hwmodels.formulas import systolic, tensor_core
 from hwmodels.formulas.elementwise import larger
 from hwmodels.formulas.systolic import ceil_div, floor_div
-from hwmodels.formulas.tiling import AxisCuts, Blocks
+from hwmodels.formulas.tiling import AxisCuts, Blocks, is_one
 from sim.mapper.problem import Amount, Setting
 from sim.mapping import AXES, Axis
 
@@ -39,7 +39,10 @@ class Accesses(NamedTuple):
 
 def total(axis: AxisCuts, of_length: Callable[[Amount], Amount]) -> Amount:
     """A function of a piece's length, summed over the pieces of an axis."""
-    return sum([blocks * of_length(length) for blocks, length, _ in axis.around[-1]])
+    result: Amount = 0
+    for blocks, length, _ in axis.around[-1]:
+        result = result + blocks * of_length(length)
+    return result
 
 
 class Lay(NamedTuple):
@@ -61,7 +64,7 @@ class Lay(NamedTuple):
 
     def folds(self, length: Amount) -> Amount:
         """Folds of a piece, of the unit that has the largest part; of a streamed axis the cycles in which that enters."""
-        return systolic.paced(self._folds(ceil_div(length, self.units) if self._is_shared else length, self.pes), self.pace)
+        return systolic.paced(self._folds(length if is_one(self.units) else ceil_div(length, self.units), self.pes), self.pace)
 
     def cycles(self, folds: Amount) -> Amount:
         """What a piece of so many folds contributes to the cycles of its tile, as a factor."""
@@ -87,17 +90,12 @@ class Lay(NamedTuple):
         """The same by the unit that has the largest part."""
         return self.pack * self.pes * self._folds(ceil_div(length, self.units), self.pes)
 
-    @property
-    def _is_shared(self) -> bool:
-        """Whether units share the axis, or some of several axes."""
-        return not isinstance(self.units, int) or self.units > 1
-
     def _folds(self, part: Amount, size: Amount) -> Amount:
         return ceil_div(systolic.paced(part, self.pack), size)
 
     def _over_units(self, length: Amount, size: Amount) -> Amount:
         """Folds of a size, summed over the units that get any of a piece."""
-        if not self._is_shared:
+        if is_one(self.units):
             return self._folds(length, size)
         part = larger(ceil_div(length, self.units), 1)
         full = floor_div(length, part)

@@ -38,7 +38,7 @@ Sums move in accumulator bits; what is finished, in output bits. Levels that a r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise, product
@@ -168,8 +168,11 @@ class _Case:
         self.first = [cut_axis(extent, sizes, where, parts, every=False) for extent, sizes, parts in axes]
         self.every = self.at_once = self.first
         if self.several:
+            self.every = [*self.first]
             self.at_once = [cuts._replace(at_once=True) for cuts in self.first]
-            self.every = [cut_axis(extent, sizes, where, parts, every=True) for extent, sizes, parts in axes]
+            for i, (extent, sizes, parts) in enumerate(axes):
+                if not is_one(parts):
+                    self.every[i] = cut_axis(extent, sizes, where, parts, every=True)
         firsts = [[*[cut[0].tiles[0].length for cut in cuts.cut], cuts.around[-1][0].length] for cuts in self.first]
         self.first_tiles: list[Extents] = list(zip(*firsts, strict=True))
         self.last_tiles: list[Extents] = list(zip(*[_lasts(extent, sizes, where, parts) for extent, sizes, parts in axes], strict=True))
@@ -290,7 +293,7 @@ def evaluate_with_last_step(setting: Setting, choice: Choice) -> tuple[Costs, Se
     costs, stores = _evaluated(case)
     last = (1, 1, 1) if case.several else case.last_tiles[-1]
     step_s = case.laid.step_cycles(last) / float(setting.chip.clock_hz)
-    return costs, step_s if case.several else step_s + _sum(link.one_s for link in stores)
+    return costs, step_s if case.several else step_s + _chain_s(stores)
 
 
 def _evaluated(case: _Case) -> tuple[Costs, list[Link]]:
@@ -332,20 +335,22 @@ def _once(_group: Visited) -> Count:
 
 def _elements(groups: list[Visited], often: Callable[[Visited], Count]) -> Count:
     """Elements fetched, if the tiles of each group are so often."""
-    return sum([group.elements * often(group) for group in groups])
+    total: Count = 0
+    for group in groups:
+        total = total + group.elements * often(group)
+    return total
 
 
 def _leaves(groups: list[Visited], often: Callable[[Visited], Count], bits: int, outer: Place) -> Seconds:
     """Bytes that cross the outer port if the tiles of each group do so often: whole bursts at DRAM, bits elsewhere."""
     if outer.stage >= 0:
         return _elements(groups, often) * bits / 8
-    burst_bytes = outer.level.burst_bytes
-    times = [(group, often(group)) for group in groups]
-    return sum([count * packed_bytes(group, bits, burst_bytes) for group, count in times if not _is_never(count)])
-
-
-def _is_never(count: Count) -> bool:
-    return isinstance(count, int) and count == 0
+    total: Count = 0
+    for group in groups:
+        times = often(group)
+        if not (isinstance(times, int) and times == 0):
+            total = total + times * packed_bytes(group, bits, outer.level.burst_bytes)
+    return total
 
 
 def _crossing_s(bits: Count, place: Place, bytes_per_s: Seconds) -> Seconds:
@@ -443,7 +448,7 @@ def _times(
     """A term per resource, and the bound from single buffers."""
     setting, clock_hz = case.setting, case.setting.clock_hz
     drain_s = array.drain_cycles(setting, case.choice.dataflow) / clock_hz
-    stores_s = _sum(link.one_s for link in stores)
+    stores_s = _chain_s(stores)
     own, shared = _Tail(case, drain_s, case.last_tiles[-1], stores_s), _Tail(case, drain_s, (1, 1, 1), 0.0)
     ready_s = _ready(loads)
     array_s = used.cycles / clock_hz
@@ -455,27 +460,24 @@ def _times(
     return terms, _alternation(loads, stores, ready_s, array_s, used.last_extra_cycles / clock_hz, own)
 
 
-def _sum(times: Iterable[Seconds]) -> Seconds:
-    total: Seconds = 0.0
-    for time in times:
-        total = total + time
-    return total
+def _chain_s(links: list[Link]) -> Seconds:
+    """From the outermost holder to the innermost, one transfer after another, or back."""
+    return links[-1].further_s + links[-1].one_s if links else 0.0
 
 
 def _ready(loads: list[list[Link]]) -> Seconds:
     """Earliest first step: each operand comes down its chain; what comes from DRAM crosses its port one after the other, and the last to do
     so has the rest of its chain to go. An operand that lies where the array reads it has no chain."""
     coming = [links for links in loads if links]
-    if not coming:
-        return 0.0
-    chains = [links[-1].further_s + links[-1].one_s for links in coming]
-    ready = chains[0] if len(chains) == 1 else larger(*chains)
-    outermost = [links[0] for links in coming]
-    if len(coming) < 2 or outermost[0].outer.stage >= 0 or outermost[1].outer.stage >= 0:
+    if len(coming) < 2:
+        return _chain_s(coming[0]) if coming else 0.0
+    one, other = coming
+    one_s, other_s = _chain_s(one), _chain_s(other)
+    ready = larger(one_s, other_s)
+    if one[0].outer.stage >= 0 or other[0].outer.stage >= 0:
         return ready
-    crossing = _sum(link.outer_s for link in outermost) + outermost[0].further_s
-    rests = [chain - link.further_s - link.one_s for chain, link in zip(chains, outermost, strict=True)]
-    return larger(ready, crossing + smaller(*rests))
+    crossing = one[0].outer_s + other[0].outer_s + one[0].further_s
+    return larger(ready, crossing + smaller(one_s - one[0].further_s - one[0].one_s, other_s - other[0].further_s - other[0].one_s))
 
 
 def _level_term(
@@ -506,8 +508,10 @@ def _after_read(setting: Setting, place: Place, stores: list[Link], tail: _Tail)
     for link in stores:
         if link.inner is place:
             return (link.one_s - link.inner_s + link.further_s,) * 2
-    feeds_array = any(holders[-1] is place for holders in setting.holders.values())
-    return (tail.drain_s if feeds_array else tail.step_s) + tail.stores_s, tail.stores_s
+    for holders in setting.holders.values():
+        if holders[-1] is place:
+            return tail.drain_s + tail.stores_s, tail.stores_s
+    return tail.step_s + tail.stores_s, tail.stores_s
 
 
 def _after_write(place: Place, stores: list[Link], tail: _Tail) -> tuple[Seconds, Seconds]:
