@@ -293,11 +293,11 @@ def test_one_array_is_charged_for_a_tile_as_the_formulas_say(
 ) -> None:
     unit = MatrixUnit("systolic", 1, *size, (1, 1, 1), (dataflow,), preload, {"int8": rate}, {"int8": "int32"})
     setting = setting_of(Gemm(*tile, 8, 8, 8, 32, "int8"), replace(edge(), matrix=unit))
-    laid = array.Laid(setting, dataflow, "m")
+    laid = array.laid(setting, dataflow, "m")
     assert laid.step_cycles(tile) == systolic.alone_cycles(dataflow, preload, *size, *tile, rate)
     folds = systolic.tile_cycles(dataflow, preload, *size, *tile, rate)
     cuts = [cut_axis(extent, [extent], 0, 1, every=False) for extent in tile]
-    assert laid.use(cuts, tile, tile).cycles == folds
+    assert laid.use(cuts, tile).cycles == folds
     assert laid.accesses(dict.fromkeys((W, A, P), cuts)) == systolic.sram_accesses(dataflow, *size, *tile, rate)
 
 

@@ -72,6 +72,10 @@ class AxisCuts(NamedTuple):
             total = total + blocks * length
         return total
 
+    def longest(self, stage: int) -> Count:
+        """The length of the longest tile of a stage, which is the first."""
+        return self.cut[stage][0].tiles[0].length
+
     @property
     def pieces(self) -> Count:
         """How many they are."""

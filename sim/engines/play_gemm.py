@@ -120,7 +120,7 @@ class Player:
         self.tail = ports.tail(setting.chip)
         self.books = Books(ports, self.waits, self.tail)
         self.ahead: tuple[Ahead, ...] = ()
-        self.laid = array.Laid(setting, mapping.dataflow, mapping.array_axis)
+        self.laid = array.laid(setting, mapping.dataflow, mapping.array_axis)
         self.pieces: dict[tuple[int, int, int, bool], Step] = {}
         self.moves: dict[tuple[int, int, int, bool], tuple[tuple[Port, float, float], ...]] = {}
         self.drained = 0.0
@@ -309,7 +309,7 @@ class Player:
 
     def _work(self, m: int, n: int, k: int, continues: bool) -> Step:
         setting, mapping = self.setting, self.mapping
-        used = self.laid.use([array.single_piece(extent) for extent in (m, n, k)], (m, n, k), (m, n, k))
+        used = self.laid.use([array.single_piece(extent) for extent in (m, n, k)], (m, n, k))
         takes: dict[int, tuple[Unit, float]] = {}
         moves = self._moves(m, n, k, continues)
         for port, read, write in moves:

@@ -7,6 +7,7 @@ tile are folds over the rows x folds over the columns x interval of the streamed
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from hwmodels.chip import MatrixUnit, Role
@@ -14,7 +15,7 @@ from hwmodels.formulas import systolic, tensor_core
 from hwmodels.formulas.elementwise import larger
 from hwmodels.formulas.systolic import ceil_div, floor_div
 from hwmodels.formulas.tiling import AxisCuts, Blocks, is_one
-from sim.mapper.problem import Amount, Setting
+from sim.mapper.problem import Amount, Same, Setting
 from sim.mapping import AXES, Axis
 
 
@@ -110,7 +111,10 @@ _PLACES: dict[str, int] = {name: place for place, name in enumerate(AXES)}
 
 def lay_of(setting: Setting, dataflow: str, array_axis: Axis, name: Axis) -> Lay:
     """How an axis lies with a dataflow, if units share `array_axis`."""
-    unit, rate = setting.chip.matrix, setting.rate
+    return laid(setting, dataflow, array_axis).lays[_PLACES[name]]
+
+
+def _lay_in(unit: MatrixUnit, rate: float, dataflow: str, array_axis: Axis, name: Axis) -> Lay:
     if unit.kind == "tensor_core":
         size = unit.tile[_PLACES[name]]
         share = 1.0 if name != "m" else 1 / unit.count
@@ -126,7 +130,10 @@ def lay_of(setting: Setting, dataflow: str, array_axis: Axis, name: Axis) -> Lay
 
 def drain_cycles(setting: Setting, dataflow: str) -> Amount:
     """From the last streamed operand until the last sum has left."""
-    unit = setting.chip.matrix
+    return _drain_cycles(setting.chip.matrix, dataflow)
+
+
+def _drain_cycles(unit: MatrixUnit, dataflow: str) -> Amount:
     return 0 if unit.kind == "tensor_core" else systolic.drain_cycles(dataflow, unit.rows, unit.cols)
 
 
@@ -136,20 +143,30 @@ def interval_cycles(setting: Setting, dataflow: str, streamed: Amount) -> Amount
     return systolic.fold_interval_cycles(dataflow, unit.weight_preload, unit.rows, unit.cols, streamed, streamed, streamed, setting.rate)
 
 
+def laid(setting: Setting, dataflow: str, array_axis: Axis) -> Laid:
+    """How the axes of a GEMM lie with a dataflow, if units share `array_axis`: remembered, as many GEMMs lie alike."""
+    return _laid(Same(setting.chip.matrix), setting.rate, dataflow, array_axis)
+
+
+@lru_cache(maxsize=256)
+def _laid(unit: Same[MatrixUnit], rate: float, dataflow: str, array_axis: Axis) -> Laid:
+    return Laid(unit.itself, rate, dataflow, array_axis)
+
+
 class Laid:
-    """The axes of a GEMM as they lie in the matrix units of a core with a dataflow, if units share `array_axis`, and what the units are
-    charged for its pieces."""
+    """The axes of a GEMM as they lie in the matrix units of a core with a dataflow, and what the units are charged for its pieces."""
 
-    __slots__ = ("is_granular", "is_os", "lays", "rate", "streamed", "unit")
+    __slots__ = ("drain_cycles", "is_granular", "is_os", "lays", "rate", "streamed", "unit")
 
-    def __init__(self, setting: Setting, dataflow: str, array_axis: Axis) -> None:
-        self.unit, self.rate = setting.chip.matrix, setting.rate
-        self.is_granular, self.is_os = self.unit.kind == "tensor_core", dataflow == "os"
-        self.lays = [lay_of(setting, dataflow, array_axis, name) for name in AXES]
+    def __init__(self, unit: MatrixUnit, rate: float, dataflow: str, array_axis: Axis) -> None:
+        self.unit, self.rate = unit, rate
+        self.is_granular, self.is_os = unit.kind == "tensor_core", dataflow == "os"
+        self.drain_cycles = _drain_cycles(unit, dataflow)
+        self.lays = [_lay_in(unit, rate, dataflow, array_axis, name) for name in AXES]
         self.streamed = -1 if self.is_granular else _PLACES[systolic.AXES[dataflow][2]]
 
-    def use(self, cuts: Sequence[AxisCuts], first: tuple[Amount, ...], last: tuple[Amount, ...]) -> ArrayUse:
-        """Cycles for the pieces of one core; `first` and `last` are the extents of its first and last piece."""
+    def use(self, cuts: Sequence[AxisCuts], last: tuple[Amount, ...]) -> ArrayUse:
+        """Cycles for the pieces of one core; `last` are the extents of its last piece."""
         m, n, k = cuts
         steps = m.pieces * n.pieces * k.pieces
         if self.is_granular:
@@ -158,9 +175,9 @@ class Laid:
         for lay, axis in zip(self.lays, cuts, strict=True):
             taken = taken * total(axis, lay.taken)
         of_last = self.extra_cycles(last)
-        return ArrayUse(taken, steps, self.extra_cycles(first) if self.is_os else of_last, of_last)
+        return ArrayUse(taken, steps, self.extra_cycles([axis.around[-1][0].length for axis in cuts]) if self.is_os else of_last, of_last)
 
-    def extra_cycles(self, tile: tuple[Amount, ...]) -> Amount:
+    def extra_cycles(self, tile: Sequence[Amount]) -> Amount:
         """By how much a tile alone takes longer than its share of a sequence."""
         if self.is_granular:
             return 0

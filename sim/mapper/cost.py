@@ -145,8 +145,8 @@ class _Traffic:
     """Bytes read from and written to each level, filled in role by role."""
 
     def __init__(self, setting: Setting) -> None:
-        self.read: dict[str, Seconds] = {place.level.name: 0 for place in setting.places}
-        self.written: dict[str, Seconds] = {place.level.name: 0 for place in setting.places}
+        self.read: dict[str, Seconds] = dict.fromkeys([place.level.name for place in setting.places], 0)
+        self.written = self.read.copy()
 
     def reads(self, place: Place, size_bytes: Seconds) -> None:
         self.read[place.level.name] = self.read[place.level.name] + size_bytes
@@ -157,8 +157,8 @@ class _Traffic:
 
 class _Case:
     """A setting and a choice with what both imply: cuts as all cores (`every`), as all of them where a read serves them together
-    (`at_once`) and as the first core alone (`first`) see them, the extents of the first core's first and last tile of each stage, and (last
-    entries) of its first and last piece for the array; how axes lie in the array."""
+    (`at_once`) and as the first core alone (`first`) see them, the extents of the first core's last tile of each stage, and (last entry) of
+    its last piece for the array; how axes lie in the array."""
 
     def __init__(self, setting: Setting, choice: Choice) -> None:
         self.setting, self.choice = setting, choice
@@ -173,10 +173,8 @@ class _Case:
             for i, (extent, sizes, parts) in enumerate(axes):
                 if not is_one(parts):
                     self.every[i] = cut_axis(extent, sizes, where, parts, every=True)
-        firsts = [[*[cut[0].tiles[0].length for cut in cuts.cut], cuts.around[-1][0].length] for cuts in self.first]
-        self.first_tiles: list[Extents] = list(zip(*firsts, strict=True))
         self.last_tiles: list[Extents] = list(zip(*[_lasts(extent, sizes, where, parts) for extent, sizes, parts in axes], strict=True))
-        self.laid = array.Laid(setting, choice.dataflow, choice.array_axis)
+        self.laid = array.laid(setting, choice.dataflow, choice.array_axis)
 
     @property
     def own(self) -> Sequence[AxisCuts]:
@@ -200,7 +198,7 @@ class _Case:
 
     def used(self) -> array.ArrayUse:
         """What the array of the first core is charged."""
-        return self.laid.use(self.first, self.first_tiles[-1], self.last_tiles[-1])
+        return self.laid.use(self.first, self.last_tiles[-1])
 
 
 class _AllCores(_Case):
@@ -229,14 +227,15 @@ def _weights_fetched(case: _Case) -> Count:
 
 def room_bits(setting: Setting, choice: Choice) -> dict[str, int]:
     """What one instance of each on-chip level has to hold: the largest tiles, which are the first."""
-    tiles = _Case(setting, choice).first_tiles
+    first = _Case(setting, choice).first
+    tiles = [(first[0].longest(stage), first[1].longest(stage), first[2].longest(stage)) for stage in range(len(setting.stages))]
     return {place.level.name: int(tile_bits(setting, place.level, tiles[place.stage])) for place in setting.places[1:]}
 
 
 def macs_of_cores(setting: Setting, choice: Choice, first_unit: bool = False) -> list[int]:
     """MACs that each core issues, or its first matrix unit. The first core need not issue most: a smaller part may lie on more matrix
     units, with more padding."""
-    sizes, laid = zip(*choice.tiles, strict=True), array.Laid(setting, choice.dataflow, choice.array_axis)
+    sizes, laid = zip(*choice.tiles, strict=True), array.laid(setting, choice.dataflow, choice.array_axis)
 
     def cuts_of(extent: int, sizes: Sequence[int], parts: int) -> list[AxisCuts]:
         return [cut_axis(extent, sizes, setting.split_stage, parts, False, core) for core in range(parts)]
@@ -375,8 +374,7 @@ def _loads(case: _Case, role: Role, traffic: _Traffic) -> list[Link]:
         traffic.reads(outer, _leaves(groups, _every_time, bits, outer))
         own_bytes = _elements(own, _every_time) * bits / 8
         traffic.writes(inner, own_bytes)
-        tile = case.first_tiles[inner.stage]
-        tile_bits = tile[x] * tile[y] * bits
+        tile_bits = case.first[x].longest(inner.stage) * case.first[y].longest(inner.stage) * bits
         outer_s = _crossing_s(tile_bits, outer, outer.read_bytes_per_s)
         inner_s = _crossing_s(tile_bits, inner, inner.write_bytes_per_s)
         one_s, latency_s = larger(outer_s, inner_s), outer.level.latency_s
@@ -447,16 +445,18 @@ def _times(
 ) -> tuple[dict[str, Term], Seconds]:
     """A term per resource, and the bound from single buffers."""
     setting, clock_hz = case.setting, case.setting.clock_hz
-    drain_s = array.drain_cycles(setting, case.choice.dataflow) / clock_hz
+    drain_s = case.laid.drain_cycles / clock_hz
     stores_s = _chain_s(stores)
     own, shared = _Tail(case, drain_s, case.last_tiles[-1], stores_s), _Tail(case, drain_s, (1, 1, 1), 0.0)
     ready_s = _ready(loads)
     array_s = used.cycles / clock_hz
     extra_s = used.extra_cycles / clock_hz + stores_s
     terms = {"matrix": Term(ready_s, array_s, extra_s, (Port(array_s, extra_s),))}
+    starts = _starts(loads)
     for place in setting.places:
-        tail = shared if case.several and setting.shared(place) else own
-        terms[place.level.name] = _level_term(setting, place, loads, stores, ready_s, tail, traffic)
+        name, tail = place.level.name, shared if case.several and setting.shared(place) else own
+        prefix_s = starts.get(name, ready_s) if place.stage >= 0 else place.level.latency_s
+        terms[name] = _level_term(setting, place, prefix_s, stores, tail, traffic)
     return terms, _alternation(loads, stores, ready_s, array_s, used.last_extra_cycles / clock_hz, own)
 
 
@@ -480,17 +480,19 @@ def _ready(loads: list[list[Link]]) -> Seconds:
     return larger(ready, crossing + smaller(one_s - one[0].further_s - one[0].one_s, other_s - other[0].further_s - other[0].one_s))
 
 
-def _level_term(
-    setting: Setting, place: Place, loads: list[list[Link]], stores: list[Link], ready_s: Seconds, tail: _Tail, traffic: _Traffic
-) -> Term:
+def _starts(loads: list[list[Link]]) -> dict[str, Seconds]:
+    """The earliest start of a transfer of operands into each level; out of it, of one that lies there from the start."""
+    starts: dict[str, Seconds] = {}
+    for links in loads:
+        for place, link in [(link.inner, link) for link in links] + [(link.outer, link) for link in links[:1]]:
+            name, start_s = place.level.name, link.further_s
+            starts[name] = smaller(starts[name], start_s) if name in starts else start_s
+    return starts
+
+
+def _level_term(setting: Setting, place: Place, prefix_s: Seconds, stores: list[Link], tail: _Tail, traffic: _Traffic) -> Term:
     read_s = traffic.read[place.level.name] / place.read_bytes_per_s
     write_s = traffic.written[place.level.name] / place.write_bytes_per_s
-    if place.stage < 0:
-        prefix_s: Seconds = place.level.latency_s
-    else:
-        starts = [link.further_s for links in loads for link in links if link.inner is place]
-        starts += [links[0].further_s for links in loads if links and links[0].outer is place]  # an operand lies there from the start
-        prefix_s = ready_s if not starts else starts[0] if len(starts) == 1 else smaller(*starts)
     after_read_s, late_read_s = _after_read(setting, place, stores, tail)
     if place.level.bandwidth.shared:
         both_s = read_s + write_s
