@@ -274,8 +274,8 @@ def test_numbers_of_single_axes_make_what_the_array_is_charged(data: st.DataObje
     if chip.matrix.kind == "systolic":
         assert numbers[at.cycles].prod() == used.cycles
         assert numbers[at.extra].sum() == used.extra_cycles
-    own = case.laid.accesses(dict.fromkeys((W, A, P), case.first))
-    extents = [sum(block.elements for block in axis.around[-1]) for axis in case.first]
+    own = case.laid.accesses(dict.fromkeys((W, A, P), case.charges))
+    extents = [sum(block.blocks * block.length for block in axis.around[-1]) for axis in case.first]
     m, n, k = numbers[at.accesses]
     assert (own.a_reads, own.w_reads) == (extents[0] * extents[2] * n, extents[1] * extents[2] * m)
     assert own.psum_writes == extents[0] * extents[1] * k
@@ -297,8 +297,9 @@ def test_one_array_is_charged_for_a_tile_as_the_formulas_say(
     assert laid.step_cycles(tile) == systolic.alone_cycles(dataflow, preload, *size, *tile, rate)
     folds = systolic.tile_cycles(dataflow, preload, *size, *tile, rate)
     cuts = [cut_axis(extent, [extent], 0, 1, every=False) for extent in tile]
-    assert laid.use(cuts, tile).cycles == folds
-    assert laid.accesses(dict.fromkeys((W, A, P), cuts)) == systolic.sram_accesses(dataflow, *size, *tile, rate)
+    charges = laid.charge(cuts)
+    assert laid.use(cuts, charges, tile).cycles == folds
+    assert laid.accesses(dict.fromkeys((W, A, P), charges)) == systolic.sram_accesses(dataflow, *size, *tile, rate)
 
 
 def choice_of(mapping: GemmMapping) -> Choice:

@@ -64,22 +64,9 @@ class AxisCuts(NamedTuple):
     at_once: bool = False
     cut: tuple[tuple[Cut, ...], ...] = ()
 
-    @property
-    def elements(self) -> Count:
-        """Elements of all the pieces that the array gets."""
-        total: Count = 0
-        for blocks, length, _ in self.around[-1]:
-            total = total + blocks * length
-        return total
-
     def longest(self, stage: int) -> Count:
         """The length of the longest tile of a stage, which is the first."""
         return self.cut[stage][0].tiles[0].length
-
-    @property
-    def pieces(self) -> Count:
-        """How many they are."""
-        return _number(self.around[-1])
 
 
 def is_one(parts: Count) -> bool:
@@ -141,13 +128,8 @@ def _total(axis: AxisCuts, moving: int) -> Count:
         return 1
     if moving + 1 == axis.split_stage and not is_one(axis.parts):
         return sum([block.blocks * ceil_div(block.length, axis.sizes[moving]) for block in axis.around[moving]])
-    return _number(axis.around[moving + 1])
-
-
-def _number(around: tuple[Blocks, ...]) -> Count:
-    """How many blocks there are."""
     total: Count = 0
-    for block in around:
+    for block in axis.around[moving + 1]:
         total = total + block.blocks
     return total
 

@@ -295,8 +295,8 @@ class Player:
         """Bytes (read, written) that the array exchanges with each port for a piece, worked out once for alike ones."""
         key = m, n, k, continues
         if key not in self.moves:
-            gemm, axes = self.mapping.gemm, [array.single_piece(extent) for extent in (m, n, k)]
-            counts = self.laid.accesses(dict.fromkeys(ROLE_AXES, axes))
+            gemm, charges = self.mapping.gemm, self.laid.charge([array.single_piece(extent) for extent in (m, n, k)])
+            counts = self.laid.accesses(dict.fromkeys(ROLE_AXES, charges))
             innermost = {role: self.ports.of_level[holders[-1].level.name] for role, holders in self.setting.holders.items()}
             psums = (float(counts.psum_reads) + m * n * continues) * gemm.acc_bits / 8
             self.moves[key] = (
@@ -309,7 +309,8 @@ class Player:
 
     def _work(self, m: int, n: int, k: int, continues: bool) -> Step:
         setting, mapping = self.setting, self.mapping
-        used = self.laid.use([array.single_piece(extent) for extent in (m, n, k)], (m, n, k))
+        piece = [array.single_piece(extent) for extent in (m, n, k)]
+        used = self.laid.use(piece, self.laid.charge(piece), (m, n, k))
         takes: dict[int, tuple[Unit, float]] = {}
         moves = self._moves(m, n, k, continues)
         for port, read, write in moves:

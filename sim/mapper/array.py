@@ -6,7 +6,7 @@ tile are folds over the rows x folds over the columns x interval of the streamed
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -38,12 +38,14 @@ class Accesses(NamedTuple):
     psum_writes: Amount
 
 
-def total(axis: AxisCuts, of_length: Callable[[Amount], Amount]) -> Amount:
-    """A function of a piece's length, summed over the pieces of an axis."""
-    result: Amount = 0
-    for blocks, length, _ in axis.around[-1]:
-        result = result + blocks * of_length(length)
-    return result
+class Charge(NamedTuple):
+    """What an axis contributes, summed over its pieces: how many they are, their elements, cycles of the array as a factor, and how often
+    the units access the role that it does not select."""
+
+    pieces: Amount
+    elements: Amount
+    cycles: Amount
+    accesses: Amount
 
 
 class Lay(NamedTuple):
@@ -82,6 +84,17 @@ class Lay(NamedTuple):
     def accesses(self, length: Amount) -> Amount:
         """How often units access the role that the axis does not select, for a piece."""
         return self._over_units(length, self.served)
+
+    def charge(self, axis: AxisCuts) -> Charge:
+        """What the axis contributes."""
+        pieces: Amount = 0
+        elements: Amount = 0
+        cycles: Amount = 0
+        accesses: Amount = 0
+        for blocks, length, _ in axis.around[-1]:
+            pieces, elements = pieces + blocks, elements + blocks * length
+            cycles, accesses = cycles + blocks * self.taken(length), accesses + blocks * self.accesses(length)
+        return Charge(pieces, elements, cycles, accesses)
 
     def issued(self, length: Amount) -> Amount:
         """Operands for which a piece is charged: whole folds, by all units."""
@@ -165,15 +178,17 @@ class Laid:
         self.lays = [_lay_in(unit, rate, dataflow, array_axis, name) for name in AXES]
         self.streamed = -1 if self.is_granular else _PLACES[systolic.AXES[dataflow][2]]
 
-    def use(self, cuts: Sequence[AxisCuts], last: tuple[Amount, ...]) -> ArrayUse:
+    def charge(self, cuts: Sequence[AxisCuts]) -> list[Charge]:
+        """What each axis contributes."""
+        return [lay.charge(axis) for lay, axis in zip(self.lays, cuts, strict=True)]
+
+    def use(self, cuts: Sequence[AxisCuts], charges: Sequence[Charge], last: tuple[Amount, ...]) -> ArrayUse:
         """Cycles for the pieces of one core; `last` are the extents of its last piece."""
-        m, n, k = cuts
+        m, n, k = charges
         steps = m.pieces * n.pieces * k.pieces
         if self.is_granular:
             return ArrayUse(_granule_cycles(self.unit, self.rate, cuts), steps, 0, 0)
-        taken: Amount = 1
-        for lay, axis in zip(self.lays, cuts, strict=True):
-            taken = taken * total(axis, lay.taken)
+        taken = m.cycles * n.cycles * k.cycles
         of_last = self.extra_cycles(last)
         return ArrayUse(taken, steps, self.extra_cycles([axis.around[-1][0].length for axis in cuts]) if self.is_os else of_last, of_last)
 
@@ -193,17 +208,17 @@ class Laid:
             taken = taken * lay.taken(length)
         return taken + self.extra_cycles(tile)
 
-    def accesses(self, cuts: Mapping[Role, Sequence[AxisCuts]]) -> Accesses:
-        """Operand-level reads and writes of all pieces; `cuts[role]` says whose pieces are counted for which role.
+    @staticmethod
+    def accesses(charges: Mapping[Role, Sequence[Charge]]) -> Accesses:
+        """Operand-level reads and writes of all pieces; `charges[role]` are of those that are counted for which role.
 
         systolic: as `systolic.sram_accesses`, each unit reading for itself; a piece that continues sums reads them first. tensor_core: an
         operand of an innermost tile is read once per tile (the units share it through their operand registers), sums stay in the
         accumulators while the tile's k lasts.
         """
-        (am, an, ak), (wm, wn, wk), (cm, cn, ck) = cuts["activations"], cuts["weights"], cuts["psums"]
-        m, n, k = self.lays
-        sums, for_sums = cm.elements * cn.elements, total(ck, k.accesses)
-        a_reads, w_reads = am.elements * ak.elements * total(an, n.accesses), wk.elements * wn.elements * total(wm, m.accesses)
+        (am, an, ak), (wm, wn, wk), (cm, cn, ck) = charges["activations"], charges["weights"], charges["psums"]
+        sums, for_sums = cm.elements * cn.elements, ck.accesses
+        a_reads, w_reads = am.elements * ak.elements * an.accesses, wk.elements * wn.elements * wm.accesses
         return Accesses(a_reads, w_reads, sums * (for_sums - 1), sums * for_sums)
 
     def issued_macs(self, cuts: Sequence[AxisCuts], first_unit: bool = False) -> Amount:
@@ -211,7 +226,10 @@ class Laid:
         of all units, or of the first systolic array, whose share of each tile is the largest."""
         issued: Any = 1
         for lay, axis in zip(self.lays, cuts, strict=True):
-            issued = issued * total(axis, lay.issued_to_first if first_unit else lay.issued)
+            of_axis: Any = 0
+            for blocks, length, _ in axis.around[-1]:
+                of_axis = of_axis + blocks * (lay.issued_to_first(length) if first_unit else lay.issued(length))
+            issued = issued * of_axis
         return issued
 
 
@@ -229,7 +247,7 @@ def _granule_cycles(unit: MatrixUnit, rate: float, cuts: Sequence[AxisCuts]) -> 
             for n in cuts[1].around[-1]:
                 granules = ceil_div(m.length, unit.tile[0]) * ceil_div(n.length, unit.tile[1])
                 turns = turns + m.blocks * n.blocks * ceil_div(granules, unit.count)
-        return turns * total(cuts[2], lambda length: ceil_div(length, unit.tile[2])) * int(turn_cycles)
+        return turns * sum([k.blocks * ceil_div(k.length, unit.tile[2]) for k in cuts[2].around[-1]]) * int(turn_cycles)
     for m in cuts[0].around[-1]:
         for n in cuts[1].around[-1]:
             for k in cuts[2].around[-1]:

@@ -44,6 +44,8 @@ from functools import cached_property
 from itertools import pairwise, product
 from typing import Any, NamedTuple, TypeAlias
 
+from numpy import ndarray
+
 from hwmodels.chip import Role
 from hwmodels.formulas.elementwise import chosen, larger, nearest_count, plain, plain_count, slowest, smaller
 from hwmodels.formulas.systolic import Count
@@ -158,7 +160,8 @@ class _Traffic:
 class _Case:
     """A setting and a choice with what both imply: cuts as all cores (`every`), as all of them where a read serves them together
     (`at_once`) and as the first core alone (`first`) see them, the extents of the first core's last tile of each stage, and (last entry) of
-    its last piece for the array; how axes lie in the array."""
+    its last piece for the array; the axes as a level counts them that each core has for itself (`own`); how they
+    lie in the array, and what those of the first core contribute to what that is charged."""
 
     def __init__(self, setting: Setting, choice: Choice) -> None:
         self.setting, self.choice = setting, choice
@@ -174,12 +177,9 @@ class _Case:
                 if not is_one(parts):
                     self.every[i] = cut_axis(extent, sizes, where, parts, every=True)
         self.last_tiles: list[Extents] = list(zip(*[_lasts(extent, sizes, where, parts) for extent, sizes, parts in axes], strict=True))
+        self.own = self.first
         self.laid = array.laid(setting, choice.dataflow, choice.array_axis)
-
-    @property
-    def own(self) -> Sequence[AxisCuts]:
-        """The axes m, n, k of the traffic of a level that each core has for itself."""
-        return self.first
+        self.charges = self.laid.charge(self.first)
 
     def cuts(self, role: Role, seen_from: Place) -> Sequence[AxisCuts]:
         """The axes m, n, k of a role, as traffic of `seen_from` counts them."""
@@ -198,15 +198,22 @@ class _Case:
 
     def used(self) -> array.ArrayUse:
         """What the array of the first core is charged."""
-        return self.laid.use(self.first, self.last_tiles[-1])
+        return self.laid.use(self.first, self.charges, self.last_tiles[-1])
+
+    def charges_of(self, cuts: Sequence[AxisCuts]) -> Sequence[array.Charge]:
+        """What axes contribute to what the array is charged; most are cut as for the first core."""
+        if cuts is self.first:
+            return self.charges
+        each = enumerate(zip(cuts, self.first, strict=True))
+        return [self.charges[i] if axis.around is own.around else self.laid.lays[i].charge(axis) for i, (axis, own) in each]
 
 
 class _AllCores(_Case):
     """The same for counting what all cores together move."""
 
-    @property
-    def own(self) -> Sequence[AxisCuts]:
-        return self.every
+    def __init__(self, setting: Setting, choice: Choice) -> None:
+        super().__init__(setting, choice)
+        self.own = self.every
 
 
 def chip_bytes(setting: Setting, choice: Choice) -> dict[str, float]:
@@ -420,7 +427,7 @@ def _stores(case: _Case, traffic: _Traffic) -> list[Link]:
 def _array_traffic(case: _Case, traffic: _Traffic) -> None:
     """What the array reads from and writes to the innermost level of each role."""
     gemm, innermost = case.setting.gemm, {role: holders[-1] for role, holders in case.setting.holders.items()}
-    counts = case.laid.accesses({role: case.cuts(role, place) for role, place in innermost.items()})
+    counts = case.laid.accesses({role: case.charges_of(case.cuts(role, place)) for role, place in innermost.items()})
     traffic.reads(innermost["activations"], counts.a_reads * gemm.a_bits / 8)
     traffic.reads(innermost["weights"], counts.w_reads * gemm.w_bits / 8)
     traffic.reads(innermost["psums"], counts.psum_reads * gemm.acc_bits / 8)
@@ -547,25 +554,26 @@ def cost_of(setting: Setting, choice: Choice, costs: Costs | None = None) -> Gem
     """The whole cost of one mapping, or of as many as choice and setting hold; `costs` are its, if they are known already."""
     costs = costs or evaluate(setting, choice)
     latency, alternation = costs.own_s, costs.alternation_s
+    number, count = (plain, plain_count) if isinstance(latency, ndarray) else (float, int)
     bound_by, _ = slowest({name: term.prefix_s + term.busy_s + term.suffix_s for name, term in costs.terms.items()})
     dram, cycles = setting.chip.dram.name, costs.array_cycles
     unit = setting.chip.matrix
     peak_macs = setting.cores * unit.count * unit.rows * unit.cols * setting.rate * cycles
     return GemmCost(
-        latency_s=plain(latency),
+        latency_s=number(latency),
         bound_by=chosen(alternation < latency, bound_by, "alternation"),
-        busy_s={name: plain(term.busy_s) for name, term in costs.terms.items()},
-        prefix_s={name: plain(term.prefix_s) for name, term in costs.terms.items()},
-        suffix_s={name: plain(term.suffix_s) for name, term in costs.terms.items()},
-        ports={name: tuple(Port(*map(plain, port)) for port in term.ports) for name, term in costs.terms.items()},
-        alternation_s=plain(alternation),
-        dram_read_bytes=plain_count(costs.read_bytes[dram]),
-        dram_written_bytes=plain_count(costs.written_bytes[dram]),
-        read_bytes={name: plain(size) for name, size in costs.read_bytes.items()},
-        written_bytes={name: plain(size) for name, size in costs.written_bytes.items()},
-        moved_bytes=plain(costs.moved_bytes),
+        busy_s={name: number(term.busy_s) for name, term in costs.terms.items()},
+        prefix_s={name: number(term.prefix_s) for name, term in costs.terms.items()},
+        suffix_s={name: number(term.suffix_s) for name, term in costs.terms.items()},
+        ports={name: tuple([Port(number(busy_s), number(late_s)) for busy_s, late_s in term.ports]) for name, term in costs.terms.items()},
+        alternation_s=number(alternation),
+        dram_read_bytes=count(costs.read_bytes[dram]),
+        dram_written_bytes=count(costs.written_bytes[dram]),
+        read_bytes={name: number(size) for name, size in costs.read_bytes.items()},
+        written_bytes={name: number(size) for name, size in costs.written_bytes.items()},
+        moved_bytes=number(costs.moved_bytes),
         issued_macs=nearest_count(costs.laid.issued_macs(costs.every)),
-        array_cycles=plain_count(cycles),
+        array_cycles=count(cycles),
         utilisation=setting.gemm.macs / peak_macs,
-        tile_steps=plain_count(costs.steps),
+        tile_steps=count(costs.steps),
     )

@@ -211,12 +211,18 @@ def _bad_chip(gemm: Gemm, chip: Chip) -> list[Problem]:
     if gemm.compute not in chip.matrix.rates:
         cure = f"choose one of {', '.join(chip.formats)}, or add the rate to the chip"
         found.append(Problem(f"{chip.name} has no rate for {gemm.compute}", cure, path=f"matrix.rates.{gemm.compute}"))
+    if _has_arrays(Same(chip)):
+        found += arrays_among(chip, "map one chip at a time; only the roofline takes grids")
+    return found
+
+
+@lru_cache(maxsize=16)
+def _has_arrays(same: Same[Chip]) -> bool:
+    chip = same.itself
     numbers: list[Any] = [chip.clock_hz, chip.cores, chip.resident_share, chip.matrix.rows, chip.matrix.cols, *chip.matrix.rates.values()]
     for level in chip.memory:
         numbers += level.capacity_bytes, level.bandwidth.read, level.bandwidth.write, level.latency_s, level.burst_bytes
-    if any(isinstance(number, np.ndarray) for number in numbers):
-        found += arrays_among(chip, "map one chip at a time; only the roofline takes grids")
-    return found
+    return any(isinstance(number, np.ndarray) for number in numbers)
 
 
 def _bad_pieces(gemm: Gemm, chip: Chip, pieces: int) -> list[Problem]:
