@@ -19,7 +19,6 @@ Everything broadcasts over integers and int64 arrays.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import chain
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -56,13 +55,13 @@ class AxisCuts(NamedTuple):
     `cut[s]`: the blocks of `around[s]` with what stage s cuts them into, for those who ask for more than how often tiles are fetched.
     """
 
-    around: tuple[tuple[Blocks, ...], ...]
-    sizes: tuple[Count, ...]
+    around: Sequence[Sequence[Blocks]]
+    sizes: Sequence[Count]
     split_stage: int
     parts: Count
     every: bool
     at_once: bool = False
-    cut: tuple[tuple[Cut, ...], ...] = ()
+    cut: Sequence[Sequence[Cut]] = ()
 
     def longest(self, stage: int) -> Count:
         """The length of the longest tile of a stage, which is the first."""
@@ -95,21 +94,22 @@ def share_out(block: Blocks, parts: Count, every: bool, core: int = 0) -> tuple[
         return (Blocks(block.blocks * smaller(own, 1), own, block.trips),)
     if not every:
         return (Blocks(block.blocks, smaller(size, block.length), block.trips),)
-    return tuple([piece._replace(trips=block.trips) for piece in divide(block, size).tiles])
+    return tuple([Blocks(piece.blocks, piece.length, block.trips) for piece in divide(block, size).tiles])
 
 
 def cut_axis(extent: Count, sizes: Sequence[Count], split_stage: int, parts: Count, every: bool, core: int = 0) -> AxisCuts:
     """An axis of `extent` elements, cut by stage after stage; not `every`: of one core, which has the parts of that number."""
-    level: tuple[Blocks, ...] = (Blocks(1, extent, ()),)
+    level: Sequence[Blocks] = (Blocks(1, extent, ()),)
     around, cut = [], []
-    for stage in range(len(sizes) + 1):
-        if stage == split_stage and not is_one(parts):
-            level = tuple(chain.from_iterable([share_out(block, parts, every, core) for block in level]))
+    shared_out = -1 if is_one(parts) else split_stage
+    for stage, size in enumerate(sizes):
+        if stage == shared_out:
+            level = [part for block in level for part in share_out(block, parts, every, core)]
         around.append(level)
-        if stage < len(sizes):
-            cut.append(tuple([divide(block, sizes[stage]) for block in level]))
-            level = cut[-1][0].tiles if len(level) == 1 else tuple([tile for each in cut[-1] for tile in each.tiles])
-    return AxisCuts(tuple(around), tuple(sizes), split_stage, parts, every, False, tuple(cut))
+        cut.append([divide(block, size) for block in level])
+        level = [tile for each in cut[-1] for tile in each.tiles] if len(level) > 1 else cut[-1][0].tiles
+    around.append([part for block in level for part in share_out(block, parts, every, core)] if shared_out == len(sizes) else level)
+    return AxisCuts(around, sizes, split_stage, parts, every, False, cut)
 
 
 def positions(axis: AxisCuts, stage: int) -> list[Count]:

@@ -171,11 +171,11 @@ class _Case:
         self.first = [cut_axis(extent, sizes, where, parts, every=False) for extent, sizes, parts in axes]
         self.every = self.at_once = self.first
         if self.several:
-            self.every = [*self.first]
-            self.at_once = [cuts._replace(at_once=True) for cuts in self.first]
+            self.every, self.at_once = [*self.first], [*self.first]
             for i, (extent, sizes, parts) in enumerate(axes):
                 if not is_one(parts):
                     self.every[i] = cut_axis(extent, sizes, where, parts, every=True)
+                    self.at_once[i] = self.first[i]._replace(at_once=True)
         self.last_tiles: list[Extents] = list(zip(*[_lasts(extent, sizes, where, parts) for extent, sizes, parts in axes], strict=True))
         self.own = self.first
         self.laid = array.laid(setting, choice.dataflow, choice.array_axis)
