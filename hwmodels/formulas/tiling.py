@@ -118,8 +118,10 @@ def positions(axis: AxisCuts, stage: int) -> list[Count]:
     Below the split, every core that has a part of this axis fetches the tile for itself.
     """
     own = -1 if axis.split_stage > stage or is_one(axis.parts) else axis.split_stage
-    shared = [_sharers(axis, moving) for moving in range(-1, own)]
-    return shared + [_total(axis, moving) for moving in range(own, stage + 1)]
+    counts: list[Count] = []
+    for moving in range(-1, stage + 1):
+        counts.append(_total(axis, moving) if moving >= own else _sharers(axis, moving))
+    return counts
 
 
 def _total(axis: AxisCuts, moving: int) -> Count:

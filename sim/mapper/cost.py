@@ -42,6 +42,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise, product
+from operator import attrgetter
 from typing import Any, NamedTuple, TypeAlias
 
 from numpy import ndarray
@@ -327,8 +328,7 @@ def _evaluated(case: _Case) -> tuple[Costs, list[Link]]:
     return Costs(latency, dram_bytes, moved, used.steps, terms, alternation, *moved_by_level, used.cycles, case.every, laid, own), stores
 
 
-def _every_time(group: Visited) -> Count:
-    return group.visits
+_every_time: Callable[[Visited], Count] = attrgetter("visits")
 
 
 def _again(group: Visited) -> Count:
