@@ -274,12 +274,13 @@ def test_numbers_of_single_axes_make_what_the_array_is_charged(data: st.DataObje
     asked = [Asked(parts, np.array([[tile[axis]] for tile in choice.tiles])) for axis, parts in enumerate((*choice.split, 1))]
     at, numbers = layout_of(setting), filled(setting, asked, choice)
     case = _Case(setting, choice)
-    assert numbers[at.steps].prod() == case.used.steps
+    used = case.used()
+    assert numbers[at.steps].prod() == used.steps
     if chip.matrix.kind == "systolic":
-        assert numbers[at.cycles].prod() == case.used.cycles
-        assert numbers[at.extra].sum() == case.used.extra_cycles
-    own = array.accesses(setting, choice.dataflow, choice.array_axis, dict.fromkeys((W, A, P), case.first))
-    extents = [sum(block.elements for block in axis.around[-1]) for axis in case.first]
+        assert numbers[at.cycles].prod() == used.cycles
+        assert numbers[at.extra].sum() == used.extra_cycles
+    own = case.laid.accesses(dict.fromkeys((W, A, P), case.charges))
+    extents = [sum(block.blocks * block.length for block in axis.around[-1]) for axis in case.first]
     m, n, k = numbers[at.accesses]
     assert (own.a_reads, own.w_reads) == (extents[0] * extents[2] * n, extents[1] * extents[2] * m)
     assert own.psum_writes == extents[0] * extents[1] * k
@@ -297,12 +298,13 @@ def test_one_array_is_charged_for_a_tile_as_the_formulas_say(
 ) -> None:
     unit = MatrixUnit("systolic", 1, *size, (1, 1, 1), (dataflow,), preload, {"int8": rate}, {"int8": "int32"})
     setting = setting_of(Gemm(*tile, 8, 8, 8, 32, "int8"), replace(edge(), matrix=unit))
-    assert array.step_cycles(setting, dataflow, "m", tile) == systolic.alone_cycles(dataflow, preload, *size, *tile, rate)
+    laid = array.laid(setting, dataflow, "m")
+    assert laid.step_cycles(tile) == systolic.alone_cycles(dataflow, preload, *size, *tile, rate)
     folds = systolic.tile_cycles(dataflow, preload, *size, *tile, rate)
     cuts = [cut_axis(extent, [extent], 0, 1, every=False) for extent in tile]
-    assert array.use(setting, dataflow, "m", cuts, tile, tile).cycles == folds
-    found = array.accesses(setting, dataflow, "m", dict.fromkeys((W, A, P), cuts))
-    assert found == systolic.sram_accesses(dataflow, *size, *tile, rate)
+    charges = laid.charge(cuts)
+    assert laid.use(cuts, charges, tile).cycles == folds
+    assert laid.accesses(dict.fromkeys((W, A, P), charges)) == systolic.sram_accesses(dataflow, *size, *tile, rate)
 
 
 def choice_of(mapping: GemmMapping) -> Choice:

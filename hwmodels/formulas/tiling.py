@@ -37,9 +37,14 @@ class Blocks(NamedTuple):
     length: Count
     trips: tuple[Count, ...]
 
-    @property
-    def elements(self) -> Count:
-        return self.blocks * self.length
+
+class Cut(NamedTuple):
+    """Alike blocks as one stage cuts them: into which tiles; their elements; and the trips of the loops around those, the stage's own the
+    last."""
+
+    tiles: tuple[Blocks, ...]
+    elements: Count
+    trips: tuple[Count, ...]
 
 
 class AxisCuts(NamedTuple):
@@ -47,50 +52,64 @@ class AxisCuts(NamedTuple):
 
     `every`: parts of all cores are counted; else only those of the first core, whose parts are the largest. `at_once`: what several cores
     fetch at the same place of their loops counts once, that is, besides what the first core fetches, what others do when they come back.
+    `cut[s]`: the blocks of `around[s]` with what stage s cuts them into, for those who ask for more than how often tiles are fetched.
     """
 
-    around: tuple[tuple[Blocks, ...], ...]
-    sizes: tuple[Count, ...]
+    around: Sequence[Sequence[Blocks]]
+    sizes: Sequence[Count]
     split_stage: int
     parts: Count
     every: bool
     at_once: bool = False
+    cut: Sequence[Sequence[Cut]] = ()
+
+    def longest(self, stage: int) -> Count:
+        """The length of the longest tile of a stage, which is the first."""
+        return self.cut[stage][0].tiles[0].length
 
 
-def divide(block: Blocks, size: Count) -> tuple[Blocks, ...]:
+def is_one(parts: Count) -> bool:
+    """Whether there is a single part, for every mapping."""
+    return isinstance(parts, int) and parts == 1
+
+
+def divide(block: Blocks, size: Count) -> Cut:
     """Blocks cut by a loop into pieces of `size`: the full ones and the one at the edge."""
-    times, rest = divmod(block.length, size)
+    blocks, length, trips = block
+    times, rest = divmod(length, size)
     if isinstance(rest, int) and rest == 0:
-        return (Blocks(block.blocks * times, smaller(size, block.length), (*block.trips, times)),)
+        trips = (*trips, times)
+        return Cut((Blocks(blocks * times, smaller(length, size), trips),), blocks * length, trips)
     edge = smaller(rest, 1)
-    trips = (*block.trips, times + edge)
-    return Blocks(block.blocks * times, smaller(size, block.length), trips), Blocks(block.blocks * edge, rest, trips)
+    trips = (*trips, times + edge)
+    tiles = Blocks(blocks * times, smaller(length, size), trips), Blocks(blocks * edge, rest, trips)
+    return Cut(tiles, blocks * length, trips)
 
 
 def share_out(block: Blocks, parts: Count, every: bool, core: int = 0) -> tuple[Blocks, ...]:
     """Blocks cut into equal parts for as many cores (rounded up, the last one smaller): all of them, or those of one core."""
-    if isinstance(parts, int) and parts == 1:
-        return (block,)
     size = larger(ceil_div(block.length, parts), 1)
     if core:
         own = smaller(size, larger(block.length - core * size, 0))
         return (Blocks(block.blocks * smaller(own, 1), own, block.trips),)
     if not every:
         return (Blocks(block.blocks, smaller(size, block.length), block.trips),)
-    return tuple(piece._replace(trips=block.trips) for piece in divide(block, size))
+    return tuple([Blocks(piece.blocks, piece.length, block.trips) for piece in divide(block, size).tiles])
 
 
 def cut_axis(extent: Count, sizes: Sequence[Count], split_stage: int, parts: Count, every: bool, core: int = 0) -> AxisCuts:
     """An axis of `extent` elements, cut by stage after stage; not `every`: of one core, which has the parts of that number."""
-    level: tuple[Blocks, ...] = (Blocks(1, extent, ()),)
-    around = []
-    for stage in range(len(sizes) + 1):
-        if stage == split_stage and not (isinstance(parts, int) and parts == 1):
-            level = tuple(piece for block in level for piece in share_out(block, parts, every, core))
+    level: Sequence[Blocks] = (Blocks(1, extent, ()),)
+    around, cut = [], []
+    shared_out = -1 if is_one(parts) else split_stage
+    for stage, size in enumerate(sizes):
+        if stage == shared_out:
+            level = [part for block in level for part in share_out(block, parts, every, core)]
         around.append(level)
-        if stage < len(sizes):
-            level = tuple(piece for block in level for piece in divide(block, sizes[stage]))
-    return AxisCuts(tuple(around), tuple(sizes), split_stage, parts, every)
+        cut.append([divide(block, size) for block in level])
+        level = [tile for each in cut[-1] for tile in each.tiles] if len(level) > 1 else cut[-1][0].tiles
+    around.append([part for block in level for part in share_out(block, parts, every, core)] if shared_out == len(sizes) else level)
+    return AxisCuts(around, sizes, split_stage, parts, every, False, cut)
 
 
 def positions(axis: AxisCuts, stage: int) -> list[Count]:
@@ -98,12 +117,10 @@ def positions(axis: AxisCuts, stage: int) -> list[Count]:
 
     Below the split, every core that has a part of this axis fetches the tile for itself.
     """
+    own = -1 if axis.split_stage > stage or is_one(axis.parts) else axis.split_stage
     counts: list[Count] = []
     for moving in range(-1, stage + 1):
-        if moving >= axis.split_stage or axis.split_stage > stage:
-            counts.append(_total(axis, moving))
-        else:
-            counts.append(_sharers(axis, moving))
+        counts.append(_total(axis, moving) if moving >= own else _sharers(axis, moving))
     return counts
 
 
@@ -111,11 +128,9 @@ def _total(axis: AxisCuts, moving: int) -> Count:
     """All trips of the loop of stage `moving`: the blocks that it leaves, unless these have been shared out."""
     if moving < 0:
         return 1
+    if moving + 1 == axis.split_stage and not is_one(axis.parts):
+        return sum([block.blocks * ceil_div(block.length, axis.sizes[moving]) for block in axis.around[moving]])
     total: Count = 0
-    if moving + 1 == axis.split_stage and not (isinstance(axis.parts, int) and axis.parts == 1):
-        for block in axis.around[moving]:
-            total = total + block.blocks * ceil_div(block.length, axis.sizes[moving])
-        return total
     for block in axis.around[moving + 1]:
         total = total + block.blocks
     return total
@@ -215,17 +230,14 @@ def visits(x: Sequence[Count], y: Sequence[Count], inside: Sequence[tuple[Flag, 
 
     `inside[i]`: whether the loops over x and over y of stage i lie inside its loop over z.
     """
-    stages = len(x)
-    below: list[Flag] = [False] * stages
     moved: Flag = False
-    for stage in reversed(range(stages)):
+    result = z_positions[len(x)]
+    for stage in range(len(x) - 1, -1, -1):
         x_moves, y_moves = x[stage] > 1, y[stage] > 1
         x_inside, y_inside = inside[stage]
-        below[stage] = moved | (x_inside & x_moves) | (y_inside & y_moves)
+        # Where nothing moves inside the loop over z of a stage, nothing does inside those of the stages within.
+        result = chosen(moved | (x_inside & x_moves) | (y_inside & y_moves), result, z_positions[stage])
         moved = moved | x_moves | y_moves
-    result = z_positions[0]
-    for stage in range(stages):
-        result = chosen(below[stage], z_positions[stage + 1], result)
     return result
 
 
@@ -240,7 +252,7 @@ def turns(x: AxisCuts, others: Sequence[AxisCuts], stage: int, inside: Sequence[
     for each in counts:
         begun = begun * each[0]
     total: Count = 0
-    for block, trips in _with_trips(x, stage):
+    for block, (_, _, trips) in zip(x.around[stage], x.cut[stage], strict=True):
         often: Count = block.blocks * trips[-1]
         for each, within in zip(counts, inside, strict=True):
             often = often * visits(trips, [1] * len(trips), [(flag, False) for flag in within], each)
@@ -249,38 +261,28 @@ def turns(x: AxisCuts, others: Sequence[AxisCuts], stage: int, inside: Sequence[
 
 
 class Visited(NamedTuple):
-    """Tiles of alike blocks of two axes, and how often each is fetched."""
+    """Tiles of alike blocks of two axes: their elements, each once; how often each is fetched; and their lengths along x and along y."""
 
-    x: Blocks
-    y: Blocks
+    elements: Count
     visits: Count
-
-    @property
-    def elements(self) -> Count:
-        """Elements of all the tiles, each once."""
-        return self.x.elements * self.y.elements
+    x_tiles: tuple[Blocks, ...]
+    y_tiles: tuple[Blocks, ...]
 
 
 def visited(x: AxisCuts, y: AxisCuts, z: AxisCuts, stage: int, inside: Sequence[tuple[Flag, Flag]]) -> list[Visited]:
     """Every tile that a stage holds of a role selected by x and y, in groups of alike blocks."""
-    z_positions, of_y = positions(z, stage), _with_trips(y, stage)
+    z_positions, y_cut = positions(z, stage), y.cut[stage]
     return [
-        Visited(x_block, y_block, visits(x_trips, y_trips, inside, z_positions))
-        for x_block, x_trips in _with_trips(x, stage)
-        for y_block, y_trips in of_y
+        Visited(x_elements * y_elements, visits(x_trips, y_trips, inside, z_positions), x_tiles, y_tiles)
+        for x_tiles, x_elements, x_trips in x.cut[stage]
+        for y_tiles, y_elements, y_trips in y_cut
     ]
 
 
-def _with_trips(axis: AxisCuts, stage: int) -> list[tuple[Blocks, tuple[Count, ...]]]:
-    """The blocks that a stage cuts, and for each the trips of all loops around its tiles, the stage's own the last."""
-    return [(block, (*block.trips, ceil_div(block.length, axis.sizes[stage]))) for block in axis.around[stage]]
-
-
-def packed_bytes(group: Visited, x_size: Count, y_size: Count, bits: int, burst_bytes: int) -> Count:
+def packed_bytes(group: Visited, bits: int, burst_bytes: int) -> Count:
     """Bytes of all tiles of a group, each once, where every tile lies by itself and begins a new burst."""
-    total: Count = 0
-    of_y = divide(group.y, y_size)
-    for x in divide(group.x, x_size):
-        for y in of_y:
-            total = total + x.blocks * y.blocks * burst_bytes * ceil_div(x.length * y.length * bits, 8 * burst_bytes)
-    return total
+    bursts: Count = 0
+    for x_blocks, x_length, _ in group.x_tiles:
+        for y_blocks, y_length, _ in group.y_tiles:
+            bursts = bursts + x_blocks * y_blocks * ceil_div(x_length * y_length * bits, 8 * burst_bytes)
+    return bursts * burst_bytes

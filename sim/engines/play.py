@@ -27,7 +27,7 @@ from sim.engines.played import Besides, GemmOps, Played
 from sim.engines.ports import Window
 from sim.intervals import Log
 from sim.mapper import MappedGemm, choice_of, cost_gemm
-from sim.mapper.array import step_cycles
+from sim.mapper.array import laid
 from sim.mapper.attention import TilingBounds, attention_candidates
 from sim.mapper.problem import ROLE_AXES, Setting, setting_of
 from sim.mapper.ranked import candidates, program_of, sees_all
@@ -165,7 +165,7 @@ def _guess_s(mapping: GemmMapping, setting: Setting) -> float:
         if not within:
             steps[other] = extents[other]
         piece = -(-steps[0] // mapping.split[0]), -(-steps[1] // mapping.split[1]), steps[2]
-        cycles = float(step_cycles(setting, mapping.dataflow, mapping.array_axis, piece))
+        cycles = float(laid(setting, mapping.dataflow, mapping.array_axis).step_cycles(piece))
         read_s = passes * extents[x] * extents[y] * bits / 8 / float(chip.read_bytes_per_s(chip.dram))
         guess_s = max(guess_s, float(chip.dram.latency_s) + read_s + cycles / clock_hz)
     return guess_s

@@ -32,7 +32,6 @@ import numpy as np
 
 from functional.errors import Problem, ScenarioError
 from hwmodels.chip import Chip, Role
-from hwmodels.formulas.tiling import AxisCuts, Blocks
 from sim.engines.nest import Nest, Walk, nest_of
 from sim.engines.played import NOTHING, Ahead, Besides, GemmOps, Played
 from sim.engines.ports import Port, Ports, Unit, Wait, Window, later, move
@@ -121,6 +120,7 @@ class Player:
         self.tail = ports.tail(setting.chip)
         self.books = Books(ports, self.waits, self.tail)
         self.ahead: tuple[Ahead, ...] = ()
+        self.laid = array.laid(setting, mapping.dataflow, mapping.array_axis)
         self.pieces: dict[tuple[int, int, int, bool], Step] = {}
         self.moves: dict[tuple[int, int, int, bool], tuple[tuple[Port, float, float], ...]] = {}
         self.drained = 0.0
@@ -295,10 +295,9 @@ class Player:
         """Bytes (read, written) that the array exchanges with each port for a piece, worked out once for alike ones."""
         key = m, n, k, continues
         if key not in self.moves:
-            setting, mapping, gemm = self.setting, self.mapping, self.mapping.gemm
-            axes = _cuts(m, n, k)
-            counts = array.accesses(setting, mapping.dataflow, mapping.array_axis, dict.fromkeys(ROLE_AXES, axes))
-            innermost = {role: self.ports.of_level[holders[-1].level.name] for role, holders in setting.holders.items()}
+            gemm, charges = self.mapping.gemm, self.laid.charge([array.single_piece(extent) for extent in (m, n, k)])
+            counts = self.laid.accesses(dict.fromkeys(ROLE_AXES, charges))
+            innermost = {role: self.ports.of_level[holders[-1].level.name] for role, holders in self.setting.holders.items()}
             psums = (float(counts.psum_reads) + m * n * continues) * gemm.acc_bits / 8
             self.moves[key] = (
                 (innermost["activations"], float(counts.a_reads) * gemm.a_bits / 8, 0.0),
@@ -310,7 +309,8 @@ class Player:
 
     def _work(self, m: int, n: int, k: int, continues: bool) -> Step:
         setting, mapping = self.setting, self.mapping
-        used = array.use(setting, mapping.dataflow, mapping.array_axis, _cuts(m, n, k), (m, n, k), (m, n, k))
+        piece = [array.single_piece(extent) for extent in (m, n, k)]
+        used = self.laid.use(piece, self.laid.charge(piece), (m, n, k))
         takes: dict[int, tuple[Unit, float]] = {}
         moves = self._moves(m, n, k, continues)
         for port, read, write in moves:
@@ -531,11 +531,6 @@ class Player:
         begin = min(max(self.tail.last, *left, 0.0), end)
         idle = self.tail.idle(begin, end)
         return Played(end, self.ports.busy, self.ports.spans, self.waits, moved, idle, end - begin, self.ahead, self.log)
-
-
-def _cuts(m: int, n: int, k: int) -> tuple[AxisCuts, ...]:
-    """A single piece, as the array's formulas take them."""
-    return tuple(AxisCuts(((Blocks(1, extent, ()),),), (), 0, 1, False) for extent in (m, n, k))
 
 
 def play_gemm(

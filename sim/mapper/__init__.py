@@ -6,15 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import lru_cache
+from itertools import permutations
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from functional.errors import BadInput, Problem
 from hwmodels.chip import Chip
 from sim.mapper.cost import GemmCost, chip_bytes, chip_traffic, cost_of, macs_of_cores, room_bits, tile_turns, weights_fetched
-from sim.mapper.problem import NOTHING, Asked, Besides, Choice, Setting, capacity_bytes, setting_of, tile_bits
+from sim.mapper.problem import NOTHING, Asked, Besides, Choice, Extents, Setting, capacity_bytes, setting_of, tile_bits
 from sim.mapper.search import search_each, search_few
 from sim.mapper.traffic import TrafficTile, map_gemm_traffic
-from sim.mapping import AXES, Gemm, GemmMapping, StageTiling, Tile
+from sim.mapping import AXES, Axis, Gemm, GemmMapping, StageTiling, Tile
 
 __all__ = [
     "NOTHING",
@@ -158,20 +159,28 @@ def _floats(sizes: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(size) for name, size in sizes.items()}
 
 
+def _ranks_of(order: tuple[Axis, Axis, Axis]) -> Extents:
+    """The place of the loop over each axis, 0 outermost."""
+    return order.index("m"), order.index("n"), order.index("k")
+
+
 def choice_of(mapping: GemmMapping) -> Choice:
     """A mapping, as the search sees it."""
-    ranks = tuple((order.index("m"), order.index("n"), order.index("k")) for order in (stage.order for stage in mapping.stages))
+    ranks = tuple(_ranks_of(stage.order) for stage in mapping.stages)
     tiles = tuple((stage.tile.m, stage.tile.n, stage.tile.k) for stage in mapping.stages)
     return Choice(tiles, ranks, mapping.split, mapping.dataflow, mapping.array_axis)
+
+
+_ORDERS: dict[Extents, tuple[Axis, Axis, Axis]] = {_ranks_of((a, b, c)): (a, b, c) for a, b, c in permutations(AXES)}
+"""Axes by the ranks of their loops, outermost first."""
 
 
 def mapping_of(setting: Setting, choice: Choice) -> GemmMapping:
     """A choice of the search, as a mapping."""
     tilings = []
     for stage, tile, ranks in zip(setting.stages, choice.tiles, choice.ranks, strict=True):
-        first, second, third = sorted(AXES, key=lambda axis, ranks=ranks: int(ranks[AXES.index(axis)]))  # type: ignore[misc]
         buffers = 2 if any(level.double_buffered for level in stage.levels) else 1
-        tilings.append(StageTiling(Tile(*(int(extent) for extent in tile)), (first, second, third), buffers))
+        tilings.append(StageTiling(Tile(*map(int, tile)), _ORDERS[ranks], buffers))
     return GemmMapping(
         setting.gemm, tuple(tilings), choice.split, setting.split_stage, choice.dataflow, "n" if choice.array_axis == "n" else "m"
     )

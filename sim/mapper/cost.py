@@ -38,15 +38,19 @@ Sums move in accumulator bits; what is finished, in output bits. Levels that a r
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise, product
+from operator import attrgetter
 from typing import Any, NamedTuple, TypeAlias
+
+from numpy import ndarray
 
 from hwmodels.chip import Role
 from hwmodels.formulas.elementwise import chosen, larger, nearest_count, plain, plain_count, slowest, smaller
 from hwmodels.formulas.systolic import Count
-from hwmodels.formulas.tiling import AxisCuts, Visited, cut_axis, packed_bytes, turns, visited
+from hwmodels.formulas.tiling import AxisCuts, Visited, cut_axis, is_one, packed_bytes, turns, visited
 from sim.mapper import array
 from sim.mapper.problem import ROLE_AXES, Choice, Extents, Place, Setting, besides_s, tile_bits
 from sim.mapping import AXES
@@ -118,7 +122,8 @@ class Costs(NamedTuple):
     read_bytes: dict[str, Seconds]
     written_bytes: dict[str, Seconds]
     array_cycles: Count
-    every: list[AxisCuts]
+    every: Sequence[AxisCuts]
+    laid: array.Laid
     own_s: Seconds
 
 
@@ -126,7 +131,8 @@ class Link(NamedTuple):
     """Transfers of one role between two neighbouring holders, as the first core sees them.
 
     `one_s` is the first load or the last store, of which the outer port is taken for `outer_s` and the inner one for `inner_s`; `all_s` are
-    the transfers of all its tiles, in both directions.
+    the transfers of all its tiles, in both directions. `further_s` is what takes place further out: before that first load can begin, or
+    after that last store.
     """
 
     outer: Place
@@ -135,18 +141,15 @@ class Link(NamedTuple):
     outer_s: Seconds
     inner_s: Seconds
     all_s: Seconds
-
-    @property
-    def latency_s(self) -> Seconds:
-        return self.outer.level.latency_s
+    further_s: Seconds
 
 
 class _Traffic:
     """Bytes read from and written to each level, filled in role by role."""
 
     def __init__(self, setting: Setting) -> None:
-        self.read: dict[str, Seconds] = {place.level.name: 0 for place in setting.places}
-        self.written: dict[str, Seconds] = {place.level.name: 0 for place in setting.places}
+        self.read: dict[str, Seconds] = dict.fromkeys([place.level.name for place in setting.places], 0)
+        self.written = self.read.copy()
 
     def reads(self, place: Place, size_bytes: Seconds) -> None:
         self.read[place.level.name] = self.read[place.level.name] + size_bytes
@@ -157,60 +160,61 @@ class _Traffic:
 
 class _Case:
     """A setting and a choice with what both imply: cuts as all cores (`every`), as all of them where a read serves them together
-    (`at_once`) and as the first core alone (`first`) see them, the extents of the first core's first and last tile of each stage, and (last
-    entries) of its first and last piece for the array."""
+    (`at_once`) and as the first core alone (`first`) see them, the extents of the first core's last tile of each stage, and (last entry) of
+    its last piece for the array; the axes as a level counts them that each core has for itself (`own`); how they
+    lie in the array, and what those of the first core contribute to what that is charged."""
 
     def __init__(self, setting: Setting, choice: Choice) -> None:
         self.setting, self.choice = setting, choice
-        parts = (*choice.split, 1)
-        self.several = any(not isinstance(each, int) or each > 1 for each in choice.split)
-        sizes = [[tile[axis] for tile in choice.tiles] for axis in range(3)]
-        where = setting.split_stage
-        self.first = [cut_axis(extent, sizes[i], where, parts[i], every=False) for i, extent in enumerate(setting.extents)]
+        rows, columns = choice.split
+        self.several = not (is_one(rows) and is_one(columns))
+        where, axes = setting.split_stage, list(zip(setting.extents, zip(*choice.tiles, strict=True), (rows, columns, 1), strict=True))
+        self.first = [cut_axis(extent, sizes, where, parts, every=False) for extent, sizes, parts in axes]
         self.every = self.at_once = self.first
         if self.several:
-            self.at_once = [cuts._replace(at_once=True) for cuts in self.first]
-            self.every = [cut_axis(extent, sizes[i], where, parts[i], every=True) for i, extent in enumerate(setting.extents)]
-        ends = [_axis_ends(extent, sizes[i], where, parts[i]) for i, extent in enumerate(setting.extents)]
-        stages = range(len(choice.tiles) + 1)
-        self.first_tiles: list[Extents] = [(ends[0][s][0], ends[1][s][0], ends[2][s][0]) for s in stages]
-        self.last_tiles: list[Extents] = [(ends[0][s][1], ends[1][s][1], ends[2][s][1]) for s in stages]
-        self.used = array.use(setting, choice.dataflow, choice.array_axis, self.first, self.first_tiles[-1], self.last_tiles[-1])
+            self.every, self.at_once = [*self.first], [*self.first]
+            for i, (extent, sizes, parts) in enumerate(axes):
+                if not is_one(parts):
+                    self.every[i] = cut_axis(extent, sizes, where, parts, every=True)
+                    self.at_once[i] = self.first[i]._replace(at_once=True)
+        self.last_tiles: list[Extents] = list(zip(*[_lasts(extent, sizes, where, parts) for extent, sizes, parts in axes], strict=True))
+        self.own = self.first
+        self.laid = array.laid(setting, choice.dataflow, choice.array_axis)
+        self.charges = self.laid.charge(self.first)
 
-    def axes(self, role: Role, seen_from: Place) -> tuple[AxisCuts, AxisCuts, AxisCuts]:
-        """The axes x, y, z of a role, as traffic of `seen_from` counts them."""
-        x, y, z = ROLE_AXES[role]
-        if not self.setting.shared(seen_from):
-            return self.first[x], self.first[y], self.first[z]
-        is_multicast = seen_from.level.multicast and role != "psums"
-        return self.every[x], self.every[y], (self.at_once if is_multicast else self.every)[z]
+    def cuts(self, role: Role, seen_from: Place) -> Sequence[AxisCuts]:
+        """The axes m, n, k of a role, as traffic of `seen_from` counts them."""
+        if not self.several or not self.setting.shared(seen_from):
+            return self.own
+        if not seen_from.level.multicast or role == "psums":
+            return self.every
+        other = ROLE_AXES[role][2]
+        return [*self.every[:other], self.at_once[other], *self.every[other + 1 :]]
 
-    def tiles_of(self, role: Role, inner: Place, seen_from: Place) -> list[Visited]:
+    def tiles_of(self, role: Role, inner: Place, cuts: Sequence[AxisCuts]) -> list[Visited]:
         """Tiles of a role that `inner` fetches."""
         x, y, z = ROLE_AXES[role]
         inside = [(rank[x] > rank[z], rank[y] > rank[z]) for rank in self.choice.ranks[: inner.stage + 1]]
-        return visited(*self.axes(role, seen_from), inner.stage, inside)
+        return visited(cuts[x], cuts[y], cuts[z], inner.stage, inside)
 
-    def tiles_of_first_core(self, role: Role, inner: Place) -> list[Visited]:
-        """The same, of the first core alone."""
-        x, y, z = ROLE_AXES[role]
-        inside = [(rank[x] > rank[z], rank[y] > rank[z]) for rank in self.choice.ranks[: inner.stage + 1]]
-        return visited(self.first[x], self.first[y], self.first[z], inner.stage, inside)
+    def used(self) -> array.ArrayUse:
+        """What the array of the first core is charged."""
+        return self.laid.use(self.first, self.charges, self.last_tiles[-1])
+
+    def charges_of(self, cuts: Sequence[AxisCuts]) -> Sequence[array.Charge]:
+        """What axes contribute to what the array is charged; most are cut as for the first core."""
+        if cuts is self.first:
+            return self.charges
+        each = enumerate(zip(cuts, self.first, strict=True))
+        return [self.charges[i] if axis.around is own.around else self.laid.lays[i].charge(axis) for i, (axis, own) in each]
 
 
 class _AllCores(_Case):
     """The same for counting what all cores together move."""
 
-    def axes(self, role: Role, seen_from: Place) -> tuple[AxisCuts, AxisCuts, AxisCuts]:
-        if self.setting.shared(seen_from):
-            return super().axes(role, seen_from)
-        x, y, z = ROLE_AXES[role]
-        return self.every[x], self.every[y], self.every[z]
-
-    def tiles_of_first_core(self, role: Role, inner: Place) -> list[Visited]:
-        x, y, z = ROLE_AXES[role]
-        inside = [(rank[x] > rank[z], rank[y] > rank[z]) for rank in self.choice.ranks[: inner.stage + 1]]
-        return visited(self.every[x], self.every[y], self.every[z], inner.stage, inside)
+    def __init__(self, setting: Setting, choice: Choice) -> None:
+        super().__init__(setting, choice)
+        self.own = self.every
 
 
 def chip_bytes(setting: Setting, choice: Choice) -> dict[str, float]:
@@ -226,26 +230,26 @@ def weights_fetched(setting: Setting, choice: Choice) -> Any:
 
 def _weights_fetched(case: _Case) -> Count:
     outer, inner = case.setting.holders["weights"][:2]
-    return _elements(case.tiles_of("weights", inner, outer))
+    return _elements(case.tiles_of("weights", inner, case.cuts("weights", outer)), _every_time)
 
 
 def room_bits(setting: Setting, choice: Choice) -> dict[str, int]:
     """What one instance of each on-chip level has to hold: the largest tiles, which are the first."""
-    tiles = _Case(setting, choice).first_tiles
+    first = _Case(setting, choice).first
+    tiles = [(first[0].longest(stage), first[1].longest(stage), first[2].longest(stage)) for stage in range(len(setting.stages))]
     return {place.level.name: int(tile_bits(setting, place.level, tiles[place.stage])) for place in setting.places[1:]}
 
 
 def macs_of_cores(setting: Setting, choice: Choice, first_unit: bool = False) -> list[int]:
     """MACs that each core issues, or its first matrix unit. The first core need not issue most: a smaller part may lie on more matrix
     units, with more padding."""
-    parts, extents = (*choice.split, 1), setting.extents
-    sizes = [[tile[axis] for tile in choice.tiles] for axis in range(3)]
+    sizes, laid = zip(*choice.tiles, strict=True), array.laid(setting, choice.dataflow, choice.array_axis)
 
-    def cuts_of(axis: int) -> list[AxisCuts]:
-        return [cut_axis(extents[axis], sizes[axis], setting.split_stage, parts[axis], False, core) for core in range(parts[axis])]
+    def cuts_of(extent: int, sizes: Sequence[int], parts: int) -> list[AxisCuts]:
+        return [cut_axis(extent, sizes, setting.split_stage, parts, False, core) for core in range(parts)]
 
-    cores = product(cuts_of(0), cuts_of(1), cuts_of(2))
-    return [nearest_count(array.issued_macs(setting, choice.dataflow, choice.array_axis, cuts, first_unit)) for cuts in cores]
+    cores = product(*map(cuts_of, setting.extents, sizes, (*choice.split, 1)))
+    return [nearest_count(laid.issued_macs(cuts, first_unit)) for cuts in cores]
 
 
 def tile_turns(setting: Setting, choice: Choice) -> dict[tuple[int, str], int]:
@@ -270,18 +274,17 @@ def chip_traffic(setting: Setting, choice: Choice) -> _Traffic:
     return traffic
 
 
-def _axis_ends(extent: int, sizes: list[Count], split_stage: int, parts: Count) -> list[tuple[Count, Count]]:
-    """Lengths of the first core's first and last piece, stage by stage."""
-    first: Count = extent
+def _lasts(extent: int, sizes: Sequence[Count], split_stage: int, parts: Count) -> list[Count]:
+    """Lengths of the first core's last tile of each stage, and piece."""
     last: Count = extent
-    ends = []
-    for stage in range(len(sizes) + 1):
+    lasts = []
+    for stage, size in enumerate(sizes):
         if stage == split_stage:
-            first, last = -(-first // parts), -(-last // parts)
-        if stage < len(sizes):
-            first, last = smaller(first, sizes[stage]), (last - 1) % sizes[stage] + 1
-        ends.append((first, last))
-    return ends
+            last = -(-last // parts)
+        last = (last - 1) % size + 1
+        lasts.append(last)
+    lasts.append(-(-last // parts) if split_stage == len(sizes) else last)
+    return lasts
 
 
 def evaluate(setting: Setting, choice: Choice) -> Costs:
@@ -296,8 +299,8 @@ def evaluate_with_last_step(setting: Setting, choice: Choice) -> tuple[Costs, Se
     case = _Case(setting, choice)
     costs, stores = _evaluated(case)
     last = (1, 1, 1) if case.several else case.last_tiles[-1]
-    step_s = array.step_cycles(setting, choice.dataflow, choice.array_axis, last) / float(setting.chip.clock_hz)
-    return costs, step_s if case.several else step_s + _sum(link.one_s for link in stores)
+    step_s = case.laid.step_cycles(last) / float(setting.chip.clock_hz)
+    return costs, step_s if case.several else step_s + _chain_s(stores)
 
 
 def _evaluated(case: _Case) -> tuple[Costs, list[Link]]:
@@ -307,7 +310,8 @@ def _evaluated(case: _Case) -> tuple[Costs, list[Link]]:
     loads = [_loads(case, role, traffic) for role in OPERANDS]
     stores = _stores(case, traffic)
     _array_traffic(case, traffic)
-    terms, alternation = _times(case, loads, stores, traffic)
+    used = case.used()
+    terms, alternation = _times(case, used, loads, stores, traffic)
     own = alternation
     for term in terms.values():
         own = larger(own, term.prefix_s + term.busy_s + term.suffix_s)
@@ -320,195 +324,213 @@ def _evaluated(case: _Case) -> tuple[Costs, list[Link]]:
     dram = setting.chip.dram.name
     moved = sum(traffic.read.values()) + sum(traffic.written.values())
     dram_bytes = traffic.read[dram] + traffic.written[dram]
-    cycles, steps, _ = case.used
-    return Costs(latency, dram_bytes, moved, steps, terms, alternation, traffic.read, traffic.written, cycles, case.every, own), stores
+    moved_by_level, laid = (traffic.read, traffic.written), case.laid
+    return Costs(latency, dram_bytes, moved, used.steps, terms, alternation, *moved_by_level, used.cycles, case.every, laid, own), stores
 
 
-def _elements(groups: list[Visited], less: int = 0) -> Count:
-    """Elements fetched, `less` visits of each tile left out."""
+_every_time: Callable[[Visited], Count] = attrgetter("visits")
+
+
+def _again(group: Visited) -> Count:
+    return group.visits - 1
+
+
+def _once(_group: Visited) -> Count:
+    return 1
+
+
+def _elements(groups: list[Visited], often: Callable[[Visited], Count]) -> Count:
+    """Elements fetched, if the tiles of each group are so often."""
     total: Count = 0
     for group in groups:
-        total = total + group.elements * (group.visits - less)
+        total = total + group.elements * often(group)
     return total
 
 
-def _once(groups: list[Visited]) -> list[Visited]:
-    return [group._replace(visits=1) for group in groups]
-
-
-def _leaves(case: _Case, groups: list[Visited], role: Role, inner: Place, outer: Place, bits: int, less: int = 0) -> Seconds:
-    """Bytes that cross the outer port for the transfers of these tiles: whole bursts at DRAM, bits elsewhere."""
+def _leaves(groups: list[Visited], often: Callable[[Visited], Count], bits: int, outer: Place) -> Seconds:
+    """Bytes that cross the outer port if the tiles of each group do so often: whole bursts at DRAM, bits elsewhere."""
     if outer.stage >= 0:
-        return _elements(groups, less) * bits / 8
-    x, y, _ = ROLE_AXES[role]
-    tile = case.choice.tiles[inner.stage]
+        return _elements(groups, often) * bits / 8
     total: Count = 0
     for group in groups:
-        total = total + (group.visits - less) * packed_bytes(group, tile[x], tile[y], bits, outer.level.burst_bytes)
+        times = often(group)
+        if not (isinstance(times, int) and times == 0):
+            total = total + times * packed_bytes(group, bits, outer.level.burst_bytes)
     return total
 
 
-def _one_transfer(elements: Count, bits: int, outer: Place, is_load: bool, inner: Place) -> tuple[Seconds, Seconds]:
-    """Seconds that one transfer takes the outer and the inner port."""
-    inner_bytes = elements * bits / 8
-    burst_bytes = outer.level.burst_bytes
-    outer_bytes = -(-elements * bits // (8 * burst_bytes)) * burst_bytes if outer.stage < 0 else inner_bytes
-    if is_load:
-        return outer_bytes / outer.read_bytes_per_s, inner_bytes / inner.write_bytes_per_s
-    return outer_bytes / outer.write_bytes_per_s, inner_bytes / inner.read_bytes_per_s
+def _crossing_s(bits: Count, place: Place, bytes_per_s: Seconds) -> Seconds:
+    """Seconds that one transfer takes a port: whole bursts at DRAM."""
+    if place.stage >= 0:
+        return bits / 8 / bytes_per_s
+    burst_bytes = place.level.burst_bytes
+    return -(-bits // (8 * burst_bytes)) * burst_bytes / bytes_per_s
 
 
 def _loads(case: _Case, role: Role, traffic: _Traffic) -> list[Link]:
     """Transfers of one operand, from DRAM inwards."""
-    setting, bits = case.setting, case.setting.bits(role)
+    bits = case.setting.bits(role)
     x, y, _ = ROLE_AXES[role]
     links = []
-    for outer, inner in pairwise(setting.holders[role]):
-        groups = case.tiles_of(role, inner, outer)
-        traffic.reads(outer, _leaves(case, groups, role, inner, outer, bits))
-        own_bytes = _elements(case.tiles_of_first_core(role, inner) if case.several else groups) * bits / 8
+    waited_s: Seconds = 0.0
+    for outer, inner in pairwise(case.setting.holders[role]):
+        cuts = case.cuts(role, outer)
+        own = groups = case.tiles_of(role, inner, cuts)
+        if cuts is not case.own:
+            own = case.tiles_of(role, inner, case.own)
+        traffic.reads(outer, _leaves(groups, _every_time, bits, outer))
+        own_bytes = _elements(own, _every_time) * bits / 8
         traffic.writes(inner, own_bytes)
-        tile = case.first_tiles[inner.stage]
-        outer_s, inner_s = _one_transfer(tile[x] * tile[y], bits, outer, True, inner)
-        rate = smaller(outer.read_bytes_per_s, inner.write_bytes_per_s)
-        links.append(Link(outer, inner, larger(outer_s, inner_s), outer_s, inner_s, own_bytes / rate))
+        tile_bits = case.first[x].longest(inner.stage) * case.first[y].longest(inner.stage) * bits
+        outer_s = _crossing_s(tile_bits, outer, outer.read_bytes_per_s)
+        inner_s = _crossing_s(tile_bits, inner, inner.write_bytes_per_s)
+        one_s, latency_s = larger(outer_s, inner_s), outer.level.latency_s
+        all_s = own_bytes / smaller(outer.read_bytes_per_s, inner.write_bytes_per_s)
+        links.append(Link(outer, inner, one_s, outer_s, inner_s, all_s, waited_s + latency_s))
+        waited_s = waited_s + (latency_s + one_s)
     return links
 
 
 def _stores(case: _Case, traffic: _Traffic) -> list[Link]:
     """Transfers of sums, both ways, from DRAM inwards: unfinished ones leave and come back, finished ones leave once."""
-    gemm = case.setting.gemm
+    setting, gemm = case.setting, case.setting.gemm
     links = []
-    for outer, inner in pairwise(case.setting.holders["psums"]):
-        groups = case.tiles_of("psums", inner, outer)
-        own = case.tiles_of_first_core("psums", inner) if case.several else groups
-        unfinished = _leaves(case, groups, "psums", inner, outer, gemm.acc_bits, less=1)
+    outwards_s: Seconds = 0.0
+    for outer, inner in pairwise(setting.holders["psums"]):
+        cuts = case.cuts("psums", outer)
+        own = groups = case.tiles_of("psums", inner, cuts)
+        if cuts is not case.own:
+            own = case.tiles_of("psums", inner, case.own)
+        result_bits = setting.result_bits(outer)
+        unfinished = _leaves(groups, _again, gemm.acc_bits, outer)
         traffic.reads(outer, unfinished)
-        traffic.writes(outer, unfinished + _leaves(case, _once(groups), "psums", inner, outer, case.setting.result_bits(outer)))
-        own_unfinished, own_finished = _elements(own, less=1) * gemm.acc_bits / 8, _elements(_once(own)) * gemm.out_bits / 8
+        traffic.writes(outer, unfinished + _leaves(groups, _once, result_bits, outer))
+        own_unfinished = _elements(own, _again) * gemm.acc_bits / 8
+        own_finished = _elements(own, _once) * gemm.out_bits / 8
         traffic.writes(inner, own_unfinished)
         traffic.reads(inner, own_unfinished + own_finished)
         tile = case.last_tiles[inner.stage]
-        _, inner_s = _one_transfer(tile[0] * tile[1], gemm.out_bits, outer, False, inner)
-        outer_s, _ = _one_transfer(tile[0] * tile[1], case.setting.result_bits(outer), outer, False, inner)
+        outer_s = _crossing_s(tile[0] * tile[1] * result_bits, outer, outer.write_bytes_per_s)
+        inner_s = _crossing_s(tile[0] * tile[1] * gemm.out_bits, inner, inner.read_bytes_per_s)
         back_s = own_unfinished / smaller(outer.read_bytes_per_s, inner.write_bytes_per_s)
         out_rate = smaller(outer.write_bytes_per_s, inner.read_bytes_per_s)
-        if case.setting.result_bits(outer) == gemm.out_bits:
+        if result_bits == gemm.out_bits:
             away_s = (own_unfinished + own_finished) / out_rate
         else:
             away_s = own_unfinished / out_rate + own_finished / inner.read_bytes_per_s
-        links.append(Link(outer, inner, larger(outer_s, inner_s), outer_s, inner_s, back_s + away_s))
+        one_s = larger(outer_s, inner_s)
+        links.append(Link(outer, inner, one_s, outer_s, inner_s, back_s + away_s, outwards_s))
+        outwards_s = outwards_s + one_s
     return links
 
 
 def _array_traffic(case: _Case, traffic: _Traffic) -> None:
     """What the array reads from and writes to the innermost level of each role."""
     gemm, innermost = case.setting.gemm, {role: holders[-1] for role, holders in case.setting.holders.items()}
-    seen = {}
-    for role, place in innermost.items():
-        axes = dict(zip(ROLE_AXES[role], case.axes(role, place), strict=True))
-        seen[role] = [axes[0], axes[1], axes[2]]
-    counts = array.accesses(case.setting, case.choice.dataflow, case.choice.array_axis, seen)
+    counts = case.laid.accesses({role: case.charges_of(case.cuts(role, place)) for role, place in innermost.items()})
     traffic.reads(innermost["activations"], counts.a_reads * gemm.a_bits / 8)
     traffic.reads(innermost["weights"], counts.w_reads * gemm.w_bits / 8)
     traffic.reads(innermost["psums"], counts.psum_reads * gemm.acc_bits / 8)
     traffic.writes(innermost["psums"], counts.psum_writes * gemm.acc_bits / 8)
 
 
-class _Tail(NamedTuple):
+class _Tail:
     """What must follow: after the array's last operand, after the last load of a tile (a step of the array on `tile`), and of all stores
     from a stage outwards."""
 
-    case: _Case
-    drain_s: Seconds
-    tile: Extents
-    stores_s: Seconds
+    def __init__(self, case: _Case, drain_s: Seconds, tile: Extents, stores_s: Seconds) -> None:
+        self.case, self.drain_s, self.tile, self.stores_s = case, drain_s, tile, stores_s
 
+    @cached_property
     def step_s(self) -> Seconds:
-        """Only levels that do not feed the array ask for it."""
-        setting, choice = self.case.setting, self.case.choice
-        return array.step_cycles(setting, choice.dataflow, choice.array_axis, self.tile) / setting.clock_hz
+        """Only levels without sums ask for it."""
+        return self.case.laid.step_cycles(self.tile) / self.case.setting.clock_hz
 
 
-def _times(case: _Case, loads: list[list[Link]], stores: list[Link], traffic: _Traffic) -> tuple[dict[str, Term], Seconds]:
+def _times(
+    case: _Case, used: array.ArrayUse, loads: list[list[Link]], stores: list[Link], traffic: _Traffic
+) -> tuple[dict[str, Term], Seconds]:
     """A term per resource, and the bound from single buffers."""
-    setting, choice = case.setting, case.choice
-    clock_hz = setting.clock_hz
-    used = case.used
-    last = case.last_tiles[-1]
-    drain_s = array.drain_cycles(setting, choice.dataflow) / clock_hz
-    stores_s = _sum(link.one_s for link in stores)
-    own, shared = _Tail(case, drain_s, last, stores_s), _Tail(case, drain_s, (1, 1, 1), 0.0)
+    setting, clock_hz = case.setting, case.setting.clock_hz
+    drain_s = case.laid.drain_cycles / clock_hz
+    stores_s = _chain_s(stores)
+    own, shared = _Tail(case, drain_s, case.last_tiles[-1], stores_s), _Tail(case, drain_s, (1, 1, 1), 0.0)
     ready_s = _ready(loads)
     array_s = used.cycles / clock_hz
     extra_s = used.extra_cycles / clock_hz + stores_s
     terms = {"matrix": Term(ready_s, array_s, extra_s, (Port(array_s, extra_s),))}
+    starts = _starts(loads)
     for place in setting.places:
-        tail = shared if case.several and setting.shared(place) else own
-        terms[place.level.name] = _level_term(setting, place, loads, stores, ready_s, tail, traffic)
-    extra_s = array.tile_extra_cycles(setting, choice.dataflow, choice.array_axis, last) / clock_hz
-    return terms, _alternation(loads, stores, ready_s, array_s, extra_s, own)
+        name, tail = place.level.name, shared if case.several and setting.shared(place) else own
+        prefix_s = starts.get(name, ready_s) if place.stage >= 0 else place.level.latency_s
+        terms[name] = _level_term(setting, place, prefix_s, stores, tail, traffic)
+    return terms, _alternation(loads, stores, ready_s, array_s, used.last_extra_cycles / clock_hz, own)
 
 
-def _sum(times: Iterable[Seconds]) -> Seconds:
-    total: Seconds = 0.0
-    for time in times:
-        total = total + time
-    return total
-
-
-def _started(links: list[Link], index: int) -> Seconds:
-    """Earliest start of the first transfer of link `index`."""
-    return _sum(link.latency_s + link.one_s for link in links[:index]) + links[index].latency_s
+def _chain_s(links: list[Link]) -> Seconds:
+    """From the outermost holder to the innermost, one transfer after another, or back."""
+    return links[-1].further_s + links[-1].one_s if links else 0.0
 
 
 def _ready(loads: list[list[Link]]) -> Seconds:
     """Earliest first step: each operand comes down its chain; what comes from DRAM crosses its port one after the other, and the last to do
     so has the rest of its chain to go. An operand that lies where the array reads it has no chain."""
     coming = [links for links in loads if links]
-    if not coming:
-        return 0.0
-    chains = [_started(links, len(links) - 1) + links[-1].one_s for links in coming]
-    ready = chains[0] if len(chains) == 1 else larger(*chains)
-    if len(coming) < 2 or any(links[0].outer.stage >= 0 for links in coming):
+    if len(coming) < 2:
+        return _chain_s(coming[0]) if coming else 0.0
+    one, other = coming
+    one_s, other_s = _chain_s(one), _chain_s(other)
+    ready = larger(one_s, other_s)
+    if one[0].outer.stage >= 0 or other[0].outer.stage >= 0:
         return ready
-    crossing = _sum(links[0].outer_s for links in coming) + coming[0][0].latency_s
-    rests = [chain - links[0].latency_s - links[0].one_s for chain, links in zip(chains, coming, strict=True)]
-    return larger(ready, crossing + smaller(*rests))
+    crossing = one[0].outer_s + other[0].outer_s + one[0].further_s
+    return larger(ready, crossing + smaller(one_s - one[0].further_s - one[0].one_s, other_s - other[0].further_s - other[0].one_s))
 
 
-def _level_term(
-    setting: Setting, place: Place, loads: list[list[Link]], stores: list[Link], ready_s: Seconds, tail: _Tail, traffic: _Traffic
-) -> Term:
+def _starts(loads: list[list[Link]]) -> dict[str, Seconds]:
+    """The earliest start of a transfer of operands into each level; out of it, of one that lies there from the start."""
+    starts: dict[str, Seconds] = {}
+    for links in loads:
+        for place, link in [(link.inner, link) for link in links] + [(link.outer, link) for link in links[:1]]:
+            name, start_s = place.level.name, link.further_s
+            starts[name] = smaller(starts[name], start_s) if name in starts else start_s
+    return starts
+
+
+def _level_term(setting: Setting, place: Place, prefix_s: Seconds, stores: list[Link], tail: _Tail, traffic: _Traffic) -> Term:
     read_s = traffic.read[place.level.name] / place.read_bytes_per_s
     write_s = traffic.written[place.level.name] / place.write_bytes_per_s
-    if place.stage < 0:
-        prefix_s: Seconds = place.level.latency_s
-        after_read_s: Seconds = 0.0
-        after_write_s: Seconds = 0.0
-    else:
-        starts = [_started(links, i) for links in loads for i, link in enumerate(links) if link.inner is place]
-        starts += [_started(links, 0) for links in loads if links and links[0].outer is place]  # an operand lies there from the start
-        prefix_s = ready_s if not starts else starts[0] if len(starts) == 1 else smaller(*starts)
-        after_read_s, after_write_s = _after(setting, place, stores, tail)
-    only_operands = place.stage >= 0 and all(link.inner is not place for link in stores)
-    late_read_s, late_write_s = (tail.stores_s,) * 2 if only_operands else (after_read_s, after_write_s)
+    after_read_s, late_read_s = _after_read(setting, place, stores, tail)
     if place.level.bandwidth.shared:
-        return Term(prefix_s, read_s + write_s, after_read_s, (Port(read_s + write_s, late_read_s),))
+        both_s = read_s + write_s
+        return Term(prefix_s, both_s, after_read_s, (Port(both_s, late_read_s),))
+    after_write_s, late_write_s = _after_write(place, stores, tail)
     busy_s = larger(read_s, write_s)
     suffix_s = larger(read_s + after_read_s, write_s + after_write_s) - busy_s
     return Term(prefix_s, busy_s, suffix_s, (Port(read_s, late_read_s), Port(write_s, late_write_s)))
 
 
-def _after(setting: Setting, place: Place, stores: list[Link], tail: _Tail) -> tuple[Seconds, Seconds]:
-    """What must follow the last read and the last write of an on-chip level."""
-    for index, link in enumerate(stores):
+def _after_read(setting: Setting, place: Place, stores: list[Link], tail: _Tail) -> tuple[Seconds, Seconds]:
+    """What must follow the last read of a level, and the last of all that it does."""
+    if place.stage < 0:
+        return 0.0, 0.0
+    for link in stores:
         if link.inner is place:
-            outwards_s = _sum(further.one_s for further in stores[:index])
-            return link.one_s - link.inner_s + outwards_s, link.one_s + outwards_s
-    feeds_array = any(holders[-1] is place for holders in setting.holders.values())
-    after_write_s = tail.step_s() + tail.stores_s
-    return tail.drain_s + tail.stores_s if feeds_array else after_write_s, after_write_s
+            return (link.one_s - link.inner_s + link.further_s,) * 2
+    for holders in setting.holders.values():
+        if holders[-1] is place:
+            return tail.drain_s + tail.stores_s, tail.stores_s
+    return tail.step_s + tail.stores_s, tail.stores_s
+
+
+def _after_write(place: Place, stores: list[Link], tail: _Tail) -> tuple[Seconds, Seconds]:
+    """The same of the last write."""
+    if place.stage < 0:
+        return 0.0, 0.0
+    for link in stores:
+        if link.inner is place:
+            return (link.one_s + link.further_s,) * 2
+    return tail.step_s + tail.stores_s, tail.stores_s
 
 
 def _alternation(loads: list[list[Link]], stores: list[Link], ready_s: Seconds, array_s: Seconds, extra_s: Seconds, tail: _Tail) -> Seconds:
@@ -518,13 +540,13 @@ def _alternation(loads: list[list[Link]], stores: list[Link], ready_s: Seconds, 
         for index, link in enumerate(links):
             if link.inner.level.double_buffered:
                 continue
-            uses_s, after_s = (array_s, extra_s) if index == len(links) - 1 else (links[index + 1].all_s, tail.step_s())
-            bound = larger(bound, _started(links, index) + link.all_s + uses_s + after_s + tail.stores_s)
+            uses_s, after_s = (array_s, extra_s) if index == len(links) - 1 else (links[index + 1].all_s, tail.step_s)
+            bound = larger(bound, link.further_s + link.all_s + uses_s + after_s + tail.stores_s)
     for index, link in enumerate(stores):
         if link.inner.level.double_buffered:
             continue
         uses_s = array_s + extra_s if index == len(stores) - 1 else stores[index + 1].all_s
-        bound = larger(bound, ready_s + link.all_s + uses_s + _sum(further.one_s for further in stores[:index]))
+        bound = larger(bound, ready_s + link.all_s + uses_s + link.further_s)
     return bound
 
 
@@ -532,25 +554,26 @@ def cost_of(setting: Setting, choice: Choice, costs: Costs | None = None) -> Gem
     """The whole cost of one mapping, or of as many as choice and setting hold; `costs` are its, if they are known already."""
     costs = costs or evaluate(setting, choice)
     latency, alternation = costs.own_s, costs.alternation_s
+    number, count = (plain, plain_count) if isinstance(latency, ndarray) else (float, int)
     bound_by, _ = slowest({name: term.prefix_s + term.busy_s + term.suffix_s for name, term in costs.terms.items()})
     dram, cycles = setting.chip.dram.name, costs.array_cycles
     unit = setting.chip.matrix
     peak_macs = setting.cores * unit.count * unit.rows * unit.cols * setting.rate * cycles
     return GemmCost(
-        latency_s=plain(latency),
+        latency_s=number(latency),
         bound_by=chosen(alternation < latency, bound_by, "alternation"),
-        busy_s={name: plain(term.busy_s) for name, term in costs.terms.items()},
-        prefix_s={name: plain(term.prefix_s) for name, term in costs.terms.items()},
-        suffix_s={name: plain(term.suffix_s) for name, term in costs.terms.items()},
-        ports={name: tuple(Port(*map(plain, port)) for port in term.ports) for name, term in costs.terms.items()},
-        alternation_s=plain(alternation),
-        dram_read_bytes=plain_count(costs.read_bytes[dram]),
-        dram_written_bytes=plain_count(costs.written_bytes[dram]),
-        read_bytes={name: plain(size) for name, size in costs.read_bytes.items()},
-        written_bytes={name: plain(size) for name, size in costs.written_bytes.items()},
-        moved_bytes=plain(costs.moved_bytes),
-        issued_macs=nearest_count(array.issued_macs(setting, choice.dataflow, choice.array_axis, costs.every)),
-        array_cycles=plain_count(cycles),
+        busy_s={name: number(term.busy_s) for name, term in costs.terms.items()},
+        prefix_s={name: number(term.prefix_s) for name, term in costs.terms.items()},
+        suffix_s={name: number(term.suffix_s) for name, term in costs.terms.items()},
+        ports={name: tuple([Port(number(busy_s), number(late_s)) for busy_s, late_s in term.ports]) for name, term in costs.terms.items()},
+        alternation_s=number(alternation),
+        dram_read_bytes=count(costs.read_bytes[dram]),
+        dram_written_bytes=count(costs.written_bytes[dram]),
+        read_bytes={name: number(size) for name, size in costs.read_bytes.items()},
+        written_bytes={name: number(size) for name, size in costs.written_bytes.items()},
+        moved_bytes=number(costs.moved_bytes),
+        issued_macs=nearest_count(costs.laid.issued_macs(costs.every)),
+        array_cycles=count(cycles),
         utilisation=setting.gemm.macs / peak_macs,
-        tile_steps=plain_count(costs.steps),
+        tile_steps=count(costs.steps),
     )

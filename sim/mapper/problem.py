@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -22,6 +22,8 @@ ROLE_AXES: dict[Role, tuple[int, int, int]] = {"activations": (0, 2, 1), "weight
 
 Amount: TypeAlias = Any
 """int, or an array of int64 or float64: one mapping, or many at once."""
+
+T = TypeVar("T")
 
 Extents: TypeAlias = tuple[Amount, Amount, Amount]
 """Along m, n and k."""
@@ -89,7 +91,8 @@ class Setting:
 
     def bits(self, role: Role) -> int:
         """Bits of an element in a tile."""
-        return {"activations": self.gemm.a_bits, "weights": self.gemm.w_bits, "psums": self.gemm.acc_bits}[role]
+        gemm = self.gemm
+        return gemm.acc_bits if role == "psums" else gemm.w_bits if role == "weights" else gemm.a_bits
 
     def result_bits(self, outer: Place) -> int:
         """Bits of an element of the result that arrive at a place outside of its sums: none in DRAM where it stays on the chip."""
@@ -112,7 +115,7 @@ def setting_of(gemm: Gemm, chip: Chip, a_resident: bool = False, besides: Beside
     problems = [*_bad_extents(gemm), *_bad_chip(gemm, chip)] or _bad_pieces(gemm, chip, pieces)
     if problems:
         raise BadInput(problems)
-    frame = _frame(_Same(id(chip), chip), a_resident)
+    frame = _frame(Same(chip), a_resident)
     setting = Setting(gemm, chip, *frame, float(chip.matrix.rates[gemm.compute]), besides, pieces)
     _check_smallest(setting)
     return setting
@@ -128,17 +131,24 @@ class _Frame(NamedTuple):
     roles: Mapping[str, tuple[Role, ...]]
 
 
-@dataclass(frozen=True, slots=True)
-class _Same:
-    """The very same chip: it is held, so that its identity stays its own."""
+class Same(Generic[T]):
+    """The very same object, for what is remembered of it: it is held, so that its identity stays its own."""
 
-    identity: int
-    chip: Chip = field(compare=False)
+    __slots__ = ("itself",)
+
+    def __init__(self, itself: T) -> None:
+        self.itself = itself
+
+    def __hash__(self) -> int:
+        return id(self.itself)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Same) and self.itself is other.itself
 
 
 @lru_cache(maxsize=16)
-def _frame(same: _Same, a_resident: bool) -> _Frame:
-    chip = same.chip
+def _frame(same: Same[Chip], a_resident: bool) -> _Frame:
+    chip = same.itself
     stages = chip_stages(chip)
     split_stage = next((i for i, stage in enumerate(stages) if stage.per_core), len(stages))
     clock = chip.clock_hz
@@ -201,12 +211,18 @@ def _bad_chip(gemm: Gemm, chip: Chip) -> list[Problem]:
     if gemm.compute not in chip.matrix.rates:
         cure = f"choose one of {', '.join(chip.formats)}, or add the rate to the chip"
         found.append(Problem(f"{chip.name} has no rate for {gemm.compute}", cure, path=f"matrix.rates.{gemm.compute}"))
+    if _has_arrays(Same(chip)):
+        found += arrays_among(chip, "map one chip at a time; only the roofline takes grids")
+    return found
+
+
+@lru_cache(maxsize=16)
+def _has_arrays(same: Same[Chip]) -> bool:
+    chip = same.itself
     numbers: list[Any] = [chip.clock_hz, chip.cores, chip.resident_share, chip.matrix.rows, chip.matrix.cols, *chip.matrix.rates.values()]
     for level in chip.memory:
         numbers += level.capacity_bytes, level.bandwidth.read, level.bandwidth.write, level.latency_s, level.burst_bytes
-    if any(isinstance(number, np.ndarray) for number in numbers):
-        found += arrays_among(chip, "map one chip at a time; only the roofline takes grids")
-    return found
+    return any(isinstance(number, np.ndarray) for number in numbers)
 
 
 def _bad_pieces(gemm: Gemm, chip: Chip, pieces: int) -> list[Problem]:

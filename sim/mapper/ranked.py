@@ -178,7 +178,7 @@ class _Ranked(Search):
         """Seconds that no mapping of several cores goes below: the very sum of `bounds` with operands read once and the least step."""
         if variant.split == (1, 1):
             return 0.0
-        step = array.step_cycles(self.setting, variant.dataflow, variant.array_axis, (1, 1, 1))
+        step = array.laid(self.setting, variant.dataflow, variant.array_axis).step_cycles((1, 1, 1))
         return float(self.operands_s + step / float(self.setting.chip.clock_hz))
 
     def _promising(self, boxes: Any) -> Any:
@@ -191,7 +191,8 @@ class _Ranked(Search):
                 each = self.chosen[int(variant)]
                 if each.split == (1, 1):
                     those = np.flatnonzero(boxes.where[0] == variant)
-                    step = array.step_cycles(self.setting, each.dataflow, each.array_axis, tuple(lasts[:, those].astype(np.int64)))
+                    laid = array.laid(self.setting, each.dataflow, each.array_axis)
+                    step = laid.step_cycles(tuple(lasts[:, those].astype(np.int64)))
                     late_s = (self.operands_s + step / float(self.setting.chip.clock_hz)) * (1 - 1e-12)
                     boxes.bounds[0, those] = np.maximum(boxes.bounds[0, those], on_grid(late_s))
         if boxes.known != self.known and boxes.boxes and self.late_s.max() > self.found.key[0]:
