@@ -125,10 +125,11 @@ def _all_of(*counts: int) -> Ints:
     return np.indices(counts).reshape(len(counts), -1)
 
 
-@lru_cache(maxsize=64)
-def _corners(*depths: int) -> tuple[Ints, Ints]:
-    """Into how many parts blocks of so many levels are cut [axes, 1], and which of them each part of a box is made of [axes, 1, parts]."""
-    parts = [1 << depth for depth in depths]
+@lru_cache(maxsize=256)
+def _corners(depths: tuple[int, ...], level: int, below: int) -> tuple[Ints, Ints]:
+    """Into how many parts of a lower level blocks of axes so deep are cut [axes, 1], and which of them each part of a box is made of
+    [axes, 1, parts]."""
+    parts = [1 << min(level, depth) - min(below, depth) for depth in depths]
     return np.array(parts)[:, None], _all_of(*parts)[:, None]
 
 
@@ -191,10 +192,10 @@ class Search:
         self.founds = [incumbent] * len(settings)
         self.has_all = self.has_any = incumbent.choice is not None
         self.limits = np.array([self._limits(incumbent.key)] * len(settings)).T
-        self.heights = [sum(min(level, axis.depth) for axis in self.axes) for level in range(self.top + 1)]
+        self.depths = depths = tuple(axis.depth for axis in self.axes)
+        self.heights = [sum(min(level, depth) for depth in depths) for level in range(self.top + 1)]
         self.begins = np.array([[[axis.begin(level)] for axis in self.axes] for level in range(self.top + 1)])
         self.cuts: dict[tuple[int, int], tuple[Ints, Ints]] = {}
-        depths = [axis.depth for axis in self.axes]
         self.last_columns = np.array([[(1 << depth) - 1] for depth in depths])
         self.weights = np.array([len(self.orders) << sum(depths), 1 << sum(depths), 1 << sum(depths[1:]), 1 << depths[2], 1])
         self.placing: dict[int, tuple[Ints, Ints]] = {}
@@ -320,7 +321,8 @@ class Search:
         """Where to go on."""
         if not self.has_all or self.budget_boxes < math.inf:
             return min(waiting)
-        return max((level for level, boxes in waiting.items() if boxes.boxes <= self._batch), default=min(waiting))
+        most = self._batch
+        return max((level for level, boxes in waiting.items() if boxes.boxes <= most), default=min(waiting))
 
     def _below(self, level: int, count: int) -> int:
         """The level of the parts into which so many boxes are cut: the lowest at which they are not too many."""
@@ -343,7 +345,7 @@ class Search:
     def children(self, level: int, where: Ints, below: int) -> Ints:
         """The parts of each box that are boxes of a level below."""
         if (level, below) not in self.cuts:
-            outer, corners = _corners(*(min(level, axis.depth) - min(below, axis.depth) for axis in self.axes))
+            outer, corners = _corners(self.depths, level, below)
             begins = self.begins[below] - self.begins[level] * outer
             self.cuts[level, below] = outer, corners + begins[:, :, None]
         outer, offsets = self.cuts[level, below]
@@ -388,10 +390,10 @@ class Search:
         if self.has_any:
             limits = self._limits_of(boxes.where[0])
             near = (boxes.bounds[0] <= limits[4]).nonzero()[0]
+            if not len(near):
+                return boxes.take(near)
             if len(near) < boxes.boxes:
                 boxes, limits = boxes.take(near), limits if self.is_one else limits.take(near, axis=1)
-            if not len(near):
-                return boxes
             less, more = np.less(boxes.bounds, limits[:4]), np.greater(boxes.bounds, limits[4:8])
             sign = _FIRST_ROW_DECIDES @ np.subtract(less.view(np.int8), more.view(np.int8))
             better = sign > 0
