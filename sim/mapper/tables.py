@@ -265,14 +265,7 @@ def fill(settings: Sequence[Setting], axes: Sequence[AxisAsked], none: float, ou
     that stands there again has such numbers, too. Of one GEMM and chip, or of some GEMMs, or of some chips with nothing but their arrays
     different."""
     setting = settings[0]
-    rows = layout_of(setting)
-    groups = [(axis, each) for axis in axes for each in axis.groups]
-    columns = _side_by_side([1 << axis.depth for axis, _ in groups])
-    tiles = np.ones((len(setting.stages), columns[-1].stop))
-    for (_, each), own in zip(groups, columns, strict=True):
-        tiles[:, own.start : own.start + each.tiles.shape[1]] = each.tiles
-    given = [(settings[each.setting].extents[axis.axis], each.parts) for axis, each in groups]
-    extents, parts = np.array(given, dtype=float).T.repeat([1 << axis.depth for axis, _ in groups], axis=1)
+    tiles, extents, parts = _columns_of_groups(settings, axes)
     cuts = cuts_of(setting, extents, tiles, parts)
     numbers = geometry(setting, tiles, parts if setting.cores > 1 else 1, cuts)
     spans = _side_by_side([len(axis.groups) << axis.depth for axis in axes])
@@ -289,7 +282,7 @@ def fill(settings: Sequence[Setting], axes: Sequence[AxisAsked], none: float, ou
     kinds = [(axis, flow, each) for axis, _, flow in flows for each in axis.groups]
     lay = _lays([(array.lay_of(settings[each.setting], *flow, AXES[axis.axis]), 1 << axis.depth) for axis, flow, each in kinds])
     array_factors(setting, lay, ends, counts, lengths, out)
-    columns = _side_by_side([1 << axis.depth for axis, _, _ in kinds])
+    rows, columns = layout_of(setting), _side_by_side([1 << axis.depth for axis, _, _ in kinds])
     if len(tiles) > 1:
         out[rows.own : rows.moves, _again(of_flows(tiles), [own.start for own in columns])] = none
     no_mapping = np.full((rows.rows, 1), none)
@@ -297,6 +290,19 @@ def fill(settings: Sequence[Setting], axes: Sequence[AxisAsked], none: float, ou
     for (_, _, each), own in zip(kinds, columns, strict=True):
         out[:, own.start + each.tiles.shape[1] : own.stop] = no_mapping
     return [own.start for own in _side_by_side([axis.columns for axis in axes])]
+
+
+def _columns_of_groups(settings: Sequence[Setting], axes: Sequence[AxisAsked]) -> tuple[Whole, Whole, Whole]:
+    """Of all groups the candidates [stages, columns], filled up with tiles of one element; and of each column the extent and parts of its
+    axis."""
+    groups = [(axis, each) for axis in axes for each in axis.groups]
+    widths = [1 << axis.depth for axis, _ in groups]
+    tiles = np.ones((len(settings[0].stages), sum(widths)))
+    for (_, each), own in zip(groups, _side_by_side(widths), strict=True):
+        tiles[:, own.start : own.start + each.tiles.shape[1]] = each.tiles
+    given = [(settings[each.setting].extents[axis.axis], each.parts) for axis, each in groups]
+    extents, parts = np.array(given, dtype=float).T.repeat(widths, axis=1)
+    return tiles, extents, parts
 
 
 def _side_by_side(widths: Sequence[int]) -> list[slice]:
