@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections import Counter
@@ -24,7 +25,7 @@ from sim.execute.attention import AttentionNumbers
 from sim.execute.judge import attention_bound
 from sim.execute.tally import Cargo
 from sim.intervals import KINDS, Log
-from sim.mapper.attention import TilingBounds, attention_candidates, flows_of, least, map_attention, tilings_of
+from sim.mapper.attention import TilingBounds, attention_candidates, flows_of, least, map_attention, rank_of, tilings_of
 from sim.mapper.attention_cost import InDram, Part, attention_cost, innermost_use, moved_bytes
 from sim.mapper.attention_room import fit, fits, held_bytes
 from sim.mapping import Span
@@ -358,20 +359,70 @@ def test_tilings_that_are_left_out_play_no_better(
 
 
 @pytest.mark.parametrize("chip_name", ["edge-npu", "gemmini-default", "cloud-npu", "tpu-v4i"])
-@pytest.mark.parametrize(("q_len", "kv_len"), [(1, 301), (33, 33), (20, 65)])
-@pytest.mark.parametrize("online", [False, True])
-def test_what_tilings_cost_at_least_is_below_what_they_cost(chip_name: str, q_len: int, kv_len: int, online: bool) -> None:
-    chip = load_chip(chip_name)
-    shape = Attention(2, 6, 3, q_len, kv_len, 64, kv_len - q_len, None, 16, 16, 32, "bf16" if "bf16" in chip.formats else "int8")
-    counts = {"exp": 3 * 64 * 1000}
-    known = 0
-    for first, kv_tiles in tilings_of(shape, chip, True, online, "all"):
-        seconds = least(first, kv_tiles, chip, counts, InDram(), "all", (0, 0)).seconds
+@pytest.mark.parametrize(("q_len", "kv_len", "window"), [(1, 301, None), (33, 33, None), (20, 65, None), (20, 65, 7)])
+@pytest.mark.parametrize(("fused", "online", "part"), [
+    (True, False, "all"), (True, True, "all"), (False, False, "all"), (False, False, "scores"), (False, False, "context"),
+])  # fmt: skip
+def test_what_tilings_cost_at_least_is_below_what_they_cost(
+    chip_name: str, q_len: int, kv_len: int, window: int | None, fused: bool, online: bool, part: Part
+) -> None:
+    """What passes DRAM decides where it is slow, as it is here for scores."""
+    chip = load_chip(chip_name) if fused else with_values(load_chip(chip_name), {"memory.dram.bandwidth": 1e9})
+    shape = Attention(2, 6, 3, q_len, kv_len, 64, kv_len - q_len, window, 16, 16, 32, "bf16" if "bf16" in chip.formats else "int8")
+    counts = {"exp": 3 * 64 * 1000} if part == "all" else {}
+    scores, places = 2.0 * 6 * q_len * kv_len, set()
+    score_bytes = {"all": (0.0, 0.0), "scores": (0.0, scores), "context": (scores, 0.0)}[part]
+    asked = counts, InDram(), part, score_bytes
+    for first, kv_tiles in tilings_of(shape, chip, fused, online, part):
+        seconds = least(first, kv_tiles, chip, *asked).seconds
         for kv_tile, least_s in zip(kv_tiles.tolist(), seconds.tolist(), strict=True):
-            costs = [attention_cost(each, chip, counts) for each in flows_of(replace(first, kv_tile=kv_tile), chip)]
+            costs = [attention_cost(each, chip, *asked) for each in flows_of(replace(first, kv_tile=kv_tile), chip)]
             assert all(least_s <= cost.latency_s * (1 + 1e-12) for cost in costs), (first, kv_tile)
-            known += first.score_buffers == 2
-    assert known
+        places.add(first.score_buffers)
+    assert places == ({1, 2} if fused else {1})
+
+
+def all_mappings(shape: Attention, chip: Chip, fused: bool, online: bool) -> list[AttentionMapping]:
+    """Over one pair at a time or as many as there are cores for, or any number where these share the level, and over any part of the
+    queries; with tiles of 1, of whole array passes doubled, and of all there is."""
+
+    def sizes(length: int, granule: int) -> set[int]:
+        return {1, length, *(granule << i for i in range(length) if granule << i < length)}
+
+    unit, found = chip.matrix, []
+    over_pairs = range(1, shape.pairs + 1) if chip.memory[1].per == "chip" else {1, min(shape.pairs, int(chip.cores))}
+    splits = [(p, q) for p in over_pairs for q in range(1, shape.q_len + 1) if p * q <= chip.cores]
+    for split, kv_tile, places in itertools.product(splits, sizes(shape.kv_len, unit.cols), (1, 2) if fused else (1,)):
+        for q_tile in sizes(-(-shape.q_len // split[1]), max(1, unit.rows // shape.rows_per_query)):
+            one = AttentionMapping(shape, q_tile, kv_tile, fused, online, 2, split, "os", "m", score_buffers=places)
+            found += [replace(one, dataflow=flow, array_axis=axis) for flow in unit.dataflows for axis in ("m", "n")]  # type: ignore[arg-type]
+    return [each for each in found if fits(each, chip)]
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_the_mapper_finds_the_best_of_all(seed: int) -> None:
+    """In the first mode in which anything fits (whole rows, online, unfused), or of all modes where cores share what these take; least time
+    first, then DRAM bytes, then the larger tiles."""
+    rng = random.Random(f"best {seed}")
+    numbers = {"matrix.rows": rng.choice([2, 4]), "matrix.cols": rng.choice([2, 4]), "matrix.count": rng.choice([1, 2])}
+    numbers |= {"cores": rng.choice([1, 2, 3, 6]), "memory.dram.burst": 4}
+    numbers["memory.dram.bandwidth"] = rng.choice([1e30, 10 ** rng.uniform(8, 12)])  # the first: only the order of ranks knows of bytes
+    chip = with_values(load_chip("edge-npu"), numbers | {"memory.sram.capacity": 2 ** rng.uniform(6.5, 11.5)})
+    chip = replace(chip, memory=(chip.dram, replace(chip.memory[1], per=rng.choice(["core", "core", "chip"]))))
+    shape = replace(random_shape(rng), compute=rng.choice(["int8", "bf16"]))
+    counts = {"exp": 8.0 * shape.heads * shape.q_len * shape.kv_len * rng.choice([0, 1])}
+    asked = chip, counts, InDram(*(rng.random() < 0.7 for _ in range(3)))
+    modes = [(True, False), (True, True), (False, False)]
+    found = [all_mappings(shape, chip, *mode) for mode in modes if not (mode[1] and shape.compute == "int8")]
+    if chip.memory[1].per == "chip" and chip.cores > 1:
+        found = [[mapping for mappings in found for mapping in mappings]]
+    possible = next((each for each in found if each), [])
+    if not possible:
+        with pytest.raises(BadInput, match="not one query with one key fits"):
+            map_attention(shape, *asked)
+        return
+    ranks = [rank_of(each, attention_cost(each, *asked))[:4] for each in possible]
+    assert rank_of(*map_attention(shape, *asked))[:4] == min(ranks)
 
 
 @pytest.mark.parametrize(("kv_tile", "online"), [(32, False), (128, False), (32, True)])
