@@ -30,7 +30,7 @@ def small_chip(speeds: Speeds) -> Chip:
 
 
 def charged(mapping: AttentionMapping, chip: Chip, speeds: Speeds, sides: Sides) -> tuple[AttentionCost, dict[str, float]]:
-    """A cost of whole cycles for each score, with just the bytes that the tiles of the one core have."""
+    """A cost of whole cycles for each score, with just the bytes that the tiles of the one core have, and of scores that pass DRAM."""
     attention = mapping.attention
     tiles = [(start, min(start + mapping.q_tile, attention.q_len)) for start in range(0, attention.q_len, mapping.q_tile)]
     rows = attention.q_len * attention.rows_per_query
@@ -43,13 +43,19 @@ def charged(mapping: AttentionMapping, chip: Chip, speeds: Speeds, sides: Sides)
     keys = attention.kv_len if mapping.kv_tile >= attention.kv_len else keys
     read = attention.pairs * attention.head_dim * (rows * sides.queries + 2 * keys * sides.keys)
     written = attention.pairs * attention.head_dim * rows * sides.output
+    if not mapping.fused:
+        read, written = read + 4 * scores * attention.pairs, written + 3 * scores * attention.pairs
     cycles = 2 * scores * attention.pairs
     busy_s = {"matrix": float(speeds.array * cycles), "vector": float(speeds.vector * cycles / 2), "sram": float(speeds.level * cycles)}
     busy_s["dram"] = float((read + written) * speeds.dram)
     return AttentionCost(0.0, "", busy_s, {}, float(read), float(written), cycles / 2, float(cycles)), busy_s
 
 
-def drawn(seed: int, score_buffers: int, online: bool) -> tuple[AttentionMapping, Speeds, Sides]:
+MODES = [(1, False, True), (1, True, True), (2, False, True), (2, True, True), (1, False, False)]
+"""Places for scores, online, fused."""
+
+
+def drawn(seed: int, score_buffers: int, online: bool, fused: bool) -> tuple[AttentionMapping, Speeds, Sides]:
     rng = random.Random(f"attention {seed} {online}")  # the same for one place and for two
     kv_heads, q_len = rng.randint(1, 3), rng.randint(1, 7)
     kv_len = q_len + rng.choice([0, 0, 3, 8])
@@ -57,18 +63,17 @@ def drawn(seed: int, score_buffers: int, online: bool) -> tuple[AttentionMapping
     batch, heads = rng.randint(1, 2), kv_heads * rng.randint(1, 2)
     attention = Attention(batch, heads, kv_heads, q_len, kv_len, 2, kv_len - q_len, window, 8, 8, 32, "int8")
     q_tile, kv_tile = rng.randint(1, q_len), rng.randint(1, kv_len + 1)
-    mapping = AttentionMapping(attention, q_tile, kv_tile, True, online, rng.randint(1, 2), (1, 1), rng.choice(["os", "ws"]), "m")
+    mapping = AttentionMapping(attention, q_tile, kv_tile, fused, online, rng.randint(1, 2), (1, 1), rng.choice(["os", "ws"]), "m")
     drain = int(systolic.drain_cycles(mapping.dataflow, 2, 3))
     speeds = Speeds(rng.randint(1, 3), rng.choice([0, 1, 4]), rng.randint(1, 9), rng.randint(1, 5), rng.choice([0, 1, 17, 60]), drain)
     sides = Sides(*(rng.random() < 0.7 for _ in range(3)))
     return replace(mapping, score_buffers=score_buffers), speeds, sides
 
 
-@pytest.mark.parametrize("online", [False, True])
-@pytest.mark.parametrize("score_buffers", [1, 2])
+@pytest.mark.parametrize(("score_buffers", "online", "fused"), MODES)
 @pytest.mark.parametrize("seed", SEEDS)
-def test_play_equals_a_simulator_that_moves_one_cycle_at_a_time(seed: int, score_buffers: int, online: bool) -> None:
-    mapping, speeds, sides = drawn(seed, score_buffers, online)
+def test_play_equals_a_simulator_that_moves_one_cycle_at_a_time(seed: int, score_buffers: int, online: bool, fused: bool) -> None:
+    mapping, speeds, sides = drawn(seed, score_buffers, online, fused)
     chip = small_chip(speeds)
     cost, busy_s = charged(mapping, chip, speeds, sides)
     in_dram = InDram(*sides)
@@ -82,10 +87,10 @@ def test_play_equals_a_simulator_that_moves_one_cycle_at_a_time(seed: int, score
 
 def test_all_that_stalls_is_simulated() -> None:
     """Cases are no good that never wait for something, or whose units never work at the same time."""
-    found = [simulate(*drawn(seed, places, online)) for seed, places, online in product(SEEDS, (1, 2), (False, True))]
+    found = [simulate(*drawn(seed, *mode)) for seed, mode in product(SEEDS, MODES)]
     for cause in CAUSES:
         assert sum(each.stalls.get(cause, 0) > 0 for each in found) > 5, cause
-    overlaps = {places: [simulate(*drawn(seed, places, False)).overlap for seed in SEEDS] for places in (1, 2)}
+    overlaps = {places: [simulate(*drawn(seed, places, online=False, fused=True)).overlap for seed in SEEDS] for places in (1, 2)}
     assert not any(overlaps[1])
     assert sum(overlap > 0 for overlap in overlaps[2]) > len(SEEDS) / 2
 
