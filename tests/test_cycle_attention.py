@@ -15,7 +15,7 @@ from sim.attention_mapping import Attention, AttentionMapping
 from sim.engines.play_attention import AttentionOps, least_cycles, play_attention
 from sim.intervals import CAUSES, KINDS, Log
 from sim.mapper.attention import map_attention
-from sim.mapper.attention_cost import AttentionCost, InDram, attention_cost
+from sim.mapper.attention_cost import AttentionCost, InDram, Part, attention_cost
 from tests.walked_attention import Sides, Speeds, simulate
 
 SEEDS = range(40)
@@ -119,6 +119,33 @@ def test_two_pairs_by_hand(score_buffers: int, expected: list[tuple[int, int]]) 
     works = (found.resource == found.resources.index("matrix")) & (found.what == KINDS.index("compute"))
     assert sorted(zip(found.start_s[works].tolist(), found.end_s[works].tolist(), strict=True)) == expected
     assert [found.op[works].tolist(), played.end] == [[0, 1, 0, 1] if score_buffers == 1 else [0, 0, 1, 1], expected[-1][1] + 3]
+
+
+@pytest.mark.parametrize(
+    ("part", "expected", "end", "stalls"),
+    [
+        # 3 cycles to drain, 16 bytes of scores to write: the next ones come when these have left.
+        ("scores", [(0, 16), (35, 51)], 51 + 3 + 16, {"sram_space": 35 - 16, "array": 3, "dram": 16}),
+        # 16 bytes of scores to read; their next ones come meanwhile, but 3 cycles and 8 bytes of output go by until there is its place.
+        ("context", [(16, 32), (43, 59)], 59 + 3 + 8, {"dram": 16 + 8, "sram_space": 43 - 32, "array": 3}),
+    ],
+)
+def test_a_product_alone_by_hand(part: Part, expected: list[tuple[int, int]], end: int, stalls: dict[str, int]) -> None:
+    """Two query tiles of 4 rows with 4 keys, 16 cycles each; DRAM reads and writes a byte per cycle at the same time."""
+    attention = Attention(1, 1, 1, 8, 4, 2, 8, None, 8, 8, 32, "int8")
+    mapping = AttentionMapping(attention, 4, 4, False, False, 1, (1, 1), "ws", "m")
+    chip = small_chip(Speeds(1, 0, 0, 1, 0, 3))
+    dram = replace(chip.dram, bandwidth=replace(chip.dram.bandwidth, shared=False))
+    chip = replace(chip, memory=(dram, *chip.memory[1:]))
+    read, written = (0.0, 32.0) if part == "scores" else (32.0, 16.0)
+    busy_s = {"matrix": 32.0, "vector": 0.0, "sram": 0.0, "dram": max(read, written)}
+    cost, log = AttentionCost(0.0, "", busy_s, {}, read, written, 32.0, 32.0), Log(("dram", "sram", "matrix", "vector", "launch"))
+    played = play_attention(mapping, chip, cost, busy_s, InDram(queries=False, keys=False, output=part == "context"), part, log)
+    found = log.intervals()
+    works = (found.resource == found.resources.index("matrix")) & (found.what == KINDS.index("compute"))
+    assert list(zip(found.start_s[works].tolist(), found.end_s[works].tolist(), strict=True)) == expected
+    assert played.end == end
+    assert {cause: cycles for cause, cycles in played.stalls.items() if cycles} == stalls
 
 
 # --- on any chip ---

@@ -268,10 +268,9 @@ def simulate(mapping: AttentionMapping, speeds: Speeds, sides: Sides) -> Simulat
         now += 1
         assert now < 10**5, "nothing begins any more"
     drained = free["matrix"] + speeds.drain
-    vector = max(drained, free["vector"])
-    end = max(vector, free["dram"])
+    assert free["vector"] <= drained, "softmax ends before the product that needs it"
+    end = max(drained, free["dram"])
     stalls["array"] += speeds.drain
-    stalls["vector"] += vector - drained
-    stalls["dram"] += end - vector
+    stalls["dram"] += end - drained
     worked = [{now for job in program.queues[name] for now in range(job.start, job.end)} for name in ("matrix", "vector")]
     return Simulated(end, dict(stalls), len(worked[0] & worked[1]), program.queues)

@@ -326,7 +326,9 @@ class _Attention:
         return done, self._write(passed, self._load(passed, self._write(passed, done, op), op), op)
 
     def _soften(self, scores: int, ready: float) -> float:
-        """The vector unit's work on scores that are there."""
+        """The vector unit's work on scores that are there; a product alone has none."""
+        if not self.vector_cycles:
+            return ready
         vector = self.ports.vector
         start = vector.earliest(ready)
         end = vector.issue(start, self.vector_cycles * scores)
@@ -371,11 +373,9 @@ class _Attention:
         self._write_output()
         matrix = self.ports.matrix
         drained = matrix.free + self.drain
-        vector = max(drained, self.ports.vector.free)
-        end = max(self.last_end, vector, *(unit.free for unit in self.ports.units))
+        end = max(self.last_end, drained, *(unit.free for unit in self.ports.units))
         self._wait("array", matrix.free, drained)
-        self._wait("vector", drained, vector)
-        self._wait("dram", vector, end)
+        self._wait("dram", drained, end)
         moved = {name: (port.read_bytes, port.written_bytes) for name, port in self.ports.of_level.items()}
         begin = min(self.tail.last, end)
         return Played(end, self.ports.busy, self.ports.spans, self.waits, moved, self.tail.idle(begin, end), end - begin, (), self.log)
@@ -387,7 +387,7 @@ class _Attention:
         queries = self._load(query_bytes, room, self.op_of["K"]) if query_bytes else 0.0
         chunks = [[keys] for keys in row.keys] if mapping.online and self.part == "all" else [row.keys]
         for index, lengths in enumerate(chunks):
-            ready = max(room, queries) if self.part == "context" else self._scores(row, lengths, is_first_row, queries, room)
+            ready = 0.0 if self.part == "context" else self._scores(row, lengths, is_first_row, queries, room)
             self._write_output()
             self.scored.append(_Scored(row.rows, lengths, is_first_row, index == len(chunks) - 1, ready))
             if len(self.scored) == mapping.score_buffers:
