@@ -223,6 +223,20 @@ def test_a_slow_memory_does_not_keep_a_fast_port() -> None:
     assert move(slow, fast, 5.0, 100.0, 10.0) == (5.0, 105.0)
     assert (slow.busy, fast.busy, fast.free) == (100.0, 10.0, 105.0)
     assert move(fast, slow, 0.0, 10.0, 100.0) == (105.0, 205.0 + 10.0 - 10.0)
+    # What takes longer to arrive than to leave is taken from when it leaves, not before.
+    assert move(Unit("sram"), Unit("dram"), 5.0, 10.0, 100.0) == (5.0, 105.0)
+
+
+def test_a_level_works_from_its_first_to_its_last_byte_in_either_direction() -> None:
+    chip = load_chip("edge-npu")
+    dram = replace(chip.dram, bandwidth=replace(chip.dram.bandwidth, shared=False))
+    ports = Ports.of(replace(chip, memory=(dram, *chip.memory[1:])))
+    port = ports.of_level["dram"]
+    port.reader.issue(2.0, 3.0)
+    port.writer.issue(1.0, 1.0)
+    assert ports.spans == {"dram": (1.0, 5.0)}
+    port.writer.issue(8.0, 1.0)
+    assert ports.spans == {"dram": (1.0, 9.0)}
 
 
 # --- a simulator that moves one cycle at a time ---
