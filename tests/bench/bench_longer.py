@@ -92,9 +92,9 @@ def cases(seed: int) -> Iterator[Case]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Whether a longer GEMM is faster in tiled, on random chips of one stage.")
-    parser.add_argument("--chips", type=int, default=1000)
+    parser.add_argument("--chips", type=int, default=500)
     parser.add_argument("--first", type=int, default=0, help="the first seed")
-    parser.add_argument("--seconds", type=float, default=300.0)
+    parser.add_argument("--seconds", type=float, default=600.0)
     args = parser.parse_args()
     began, chips, found = time.monotonic(), 0, list[Case]()
     for seed in range(args.first, args.first + args.chips):
