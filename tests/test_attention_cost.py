@@ -304,6 +304,9 @@ def test_cores_that_share_a_level_take_room_for_each() -> None:
     assert held_bytes(mapping, shared_chip(1e6)) == {"sram": 6 * one}
     assert fits(mapping, shared_chip(6 * one + 1))
     assert not fits(mapping, shared_chip(6 * one - 1))
+    operands, sums = (replace(shared_chip(1e6).memory[1], name=name, holds=frozenset({name})) for name in ("activations", "psums"))
+    apart = replace(shared_chip(1e6), memory=(load_chip("edge-npu").dram, operands, sums))
+    assert held_bytes(mapping, apart) == {"activations": 6 * (one - 6 * 64 * 4), "psums": 6 * 6 * 64 * 4}
     of_one_query = 2 * (64 + 100) * 2 + 4 * 32 * 64 * 2 + 2 * 64 * 4
     assert innermost_use(mapping, shared_chip(1e6)).room_bytes == {"sram": 2 * (2 * one + of_one_query)}
 
