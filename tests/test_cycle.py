@@ -33,6 +33,7 @@ from sim.mapper.problem import Choice, Setting, capacity_bytes, setting_of, tile
 from sim.mapper.ranked import bounds, candidates, program_of, sees_all
 from sim.mapping import AXES, Gemm, GemmMapping, StageTiling, Tile, blocks, whole
 from sim.plan import Plan, plan
+from sim.timeline import Visits
 from tests import test_mapper as some
 from tests import walked_gemm as walked
 from workloads.demand import GroupClass
@@ -677,6 +678,23 @@ def test_what_is_said_to_be_proved_is_the_best_of_all_mappings(data: st.DataObje
     found = candidates(mapped.mapping.gemm, chip, False, {}, (mapped.cost.latency_s, first.end / chip.clock_hz), 10**6, 10**6)
     ends = [play_gemm(each.mapping, chip, cost_gemm(each.mapping, chip)).end for each in found.best]
     assert min([first.end, *ends]) == pytest.approx(best, rel=1e-9)
+
+
+def visits(chip_name: str, phase: Phase) -> list[Visits]:
+    """Of all groups with products."""
+    chip = load_chip(chip_name)
+    planned = plan(trace_model("stories15m", chip.default_format, phase=phase, prompt=70, context=200), chip)
+    return [each.visited.visits for each in play_classes(planned) if each.visited is not None]
+
+
+def test_nothing_is_proved_while_something_that_may_be_better_was_not_played(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = visits("edge-npu", "prefill")
+    monkeypatch.setattr("sim.engines.play.MOST_VISITS", 1)
+    alone = visits("edge-npu", "prefill")
+    assert {each.mappings for each in alone} == {1}
+    assert any(each.mappings > 1 and each.is_proved for each in known)
+    for more, one in zip(known, alone, strict=True):
+        assert one.is_proved == (more.is_proved and more.mappings == 1)
 
 
 @pytest.mark.parametrize("phase", PHASES)
