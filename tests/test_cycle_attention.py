@@ -87,7 +87,7 @@ def test_play_equals_a_simulator_that_moves_one_cycle_at_a_time(seed: int, score
 
 def test_all_that_stalls_is_simulated() -> None:
     """Cases are no good that never wait for something, or whose units never work at the same time."""
-    found = [simulate(*drawn(seed, *mode)) for seed, mode in product(SEEDS, MODES)]
+    found = [simulate(*drawn(seed, *mode)) for seed, mode in product(range(20), MODES)]
     for cause in CAUSES:
         assert sum(each.stalls.get(cause, 0) > 0 for each in found) > 5, cause
     overlaps = {places: [simulate(*drawn(seed, places, online=False, fused=True)).overlap for seed in SEEDS] for places in (1, 2)}
