@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+import random
+from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -12,17 +16,23 @@ import torch
 
 from functional.errors import BadInput
 from hwmodels import load_chip, with_values
-from hwmodels.chip import Chip
+from hwmodels.chip import Bandwidth, Chip
+from hwmodels.formulas.elementwise import nearest_count
 from sim.attention_mapping import Attention, AttentionMapping, core_parts, key_tiles
 from sim.engines.play_attention import AttentionOps, least_cycles, least_of_tilings, play_attention
-from sim.execute import Arithmetic, execute_attention
+from sim.execute import Arithmetic, execute_attention, judge
 from sim.execute.attention import AttentionNumbers
+from sim.execute.judge import attention_bound
+from sim.execute.tally import Cargo
 from sim.intervals import KINDS, Log
-from sim.mapper.attention import TilingBounds, attention_candidates, flows_of, least, map_attention, tilings_of
-from sim.mapper.attention_cost import InDram, Part, attention_cost, innermost_use
+from sim.mapper.attention import TilingBounds, attention_candidates, flows_of, least, map_attention, rank_of, tilings_of
+from sim.mapper.attention_cost import InDram, Part, attention_cost, innermost_use, moved_bytes
 from sim.mapper.attention_room import fit, fits, held_bytes
 from sim.mapping import Span
 from sim.plan import resident_level
+from sim.verification.border import _attention_levels
+from tests.test_execute import MEMORIES
+from tests.test_execute import chip as hand_chip
 
 UNMASKED = 10**6
 
@@ -115,6 +125,58 @@ def test_cost_equals_a_walk_over_the_tiles(seed: int) -> None:
     assert (cost.dram_read_bytes, cost.dram_written_bytes, cost.computed_scores) == walked(mapping, chip.dram.burst_bytes)
 
 
+def random_shape(rng: random.Random) -> Attention:
+    """A few queries behind some context or none, with a window or without, in formats that all differ."""
+    kv_heads, q_len = rng.randint(1, 3), rng.choice([1, rng.randint(2, 9)])
+    kv_len, window = q_len + rng.choice([0, rng.randint(1, 12)]), rng.choice([None, None, rng.randint(1, 7)])
+    heads, offset = kv_heads * rng.randint(1, 3), kv_len - q_len
+    return Attention(rng.randint(1, 2), heads, kv_heads, q_len, kv_len, rng.choice([5, 8]), offset, window, 16, 8, 32, "fp32")
+
+
+def random_mapping(rng: random.Random, shape: Attention, chip: Chip) -> AttentionMapping:
+    """Any tiles, mode, places, split and flow; keys are shared where a level on the chip can keep them for all cores."""
+    fused, shared = rng.random() < 0.6, any(level.per == "chip" and "activations" in level.holds for level in chip.memory[1:])
+    split = rng.choice([(p, q) for p in range(1, 8) for q in range(1, 8) if p * q <= chip.cores])
+    tiles = rng.randint(1, shape.q_len), rng.randint(1, shape.kv_len + 1)
+    online, flow, axis = fused and rng.random() < 0.5, rng.choice(["os", "ws", "is"]), rng.choice(["m", "n"])
+    mapping = AttentionMapping(shape, *tiles, fused, online, rng.randint(1, 2), split, flow, axis)  # type: ignore[arg-type]
+    return replace(mapping, keys_shared=shared and rng.random() < 0.5, score_buffers=rng.randint(1, 2) if fused else 1)
+
+
+@pytest.mark.parametrize("memory", MEMORIES)
+def test_any_mapping_takes_what_it_is_charged(memory: str) -> None:
+    """Read and written apart, of DRAM and of the level of the operands; also what the mapper never chooses: unfused, rows of several heads
+    beside one KV head, keys that cores share, cores and places that are left empty."""
+    rng, seen = random.Random(f"attention {memory}"), Counter[tuple[bool, bool, bool]]()
+    for seed in range(20):
+        chip = hand_chip(*MEMORIES[memory], cores=rng.choice([1, 2, 3, 7]), count=rng.randint(1, 3), rates={"fp32": rng.choice([1, 2, 4])})
+        chip = replace(chip, memory=(replace(chip.dram, burst_bytes=rng.choice([1, 7, 64])), *chip.memory[1:]))
+        shape = random_shape(rng)
+        mapping, burst = random_mapping(rng, shape, chip), int(chip.dram.burst_bytes)
+        seen[mapping.fused, mapping.online, mapping.keys_shared] += 1
+        generator = torch.Generator().manual_seed(seed)
+        q = torch.randn(shape.batch, shape.heads, shape.q_len, shape.head_dim, generator=generator)
+        k, v = torch.randn(2, shape.batch, shape.kv_heads, shape.kv_len, shape.head_dim, generator=generator)
+        numbers = AttentionNumbers(Arithmetic("fp32", "fp32", "fp32"), 0.5)
+        found, tally = execute_attention(mapping, chip, q, k, v, numbers)
+        exact, bound = attention_bound(q, k, v, shape.mask, 0.5, numbers.products)
+        assert judge(found, exact, bound).passed, mapping
+
+        cost, use = attention_cost(mapping, chip, {}), innermost_use(mapping, chip)
+        sides: dict[Cargo, int] = {"queries": 16, "keys": 8, "values": 8, "outputs": 16}
+        between: dict[Cargo, int] = dict.fromkeys(("scores", "maxima", "exponentials", "probabilities"), 16)
+        dram = [sum(tally.moved_bytes("dram", way, *each) for each in ((sides, burst), (between, 1))) for way in ("read", "write")]  # type: ignore[arg-type]
+        assert dram == [cost.dram_read_bytes, cost.dram_written_bytes], mapping
+        assert (tally.issued_macs, tally.softmaxes) == (nearest_count(cost.issued_macs), use.softmaxes), mapping
+        busiest = nearest_count(use.busiest_macs), nearest_count(use.busiest_unit_macs)
+        assert (tally.busiest_macs, tally.busiest_unit_macs, tally.busy_cores) == (*busiest, use.busy_cores), mapping
+        for name, (read, written, room) in _attention_levels(tally, chip, 16, 8, burst).items():
+            assert room == math.ceil(use.room_bytes[name]), mapping
+            if name == use.level:
+                assert (read, written) == (math.ceil(use.read_bytes), math.ceil(use.written_bytes)), mapping
+    assert {each[:2] for each in seen} == {(True, False), (True, True), (False, False)}
+
+
 @pytest.mark.parametrize("chip_name", ["edge-npu", "gemmini-default", "cloud-npu", "tpu-v4i", "a100-sxm4-80gb"])
 @pytest.mark.parametrize(("q_len", "kv_len"), [(1, 1025), (37, 37), (512, 512)])
 def test_cost_is_above_the_roofline_and_its_mapping_fits(chip_name: str, q_len: int, kv_len: int) -> None:
@@ -166,12 +228,64 @@ def test_room_by_hand(fused: bool, online: bool, score_buffers: int, kv_tile: in
         execute_attention(mapping, small, q, k, k, numbers)
 
 
+def test_each_level_by_hand() -> None:
+    """Three pairs on two cores, each of 4 queries and 4 keys of width 8, which one tile sees: the causal mask leaves 10 of its 16 scores.
+    4 x 4 PEs take the scores in two folds along k, the values in two along n."""
+    rate, rates = Bandwidth(1e9, 2e9, shared=False, per_cycle=False), {"fp32": 1.0}
+    chip = hand_chip(*(replace(level, bandwidth=rate) for level in MEMORIES["gpu"]), cores=2, rates=rates)
+    chip = replace(chip, memory=(replace(chip.dram, burst_bytes=1), *chip.memory[1:]))
+    mapping = AttentionMapping(Attention(1, 3, 3, 4, 4, 8, 0, None, 16, 8, 32, "fp32"), 4, 4, True, False, 1, (2, 1), "ws", "m")
+    cost = attention_cost(mapping, chip, {"exp": 3 * 10})
+    queries, keys, outputs, passes = 64, 2 * 32, 64, 3 * 16 * 2
+    operands = (2 * 16 + 2 * 16) * 2 + (2 * 16 + 2 * 16) * 1
+    of_a_pair = {
+        "l2": (queries + keys, outputs),
+        "scratchpad": (operands + outputs + passes, queries + keys + outputs + passes),
+        "accumulator": (16 * 4, (2 * 16 + 2 * 16) * 4),  # the second fold along k reads what the first has written
+    }
+    pairs = {"l2": 3, "scratchpad": 2, "accumulator": 2}  # one level serves both cores
+    for name, (read, written) in of_a_pair.items():
+        assert cost.ports_s[name] == pytest.approx((pairs[name] * read * 1e-9, pairs[name] * written * 0.5e-9), rel=1e-12), name
+    moved = moved_bytes(mapping, chip, cost, "all", has_softmax=True)
+    assert moved == {"dram": 3 * (queries + keys + outputs), **{name: 3 * sum(each) for name, each in of_a_pair.items()}}
+    assert cost.busy_s["vector"] == math.ceil(2 * 16 * chip.vector.cycles["exp"] / chip.vector.lanes) / chip.clock_hz
+    alone = attention_cost(replace(mapping, split=(1, 1)), chip, {})
+    assert cost.busy_s["matrix"] == pytest.approx(alone.busy_s["matrix"] * 2 / 3)
+
+
 def test_a_slow_level_begins_with_the_first_bytes_and_ends_with_the_last() -> None:
     """A tile is written to SRAM while it passes DRAM's port, and read while the output does: all that SRAM waits for is DRAM's answer."""
     chip = with_values(load_chip("edge-npu"), {"memory.sram.bandwidth": 2})
     cost = attention_cost(whole_head(attention(), fused=True), chip, {"exp": 32 * 512 * 512})
     assert cost.bound_by == "sram"
     assert cost.latency_s == pytest.approx(chip.dram.latency_s + cost.busy_s["sram"], rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("q_tile", "online", "score_buffers", "split", "first_bytes", "alone", "last_bytes"),
+    [
+        # 3 queries of 2 heads and 4 keys, all of 2 bytes. First 4 rows and 3 keys come, at last 2 rows leave: the smaller tile at the end.
+        (2, False, 1, (1, 1), 8 + 6, 1, 4),
+        (3, False, 1, (1, 1), 12 + 6, 1, 12),
+        # Either of two cores may be the last: that of 2 rows may begin first, and what leaves at last is not known.
+        (2, False, 1, (1, 2), 4 + 6, 1, 0),
+        # The vector unit does nothing during 4 of the 6 rows x 4 keys of scores, and 2 of those with values; online 4 x 3 and 2 x 1.
+        (2, False, 2, (1, 1), 8 + 6, (16 + 8) / (2 * 24), 4),
+        (2, True, 2, (1, 1), 8 + 6, (12 + 2) / (2 * 24), 4),
+    ],
+)
+def test_latency_by_hand(
+    q_tile: int, online: bool, score_buffers: int, split: tuple[int, int], first_bytes: int, alone: float, last_bytes: int
+) -> None:
+    """DRAM at 1 B/ns after 100 ns; of the array's time what the vector unit waits for."""
+    shape = Attention(1, 2, 1, 3, 4, 2, UNMASKED, None, 8, 8, 32, "int8")
+    mapping = AttentionMapping(shape, q_tile, 3, True, online, 1, split, "ws", "m", score_buffers=score_buffers)
+    numbers = {"memory.dram.bandwidth": 1e9, "memory.dram.latency": 1e-7, "memory.dram.burst": 1, "cores": 2}
+    chip = with_values(load_chip("edge-npu"), numbers)
+    cost = attention_cost(mapping, chip, {"exp": 24000})
+    by_turns_s = cost.busy_s["matrix"] * alone + cost.busy_s["vector"]
+    assert cost.bound_by == "vector"
+    assert cost.latency_s == pytest.approx((100 + first_bytes + last_bytes) * 1e-9 + by_turns_s, rel=1e-12)
 
 
 def shared_chip(capacity_bytes: float, cores: int = 6) -> Chip:
@@ -190,6 +304,9 @@ def test_cores_that_share_a_level_take_room_for_each() -> None:
     assert held_bytes(mapping, shared_chip(1e6)) == {"sram": 6 * one}
     assert fits(mapping, shared_chip(6 * one + 1))
     assert not fits(mapping, shared_chip(6 * one - 1))
+    operands, sums = (replace(shared_chip(1e6).memory[1], name=name, holds=frozenset({name})) for name in ("activations", "psums"))
+    apart = replace(shared_chip(1e6), memory=(load_chip("edge-npu").dram, operands, sums))
+    assert held_bytes(mapping, apart) == {"activations": 6 * (one - 6 * 64 * 4), "psums": 6 * 6 * 64 * 4}
     of_one_query = 2 * (64 + 100) * 2 + 4 * 32 * 64 * 2 + 2 * 64 * 4
     assert innermost_use(mapping, shared_chip(1e6)).room_bytes == {"sram": 2 * (2 * one + of_one_query)}
 
@@ -245,20 +362,70 @@ def test_tilings_that_are_left_out_play_no_better(
 
 
 @pytest.mark.parametrize("chip_name", ["edge-npu", "gemmini-default", "cloud-npu", "tpu-v4i"])
-@pytest.mark.parametrize(("q_len", "kv_len"), [(1, 301), (33, 33), (20, 65)])
-@pytest.mark.parametrize("online", [False, True])
-def test_what_tilings_cost_at_least_is_below_what_they_cost(chip_name: str, q_len: int, kv_len: int, online: bool) -> None:
-    chip = load_chip(chip_name)
-    shape = Attention(2, 6, 3, q_len, kv_len, 64, kv_len - q_len, None, 16, 16, 32, "bf16" if "bf16" in chip.formats else "int8")
-    counts = {"exp": 3 * 64 * 1000}
-    known = 0
-    for first, kv_tiles in tilings_of(shape, chip, True, online, "all"):
-        seconds = least(first, kv_tiles, chip, counts, InDram(), "all", (0, 0)).seconds
+@pytest.mark.parametrize(("q_len", "kv_len", "window"), [(1, 301, None), (33, 33, None), (20, 65, None), (20, 65, 7)])
+@pytest.mark.parametrize(("fused", "online", "part"), [
+    (True, False, "all"), (True, True, "all"), (False, False, "all"), (False, False, "scores"), (False, False, "context"),
+])  # fmt: skip
+def test_what_tilings_cost_at_least_is_below_what_they_cost(
+    chip_name: str, q_len: int, kv_len: int, window: int | None, fused: bool, online: bool, part: Part
+) -> None:
+    """What passes DRAM decides where it is slow, as it is here for scores."""
+    chip = load_chip(chip_name) if fused else with_values(load_chip(chip_name), {"memory.dram.bandwidth": 1e9})
+    shape = Attention(2, 6, 3, q_len, kv_len, 64, kv_len - q_len, window, 16, 16, 32, "bf16" if "bf16" in chip.formats else "int8")
+    counts = {"exp": 3 * 64 * 1000} if part == "all" else {}
+    scores, places = 2.0 * 6 * q_len * kv_len, set()
+    score_bytes = {"all": (0.0, 0.0), "scores": (0.0, scores), "context": (scores, 0.0)}[part]
+    asked = counts, InDram(), part, score_bytes
+    for first, kv_tiles in tilings_of(shape, chip, fused, online, part):
+        seconds = least(first, kv_tiles, chip, *asked).seconds
         for kv_tile, least_s in zip(kv_tiles.tolist(), seconds.tolist(), strict=True):
-            costs = [attention_cost(each, chip, counts) for each in flows_of(replace(first, kv_tile=kv_tile), chip)]
+            costs = [attention_cost(each, chip, *asked) for each in flows_of(replace(first, kv_tile=kv_tile), chip)]
             assert all(least_s <= cost.latency_s * (1 + 1e-12) for cost in costs), (first, kv_tile)
-            known += first.score_buffers == 2
-    assert known
+        places.add(first.score_buffers)
+    assert places == ({1, 2} if fused else {1})
+
+
+def all_mappings(shape: Attention, chip: Chip, fused: bool, online: bool) -> list[AttentionMapping]:
+    """Over one pair at a time or as many as there are cores for, or any number where these share the level, and over any part of the
+    queries; with tiles of 1, of whole array passes doubled, and of all there is."""
+
+    def sizes(length: int, granule: int) -> set[int]:
+        return {1, length, *(granule << i for i in range(length) if granule << i < length)}
+
+    unit, found = chip.matrix, []
+    over_pairs = range(1, shape.pairs + 1) if chip.memory[1].per == "chip" else {1, min(shape.pairs, int(chip.cores))}
+    splits = [(p, q) for p in over_pairs for q in range(1, shape.q_len + 1) if p * q <= chip.cores]
+    for split, kv_tile, places in itertools.product(splits, sizes(shape.kv_len, unit.cols), (1, 2) if fused else (1,)):
+        for q_tile in sizes(-(-shape.q_len // split[1]), max(1, unit.rows // shape.rows_per_query)):
+            one = AttentionMapping(shape, q_tile, kv_tile, fused, online, 2, split, "os", "m", score_buffers=places)
+            found += [replace(one, dataflow=flow, array_axis=axis) for flow in unit.dataflows for axis in ("m", "n")]  # type: ignore[arg-type]
+    return [each for each in found if fits(each, chip)]
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_the_mapper_finds_the_best_of_all(seed: int) -> None:
+    """In the first mode in which anything fits (whole rows, online, unfused), or of all modes where cores share what these take; least time
+    first, then DRAM bytes, then the larger tiles."""
+    rng = random.Random(f"best {seed}")
+    numbers = {"matrix.rows": rng.choice([2, 4]), "matrix.cols": rng.choice([2, 4]), "matrix.count": rng.choice([1, 2])}
+    numbers |= {"cores": rng.choice([1, 2, 3, 6]), "memory.dram.burst": 4}
+    numbers["memory.dram.bandwidth"] = rng.choice([1e30, 10 ** rng.uniform(8, 12)])  # the first: only the order of ranks knows of bytes
+    chip = with_values(load_chip("edge-npu"), numbers | {"memory.sram.capacity": 2 ** rng.uniform(6.5, 11.5)})
+    chip = replace(chip, memory=(chip.dram, replace(chip.memory[1], per=rng.choice(["core", "core", "chip"]))))
+    shape = replace(random_shape(rng), compute=rng.choice(["int8", "bf16"]))
+    counts = {"exp": 8.0 * shape.heads * shape.q_len * shape.kv_len * rng.choice([0, 1])}
+    asked = chip, counts, InDram(*(rng.random() < 0.7 for _ in range(3)))
+    modes = [(True, False), (True, True), (False, False)]
+    found = [all_mappings(shape, chip, *mode) for mode in modes if not (mode[1] and shape.compute == "int8")]
+    if chip.memory[1].per == "chip" and chip.cores > 1:
+        found = [[mapping for mappings in found for mapping in mappings]]
+    possible = next((each for each in found if each), [])
+    if not possible:
+        with pytest.raises(BadInput, match="not one query with one key fits"):
+            map_attention(shape, *asked)
+        return
+    ranks = [rank_of(each, attention_cost(each, *asked))[:4] for each in possible]
+    assert rank_of(*map_attention(shape, *asked))[:4] == min(ranks)
 
 
 @pytest.mark.parametrize(("kv_tile", "online"), [(32, False), (128, False), (32, True)])

@@ -34,6 +34,7 @@ from sim.mapper.ranked import bounds, candidates, program_of, sees_all
 from sim.mapper.space import all_of
 from sim.mapping import AXES, Gemm, GemmMapping, StageTiling, Tile, blocks, whole
 from sim.plan import Plan, plan
+from sim.timeline import Visits
 from tests import test_mapper as some
 from tests import walked_gemm as walked
 from workloads.demand import GroupClass
@@ -224,6 +225,20 @@ def test_a_slow_memory_does_not_keep_a_fast_port() -> None:
     assert move(slow, fast, 5.0, 100.0, 10.0) == (5.0, 105.0)
     assert (slow.busy, fast.busy, fast.free) == (100.0, 10.0, 105.0)
     assert move(fast, slow, 0.0, 10.0, 100.0) == (105.0, 205.0 + 10.0 - 10.0)
+    # What takes longer to arrive than to leave is taken from when it leaves, not before.
+    assert move(Unit("sram"), Unit("dram"), 5.0, 10.0, 100.0) == (5.0, 105.0)
+
+
+def test_a_level_works_from_its_first_to_its_last_byte_in_either_direction() -> None:
+    chip = load_chip("edge-npu")
+    dram = replace(chip.dram, bandwidth=replace(chip.dram.bandwidth, shared=False))
+    ports = Ports.of(replace(chip, memory=(dram, *chip.memory[1:])))
+    port = ports.of_level["dram"]
+    port.reader.issue(2.0, 3.0)
+    port.writer.issue(1.0, 1.0)
+    assert ports.spans == {"dram": (1.0, 5.0)}
+    port.writer.issue(8.0, 1.0)
+    assert ports.spans == {"dram": (1.0, 9.0)}
 
 
 # --- a simulator that moves one cycle at a time ---
@@ -664,6 +679,23 @@ def test_what_is_said_to_be_proved_is_the_best_of_all_mappings(data: st.DataObje
     found = candidates(mapped.mapping.gemm, chip, False, {}, (mapped.cost.latency_s, first.end / chip.clock_hz), 10**6, 10**6)
     ends = [play_gemm(each.mapping, chip, cost_gemm(each.mapping, chip)).end for each in found.best]
     assert min([first.end, *ends]) == pytest.approx(best, rel=1e-9)
+
+
+def visits(chip_name: str, phase: Phase) -> list[Visits]:
+    """Of all groups with products."""
+    chip = load_chip(chip_name)
+    planned = plan(trace_model("stories15m", chip.default_format, phase=phase, prompt=70, context=200), chip)
+    return [each.visited.visits for each in play_classes(planned) if each.visited is not None]
+
+
+def test_nothing_is_proved_while_something_that_may_be_better_was_not_played(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = visits("edge-npu", "prefill")
+    monkeypatch.setattr("sim.engines.play.MOST_VISITS", 1)
+    alone = visits("edge-npu", "prefill")
+    assert {each.mappings for each in alone} == {1}
+    assert any(each.mappings > 1 and each.is_proved for each in known)
+    for more, one in zip(known, alone, strict=True):
+        assert one.is_proved == (more.is_proved and more.mappings == 1)
 
 
 @pytest.mark.parametrize("phase", PHASES)

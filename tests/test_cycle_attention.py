@@ -15,7 +15,7 @@ from sim.attention_mapping import Attention, AttentionMapping
 from sim.engines.play_attention import AttentionOps, least_cycles, play_attention
 from sim.intervals import CAUSES, KINDS, Log
 from sim.mapper.attention import map_attention
-from sim.mapper.attention_cost import AttentionCost, InDram, attention_cost
+from sim.mapper.attention_cost import AttentionCost, InDram, Part, attention_cost
 from tests.walked_attention import Sides, Speeds, simulate
 
 SEEDS = range(40)
@@ -30,7 +30,7 @@ def small_chip(speeds: Speeds) -> Chip:
 
 
 def charged(mapping: AttentionMapping, chip: Chip, speeds: Speeds, sides: Sides) -> tuple[AttentionCost, dict[str, float]]:
-    """A cost of whole cycles for each score, with just the bytes that the tiles of the one core have."""
+    """A cost of whole cycles for each score, with just the bytes that the tiles of the one core have, and of scores that pass DRAM."""
     attention = mapping.attention
     tiles = [(start, min(start + mapping.q_tile, attention.q_len)) for start in range(0, attention.q_len, mapping.q_tile)]
     rows = attention.q_len * attention.rows_per_query
@@ -43,13 +43,19 @@ def charged(mapping: AttentionMapping, chip: Chip, speeds: Speeds, sides: Sides)
     keys = attention.kv_len if mapping.kv_tile >= attention.kv_len else keys
     read = attention.pairs * attention.head_dim * (rows * sides.queries + 2 * keys * sides.keys)
     written = attention.pairs * attention.head_dim * rows * sides.output
+    if not mapping.fused:
+        read, written = read + 4 * scores * attention.pairs, written + 3 * scores * attention.pairs
     cycles = 2 * scores * attention.pairs
     busy_s = {"matrix": float(speeds.array * cycles), "vector": float(speeds.vector * cycles / 2), "sram": float(speeds.level * cycles)}
     busy_s["dram"] = float((read + written) * speeds.dram)
     return AttentionCost(0.0, "", busy_s, {}, float(read), float(written), cycles / 2, float(cycles)), busy_s
 
 
-def drawn(seed: int, score_buffers: int, online: bool) -> tuple[AttentionMapping, Speeds, Sides]:
+MODES = [(1, False, True), (1, True, True), (2, False, True), (2, True, True), (1, False, False)]
+"""Places for scores, online, fused."""
+
+
+def drawn(seed: int, score_buffers: int, online: bool, fused: bool) -> tuple[AttentionMapping, Speeds, Sides]:
     rng = random.Random(f"attention {seed} {online}")  # the same for one place and for two
     kv_heads, q_len = rng.randint(1, 3), rng.randint(1, 7)
     kv_len = q_len + rng.choice([0, 0, 3, 8])
@@ -57,18 +63,17 @@ def drawn(seed: int, score_buffers: int, online: bool) -> tuple[AttentionMapping
     batch, heads = rng.randint(1, 2), kv_heads * rng.randint(1, 2)
     attention = Attention(batch, heads, kv_heads, q_len, kv_len, 2, kv_len - q_len, window, 8, 8, 32, "int8")
     q_tile, kv_tile = rng.randint(1, q_len), rng.randint(1, kv_len + 1)
-    mapping = AttentionMapping(attention, q_tile, kv_tile, True, online, rng.randint(1, 2), (1, 1), rng.choice(["os", "ws"]), "m")
+    mapping = AttentionMapping(attention, q_tile, kv_tile, fused, online, rng.randint(1, 2), (1, 1), rng.choice(["os", "ws"]), "m")
     drain = int(systolic.drain_cycles(mapping.dataflow, 2, 3))
     speeds = Speeds(rng.randint(1, 3), rng.choice([0, 1, 4]), rng.randint(1, 9), rng.randint(1, 5), rng.choice([0, 1, 17, 60]), drain)
     sides = Sides(*(rng.random() < 0.7 for _ in range(3)))
     return replace(mapping, score_buffers=score_buffers), speeds, sides
 
 
-@pytest.mark.parametrize("online", [False, True])
-@pytest.mark.parametrize("score_buffers", [1, 2])
+@pytest.mark.parametrize(("score_buffers", "online", "fused"), MODES)
 @pytest.mark.parametrize("seed", SEEDS)
-def test_play_equals_a_simulator_that_moves_one_cycle_at_a_time(seed: int, score_buffers: int, online: bool) -> None:
-    mapping, speeds, sides = drawn(seed, score_buffers, online)
+def test_play_equals_a_simulator_that_moves_one_cycle_at_a_time(seed: int, score_buffers: int, online: bool, fused: bool) -> None:
+    mapping, speeds, sides = drawn(seed, score_buffers, online, fused)
     chip = small_chip(speeds)
     cost, busy_s = charged(mapping, chip, speeds, sides)
     in_dram = InDram(*sides)
@@ -82,10 +87,10 @@ def test_play_equals_a_simulator_that_moves_one_cycle_at_a_time(seed: int, score
 
 def test_all_that_stalls_is_simulated() -> None:
     """Cases are no good that never wait for something, or whose units never work at the same time."""
-    found = [simulate(*drawn(seed, places, online)) for seed, places, online in product(SEEDS, (1, 2), (False, True))]
+    found = [simulate(*drawn(seed, *mode)) for seed, mode in product(range(20), MODES)]
     for cause in CAUSES:
         assert sum(each.stalls.get(cause, 0) > 0 for each in found) > 5, cause
-    overlaps = {places: [simulate(*drawn(seed, places, False)).overlap for seed in SEEDS] for places in (1, 2)}
+    overlaps = {places: [simulate(*drawn(seed, places, online=False, fused=True)).overlap for seed in SEEDS] for places in (1, 2)}
     assert not any(overlaps[1])
     assert sum(overlap > 0 for overlap in overlaps[2]) > len(SEEDS) / 2
 
@@ -114,6 +119,33 @@ def test_two_pairs_by_hand(score_buffers: int, expected: list[tuple[int, int]]) 
     works = (found.resource == found.resources.index("matrix")) & (found.what == KINDS.index("compute"))
     assert sorted(zip(found.start_s[works].tolist(), found.end_s[works].tolist(), strict=True)) == expected
     assert [found.op[works].tolist(), played.end] == [[0, 1, 0, 1] if score_buffers == 1 else [0, 0, 1, 1], expected[-1][1] + 3]
+
+
+@pytest.mark.parametrize(
+    ("part", "expected", "end", "stalls"),
+    [
+        # 3 cycles to drain, 16 bytes of scores to write: the next ones come when these have left.
+        ("scores", [(0, 16), (35, 51)], 51 + 3 + 16, {"sram_space": 35 - 16, "array": 3, "dram": 16}),
+        # 16 bytes of scores to read; their next ones come meanwhile, but 3 cycles and 8 bytes of output go by until there is its place.
+        ("context", [(16, 32), (43, 59)], 59 + 3 + 8, {"dram": 16 + 8, "sram_space": 43 - 32, "array": 3}),
+    ],
+)
+def test_a_product_alone_by_hand(part: Part, expected: list[tuple[int, int]], end: int, stalls: dict[str, int]) -> None:
+    """Two query tiles of 4 rows with 4 keys, 16 cycles each; DRAM reads and writes a byte per cycle at the same time."""
+    attention = Attention(1, 1, 1, 8, 4, 2, 8, None, 8, 8, 32, "int8")
+    mapping = AttentionMapping(attention, 4, 4, False, False, 1, (1, 1), "ws", "m")
+    chip = small_chip(Speeds(1, 0, 0, 1, 0, 3))
+    dram = replace(chip.dram, bandwidth=replace(chip.dram.bandwidth, shared=False))
+    chip = replace(chip, memory=(dram, *chip.memory[1:]))
+    read, written = (0.0, 32.0) if part == "scores" else (32.0, 16.0)
+    busy_s = {"matrix": 32.0, "vector": 0.0, "sram": 0.0, "dram": max(read, written)}
+    cost, log = AttentionCost(0.0, "", busy_s, {}, read, written, 32.0, 32.0), Log(("dram", "sram", "matrix", "vector", "launch"))
+    played = play_attention(mapping, chip, cost, busy_s, InDram(queries=False, keys=False, output=part == "context"), part, log)
+    found = log.intervals()
+    works = (found.resource == found.resources.index("matrix")) & (found.what == KINDS.index("compute"))
+    assert list(zip(found.start_s[works].tolist(), found.end_s[works].tolist(), strict=True)) == expected
+    assert played.end == end
+    assert {cause: cycles for cause, cycles in played.stalls.items() if cycles} == stalls
 
 
 # --- on any chip ---

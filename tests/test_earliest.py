@@ -21,7 +21,7 @@ from sim.mapper.attention_cost import InDram
 from sim.mapping import Gemm, GemmMapping, StageTiling, Tile
 from tests import walked_attention
 from tests.test_cycle import simulate, slow_chip
-from tests.test_cycle_attention import charged, small_chip
+from tests.test_cycle_attention import MODES, charged, small_chip
 from tests.test_cycle_attention import drawn as drawn_attention
 
 NAMES = ("dram", "sram", "matrix", "vector", "launch")
@@ -105,9 +105,9 @@ def test_a_product_waits_for_each_of_its_operands(m: int) -> None:
 # --- attention ---
 
 
-def refused_attention(seed: int, score_buffers: int, online: bool) -> Refusals:
+def refused_attention(seed: int, mode: tuple[int, bool, bool]) -> Refusals:
     """For what each job is refused a cycle earlier."""
-    mapping, speeds, sides = drawn_attention(seed, score_buffers, online)
+    mapping, speeds, sides = drawn_attention(seed, *mode)
     chip, log = small_chip(speeds), Log(NAMES)
     cost, busy_s = charged(mapping, chip, speeds, sides)
     jobs = walked_attention.simulate(mapping, speeds, sides).jobs
@@ -124,8 +124,8 @@ def refused_attention(seed: int, score_buffers: int, online: bool) -> Refusals:
 
 def test_every_tile_of_attention_begins_when_its_data_and_its_place_are_there() -> None:
     found: Refusals = Counter()
-    for seed, score_buffers, online in product(range(40), (1, 2), (False, True)):
-        found += refused_attention(seed, score_buffers, online)
+    for seed, mode in product(range(30), MODES):
+        found += refused_attention(seed, mode)
     alone = [("keys", "data"), ("keys", "room"), ("values", "data"), ("values", "room"), ("vector", "data"), ("dram", "room")]
     alone += [("store", "data")]
     for job, reason in [*alone, *((name, "busy") for name in ("keys", "values", "vector", "dram", "store"))]:

@@ -566,6 +566,25 @@ def test_attention_in_floats_stays_within_its_bound(mask: str, online: bool, num
         assert judge(without, exact, bound).passed == (mask in ("prefill", "narrow window"))  # where no query sees the last key
 
 
+@pytest.mark.parametrize("online", [False, True])
+def test_attention_in_scaled_floats_stays_within_its_bound(online: bool) -> None:
+    """Flat scores and values of one sign, so that the bound is well below the output: exponentials of half the size are seen."""
+    a = replace(attention(Mask(5)), compute="fp8")
+    real = attention_inputs(a)
+    q, k, v = (quantise(each, scale_of(each.max(), "fp8"), "fp8") for each in (*real[:2], real[2].abs()))
+    assert q.scale is not None
+    assert k.scale is not None
+    assert v.scale is not None
+    scores, exponentials, output = (torch.tensor(largest / 448) for largest in (20.0, 1.0, 4.0))
+    scales = Scales(q.scale, k.scale, v.scale, scores, exponentials, exponentials, output)
+    numbers = AttentionNumbers(Arithmetic("fp8", "fp32", "fp8", torch.ones(())), 0.02, scales)
+    hardware, mapping = chip(*ONE_STAGE, rates={"fp8": 1}), attention_mapping(a, 4, 3, online=online)
+    found, _ = execute_attention(mapping, hardware, q.values, k.values, v.values, numbers)
+    exact, bound = attention_bound(q.values, k.values, v.values, a.mask, 0.02, numbers.products, scales)
+    assert judge(found, exact, bound).passed
+    assert not judge(found.float() / 2, exact, bound).passed
+
+
 def dram(tally: Tally) -> dict[str, int]:
     return {f"{each.direction} {each.cargo}": elements for each, elements in tally.elements.items() if each.level == "dram"}
 

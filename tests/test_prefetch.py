@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import sys
 from dataclasses import replace
 
@@ -18,16 +19,19 @@ from sim.cli import main
 from sim.engines import ENGINES, timed
 from sim.engines.cycle import play_classes
 from sim.engines.nest import nest_of
+from sim.engines.play_attention import play_attention
 from sim.engines.play_gemm import play_gemm
 from sim.engines.played import Played
 from sim.engines.ports import Window, weights_level
 from sim.engines.prefetch import _room_bytes, _window
 from sim.intervals import Intervals, Log
 from sim.mapper import cost_gemm
+from sim.mapper.attention_cost import InDram, attention_cost
 from sim.mapping import Gemm, GemmMapping, StageTiling, Tile
 from sim.plan import plan
 from tests import test_mapper as some
 from tests.chips import chips, models
+from tests.test_cycle_attention import any_chip, any_mapping
 from tests.test_tiled import in_scope
 from workloads.graph import OpGraph
 from workloads.scenario import PHASES, Formats, Phase, Scenario
@@ -134,6 +138,22 @@ def test_windows_are_idle(data: st.DataObject) -> None:
     assert played.end <= play_gemm(mapping, chip, cost).end / ROUNDING
     tiles = log.intervals()
     begin = played.end - played.span
+    assert played.idle <= idle_within(taken(tiles, chip), begin, played.end) + 1e-9 * played.end
+    reads = (tiles.resource == 0) & (tiles.what == tiles.kinds.index("read"))
+    assert np.all(tiles.end_s[reads] <= begin * (1 + 1e-9) + 1e-9)
+    assert (jumped.idle, jumped.span) == pytest.approx((played.idle, played.span), rel=1e-9, abs=1e-9 * played.end)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_windows_of_attention_are_idle(seed: int) -> None:
+    rng = random.Random(f"window {seed}")
+    chip = any_chip(rng)
+    mapping, in_dram = any_mapping(rng, chip), InDram(*(rng.random() < 0.7 for _ in range(3)))
+    cost = attention_cost(mapping, chip, {"exp": rng.randint(0, 5000)}, in_dram)
+    log = Log([*(level.name for level in chip.memory), "matrix", "vector", "launch"])
+    asked = mapping, chip, cost, cost.busy_s, in_dram, "all"
+    played, jumped = play_attention(*asked, log), play_attention(*asked)  # type: ignore[arg-type]
+    tiles, begin = log.intervals(), played.end - played.span
     assert played.idle <= idle_within(taken(tiles, chip), begin, played.end) + 1e-9 * played.end
     reads = (tiles.resource == 0) & (tiles.what == tiles.kinds.index("read"))
     assert np.all(tiles.end_s[reads] <= begin * (1 + 1e-9) + 1e-9)

@@ -124,7 +124,7 @@ class _Program:
         yield from max(cores, key=lambda found: sum(each.rows * sum(each.lengths) for each in found))
 
     def compute(self, chunk: Chunk) -> Job:
-        """Products that give scores; the last of them."""
+        """Products that give scores; the last of them, or what writes its scores to DRAM."""
         head = self.mapping.attention.head_dim
         if chunk.is_first:
             self.query: Job | None = None
@@ -140,20 +140,32 @@ class _Program:
             if i == 0 and chunk.is_first and self.query is None:
                 job.takes.append(("sram_space", self.asking))
             self.let_go("K", job, chunk)
-            last = job
+            last = job if self.mapping.fused else self.passed(chunk.rows * keys, job, self.speeds.drain, is_load=False)
         assert last is not None
         if chunk.is_last and self.mapping.score_buffers == 2:
             last.gives.append((self.asking, 0))
         return last
 
+    def passed(self, scores: int, made: Job, lag: int, is_load: bool) -> Job:
+        """Scores, of one byte each, that pass DRAM."""
+        return self.add("dram", scores * self.speeds.dram, after=[("", made, lag)], is_load=is_load)
+
     def weigh(self, chunk: Chunk, scored: Job, outputs: list[tuple[int, Job]]) -> None:
         """Softmax, and the products with the values."""
-        soft = self.add("vector", chunk.rows * sum(chunk.lengths) * self.speeds.vector, after=[("", scored, self.speeds.drain)])
+        scores, lag, probabilities = chunk.rows * sum(chunk.lengths), self.speeds.drain, None
+        if not self.mapping.fused:
+            scored, lag = self.passed(2 * scores, scored, 0, is_load=True), 0  # for the maxima, and for the exponentials
+        soft = self.add("vector", scores * self.speeds.vector, after=[("", scored, lag)])
+        if not self.mapping.fused:
+            exponentials = self.passed(scores, self.passed(scores, soft, 0, is_load=False), 0, is_load=True)
+            probabilities = self.passed(scores, exponentials, 0, is_load=False)
         last = None
         for i, keys in enumerate(chunk.lengths):
-            tile = self.bring("V", keys, chunk.is_first_row)
+            tiles = [self.bring("V", keys, chunk.is_first_row)]
+            if probabilities is not None:
+                tiles.append(self.passed(chunk.rows * keys, probabilities, 0, is_load=True))
             job = self.product(chunk.rows * keys)
-            job.after = [("vector", soft, 0), *([] if tile is None else [("dram", tile, 0)])]
+            job.after = [("vector", soft, 0), *(("dram", each, 0) for each in tiles if each is not None)]
             if i == 0 and chunk.is_last and self.mapping.score_buffers == 2:
                 job.takes.append(("sram_space", self.outputs))
             self.let_go("V", job, chunk)
@@ -256,10 +268,9 @@ def simulate(mapping: AttentionMapping, speeds: Speeds, sides: Sides) -> Simulat
         now += 1
         assert now < 10**5, "nothing begins any more"
     drained = free["matrix"] + speeds.drain
-    vector = max(drained, free["vector"])
-    end = max(vector, free["dram"])
+    assert free["vector"] <= drained, "softmax ends before the product that needs it"
+    end = max(drained, free["dram"])
     stalls["array"] += speeds.drain
-    stalls["vector"] += vector - drained
-    stalls["dram"] += end - vector
+    stalls["dram"] += end - drained
     worked = [{now for job in program.queues[name] for now in range(job.start, job.end)} for name in ("matrix", "vector")]
     return Simulated(end, dict(stalls), len(worked[0] & worked[1]), program.queues)

@@ -6,8 +6,10 @@ output; the output is written. Where scores have one place, the next ones wait u
 the next ones of the core first and then takes the values for these: the vector unit works on one while the array fills or uses the other.
 All units and ports serve in the order of these steps, in which the array leaves a place before it needs it again. What is charged to the
 units and the levels on the chip is parted over the steps in proportion to the scores that they compute, and is taken with the step; DRAM's
-bytes over the transfers in proportion to their own, so that everything is exactly as busy as charged. Scores that pass through DRAM are
-moved with the steps that need them. Times are cycles, not rounded; causes of stalls are those of `sim.engines.play_gemm`.
+bytes over the transfers in proportion to their own, so that everything is exactly as busy as charged. Scores that pass through DRAM do so
+op by op: each tile of them is written when it is complete, all are read for their maxima and exponentials, the exponentials are written and
+read to be normalised, and each tile of probabilities that was written is read for its product with the values. Times are cycles, not
+rounded; causes of stalls are those of `sim.engines.play_gemm`.
 """
 
 from __future__ import annotations
@@ -104,26 +106,36 @@ class _Waits(NamedTuple):
 
 
 class _Bytes(NamedTuple):
-    """DRAM bytes that the played core asks of each transfer: per row of a query tile, per key, per score read and written."""
+    """DRAM bytes that the played core asks of each transfer: per row of a query tile, per key, per score; and how often a score is read and
+    written."""
 
     query: float
     key: float
     output: float
-    score_read: float
-    score_written: float
+    score: float
+    reads: int
+    writes: int
+
+    @property
+    def score_read(self) -> float:
+        return self.score * self.reads
+
+    @property
+    def score_written(self) -> float:
+        return self.score * self.writes
 
 
 def _own_bytes(mapping: AttentionMapping, in_dram: InDram, part: Part) -> _Bytes:
     attention = mapping.attention
     side, key = attention.head_dim * attention.act_bits / 8, attention.head_dim * attention.kv_bits / 8
     reads, writes = (4, 3) if part == "all" and not mapping.fused else (int(part == "context"), int(part == "scores"))
-    score = attention.act_bits / 8
     return _Bytes(
         side * (in_dram.queries and part != "context"),
         key * in_dram.keys,
         side * (in_dram.output and part != "scores"),
-        score * reads,
-        score * writes,
+        attention.act_bits / 8,
+        reads,
+        writes,
     )
 
 
@@ -247,13 +259,22 @@ class _Attention:
         return end
 
     def _products(
-        self, tile: str, rows: int, lengths: Sequence[int], is_first_row: bool, queries: float, room: tuple[str, float], score_bytes: float
+        self,
+        tile: str,
+        rows: int,
+        lengths: Sequence[int],
+        is_first_row: bool,
+        queries: float,
+        room: tuple[str, float],
+        written: float = 0.0,
     ) -> float:
         """Key or value tiles of a query tile, one after the other: fetched, unless they stay, and multiplied by the array when they, the
-        queries and what `room` names are there and the levels are free. When the operands of the last are read. (The innermost loop.)"""
+        queries or the scores that were `written` to DRAM, and what `room` names are there and the levels are free. When the operands of the
+        last are read. (The innermost loop.)"""
         matrix, log, op, used = self.ports.matrix, self.log, self.op_of[tile], self.used[tile]
         array_cycles, key_bytes, level_cycles = self.array_cycles, self.bytes.key, self.level_cycles
         fetches, came_first = is_first_row or not self.keep_keys, tile == "K"
+        score_bytes = self.bytes.score if tile == "V" and self.bytes.reads else 0.0
         name, ready = room
         end = ready
         for keys in lengths:
@@ -263,7 +284,7 @@ class _Attention:
                 used.append(0.0)
             came = max(self.whole[tile], queries)
             if score_bytes:
-                came = max(came, self._load(scores * score_bytes, 0.0, op))
+                came = max(came, self._load(scores * score_bytes, written, op))
             free = start = matrix.free
             cause = "dependency"
             if came_first and came > start:
@@ -296,8 +317,18 @@ class _Attention:
             used[-1] = end
         return end
 
+    def _softmax(self, scores: int, ready: float) -> tuple[float, float]:
+        """Of scores that are complete: when the vector unit is done, and when all that pass DRAM has been written there."""
+        if not (self.bytes.reads and self.bytes.writes):
+            return self._soften(scores, ready), 0.0
+        passed, op = scores * self.bytes.score, self.op_of["V"]
+        done = self._soften(scores, self._load(2 * passed, ready, op))
+        return done, self._write(passed, self._load(passed, self._write(passed, done, op), op), op)
+
     def _soften(self, scores: int, ready: float) -> float:
-        """Softmax of scores that are complete."""
+        """The vector unit's work on scores that are there; a product alone has none."""
+        if not self.vector_cycles:
+            return ready
         vector = self.ports.vector
         start = vector.earliest(ready)
         end = vector.issue(start, self.vector_cycles * scores)
@@ -342,11 +373,9 @@ class _Attention:
         self._write_output()
         matrix = self.ports.matrix
         drained = matrix.free + self.drain
-        vector = max(drained, self.ports.vector.free)
-        end = max(self.last_end, vector, *(unit.free for unit in self.ports.units))
+        end = max(self.last_end, drained, *(unit.free for unit in self.ports.units))
         self._wait("array", matrix.free, drained)
-        self._wait("vector", drained, vector)
-        self._wait("dram", vector, end)
+        self._wait("dram", drained, end)
         moved = {name: (port.read_bytes, port.written_bytes) for name, port in self.ports.of_level.items()}
         begin = min(self.tail.last, end)
         return Played(end, self.ports.busy, self.ports.spans, self.waits, moved, self.tail.idle(begin, end), end - begin, (), self.log)
@@ -358,7 +387,7 @@ class _Attention:
         queries = self._load(query_bytes, room, self.op_of["K"]) if query_bytes else 0.0
         chunks = [[keys] for keys in row.keys] if mapping.online and self.part == "all" else [row.keys]
         for index, lengths in enumerate(chunks):
-            ready = max(room, queries) if self.part == "context" else self._scores(row, lengths, is_first_row, queries, room)
+            ready = 0.0 if self.part == "context" else self._scores(row, lengths, is_first_row, queries, room)
             self._write_output()
             self.scored.append(_Scored(row.rows, lengths, is_first_row, index == len(chunks) - 1, ready))
             if len(self.scored) == mapping.score_buffers:
@@ -366,21 +395,21 @@ class _Attention:
 
     def _scores(self, row: Row, lengths: list[int], is_first_row: bool, queries: float, room: float) -> float:
         """Scores of some key tiles; when they are complete. Scores that pass DRAM are written between the steps."""
-        written, both = self.bytes.score_written, self.bytes.score_read / 2 if self.part == "all" else self.bytes.score_read
+        written = self.bytes.score if self.bytes.writes else 0.0
         end = complete = 0.0
         for steps in [[keys] for keys in lengths] if written else [lengths]:
-            end = self._products("K", row.rows, steps, is_first_row, queries, ("sram_space", room), both)
+            end = self._products("K", row.rows, steps, is_first_row, queries, ("sram_space", room))
             complete = max(complete, self._write(row.rows * steps[-1] * written, end + self.drain, self.op_of["K"]))
         self.asked = end
         return complete
 
     def _weigh(self, scored: _Scored) -> None:
         """Softmax of scores, and the product of what it gives with the values; of the last ones of a query tile, the output."""
-        rows, read = scored.rows, self.bytes.score_read / 2 if self.part == "all" else self.bytes.score_read
-        done = end = self._soften(rows * sum(scored.lengths), scored.ready)
+        rows = scored.rows
+        done, written = self._softmax(rows * sum(scored.lengths), scored.ready)
         if self.part != "scores":
             waits_for = ("sram_space", self.away) if scored.is_last and self.away > done else ("vector", done)
-            end = self._products("V", rows, scored.lengths, scored.is_first_row, 0.0, waits_for, read)
+            end = self._products("V", rows, scored.lengths, scored.is_first_row, 0.0, waits_for, written)
             done = max(done, end + self.drain)
         if scored.is_last:
             self.unwritten = _Unwritten(rows * self.bytes.output, done)

@@ -353,8 +353,9 @@ def flows_of(mapping: AttentionMapping, chip: Chip) -> Iterator[AttentionMapping
 
 def _splits(attention: Attention, chip: Chip) -> list[tuple[int, int]]:
     """Cores over pairs first, the rest, or fewer of it, over query positions; or all, or fewer, over query positions. Keys that several
-    cores read may cost more than these gain, and more cores only add to the splits, but for some over fewer pairs at a time, which are no
-    better unless cores share a level that holds their tiles: each takes room there, and all splits are tried."""
+    cores read may cost more than these gain, and more cores only add to the splits, but for some over fewer pairs at a time. Those are
+    hardly better (1.1 % for one of 284 random attentions, whose edges fitted) unless cores share a level that holds their tiles: each
+    takes room there, and all splits are tried."""
     cores = int(chip.cores)
     over_pairs = min(cores, attention.pairs)
     pairs = [1, over_pairs, *(_parts(attention.pairs, cores) if _share_tiles(chip) else [])]
