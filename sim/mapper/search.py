@@ -30,6 +30,7 @@ from functools import cached_property, lru_cache
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from functional.errors import BadInput, Problem
 from sim.mapper import array
@@ -288,10 +289,10 @@ class Search:
         not dropped itself."""
         latency = self.keys.index(0)
         for chip, own in self._of_each(boxes):
-            clear = own
-            if self.bounder.beyond:
-                clear = own.take((~self.bounder.doubtful(self.table.take(own.where[2:], axis=1))).nonzero()[0])
-            best = self._first(clear if clear.boxes else own)
+            clear, best = own, self._first(own)
+            if self.bounder.beyond and self._are_doubtful(own.where[:, best : best + 1]).any():
+                clear = own.take((~self._are_doubtful(own.where)).nonzero()[0])
+                best = self._first(clear if clear.boxes else own)
             where = (clear if clear.boxes else own).where[:, best : best + 1]
             if clear.boxes:
                 amounts = clear.bounds[:, best] * _TRUSTED
@@ -301,6 +302,10 @@ class Search:
             key = (*amounts.tolist(), self.place(0, where).item() + 0.5)
             if key < self.founds[chip].key:
                 self._let_lead(chip, Found(key, _SOME))
+
+    def _are_doubtful(self, where: Ints) -> NDArray[np.bool_]:
+        """Of single mappings, whether their costs may well be above their bounds."""
+        return self.bounder.doubtful(self.table.take(where[2:], axis=1))
 
     def _of_each(self, boxes: _Boxes) -> Iterator[tuple[int, _Boxes]]:
         """Those of each setting that has any, and its number."""

@@ -27,7 +27,7 @@ Space: TypeAlias = tuple[Sequence[Variant], Sequence[Any], TilesOf]
 """Variants, orders and tiles that are combined."""
 
 
-_EVERY_TILE_UP_TO = 2**16
+EVERY_TILE_UP_TO = 2**16
 """MACs of GEMMs for which every integer is a candidate, where there is one stage. Of tiles that cause as many trips a longer one may be
 better, for the rest at the edge, which leaves last, is smaller, or fills bursts and matrix units: that of a longer GEMM then fits, too."""
 
@@ -37,7 +37,7 @@ def all_of(setting: Setting) -> Space:
     chosen, stages = variants(setting), len(setting.stages)
     (m, n, _), pairs = setting.extents, {variant.split for variant in chosen}
     alike = stages == 1 and all(m % pm == 0 and n % pn == 0 for pm, pn in pairs)
-    is_small = stages == 1 and setting.gemm.macs <= _EVERY_TILE_UP_TO
+    is_small = stages == 1 and setting.gemm.macs <= EVERY_TILE_UP_TO
     return chosen, _orders(setting, ORDERS_ALIKE if alike else ORDERS), every_tile if is_small else all_tiles
 
 

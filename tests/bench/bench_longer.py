@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from hwmodels.chip import Bandwidth, Chip, MatrixUnit, MemoryLevel, Role, VectorUnit
 from sim.mapper import map_gemm
-from sim.mapper.candidates import _EVERY_TILE_UP_TO
+from sim.mapper.space import EVERY_TILE_UP_TO
 from sim.mapping import AXES, Gemm
 
 STEPS = (1, 2, 3, 5, 8, 13, 24, 41)
@@ -39,7 +39,7 @@ class Case(NamedTuple):
     @property
     def is_small(self) -> bool:
         """Whether the mapper tries every tile of the shorter one."""
-        return self.shorter.macs <= _EVERY_TILE_UP_TO
+        return self.shorter.macs <= EVERY_TILE_UP_TO
 
 
 def drawn_unit(random_: random.Random) -> MatrixUnit:
@@ -103,7 +103,7 @@ def main() -> None:
         chips += 1
         found += cases(seed)
     for what, some in (
-        (f"up to {_EVERY_TILE_UP_TO:,} MACs", [each for each in found if each.is_small]),
+        (f"up to {EVERY_TILE_UP_TO:,} MACs", [each for each in found if each.is_small]),
         ("of more", [each for each in found if not each.is_small]),
     ):
         fell = sorted((each for each in some if each.faster > ROUNDING), key=lambda each: -each.faster)
