@@ -266,6 +266,17 @@ def test_a_bound_counts_what_the_first_core_has_of_tiles_in_which_a_loop_moves()
             assert float(single[2, 0]) <= evaluate(setting, choice).moved_bytes, choice
 
 
+def test_a_level_in_which_an_operand_lies_begins_before_another_one_has_come() -> None:
+    """The weights come from DRAM while the activations are read from where they lie."""
+    chip = edge()
+    dram, sram = chip.memory
+    dram = replace(dram, latency_s=1e-3)
+    lies = replace(sram, name="lies", holds=frozenset({A}), latency_s=3e-9)
+    gemm, chip = Gemm(8, 8, 8, 8, 8, 8, 32, "int8"), replace(chip, memory=(dram, lies, sram))
+    assert map_gemm(gemm, chip, a_resident=True).cost.prefix_s["lies"] == 3e-9
+    assert map_gemm(gemm, chip).cost.prefix_s["lies"] == 1e-3
+
+
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_numbers_of_single_axes_make_what_the_array_is_charged(data: st.DataObject) -> None:
