@@ -5,8 +5,9 @@ depend on capacities, bandwidths or clocks: those only rule mappings out, or pri
 
 **Which mapping it is.** That of the least *canonical key*: latency, rounded to `GRID` so that sums in another order make no difference;
 DRAM bytes; bytes moved; tile steps (for the objective "traffic" DRAM bytes come first); and where all of that is equal, the first in the
-order of variants (splits, then dataflows, then array axes), of loop orders, and of tiles along m, n and k, the smaller first. So the choice
-is a function of the set of candidates, never of the order in which they were searched, as long as the search was to the last.
+order of variants (splits, then dataflows, then array axes), of loop orders, and of tiles along m, n and k as their columns stand, the
+smaller first where there are one or two stages. So the choice is a function of the set of candidates, never of the order in which they were
+searched, as long as the search was to the last.
 
 **Discarding.** Candidates of an axis lie sorted; blocks of 2^level neighbours carry the minima of their numbers. `sim.mapper.bound` of
 three blocks is below every mapping of the box that they span (proof there), in latency, DRAM bytes, bytes moved and tile steps alike. A box

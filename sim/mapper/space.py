@@ -195,10 +195,15 @@ def _that_fit(asked: Asked, longest: Floats) -> Asked:
 
 def _in_fours(tiles: Ints) -> Ints:
     """Chains of tiles [stages, candidates], so that those within one tile of the stage around begin at a multiple of four: the last of them
-    stands there again, which `fill` takes for no tile. Blocks of neighbours then differ in fewer tiles, and their bounds are closer:
-    it halves the boxes that prefill on a TPU v4i opens."""
+    stands there again, which `fill` takes for no tile. Blocks of neighbours then differ in fewer tiles, and their bounds are closer: it
+    halves the boxes that prefill on a TPU v4i opens. From three stages on, chains with tiles of one element stand apart, for these are far
+    from the next longer ones: it opens a tenth of the boxes (of two stages, more)."""
+    around = tiles[:-1]
+    if len(tiles) > 2:
+        tiles = tiles[:, np.lexsort((*tiles[::-1], *(tiles > 1)))]
+        around = np.concatenate([np.where(tiles[1:] > 1, tiles[:-1], 0), tiles > 1])
     ends = np.ones(tiles.shape[1], dtype=bool)
-    np.not_equal(tiles[:-1, 1:], tiles[:-1, :-1]).any(axis=0, out=ends[:-1])
+    np.not_equal(around[:, 1:], around[:, :-1]).any(axis=0, out=ends[:-1])
     lasts = ends.nonzero()[0]
     often = np.ones(len(ends), dtype=np.int64)
     often[lasts] += -np.diff(lasts, prepend=-1) % 4
