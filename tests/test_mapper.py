@@ -29,7 +29,7 @@ from hwmodels.formulas.tiling import cut_axis
 from hwmodels.load import load_chip
 from sim.mapper import NOTHING, Besides, GemmCost, array, cost_gemm, map_gemm, map_gemm_traffic
 from sim.mapper.bound import Bounder
-from sim.mapper.candidates import array_grains, variants
+from sim.mapper.candidates import array_grains, thin_tiles, variants
 from sim.mapper.cost import _Case, evaluate
 from sim.mapper.problem import Choice, Setting, setting_of
 from sim.mapper.space import all_of, thin_of
@@ -652,6 +652,29 @@ def test_bounds_of_tiles_cut_by_an_edge_are_their_costs() -> None:
         costs = evaluate(setting, search.chosen_at(np.array(where)[:, None]))
         assert bounds[0, 0] == pytest.approx(costs.latency_s, rel=1e-9)
     assert checked > 200
+
+
+@pytest.mark.parametrize("name", ["tpu-v4i", "three stages"])
+def test_candidates_in_the_order_of_search_are_all_of_them(name: str) -> None:
+    """Those within one tile of the stage around begin at a multiple of four; of three stages, those of one element stand apart."""
+    chip = load_chip("tpu-v4i")
+    if name != chip.name:
+        chip = replace(chip, memory=(*chip.memory, replace(chip.memory[-1], name="near", capacity_bytes=65536.0)))
+    setting = setting_of(Gemm(300, 1000, 700, 16, 16, 16, 32, "bf16"), chip)
+    search = search_module.Search([setting], [thin_of(setting)])
+    for number, axis in enumerate(search.axes):
+        every = thin_tiles(setting, number, 1)
+        fine = (every <= search.bounder.longest[number]).all(axis=0)
+        ((tiles, *_), wanted) = axis.tiles, {*map(tuple, every[:, fine].T.tolist())}
+        columns = [tuple(column) for column in tiles.T.tolist()]
+        assert {*columns} == wanted
+        begins = [at for at in range(len(columns)) if at == 0 or columns[at] != columns[at - 1]]
+        assert len(begins) == len(wanted)
+        apart = [at for at in begins if len(chip.memory) > 3 and columns[at][-1] == 1]
+        assert apart == begins[: len(apart)]
+        around = [columns[at][:-1] for at in begins[len(apart) :]]
+        new = [at for i, at in enumerate(begins[len(apart) :]) if i and around[i] != around[i - 1]]
+        assert all(at % 4 == 0 for at in new)
 
 
 @pytest.mark.parametrize(("numbers", "shape"), [((4, 4, 3000, 2, 1, 1), (17, 11, 4)), ((4, 2, 300, 5, 1, 16), (10, 4, 9))])
