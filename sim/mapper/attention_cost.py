@@ -426,10 +426,11 @@ def least_level_s(mapping: AttentionMapping, kv_tiles: Counts, chip: Chip, in_dr
         "key_bytes": (scored + weighed) * fetched * side * kv_bytes,
         "output_bytes": weighed * rows * side * act_bytes,
     }
-    use = [known.get(name, 0) for name in _Use._fields]
-    of_parts = [np.add.reduceat(np.broadcast_to(each, keys.shape), np.flatnonzero(begins), axis=1) for each in use]
-    whole = _Use(*(attention.pairs * each.sum(axis=1) for each in of_parts))
-    worst = _Use(*(int(ceil_div(attention.pairs, mapping.split[0])) * each.max(axis=1) for each in of_parts))
+    columns = [np.broadcast_to(each, keys.shape) for each in known.values()]
+    of_parts = np.add.reduceat(np.array(columns), np.flatnonzero(begins), axis=2)
+    others = dict.fromkeys(_Use._fields, 0)
+    whole = _Use(**others | dict(zip(known, attention.pairs * of_parts.sum(axis=2), strict=True)))
+    worst = _Use(**others | dict(zip(known, int(ceil_div(attention.pairs, mapping.split[0])) * of_parts.max(axis=2), strict=True)))
     seconds = np.zeros(len(kv_tiles))
     for level in chip.memory[1:]:
         moved = _level_bytes(chip, level, mapping, whole if level.per == "chip" else worst, in_dram, part)
