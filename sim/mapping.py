@@ -112,6 +112,11 @@ def chip_stages(chip: Chip) -> tuple[ChipStage, ...]:
     return tuple(ChipStage(tuple(levels)) for levels in stages)
 
 
+def levels_of(chip: Chip, role: Role) -> list[MemoryLevel]:
+    """The levels on the chip that hold a role, outermost first."""
+    return [level for level in chip.memory[1:] if role in level.holds]
+
+
 def innermost(chip: Chip, role: Role) -> MemoryLevel:
     """The level next to the array that holds a role."""
     return next(level for level in reversed(chip.memory) if role in level.holds)

@@ -23,10 +23,10 @@ from sim.attention_mapping import Attention, AttentionMapping, core_parts, key_t
 from sim.engines.play_gemm import play_gemm
 from sim.execute.tally import Cargo, Tally
 from sim.mapper import chip_use, choice_of, cost_gemm
-from sim.mapper.attention_cost import AttentionCost, attention_cost, innermost_use
+from sim.mapper.attention_cost import AttentionCost, InDram, attention_cost, attention_use
 from sim.mapper.cost import cost_of
 from sim.mapper.problem import setting_of
-from sim.mapping import AXES, GemmMapping, Span, StageTiling, Tile
+from sim.mapping import AXES, GemmMapping, Span, StageTiling, Tile, levels_of
 from sim.plan import plan
 from sim.verification.border import level_bytes
 from sim.verification.charge import ChargedGroup, charged_groups, resident_tensors
@@ -204,12 +204,15 @@ def same_execution(case: Case, group: ChargedGroup, path: str, mine: Any, other:
     """Whether two mappings give the same numbers, by the same loads, stores, exchanges with the array and buffers one after another, and
     are charged the same."""
     (numbers, log), (other_numbers, other_log) = (executed(case, group, mapping) for mapping in (mine, other))
-    if path == ".keys_shared" and group.ops[0].inputs[1].tensor in case.checker.resident:  # what a core reads of DRAM lies on the chip
-        log, other_log = ([each for each in calls if "dram" not in each] for calls in (log, other_log))
+    in_dram = InDram(keys=group.ops[0].inputs[1].tensor not in case.checker.resident)
+    if path == ".keys_shared" and not in_dram.keys:  # what a core reads of DRAM lies on the chip, in the level that it would come to first
+        home = levels_of(case.chip, "activations")[0].name
+        arriving = [("move", home, cargo, "write") for cargo in ("keys", "values")]
+        log, other_log = ([each for each in calls if "dram" not in each and each[:4] not in arriving] for calls in (log, other_log))
     if isinstance(mine, GemmMapping):
         charges = [(chip_use(each, case.chip), cost_of(setting_of(each.gemm, case.chip), choice_of(each))) for each in (mine, other)]
     else:
-        charges = [(innermost_use(each, case.chip),) for each in (mine, other)]
+        charges = [(attention_use(each, case.chip, in_dram),) for each in (mine, other)]
     if path == ".split" and (1, 1) in (mine.split, other.split):  # the bound is looser where any of several cores may come last
         charges = [each[:1] for each in charges]
     return numbers == other_numbers and log == other_log and charges[0] == charges[1]

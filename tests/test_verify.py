@@ -27,6 +27,7 @@ from sim.cli.verify import app
 from sim.engines import cycle, tiled
 from sim.execute import Tally
 from sim.golden_step import GoldenModel
+from sim.mapper.attention_cost import AttentionUse
 from sim.mapping import Gemm, GemmMapping, StageTiling, Tile
 from sim.verification import charge, check, golden_run, run
 from sim.verification.check import compare_logits
@@ -299,6 +300,24 @@ def test_a_wrong_charge_is_found(monkeypatch: pytest.MonkeyPatch, field: str) ->
     result = verify(TINY, "edge-npu")
     assert result.first_difference == "lm_head"
     assert f"{field}: " in result.ops[-1].differences[0]
+
+
+@pytest.mark.parametrize("chip", ["edge-npu", "gemmini-default", "tpu-v4i", "h100-sxm5-80gb"])
+def test_a_wrong_byte_of_attention_on_any_level_is_found(monkeypatch: pytest.MonkeyPatch, chip: str) -> None:
+    """Read or written, of tiles on their way, of operands, scores or sums."""
+    true = charge.attention_use
+    for level in load_chip(chip).memory[1:]:
+        for field in ("read_bytes", "written_bytes", "room_bytes"):
+
+            def wrong(*asked: Any, field: str = field, name: str = level.name) -> AttentionUse:
+                use = true(*asked)
+                return use._replace(**{field: getattr(use, field) | {name: getattr(use, field)[name] + 1}})
+
+            monkeypatch.setattr(charge, "attention_use", wrong)
+            result = verify(TINY, chip)
+            assert result.first_difference == "layers.0.self_attn.context"
+            (told,) = next(each.differences for each in result.ops if each.name == result.first_difference)
+            assert told.startswith(f"{level.name}.{field}: ")
 
 
 # The command -----------------------------------------------------------------------------------------------------------------------------

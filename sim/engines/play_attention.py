@@ -447,7 +447,7 @@ def least_cycles(
 
 def least_of_tilings(tilings: TilingBounds, chip: Chip, in_dram: InDram, part: Part) -> NDArray[np.float64]:
     """Cycles that `play_attention` does not go below with the key tiles of some tilings, whatever the dataflow [key tiles]: as
-    `least_cycles`, of what is known of them, with nothing of the levels on the chip."""
+    `least_cycles`, of what is known of them."""
     first, sizes = tilings.first, tilings.kv_tiles[:, None]
     attention, own, products = first.attention, _own_bytes(first, in_dram, part), 2 if part == "all" else 1
     pairs = -(-attention.pairs // first.split[0])
@@ -474,12 +474,12 @@ def least_of_tilings(tilings: TilingBounds, chip: Chip, in_dram: InDram, part: P
     from_dram, to_dram = reads / np.maximum(own_read, 1e-300), writes / np.maximum(own_written, 1e-300)
     latency = float(dram.latency_s) * clock_hz
     drain = np.array([_drain_cycles(flow, chip) for flow in flows_of(first, chip)])[:, None]
-    last = tilings.array_cycles / (scores * pairs) * ends.last_keys / products + own.output * to_dram / pairs
+    last = tilings.product_cycles / (scores * pairs) * ends.last_keys / products + own.output * to_dram / pairs
     cycles = np.where(own_read > 0, latency + reads + rows[tail] * last + drain, 0.0)
     if part == "all":
-        per_score = tilings.array_cycles / (scores * pairs * products)
+        per_score = tilings.product_cycles / (scores * pairs * products)
         waits = _Waits(
-            products=tilings.array_cycles,
+            products=tilings.product_cycles,
             softmax=tilings.vector_cycles * (1 - 1e-12),
             scores=pairs * summed(end - begin if first.online else 1) * drain,
             outputs=pairs * summed(1) * drain,

@@ -258,7 +258,7 @@ def _moved_bytes(group_class: GroupClass, plan: Plan, mapped: Mapped) -> dict[st
     if isinstance(choice, GemmChoice):
         own = moved_bytes(choice.mapping, chip, choice.a_resident)
     elif isinstance(choice, AttentionChoice):
-        own = attention_bytes(choice.mapping, chip, choice.cost, choice.part, bool(group_class.load.counts))
+        own = attention_bytes(choice.mapping, chip, choice.cost, choice.in_dram, choice.part)
     return all_moved_bytes(chip, mapped.flows, mapped.dram_bytes, own)
 
 

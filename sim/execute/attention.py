@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -19,7 +21,7 @@ from sim.execute.arithmetic import Arithmetic, exchanged_elements, issued_macs
 from sim.execute.check import check_buffers, check_compute
 from sim.execute.judge import hidden_pairs
 from sim.execute.tally import Cargo, Tally
-from sim.mapping import Span, innermost, parts
+from sim.mapping import Span, innermost, levels_of, parts
 
 _Held = TypeVar("_Held")
 
@@ -89,9 +91,9 @@ def execute_attention(
 ) -> tuple[Tensor, Tally]:
     """Output [B, H, T, E] of q[B, H, T, E], k and v[B, G, S, E], moved and computed as the mapping says, and what that took.
 
-    Traffic is between DRAM and the levels next to the array, whatever lies between. Raises ValueError for a mapping that the chip cannot
-    carry out: more parts than cores, a dataflow that the array lacks, tiles that do not fit their level, keys shared where no level is,
-    online rescaling of integers or without fusion; and for a query that sees no key.
+    Tiles pass every level on the chip that holds activations, written there and read again. Raises ValueError for a mapping that the chip
+    cannot carry out: more parts than cores, a dataflow that the array lacks, tiles that do not fit their level, keys shared where no level
+    is, online rescaling of integers or without fusion; and for a query that sees no key.
     """
     _check(mapping, chip, q, k, numbers)
     run = _Run(mapping, chip, q, k, v, numbers)
@@ -145,11 +147,12 @@ class _Rows:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Scored:
-    """Scores of a query tile with some key tiles, and whether these are its last ones."""
+    """Scores of a query tile with some key tiles, and whether these are its first and its last ones."""
 
     of: _Rows
     tiles: list[Span]
     scores: Tensor
+    is_first: bool
     is_last: bool
 
 
@@ -169,6 +172,7 @@ class _Run:
         self.scored = _Places[_Scored]("scores", mapping.score_buffers)
         self.tally = Tally()
         self.operands, self.sums = innermost(chip, "activations"), innermost(chip, "psums")
+        self.way = [level.name for level in (chip.dram, *levels_of(chip, "activations"))]
         self.here: dict[tuple[MemoryLevel, Cargo], int] = {}
 
     def core(self, pairs: Span, queries: Span) -> None:
@@ -207,7 +211,7 @@ class _Run:
         for i, some in enumerate([[tile] for tile in tiles] if mapping.online else [tiles]):
             is_last = i == len(tiles) - 1 or not mapping.online
             compute = self.raw_scores if mapping.online else self.whole_rows
-            self.scored.write(_Scored(of, some, compute(pair, queries, some), is_last))
+            self.scored.write(_Scored(of, some, compute(pair, queries, some), i == 0, is_last))
             if is_last and mapping.score_buffers > 1:
                 self.asking.free()
             if self.scored.written - self.scored.used == mapping.score_buffers:
@@ -218,7 +222,7 @@ class _Run:
         scored, attention = self.scored.oldest(), self.attention
         of = scored.of
         self.tally.softmaxes += 1
-        if self.mapping.kv_tile < attention.kv_len and scored.tiles[0] == key_tiles(self.mapping, of.queries)[0]:
+        if self.mapping.kv_tile < attention.kv_len and scored.is_first:
             self.held.pop("values", None)
         if self.mapping.online:
             self.rescale(scored)
@@ -240,8 +244,7 @@ class _Run:
         else:
             self.hold(self.operands, "outputs", result.numel() * self.attention.act_bits)
         self.tally.move(self.operands.name, "outputs", "write", result.numel())
-        self.tally.move(self.operands.name, "outputs", "read", result.numel())
-        self.tally.move(self.chip.dram.name, "outputs", "write", result.numel())
+        self.outwards("outputs", result.numel())
         self.output[of.here] = result.view(self.attention.rows_per_query, -1, self.attention.head_dim)
 
     # Three passes over whole rows
@@ -260,6 +263,7 @@ class _Run:
         self.hold(self.sums, "psums", sums.numel() * self.attention.acc_bits)
         self.multiply(arithmetic, sums, rows, self.fetch("keys", pair, tile).T, queries, tile)
         scores = arithmetic.finish(sums, Span(0, sums.shape[1]))
+        self.tally.exchange(self.operands.name, "scores", "write", scores.numel())
         self.spill("scores", scores.numel(), reads=0)
         if scores.dtype == torch.float8_e4m3fn:  # a masked score is not a number there
             return scores.float().masked_fill(self.hidden(queries, tile), math.nan).to(scores.dtype)
@@ -270,13 +274,22 @@ class _Run:
         number, scales, mask = self.numbers, self.numbers.scales, {"mask": self.attention.mask}
         exp_scales = (scales.scores, scales.scores, scales.exponentials) if scales else ()
         maxima = number.op("ReduceMax", (scores,), exp_scales[:2], mask)
+        self.passes("scores", scores)
         exponentials = number.op("ElementwiseExp", (scores, maxima), exp_scales, {**mask, "scale": number.softmax_scale})
+        self.passes("scores", scores, "exponentials")
         probabilities = number.op("Normalize", (exponentials,), (scales.exponentials, scales.probabilities) if scales else (), mask)
+        self.passes("exponentials", exponentials, "probabilities")
         self.spill("scores", scores.numel(), reads=2, writes=0)
         self.spill("maxima", maxima.numel(), reads=1)
         self.spill("exponentials", exponentials.numel(), reads=1)
         self.spill("probabilities", probabilities.numel(), reads=1)
         return probabilities
+
+    def passes(self, taken: Cargo, tensor: Tensor, made: Cargo | None = None) -> None:
+        """The vector unit reads a tensor, and writes one of as many elements if it makes one."""
+        self.tally.exchange(self.operands.name, taken, "read", tensor.numel())
+        if made is not None:
+            self.tally.exchange(self.operands.name, made, "write", tensor.numel())
 
     def weighted_values(self, pair: int, queries: Span, probabilities: Tensor, tiles: list[Span]) -> Tensor:
         arithmetic, scales = self.numbers.for_values, self.numbers.scales
@@ -285,7 +298,8 @@ class _Run:
         first = 0
         for tile in tiles:
             width = tile.stop - tile.start
-            self.multiply(arithmetic, sums, probabilities[:, first : first + width], self.fetch("values", pair, tile), queries, tile)
+            some, values = probabilities[:, first : first + width], self.fetch("values", pair, tile)
+            self.multiply(arithmetic, sums, some, values, queries, tile, continues=first > 0)
             first += width
         return arithmetic.finish(sums, Span(0, sums.shape[1]))
 
@@ -307,19 +321,25 @@ class _Run:
         of_scores = torch.ones(()) if scales is None else scales.queries * scales.keys
         scores = (scored.scores.float() * of_scores).masked_fill(self.hidden(of.queries, tile), -math.inf)
         larger = torch.maximum(of.maxima, scores.amax(-1, keepdim=True))
+        self.tally.exchange(self.sums.name, "psums", "read", scores.numel())
         # A row that has seen no key yet has no maximum: it is measured from 0, where all its exponentials are 0.
         base = larger.masked_fill(larger.isinf(), 0.0)
         exponentials = ((scores - base) * scale).exp()
+        self.tally.exchange(self.sums.name, "psums", "read", scores.numel())
+        self.tally.exchange(self.operands.name, "exponentials", "write", exponentials.numel())
         shrink = ((of.maxima - base) * scale).exp()
         of.totals = of.totals * shrink + exponentials.sum(-1, keepdim=True)
         of.output = (of.output.float() * shrink).to(arithmetic.sum_dtype)
+        if not scored.is_first:
+            self.tally.exchange(self.sums.name, "psums", "read", of.output.numel())
+            self.tally.exchange(self.sums.name, "psums", "write", of.output.numel())
         values = self.fetch("values", of.pair, tile)
         if scales is None:
             weights = exponentials.to(arithmetic.output_dtype)
         else:
             weights = self.numbers.weights(requantise(exponentials, scales.exponentials, arithmetic.output), scales.exponentials)
         self.hold(self.operands, "exponentials", weights.numel() * self.attention.act_bits * self.mapping.score_buffers)
-        self.multiply(arithmetic, of.output, weights, values, of.queries, tile)
+        self.multiply(arithmetic, of.output, weights, values, of.queries, tile, continues=not scored.is_first)
         of.maxima = larger
 
     # Moving, masking, multiplying
@@ -337,21 +357,29 @@ class _Run:
         return data
 
     def move_in(self, cargo: Cargo, elements: int, bits: int, from_dram: bool = True) -> None:
-        if from_dram:
-            self.tally.move(self.chip.dram.name, cargo, "read", elements)
-        self.tally.move(self.operands.name, cargo, "write", elements)
+        self.inwards(cargo, elements, self.way if from_dram else self.way[1:])
         self.hold(self.operands, cargo, elements * bits)
+
+    def inwards(self, cargo: Cargo, elements: int, way: Sequence[str]) -> None:
+        """From each level of a way to the next, the outermost first."""
+        for outer, inner in pairwise(way):
+            self.tally.move(outer, cargo, "read", elements)
+            self.tally.move(inner, cargo, "write", elements)
+
+    def outwards(self, cargo: Cargo, elements: int) -> None:
+        """All the way to DRAM."""
+        for outer, inner in pairwise(self.way):
+            self.tally.move(inner, cargo, "read", elements)
+            self.tally.move(outer, cargo, "write", elements)
 
     def spill(self, cargo: Cargo, elements: int, *, reads: int, writes: int = 1) -> None:
         """What passes through DRAM between the graph's ops, unless attention is fused."""
         if self.mapping.fused:
             return
         for _ in range(writes):
-            self.tally.move(self.operands.name, cargo, "read", elements)
-            self.tally.move(self.chip.dram.name, cargo, "write", elements)
+            self.outwards(cargo, elements)
         for _ in range(reads):
-            self.tally.move(self.chip.dram.name, cargo, "read", elements)
-            self.tally.move(self.operands.name, cargo, "write", elements)
+            self.inwards(cargo, elements, self.way)
 
     def hidden(self, queries: Span, tile: Span) -> Tensor:
         """True for each row and key that must not meet; the heads of a pair follow each other."""
@@ -360,17 +388,21 @@ class _Run:
             self.masks[queries, tile] = pairs.repeat(self.attention.rows_per_query, 1)
         return self.masks[queries, tile]
 
-    def multiply(self, arithmetic: Arithmetic, sums: Tensor, a: Tensor, b: Tensor, queries: Span, tile: Span) -> None:
-        """One of the two products of a query tile and a key tile."""
+    def multiply(
+        self, arithmetic: Arithmetic, sums: Tensor, a: Tensor, b: Tensor, queries: Span, tile: Span, *, continues: bool = False
+    ) -> None:
+        """One of the two products of a query tile and a key tile; `continues`: its sums are begun."""
         arithmetic.add_product(sums, a, b)
         (m, k), n, mapping = a.shape, b.shape[1], self.mapping
         seen = int((~self.hidden(queries, tile)).sum())
         self.tally.useful_macs += seen * self.attention.head_dim
         how = self.chip.matrix, self.attention.compute, mapping.dataflow, mapping.array_axis
         self.tally.issue(self.who, issued_macs(*how, m, n, k))
-        counts = exchanged_elements(*how, (m, n, k), continues=False)
+        counts = exchanged_elements(*how, (m, n, k), continues)
         self.tally.exchange(self.operands.name, "activations", "read", counts.a_reads)
         self.tally.exchange(self.operands.name, "keys", "read", counts.b_reads)
+        self.tally.exchange(self.sums.name, "psums", "read", counts.sums_reads)
+        self.tally.exchange(self.sums.name, "psums", "write", counts.sums_writes)
 
 
 def _check(mapping: AttentionMapping, chip: Chip, q: Tensor, k: Tensor, numbers: AttentionNumbers) -> None:

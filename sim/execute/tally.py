@@ -27,11 +27,11 @@ class Tally:
 
     `useful_macs`: unmasked products. `issued_macs`: what the matrix units carry out, padding of their granules and masked parts of computed
     tiles included. `issued_by_core`: those of each core that has any, and `issued_by_unit` of its first matrix unit. `moves`: tiles by
-    movement between levels and by their elements. `exchanged`: elements that the matrix units read from and write to the levels next to
-    them. `turns`: how often, at the stage of that index (of the first core, where each has its own), the next tile lies elsewhere along an
-    axis than the one before it, which tells two orders of loops apart even where they move the same. `softmaxes`: how often the vector
-    unit takes up scores of an attention: whole rows of a query tile, or online those of one key tile. `held_bits`: the most that one
-    instance of a level has to make room for, by level and cargo, all buffers of a tile counted.
+    movement between levels and by their elements. `exchanged`: elements that the matrix units, and in attention the vector unit, read from
+    and write to the levels next to them. `turns`: how often, at the stage of that index (of the first core, where each has its own), the
+    next tile lies elsewhere along an axis than the one before it, which tells two orders of loops apart even where they move the same.
+    `softmaxes`: how often the vector unit takes up scores of an attention: whole rows of a query tile, or online those of one key tile.
+    `held_bits`: the most that one instance of a level has to make room for, by level and cargo, all buffers of a tile counted.
     """
 
     useful_macs: int = 0
@@ -73,7 +73,7 @@ class Tally:
         self.moves[key] = self.moves.get(key, 0) + tiles
 
     def exchange(self, level: str, cargo: Cargo, direction: Literal["read", "write"], elements: int) -> None:
-        """Elements that matrix units read from or write to a level."""
+        """Elements that units read from or write to a level."""
         if elements:
             self.exchanged[Traffic(level, cargo, direction)] += elements
 
@@ -94,7 +94,7 @@ class Tally:
         return total
 
     def exchanged_bits(self, level: str, direction: Literal["read", "write"], bits: Mapping[Cargo, int]) -> int:
-        """Bits that the matrix units exchange with a level in one direction; `bits` per element of the cargoes that are counted."""
+        """Bits that units exchange with a level in one direction; `bits` per element of the cargoes that are counted."""
         counted = ((movement, elements) for movement, elements in self.exchanged.items() if movement.cargo in bits)
         return sum(elements * bits[each.cargo] for each, elements in counted if (each.level, each.direction) == (level, direction))
 

@@ -26,6 +26,7 @@ from sim.mapper.attention_cost import (
     QueryCuts,
     cost_of_use,
     ends_s,
+    least_level_s,
     moves_of,
     packed,
     product_cycles,
@@ -157,11 +158,12 @@ def _answer(asked: _Question[AttentionMapping]) -> tuple[tuple[AttentionMapping,
 
 class TilingBounds(NamedTuple):
     """Tilings with one split and query tile and some key tiles, and what they at least ask of the most loaded core [key tiles]: cycles of
-    the array under each dataflow [flows, key tiles] and of the vector unit, bytes that DRAM reads and writes, and seconds."""
+    products, of the array under each dataflow or of the busiest level on the chip [flows, key tiles], and of the vector unit, bytes that
+    DRAM reads and writes, and seconds."""
 
     first: AttentionMapping
     kv_tiles: Counts
-    array_cycles: Counts
+    product_cycles: NDArray[np.float64]
     vector_cycles: NDArray[np.float64]
     read_bytes: Any
     written_bytes: Any
@@ -200,7 +202,10 @@ def _least_first(question: _Question[Attention], fused: bool, online: bool) -> l
                 continue
             cycles = of_all if len(kv_tiles) == len(longest) else of_all[:, np.isin(longest, kv_tiles)]
             vector_cycles, read_bytes, written_bytes, seconds = least(first, kv_tiles, chip, *asked, cycles.min(axis=0))
-            among = TilingBounds(first, kv_tiles, cycles, vector_cycles, read_bytes, written_bytes, seconds * (1 - 1e-12))
+            level_s = least_level_s(first, kv_tiles, chip, question.in_dram, question.part) * (1 - 1e-12)
+            product_cycles = np.maximum(cycles, level_s * float(chip.clock_hz))
+            seconds = np.maximum(seconds * (1 - 1e-12), level_s)
+            among = TilingBounds(first, kv_tiles, product_cycles, vector_cycles, read_bytes, written_bytes, seconds)
             bounded += [_Bounded(each_s, among, i) for i, each_s in enumerate(among.least_s.tolist())]
     return sorted(bounded, key=lambda each: each.least_s)
 

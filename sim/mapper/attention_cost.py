@@ -4,6 +4,13 @@ Everything follows from `sim.attention_mapping`: which tiles are fetched and com
 DRAM and levels that cores share serve them all. Tiles are held where the array reads them: in the innermost level that holds activations;
 score and output tiles in the accumulator's format where psums are held.
 
+**Levels on the chip.** A tile passes each level that holds activations on its way, as a tile of a GEMM does: it is written there and read
+again. What stays on the chip, and keys that cores share, lie in the outermost of these levels: they are not written there once more, nor
+is an output that stays read there. The vector unit reads scores for their maxima and their exponentials, and these to normalise them, and
+writes what it makes beside the tiles; online it reads sums of scores, and the output so far to rescale it, where sums are held, and writes
+only the exponentials beside the tiles. The array adds to the sums of an output from its second key tile on, and reads them first. Maxima
+and totals of rows stay in the vector unit, unless scores pass through DRAM op by op.
+
 **Latency.** A lower bound on every schedule of the mapping, as for a GEMM (`sim.mapper.cost`): max over units and levels of prefix + busy +
 suffix. Before the array and the vector unit do anything, DRAM has answered and the first query and key tile have passed its port; after
 them the last output tile is still to be written. DRAM itself, and levels on the chip that tiles pass while they pass its port, wait for its
@@ -27,7 +34,7 @@ from hwmodels.formulas.elementwise import chosen, larger, plain, slowest
 from hwmodels.formulas.roofline import ports_s, transfer_s
 from hwmodels.formulas.systolic import ceil_div, whole_cycles
 from sim.attention_mapping import Attention, AttentionMapping
-from sim.mapping import innermost
+from sim.mapping import innermost, levels_of
 
 Part: TypeAlias = Literal["all", "scores", "context"]
 """Both products with the softmax between them, or one product by itself."""
@@ -75,9 +82,9 @@ class _Tiles(NamedTuple):
 
 
 class _Use(NamedTuple):
-    """What pairs ask of a core: array cycles, MACs issued, in all and by its first matrix unit, operand bytes read, elements, bytes of
-    tiles fetched and stored, the scores that softmax waits for at first and those that it is done with last, and the rows of the first
-    query tile and the keys of its first key tile."""
+    """What pairs ask of a core: array cycles, MACs issued, in all and by its first matrix unit, operand bytes read, sums read and written,
+    score elements and rows, bytes of tiles fetched and stored, the scores that softmax waits for at first and those that it is done with
+    last, and the rows of the first query tile and the keys of its first key tile."""
 
     cycles: Any
     issued_macs: Any
@@ -86,6 +93,7 @@ class _Use(NamedTuple):
     psum_reads: Any
     psum_writes: Any
     computed_scores: Any
+    rows: Any
     query_bytes: Any
     key_bytes: Any
     output_bytes: Any
@@ -121,17 +129,18 @@ def cost_of_use(
     pairs = int(ceil_div(attention.pairs, mapping.split[0]))
     columns = np.array(use)
     worst = _Use(*(pairs * most for most in columns.max(axis=1).tolist()))
-    whole = _Use(*(attention.pairs * total for total in columns.sum(axis=1).tolist()))
+    whole = _whole_chip(mapping, use)
 
     key_bytes = _once_per_pair(mapping, chip, part) if mapping.keys_shared else whole.key_bytes
     read = whole.query_bytes * in_dram.queries + key_bytes * in_dram.keys + score_bytes[0]
     written = whole.output_bytes * in_dram.output + score_bytes[1]
     if part == "all" and not mapping.fused:
-        passes = whole.computed_scores * attention.act_bits / 8
-        maxima = attention.batch * attention.heads * attention.q_len * attention.act_bits / 8
-        read, written = read + 4 * passes + maxima, written + 3 * passes + maxima
+        loaded, stored = _spilled_bytes(attention, whole)
+        read, written = read + loaded, written + stored
     visible = attention.batch * attention.heads * float(attention.mask.visible_pairs(attention.q_len, attention.kv_len))
-    busy, ports = _busy(mapping, chip, worst, whole, (read, written), {name: float(count) / visible for name, count in counts.items()})
+    uses = [(level, whole if level.per == "chip" else worst) for level in chip.memory[1:]]
+    levels = {level.name: _level_bytes(chip, level, mapping, asked, in_dram, part) for level, asked in uses}
+    busy, ports = _busy(mapping, chip, worst, (read, written), levels, {name: float(count) / visible for name, count in counts.items()})
     first = min(use.first_rows.tolist()), min(use.first_keys.tolist())
     latency_s, bound_by = _bound(mapping, chip, busy, in_dram, read > 0, first)
     if part == "all":
@@ -169,10 +178,14 @@ def ends_s(mapping: AttentionMapping, rows: Any, keys: Any, chip: Chip, in_dram:
 
 
 def _busy(
-    mapping: AttentionMapping, chip: Chip, worst: _Use, whole: _Use, dram_bytes: tuple[float, float], per_score: Mapping[str, float]
+    mapping: AttentionMapping,
+    chip: Chip,
+    worst: _Use,
+    dram_bytes: tuple[float, float],
+    levels: Mapping[str, tuple[float, float]],
+    per_score: Mapping[str, float],
 ) -> tuple[dict[str, Any], dict[str, tuple[Any, ...]]]:
-    """Seconds that each unit and level works, and each port of levels on the chip."""
-    attention = mapping.attention
+    """Seconds that each unit and level works, and each port of levels on the chip, which read and write so many bytes."""
     clock = chip.clock_hz
     lane_cycles = sum(each * chip.vector.cycles[name] for name, each in per_score.items()) * worst.computed_scores
     busy = {
@@ -180,54 +193,66 @@ def _busy(
         "vector": whole_cycles(lane_cycles / chip.vector.lanes) / clock,
         chip.dram.name: transfer_s(*dram_bytes, *rates_of(chip, chip.dram), chip.dram.bandwidth.shared),
     }
-    passes, ports = _score_passes_bytes(attention, worst, bool(per_score)), dict[str, tuple[Any, ...]]()
+    ports = dict[str, tuple[Any, ...]]()
     for level in chip.memory[1:]:
-        use = whole if level.per == "chip" else worst
-        read, written = _level_bytes(chip, level, attention, use, passes)
+        read, written = levels[level.name]
         rates = level.bandwidth.read_bytes_per_s(chip.clock_hz), level.bandwidth.write_bytes_per_s(chip.clock_hz)
         ports[level.name] = tuple(map(plain, ports_s(read, written, *rates, level.bandwidth.shared)))
         busy[level.name] = transfer_s(read, written, *rates, level.bandwidth.shared)
     return {name: plain(seconds) for name, seconds in busy.items()}, ports
 
 
-def _score_passes_bytes(attention: Attention, use: _Use, has_softmax: bool) -> float:
-    """Bytes of scores that the softmax reads, and as many that it writes, in its three passes."""
-    return 3 * use.computed_scores * attention.act_bits / 8 if has_softmax else 0.0
+def _spilled_bytes(attention: Attention, use: _Use) -> tuple[float, float]:
+    """Bytes (read, written) of what passes through DRAM between the ops of an unfused attention: scores are read for their maxima and for
+    their exponentials, these to be normalised and what that gives for its product with the values; maxima once."""
+    scores, maxima = use.computed_scores * attention.act_bits / 8, use.rows * attention.act_bits / 8
+    return 4 * scores + maxima, 3 * scores + maxima
 
 
-def _level_bytes(chip: Chip, level: MemoryLevel, attention: Attention, use: _Use, passes_bytes: float) -> tuple[Any, Any]:
+def _level_bytes(
+    chip: Chip, level: MemoryLevel, mapping: AttentionMapping, use: _Use, in_dram: InDram, part: Part
+) -> tuple[float, float]:
     """Bytes read from and written to an on-chip level."""
-    read: Any = 0.0
-    written: Any = 0.0
-    if level is innermost(chip, "activations"):
-        read = use.operand_bytes + use.output_bytes + passes_bytes
-        written = use.query_bytes + use.key_bytes + use.output_bytes + passes_bytes
-    elif "activations" in level.holds:
-        read, written = use.query_bytes + use.key_bytes, use.output_bytes
+    attention, (home, *further) = mapping.attention, levels_of(chip, "activations")
+    read = written = 0.0
+    if "activations" in level.holds:
+        from_dram, keys = ALL_IN_DRAM, use.key_bytes
+        if level is home:
+            from_dram, keys = in_dram, _once_per_pair(mapping, chip, part) if mapping.keys_shared else keys
+        loaded, stored = _spilled_bytes(attention, use) if part == "all" and not mapping.fused else (0.0, 0.0)
+        read = use.output_bytes * from_dram.output + stored
+        written = use.query_bytes * from_dram.queries + keys * from_dram.keys + loaded + use.output_bytes
+        if level is (home, *further)[-1]:
+            passes = use.computed_scores * attention.act_bits / 8 if part == "all" else 0.0
+            read += use.operand_bytes + (0.0 if mapping.online else 3 * passes)
+            written += passes if mapping.online else 3 * passes
+        else:
+            read, written = read + use.query_bytes + use.key_bytes + loaded, written + stored
     if level is innermost(chip, "psums"):
         read += use.psum_reads * attention.acc_bits / 8
         written += use.psum_writes * attention.acc_bits / 8
     return read, written
 
 
-def moved_bytes(mapping: AttentionMapping, chip: Chip, cost: AttentionCost, part: Part, has_softmax: bool) -> dict[str, float]:
+def _whole_chip(mapping: AttentionMapping, use: _Use) -> _Use:
+    """What all pairs and parts of the query positions ask together."""
+    return _Use(*(mapping.attention.pairs * float(np.sum(column)) for column in use))
+
+
+def moved_bytes(mapping: AttentionMapping, chip: Chip, cost: AttentionCost, in_dram: InDram, part: Part) -> dict[str, float]:
     """Bytes that a mapping reads from and writes to each level, over the whole chip."""
-    use = use_of(mapping, chip, part, moves_of(mapping, chip, part))
-    whole = _Use(*(mapping.attention.pairs * float(np.sum(column)) for column in use))
-    passes = _score_passes_bytes(mapping.attention, whole, has_softmax)
-    inner = {level.name: float(sum(_level_bytes(chip, level, mapping.attention, whole, passes))) for level in chip.memory[1:]}
+    whole = _whole_chip(mapping, use_of(mapping, chip, part, moves_of(mapping, chip, part)))
+    inner = {level.name: float(sum(_level_bytes(chip, level, mapping, whole, in_dram, part))) for level in chip.memory[1:]}
     return {chip.dram.name: float(cost.dram_read_bytes + cost.dram_written_bytes), **inner}
 
 
-class InnermostUse(NamedTuple):
-    """What an attention asks of the level next to the array that holds activations: bytes read of it, by the array and by output tiles that
-    leave, and written to it by tiles that arrive and by finished outputs, over the whole chip; bytes that one instance of it, and of the
-    level that holds sums, has to hold; the MACs that the busiest core and the busiest matrix unit issue, and how many cores issue any; and
-    how often the vector unit takes up scores, whole rows of a query tile or, online, those of a key tile."""
+class AttentionUse(NamedTuple):
+    """What an attention asks of a chip: bytes that each on-chip level reads and writes, over the whole chip; bytes that one instance of it
+    has to hold; the MACs that the busiest core and the busiest matrix unit issue, and how many cores issue any; and how often the vector
+    unit takes up scores, whole rows of a query tile or, online, those of a key tile."""
 
-    level: str
-    read_bytes: float
-    written_bytes: float
+    read_bytes: dict[str, float]
+    written_bytes: dict[str, float]
     room_bytes: dict[str, float]
     busiest_macs: float
     busiest_unit_macs: float
@@ -235,13 +260,25 @@ class InnermostUse(NamedTuple):
     softmaxes: int
 
 
-def innermost_use(mapping: AttentionMapping, chip: Chip) -> InnermostUse:
-    """Both products with the softmax between them; scores that softmax passes over, and sums, are left out of the traffic."""
-    attention, use = mapping.attention, use_of(mapping, chip, "all", moves_of(mapping, chip, "all"))
-    columns = use.operand_bytes, use.query_bytes, use.key_bytes, use.output_bytes
-    read, queries, keys, outputs = (attention.pairs * float(np.sum(each)) for each in columns)
-    operands, sums = innermost(chip, "activations"), innermost(chip, "psums")
-    tiles, pairs = _query_tiles(mapping), int(ceil_div(attention.pairs, mapping.split[0]))
+def attention_use(mapping: AttentionMapping, chip: Chip, in_dram: InDram = ALL_IN_DRAM) -> AttentionUse:
+    """Both products with the softmax between them."""
+    attention, use, tiles = mapping.attention, use_of(mapping, chip, "all", moves_of(mapping, chip, "all")), _query_tiles(mapping)
+    whole, pairs = _whole_chip(mapping, use), int(ceil_div(attention.pairs, mapping.split[0]))
+    moved = {level.name: _level_bytes(chip, level, mapping, whole, in_dram, "all") for level in chip.memory[1:]}
+    return AttentionUse(
+        read_bytes={name: read for name, (read, _) in moved.items()},
+        written_bytes={name: written for name, (_, written) in moved.items()},
+        room_bytes=_room_bytes(mapping, chip, tiles),
+        busiest_macs=pairs * float(np.max(use.issued_macs)),
+        busiest_unit_macs=pairs * float(np.max(use.unit_macs)),
+        busy_cores=mapping.busy_cores,
+        softmaxes=attention.pairs * (int(np.sum(tiles.full + tiles.edge)) if mapping.online else len(tiles.queries)),
+    )
+
+
+def _room_bytes(mapping: AttentionMapping, chip: Chip, tiles: _Tiles) -> dict[str, float]:
+    """Bytes that one instance of each on-chip level has to hold."""
+    attention, operands, sums = mapping.attention, innermost(chip, "activations"), innermost(chip, "psums")
     rows = tiles.queries * attention.rows_per_query
     widths = np.where(tiles.full > 0, mapping.kv_tile, attention.kv_len % mapping.kv_tile)
     parts = np.flatnonzero(np.diff(tiles.part, prepend=-1))
@@ -253,7 +290,7 @@ def innermost_use(mapping: AttentionMapping, chip: Chip) -> InnermostUse:
 
     kept_keys = tiles.keys if mapping.fused and not mapping.online else widths
     kept_bits = largest(rows * kept_keys, operands) * attention.act_bits
-    room = dict.fromkeys((operands.name, sums.name), 0.0)
+    room = {level.name: 0.0 for level in chip.memory[1:]}
     room[operands.name] += mapping.score_buffers * (largest(rows, operands) * attention.head_dim * attention.act_bits + kept_bits)
     room[operands.name] += 2 * mapping.buffers * largest(widths, operands) * attention.head_dim * attention.kv_bits
     if mapping.online:
@@ -261,16 +298,7 @@ def innermost_use(mapping: AttentionMapping, chip: Chip) -> InnermostUse:
         room[sums.name] += mapping.score_buffers * largest(rows * widths, sums) * attention.acc_bits
     else:
         room[sums.name] += largest(rows * np.maximum(widths, attention.head_dim), sums) * attention.acc_bits
-    return InnermostUse(
-        level=operands.name,
-        read_bytes=read + outputs,
-        written_bytes=queries + keys + outputs,
-        room_bytes={name: bits / 8 for name, bits in room.items()},
-        busiest_macs=pairs * float(np.max(use.issued_macs)),
-        busiest_unit_macs=pairs * float(np.max(use.unit_macs)),
-        busy_cores=mapping.busy_cores,
-        softmaxes=attention.pairs * (int(np.sum(tiles.full + tiles.edge)) if mapping.online else len(tiles.queries)),
-    )
+    return {name: bits / 8 for name, bits in room.items()}
 
 
 def rates_of(chip: Chip, level: MemoryLevel) -> tuple[Any, Any]:
@@ -310,11 +338,12 @@ def _query_tiles(mapping: AttentionMapping) -> _Tiles:
 
 
 class _Moves(NamedTuple):
-    """What one pair asks apart from its products, which alone depend on the dataflow: score elements and bytes, for each part of the query
-    positions."""
+    """What one pair asks apart from its products, which alone depend on the dataflow: score elements, rows and bytes, for each part of the
+    query positions."""
 
     tiles: _Tiles
     computed_scores: NDArray[np.float64]
+    rows: NDArray[np.float64]
     query_bytes: NDArray[np.float64]
     key_bytes: NDArray[np.float64]
     output_bytes: NDArray[np.float64]
@@ -330,9 +359,8 @@ def moves_of(mapping: AttentionMapping, chip: Chip, part: Part) -> _Moves:
     rows = tiles.queries * attention.rows_per_query
     side_bytes = packed(chip, rows * attention.head_dim * attention.act_bits / 8)
     key_bytes = (2 if part == "all" else 1) * _key_bytes(mapping, chip, tiles)
-    columns = (rows * tiles.keys, side_bytes * (part != "context"), key_bytes, side_bytes * (part != "scores"))
-    computed, queries, keys, output = (np.bincount(tiles.part, weights=column).astype(np.float64) for column in columns)
-    return _Moves(tiles, computed, queries, keys, output, *_edges(mapping, tiles, rows))
+    columns = (rows * tiles.keys, rows, side_bytes * (part != "context"), key_bytes, side_bytes * (part != "scores"))
+    return _Moves(tiles, *(np.bincount(tiles.part, weights=column).astype(np.float64) for column in columns), *_edges(mapping, tiles, rows))
 
 
 def _edges(mapping: AttentionMapping, tiles: _Tiles, rows: Counts) -> tuple[NDArray[np.float64], ...]:
@@ -363,7 +391,51 @@ def use_of(mapping: AttentionMapping, chip: Chip, part: Part, moves: _Moves) -> 
             if part != "scores":
                 products += often * _product(mapping, chip, rows, attention.head_dim, keys)
     cycles, issued, by_unit, operands, psum_reads, psum_writes = products
-    return _Use(cycles, issued, by_unit, operands, psum_reads, psum_writes, *moves[1:])
+    more = _more_sums(mapping, part, tiles.queries * attention.rows_per_query, tiles.keys, tiles.full + tiles.edge)
+    reads, writes = (np.bincount(tiles.part, weights=column) for column in more)
+    return _Use(cycles, issued, by_unit, operands, psum_reads + reads, psum_writes + writes, *moves[1:])
+
+
+def _more_sums(mapping: AttentionMapping, part: Part, rows: Counts, keys: Counts, key_tiles: Counts) -> tuple[Counts, Counts]:
+    """Sums (read, written) besides those of each product by itself, of query tiles with some rows, keys and key tiles: outputs that go on
+    with each key tile but the first; online, besides, scores read for their maxima and exponentials, and the outputs to be rescaled."""
+    continued = rows * mapping.attention.head_dim * (key_tiles - 1) * (part != "scores")
+    rescaled = int(part == "all" and mapping.online)
+    return (1 + rescaled) * continued + 2 * rescaled * rows * keys, rescaled * continued
+
+
+def least_level_s(mapping: AttentionMapping, kv_tiles: Counts, chip: Chip, in_dram: InDram, part: Part) -> NDArray[np.float64]:
+    """Seconds that the busiest level on the chip at least works with each of some key tiles, whatever the dataflow [key tiles]: products
+    read each operand and write each sum once, and tiles lie without whole bursts."""
+    attention, cuts, sizes = mapping.attention, query_cuts(mapping.attention, mapping.split[1], mapping.q_tile), kv_tiles[:, None]
+    begin, end = cuts.first // sizes, -(-cuts.last // sizes)
+    rows, keys, tiles = cuts.queries * attention.rows_per_query, np.minimum(end * sizes, attention.kv_len) - begin * sizes, end - begin
+    scored, weighed, side = part != "context", part != "scores", attention.head_dim
+    begins = np.diff(cuts.part, prepend=-1) > 0
+    act_bytes, kv_bytes = attention.act_bits / 8, attention.kv_bits / 8
+    reads, writes = _more_sums(mapping, part, rows, keys, tiles)
+    fetched = np.where(sizes < attention.kv_len, keys, attention.kv_len * begins)
+    operands = (scored * rows * side * tiles + weighed * rows * keys) * act_bytes + (scored + weighed) * keys * side * kv_bytes
+    known = {
+        "operand_bytes": operands,
+        "psum_reads": reads,
+        "psum_writes": writes + scored * rows * keys + weighed * rows * side * tiles,
+        "computed_scores": rows * keys,
+        "rows": rows,
+        "query_bytes": scored * rows * side * act_bytes,
+        "key_bytes": (scored + weighed) * fetched * side * kv_bytes,
+        "output_bytes": weighed * rows * side * act_bytes,
+    }
+    columns = [np.broadcast_to(each, keys.shape) for each in known.values()]
+    of_parts = np.add.reduceat(np.array(columns), np.flatnonzero(begins), axis=2)
+    others = dict.fromkeys(_Use._fields, 0)
+    whole = _Use(**others | dict(zip(known, attention.pairs * of_parts.sum(axis=2), strict=True)))
+    worst = _Use(**others | dict(zip(known, int(ceil_div(attention.pairs, mapping.split[0])) * of_parts.max(axis=2), strict=True)))
+    seconds = np.zeros(len(kv_tiles))
+    for level in chip.memory[1:]:
+        moved = _level_bytes(chip, level, mapping, whole if level.per == "chip" else worst, in_dram, part)
+        seconds = np.maximum(seconds, transfer_s(*moved, *rates_of(chip, level), level.bandwidth.shared))
+    return seconds
 
 
 def _key_bytes(mapping: AttentionMapping, chip: Chip, tiles: _Tiles) -> NDArray[np.float64]:

@@ -512,7 +512,7 @@ def map_attentions(
         found = [(which, map_attentions(attention, own, *asked)) for which, own in alike.many]
         for i, chip in alike.few:
             mapping, cost = map_attention(attention, chip, *asked)
-            found.append((np.array([i]), (cost, attention_bytes(mapping, chip, cost, part, bool(counts)))))
+            found.append((np.array([i]), (cost, attention_bytes(mapping, chip, cost, in_dram, part))))
         joined = _joined([(which, _columns(cost)) for which, (cost, _) in found], count)
         return AttentionCost(**joined), _joined([(which, moved) for which, (_, moved) in found], count)
     waiting = np.ones(count, dtype=bool)
@@ -545,7 +545,7 @@ def map_attentions(
         own_chips = taken(chips, which)
         cost = attention_cost(mapping, own_chips, counts, in_dram, part, score_bytes)
         costs.append((which, _columns(cost)))
-        moved.append((which, attention_bytes(mapping, own_chips, cost, part, bool(counts))))
+        moved.append((which, attention_bytes(mapping, own_chips, cost, in_dram, part)))
     return AttentionCost(**_joined(costs, count)), _joined(moved, count)
 
 

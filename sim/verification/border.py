@@ -10,10 +10,10 @@ import torch
 from functional.formats import bits_of
 from functional.qtensor import QTensor, bits_in_memory, weight_bytes
 from functional.quantise import QCaptured
-from hwmodels.chip import Chip
+from hwmodels.chip import Chip, MemoryLevel
 from sim.execute import Tally
 from sim.execute.tally import Cargo, Traffic
-from sim.mapping import AXES, chip_stages, innermost
+from sim.mapping import AXES, chip_stages, levels_of
 from sim.verification.counts import Counts, LevelBytes
 from sim.verification.run import AttentionStep, LinearStep, Machine
 from workloads.graph import OpGraph, OpNode
@@ -21,7 +21,6 @@ from workloads.graph import OpGraph, OpNode
 Destination: TypeAlias = Literal["in DRAM", "on the chip", "taken over"]
 """Where a product's result goes: `taken over` by element-wise ops of its group."""
 
-_SIDES: tuple[Cargo, ...] = ("queries", "keys", "values", "outputs")
 _BETWEEN: tuple[Cargo, ...] = ("scores", "maxima", "exponentials", "probabilities")
 
 
@@ -85,16 +84,14 @@ def attention_counts(
     found = queries, keys, bits_of(chip.matrix.accumulate[attention.compute])
     if planned != found:
         raise ValueError(f"the mapping is one of {planned} bits per element of queries, keys and sums; they have {found}")
-    bits: dict[Cargo, int] = dict.fromkeys(_SIDES, queries)
-    bits["keys"] = bits["values"] = keys
-    name, burst = chip.dram.name, int(chip.dram.burst_bytes)
-    levels = _attention_levels(tally, chip, queries, keys, burst)
-    if ops[0].inputs[0].tensor in resident:
-        del bits["queries"]
+    staying: set[Cargo] = {"queries"} if ops[0].inputs[0].tensor in resident else set()
     if {op.inputs[1].tensor for op in ops if op.kind == "MatMul"} <= resident and attention.kv_len == attention.q_len:
-        del bits["keys"], bits["values"]
+        staying |= {"keys", "values"}
     if ops[-1].name in resident:
-        del bits["outputs"]
+        staying.add("outputs")
+    sides: dict[Cargo, int] = {"queries": queries, "keys": keys, "values": keys, "outputs": queries}
+    bits = {cargo: each for cargo, each in sides.items() if cargo not in staying}
+    name, burst, levels = chip.dram.name, int(chip.dram.burst_bytes), attention_levels(tally, chip, found, staying)
     between: dict[Cargo, int] = dict.fromkeys(_BETWEEN, queries)
     read = tally.moved_bytes(name, "read", bits, burst) + tally.moved_bytes(name, "read", between, 1)
     written = tally.moved_bytes(name, "write", bits, burst) + tally.moved_bytes(name, "write", between, 1)
@@ -102,15 +99,25 @@ def attention_counts(
     return Counts(tally.useful_macs, tally.issued_macs, *busiest, read, written, levels, {"softmax": tally.softmaxes})
 
 
-def _attention_levels(tally: Tally, chip: Chip, act_bits: int, kv_bits: int, burst: int) -> dict[str, LevelBytes]:
-    """The level next to the array that holds activations, where tiles lie on bursts as in DRAM; and the room that sums take."""
-    operands, sums = innermost(chip, "activations").name, innermost(chip, "psums").name
-    tiles: dict[Cargo, int] = {"queries": act_bits, "keys": kv_bits, "values": kv_bits, "outputs": act_bits}
-    written = tally.moved_bytes(operands, "write", tiles, burst)
-    read = tally.exchanged_bits(operands, "read", {"activations": act_bits, "keys": kv_bits})
-    read += 8 * tally.moved_bytes(operands, "read", {"outputs": act_bits}, burst)
-    levels = {sums: LevelBytes(None, None, -(-tally.level_bits(sums) // 8))}
-    return levels | {operands: LevelBytes(-(-read // 8), written, -(-tally.level_bits(operands) // 8))}
+def attention_levels(tally: Tally, chip: Chip, bits: tuple[int, int, int], staying: Set[Cargo]) -> dict[str, LevelBytes]:
+    """What passes each on-chip level, where tiles lie on bursts as in DRAM, and the room that it needs; bits per element of queries, keys
+    and sums. Sides that stay on the chip lie in the outermost level that holds activations: they do not come there, nor leave it."""
+    act_bits, kv_bits, acc_bits = bits
+    between: dict[Cargo, int] = dict.fromkeys(_BETWEEN, act_bits)
+    sides: dict[Cargo, int] = {"queries": act_bits, "keys": kv_bits, "values": kv_bits, "outputs": act_bits}
+    exchanged: dict[Cargo, int] = {"activations": act_bits, "keys": kv_bits, "psums": acc_bits, **between}
+    burst, home = int(chip.dram.burst_bytes), levels_of(chip, "activations")[0]
+
+    def passed(level: MemoryLevel, direction: Literal["read", "write"], crossing: Set[Cargo]) -> int:
+        own = {cargo: each for cargo, each in sides.items() if level is not home or cargo not in staying & crossing}
+        whole = tally.moved_bytes(level.name, direction, own, burst) + tally.moved_bytes(level.name, direction, between, 1)
+        return whole - -tally.exchanged_bits(level.name, direction, exchanged) // 8
+
+    def counted(level: MemoryLevel) -> LevelBytes:
+        read, written = passed(level, "read", {"outputs"}), passed(level, "write", {"queries", "keys", "values"})
+        return LevelBytes(read, written, -(-tally.level_bits(level.name) // 8))
+
+    return {level.name: counted(level) for level in chip.memory[1:]}
 
 
 def streamed_bytes(

@@ -10,7 +10,7 @@ from hwmodels.chip import Chip
 from hwmodels.formulas.elementwise import nearest_count
 from sim.engines import mapped_by, tiled
 from sim.mapper import ChipUse, chip_use
-from sim.mapper.attention_cost import InnermostUse, innermost_use
+from sim.mapper.attention_cost import AttentionUse, attention_use
 from sim.plan import Plan, sustained
 from sim.verification.counts import Counts, LevelBytes
 from sim.verification.run import AttentionStep, LinearStep, Step
@@ -50,25 +50,20 @@ def _charge(group_class: GroupClass, mapped: tiled.Mapped, chip: Chip) -> Counts
     if isinstance(mapped.choice, tiled.GemmChoice):
         use = chip_use(mapped.choice.mapping, chip, mapped.choice.a_resident)
         turns = {f"{stage} {axis}": each for (stage, axis), each in use.turns.items()}
-        busiest, cores, levels = (use.busiest_macs, use.busiest_unit_macs), use.busy_cores, _gemm_levels(use, chip)
+        busiest, cores, levels = (use.busiest_macs, use.busiest_unit_macs), use.busy_cores, _levels(use, chip)
     elif isinstance(mapped.choice, tiled.AttentionChoice):
-        innermost = innermost_use(mapped.choice.mapping, chip)
-        busiest = nearest_count(innermost.busiest_macs), nearest_count(innermost.busiest_unit_macs)
-        cores, levels, turns = innermost.busy_cores, _attention_levels(innermost), {"softmax": innermost.softmaxes}
+        asked = attention_use(mapped.choice.mapping, chip, mapped.choice.in_dram)
+        busiest = nearest_count(asked.busiest_macs), nearest_count(asked.busiest_unit_macs)
+        cores, levels, turns = asked.busy_cores, _levels(asked, chip), {"softmax": asked.softmaxes}
     else:
         busiest, cores, levels, turns = (0, 0), 0, {}, {}
     dram = int(mapped.dram_read_bytes), int(mapped.dram_written_bytes)
     return Counts(useful, nearest_count(mapped.issued_macs), *busiest, cores, *dram, levels, turns)
 
 
-def _gemm_levels(use: ChipUse, chip: Chip) -> dict[str, LevelBytes]:
+def _levels(use: ChipUse | AttentionUse, chip: Chip) -> dict[str, LevelBytes]:
     sizes = {level.name: (use.read_bytes, use.written_bytes, use.room_bytes) for level in chip.memory[1:]}
     return {name: LevelBytes(*(math.ceil(each[name]) for each in columns)) for name, columns in sizes.items()}
-
-
-def _attention_levels(use: InnermostUse) -> dict[str, LevelBytes]:
-    levels = {name: LevelBytes(None, None, math.ceil(size)) for name, size in use.room_bytes.items()}
-    return levels | {use.level: LevelBytes(math.ceil(use.read_bytes), math.ceil(use.written_bytes), math.ceil(use.room_bytes[use.level]))}
 
 
 def _step(ops: tuple[OpNode, ...], choice: tiled.GemmChoice | tiled.AttentionChoice | None, pieces: int) -> Step | None:

@@ -10,12 +10,11 @@ from typing import NamedTuple
 class LevelBytes(NamedTuple):
     """Of one on-chip level, for the tiles of a mapping: bytes read and written by all cores, and what one instance has to hold at a time.
 
-    Bytes are whole ones, rounded up. Of attention, only the level next to the array that holds activations: what the array reads, what
-    tiles of queries, keys and values write, and finished outputs both ways; of the level with its sums (None) only the room.
+    Bytes are whole ones, rounded up.
     """
 
-    read_bytes: int | None
-    written_bytes: int | None
+    read_bytes: int
+    written_bytes: int
     room_bytes: int
 
 
@@ -42,9 +41,9 @@ class Counts:
         names = [name for name in {**mine, **theirs} if mine.get(name) != theirs.get(name)]
         return [f"{name}: {_shown(mine.get(name))} tallied, {_shown(theirs.get(name))} charged" for name in names]
 
-    def flat(self) -> dict[str, int | None]:
+    def flat(self) -> dict[str, int]:
         """Every number by its name."""
-        numbers: dict[str, int | None] = {name: getattr(self, name) for name in self.__slots__[:7]}
+        numbers: dict[str, int] = {name: getattr(self, name) for name in self.__slots__[:7]}
         for level, each in self.levels.items():
             numbers |= {f"{level}.{name}": number for name, number in each._asdict().items()}
         return numbers | {f"turns.{name}": number for name, number in self.turns.items()}
