@@ -111,7 +111,7 @@ def attention_levels(tally: Tally, chip: Chip, bits: tuple[int, int, int], stayi
     def passed(level: MemoryLevel, direction: Literal["read", "write"], crossing: Set[Cargo]) -> int:
         own = {cargo: each for cargo, each in sides.items() if level is not home or cargo not in staying & crossing}
         whole = tally.moved_bytes(level.name, direction, own, burst) + tally.moved_bytes(level.name, direction, between, 1)
-        return whole - -tally.exchanged_bits(level.name, direction, exchanged) // 8
+        return whole + -(-tally.exchanged_bits(level.name, direction, exchanged) // 8)
 
     def counted(level: MemoryLevel) -> LevelBytes:
         read, written = passed(level, "read", {"outputs"}), passed(level, "write", {"queries", "keys", "values"})
