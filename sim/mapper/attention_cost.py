@@ -213,7 +213,7 @@ def _level_bytes(
     chip: Chip, level: MemoryLevel, mapping: AttentionMapping, use: _Use, in_dram: InDram, part: Part
 ) -> tuple[float, float]:
     """Bytes read from and written to an on-chip level."""
-    attention, (home, *further) = mapping.attention, levels_of(chip, "activations")
+    attention, home = mapping.attention, levels_of(chip, "activations")[0]
     read = written = 0.0
     if "activations" in level.holds:
         from_dram, keys = ALL_IN_DRAM, use.key_bytes
@@ -222,7 +222,7 @@ def _level_bytes(
         loaded, stored = _spilled_bytes(attention, use) if part == "all" and not mapping.fused else (0.0, 0.0)
         read = use.output_bytes * from_dram.output + stored
         written = use.query_bytes * from_dram.queries + keys * from_dram.keys + loaded + use.output_bytes
-        if level is (home, *further)[-1]:
+        if level is innermost(chip, "activations"):
             passes = use.computed_scores * attention.act_bits / 8 if part == "all" else 0.0
             read += use.operand_bytes + (0.0 if mapping.online else 3 * passes)
             written += passes if mapping.online else 3 * passes
