@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from itertools import chain, groupby
+from heapq import merge
+from itertools import groupby
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -32,6 +33,8 @@ from sim.mapper.attention_cost import (
     product_cycles,
     query_cuts,
     rates_of,
+    rescale_cycles,
+    rescaled_rows,
     use_of,
 )
 from sim.mapper.attention_room import fit
@@ -51,10 +54,8 @@ def map_attention(
     part: Part = "all",
     score_bytes: tuple[float, float] = (0, 0),
 ) -> tuple[AttentionMapping, AttentionCost]:
-    """The mapping of least latency (then DRAM traffic, then larger tiles) among tiles of whole array passes, equal cuts, the whole length.
-
-    Three passes over whole rows where they fit; else online, for floats; else unfused; but see `attention_modes`. Raises `BadInput` if not
-    one query tile fits.
+    """The mapping of least latency (then DRAM traffic, then whole rows before online, then larger tiles) among tiles of whole array passes,
+    equal cuts, the whole length. Raises `BadInput` if not one query tile fits.
     """
     return best_attention(_Question(attention, tuple(counts.items()), in_dram, part, score_bytes, id(chip), chip))
 
@@ -77,17 +78,16 @@ def best_attention(question: _Question[Attention]) -> tuple[AttentionMapping, At
     """The answer, remembered: layers ask alike."""
     attention, chip, counts = question.of, question.chip, dict(question.counts)
     asked = question.in_dram, question.part, question.score_bytes
-    for modes in attention_modes(attention, chip):
-        best: tuple[Any, AttentionMapping, AttentionCost] | None = None
-        for each in sorted(chain.from_iterable(_least_first(question, *mode) for mode in modes), key=lambda each: each.least_s):
-            if best is not None and each.least_s > best[0][0]:
-                break
-            for mapping, cost in _priced(each.mapping, chip, counts, *asked):
-                rank = rank_of(mapping, cost)
-                if best is None or rank < best[0]:
-                    best = rank, mapping, cost
-        if best is not None:
-            return best[1], best[2]
+    best: tuple[Any, AttentionMapping, AttentionCost] | None = None
+    for each in merge(*(_least_first(question, *mode) for mode in attention_modes(attention)), key=lambda each: each.least_s):
+        if best is not None and each.least_s > best[0][0]:
+            break
+        for mapping, cost in _priced(each.mapping, chip, counts, *asked):
+            rank = rank_of(mapping, cost)
+            if best is None or rank < best[0]:
+                best = rank, mapping, cost
+    if best is not None:
+        return best[1], best[2]
     level = innermost(chip, "activations")
     raise BadInput(Problem("not one query with one key fits", f"raise memory.{level.name}.capacity", path=f"memory.{level.name}.capacity"))
 
@@ -95,15 +95,14 @@ def best_attention(question: _Question[Attention]) -> tuple[AttentionMapping, At
 def rank_of(mapping: AttentionMapping, cost: AttentionCost) -> tuple[Any, ...]:
     """By which mappings are ordered, the best first; of many chips with arrays."""
     moved_bytes = cost.dram_read_bytes + cost.dram_written_bytes
-    return cost.latency_s, moved_bytes, -mapping.q_tile, -mapping.kv_tile, -mapping.score_buffers
+    return cost.latency_s, moved_bytes, mapping.online, -mapping.q_tile, -mapping.kv_tile, -mapping.score_buffers
 
 
-def attention_modes(attention: Attention, chip: Chip) -> list[list[tuple[bool, bool]]]:
-    """(fused, online): of the first of which anything fits the best is taken. Where cores share a level that holds their tiles they are
-    weighed against each other: what fits may keep all cores at work, or only one."""
+def attention_modes(attention: Attention) -> list[tuple[bool, bool]]:
+    """(fused, online) that are weighed against each other: whole rows that just fit may leave room for tiles so small that the other ways
+    take less time, and a longer context, which leaves only these, would be faster."""
     online = [] if is_integer(attention.compute) else [(True, True)]
-    modes = [(True, False), *online, (False, False)]
-    return [modes] if _share_tiles(chip) else [[mode] for mode in modes]
+    return [(True, False), *online, (False, False)]
 
 
 def _share_tiles(chip: Chip) -> bool:
@@ -272,7 +271,9 @@ def least(
     peak_macs = unit.count * float(unit.rates[attention.compute]) * (unit.rows * unit.cols if unit.kind == "systolic" else 1)
     visible = attention.batch * attention.heads * float(attention.mask.visible_pairs(attention.q_len, attention.kv_len))
     lane_cycles = sum(float(count) / visible * chip.vector.cycles[name] for name, count in counts.items())
-    vector_cycles = worst * (lane_cycles / chip.vector.lanes)
+    rescaled = rescaled_rows(mapping, rows, -(-cuts.last // sizes) - cuts.first // sizes)
+    rescaled_most = pairs * np.add.reduceat(rescaled, begins, axis=1).max(axis=1)
+    vector_cycles = (worst * lane_cycles + rescaled_most * rescale_cycles(attention, chip)) / chip.vector.lanes
     cycles = np.maximum(worst * (products * attention.head_dim / peak_macs), array_cycles)
     if part == "all":
         alone: Any = 1.0

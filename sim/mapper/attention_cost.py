@@ -83,8 +83,8 @@ class _Tiles(NamedTuple):
 
 class _Use(NamedTuple):
     """What pairs ask of a core: array cycles, MACs issued, in all and by its first matrix unit, operand bytes read, sums read and written,
-    score elements and rows, bytes of tiles fetched and stored, the scores that softmax waits for at first and those that it is done with
-    last, and the rows of the first query tile and the keys of its first key tile."""
+    rows that are rescaled online, as often as they are, score elements and rows, bytes of tiles fetched and stored, the scores that softmax
+    waits for at first and those that it is done with last, and the rows of the first query tile and the keys of its first key tile."""
 
     cycles: Any
     issued_macs: Any
@@ -92,6 +92,7 @@ class _Use(NamedTuple):
     operand_bytes: Any
     psum_reads: Any
     psum_writes: Any
+    rescaled_rows: Any
     computed_scores: Any
     rows: Any
     query_bytes: Any
@@ -188,6 +189,7 @@ def _busy(
     """Seconds that each unit and level works, and each port of levels on the chip, which read and write so many bytes."""
     clock = chip.clock_hz
     lane_cycles = sum(each * chip.vector.cycles[name] for name, each in per_score.items()) * worst.computed_scores
+    lane_cycles = lane_cycles + rescale_cycles(mapping.attention, chip) * worst.rescaled_rows
     busy = {
         "matrix": worst.cycles / clock,
         "vector": whole_cycles(lane_cycles / chip.vector.lanes) / clock,
@@ -391,9 +393,10 @@ def use_of(mapping: AttentionMapping, chip: Chip, part: Part, moves: _Moves) -> 
             if part != "scores":
                 products += often * _product(mapping, chip, rows, attention.head_dim, keys)
     cycles, issued, by_unit, operands, psum_reads, psum_writes = products
-    more = _more_sums(mapping, part, tiles.queries * attention.rows_per_query, tiles.keys, tiles.full + tiles.edge)
-    reads, writes = (np.bincount(tiles.part, weights=column) for column in more)
-    return _Use(cycles, issued, by_unit, operands, psum_reads + reads, psum_writes + writes, *moves[1:])
+    rows = tiles.queries * attention.rows_per_query
+    more = *_more_sums(mapping, part, rows, tiles.keys, tiles.full + tiles.edge), rescaled_rows(mapping, rows, tiles.full + tiles.edge)
+    reads, writes, rescaled = (np.bincount(tiles.part, weights=column) for column in more)
+    return _Use(cycles, issued, by_unit, operands, psum_reads + reads, psum_writes + writes, rescaled, *moves[1:])
 
 
 def _more_sums(mapping: AttentionMapping, part: Part, rows: Counts, keys: Counts, key_tiles: Counts) -> tuple[Counts, Counts]:
@@ -402,6 +405,19 @@ def _more_sums(mapping: AttentionMapping, part: Part, rows: Counts, keys: Counts
     continued = rows * mapping.attention.head_dim * (key_tiles - 1) * (part != "scores")
     rescaled = int(part == "all" and mapping.online)
     return (1 + rescaled) * continued + 2 * rescaled * rows * keys, rescaled * continued
+
+
+def rescaled_rows(mapping: AttentionMapping, rows: Counts, key_tiles: Counts) -> Counts:
+    """Rows of outputs that are rescaled, as often as they are: online, of query tiles with some rows and key tiles, with each key tile but
+    the first."""
+    return rows * (key_tiles - 1) * mapping.online
+
+
+def rescale_cycles(attention: Attention, chip: Chip) -> Any:
+    """Lane cycles of rescaling one row: its maximum against that of the new scores, the exponential of their difference, with which its
+    total and its output are multiplied, and the total of the new scores added (Milakov and Gimelshein, arXiv 1805.02867, algorithm 3)."""
+    cycles = chip.vector.cycles
+    return 3 * cycles["add"] + cycles["exp"] + (1 + attention.head_dim) * cycles["mul"]
 
 
 def least_level_s(mapping: AttentionMapping, kv_tiles: Counts, chip: Chip, in_dram: InDram, part: Part) -> NDArray[np.float64]:

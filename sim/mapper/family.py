@@ -515,30 +515,27 @@ def map_attentions(
             found.append((np.array([i]), (cost, attention_bytes(mapping, chip, cost, in_dram, part))))
         joined = _joined([(which, _columns(cost)) for which, (cost, _) in found], count)
         return AttentionCost(**joined), _joined([(which, moved) for which, (_, moved) in found], count)
-    waiting = np.ones(count, dtype=bool)
     winner, candidates = np.zeros(count, dtype=np.int64), list[AttentionMapping]()
-    for modes in attention_modes(attention, chips):
-        rank = np.full((8, count), np.inf)
-        tilings = [each for mode in modes for each in tilings_of(attention, _with_most_room(chips), *mode, part)]
-        for number, (first, kv_tile) in enumerate((each, kv_tile) for each, kv_tiles in tilings for kv_tile in kv_tiles.tolist()):
-            tiling = replace(first, kv_tile=kv_tile)
-            fitting = waiting & fit(tiling, kv_tile, chips)
-            below_s = least(first, np.array([kv_tile]), chips, counts, in_dram, part, score_bytes).seconds * (1 - 1e-12)
-            if not (fitting & (below_s <= rank[0])).any():
-                continue
-            moves = moves_of(tiling, chips, part)
-            for flow, mapping in enumerate(flows_of(tiling, chips)):
-                cost = cost_of_use(mapping, chips, counts, in_dram, part, score_bytes, use_of(mapping, chips, part, moves))
-                own = *rank_of(mapping, cost), below_s, number, flow
-                better = fitting & _before(own, rank)
-                if better.any():
-                    for row, amounts in zip(rank, own, strict=True):
-                        np.copyto(row, amounts, where=better)
-                    winner[better] = len(candidates)
-                    candidates.append(mapping)
-        waiting &= rank[0] == np.inf
-    if waiting.any():
-        map_attention(attention, chip_at(chips, int(waiting.argmax())), counts, in_dram, part, score_bytes)  # which says why not
+    rank = np.full((9, count), np.inf)
+    tilings = [each for mode in attention_modes(attention) for each in tilings_of(attention, _with_most_room(chips), *mode, part)]
+    for number, (first, kv_tile) in enumerate((each, kv_tile) for each, kv_tiles in tilings for kv_tile in kv_tiles.tolist()):
+        tiling = replace(first, kv_tile=kv_tile)
+        fitting = fit(tiling, kv_tile, chips)
+        below_s = least(first, np.array([kv_tile]), chips, counts, in_dram, part, score_bytes).seconds * (1 - 1e-12)
+        if not (fitting & (below_s <= rank[0])).any():
+            continue
+        moves = moves_of(tiling, chips, part)
+        for flow, mapping in enumerate(flows_of(tiling, chips)):
+            cost = cost_of_use(mapping, chips, counts, in_dram, part, score_bytes, use_of(mapping, chips, part, moves))
+            own = *rank_of(mapping, cost), below_s, number, flow
+            better = fitting & _before(own, rank)
+            if better.any():
+                for row, amounts in zip(rank, own, strict=True):
+                    np.copyto(row, amounts, where=better)
+                winner[better] = len(candidates)
+                candidates.append(mapping)
+    if (rank[0] == np.inf).any():
+        map_attention(attention, chip_at(chips, int(rank[0].argmax())), counts, in_dram, part, score_bytes)  # which says why not
     costs, moved = [], []
     for each in np.unique(winner).tolist():
         which, mapping = np.flatnonzero(winner == each), candidates[each]
