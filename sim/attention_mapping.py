@@ -4,9 +4,9 @@ Queries [B, H, T, E], keys and values [B, G, S, E], output [B, H, T, E] (axis le
 KV head; the H / G query heads that share the KV head are worked on together, as rows of one product: a query tile of `q_tile` positions
 has `q_tile` x H / G rows of width E, a key tile `kv_tile` keys of width E, and a value tile as many values.
 
-The loops, outermost first: pairs of this core, query tiles, key tiles, in ascending order. Query tiles are cut from the core's own query
-positions, key tiles at multiples of `kv_tile` from key 0; the last of each may be smaller. A key tile that no query of the query tile sees
-is *skipped*: neither fetched nor computed. One that is seen in part is fetched and computed whole.
+The loops, outermost first: pairs of this core, its query tiles, key tiles, in ascending order. Query tiles are cut at multiples of `q_tile`
+from query 0, key tiles at multiples of `kv_tile` from key 0; the last of each may be smaller. A key tile that no query of the query
+tile sees is *skipped*: neither fetched nor computed. One that is seen in part is fetched and computed whole.
 
 What is fetched when: one query tile, one key tile, one value tile are held at a time. A query tile is fetched from DRAM once. Key and value
 tiles are fetched once per query tile that sees them, whatever the one before it has left, with one exception: if one tile is all there
@@ -32,13 +32,14 @@ one of their own and are written after the scores that are computed next. Two pl
 * `keys_shared`: cores share an outer level that keeps what it has read of keys and values. A tile is brought from DRAM the first time that
   any query tile of its pair sees it, and from that level ever after.
 
-`split` = (parts of pairs, parts of query positions) over as many cores, equal parts rounded up, the last ones smaller or empty. The
-matrix units of one core share the rows of a query tile (`array_axis` "m") or the columns of a product ("n").
+`split` = (parts of pairs, parts of query tiles) over as many cores. Pairs are cut into equal parts rounded up, the last ones smaller or
+empty. Query tiles are dealt in turn: of n parts the first has tiles 0, n, 2n, ..., so that under a causal mask, where later queries see
+more keys, all have about as much to do (as striped attention deals them: Brandon et al., arXiv 2311.09431). The matrix units of one core
+share the rows of a query tile (`array_axis` "m") or the columns of a product ("n").
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -102,8 +103,8 @@ class AttentionMapping:
     @property
     def busy_cores(self) -> int:
         """Cores that have a part."""
-        cuts = zip((self.attention.pairs, self.attention.q_len), self.split, strict=True)
-        return math.prod(len(parts(Span(0, length), -(-length // number))) for length, number in cuts)
+        pairs, tiles = self.attention.pairs, -(-self.attention.q_len // self.q_tile)
+        return len(parts(Span(0, pairs), -(-pairs // self.split[0]))) * min(self.split[1], tiles)
 
 
 def visible_keys(attention: Attention, queries: Span) -> Span:
@@ -119,9 +120,9 @@ def key_tiles(mapping: AttentionMapping, queries: Span) -> list[Span]:
     return [tile for tile in tiles if tile.start < seen.stop and tile.stop > seen.start]
 
 
-def core_parts(mapping: AttentionMapping) -> Iterator[tuple[Span, Span]]:
-    """(pairs, query positions) of each core that has any."""
-    pairs, queries = mapping.attention.pairs, mapping.attention.q_len
+def core_parts(mapping: AttentionMapping) -> Iterator[tuple[Span, list[Span]]]:
+    """(pairs, query tiles) of each core that has any."""
+    pairs, tiles = mapping.attention.pairs, parts(Span(0, mapping.attention.q_len), mapping.q_tile)
     for some_pairs in parts(Span(0, pairs), -(-pairs // mapping.split[0])):
-        for some_queries in parts(Span(0, queries), -(-queries // mapping.split[1])):
-            yield some_pairs, some_queries
+        for first in range(min(mapping.split[1], len(tiles))):
+            yield some_pairs, tiles[first :: mapping.split[1]]

@@ -28,7 +28,6 @@ from sim.intervals import KINDS, Log
 from sim.mapper.attention import TilingBounds, attention_candidates, flows_of, least, map_attention, rank_of, tilings_of
 from sim.mapper.attention_cost import ALL_IN_DRAM, InDram, Part, attention_cost, attention_use, moved_bytes
 from sim.mapper.attention_room import fit, fits, held_bytes
-from sim.mapping import Span
 from sim.plan import resident_level
 from sim.verification.border import attention_levels
 from tests.test_execute import MEMORIES
@@ -96,8 +95,7 @@ def walked(mapping: AttentionMapping, burst: int) -> tuple[int, int, int]:
     for pairs, queries in core_parts(mapping):
         for _ in range(pairs.start, pairs.stop):
             held = None
-            for start in range(queries.start, queries.stop, mapping.q_tile):
-                tile = Span(start, min(start + mapping.q_tile, queries.stop))
+            for tile in queries:
                 rows = (tile.stop - tile.start) * shape.rows_per_query
                 read += packed(rows * shape.head_dim, shape.act_bits)
                 written += packed(rows * shape.head_dim, shape.act_bits)
@@ -312,6 +310,19 @@ def test_a_longer_context_is_not_faster_where_whole_rows_cease_to_fit() -> None:
     for kv_len in range(150, 200, 5):
         shape = Attention(1, 21, 3, 1, kv_len, 50, kv_len - 1, None, 8, 8, 32, "int8")
         times.append(map_attention(shape, chip, {"exp": 21.0 * kv_len})[1].latency_s)
+    assert times == sorted(times)
+
+
+@pytest.mark.parametrize(("cores", "q_tile"), [(4, 1), (7, 2), (3, 8)])
+def test_longer_prompts_are_not_faster_on_several_cores(cores: int, q_tile: int) -> None:
+    """Query tiles dealt in turn: with one more query the tiles of a core at most grow. (Cut into equal parts, 29 queries are faster than 28
+    on four cores, for the last part, which sees most keys, has 5 of them instead of 7.)"""
+    chip = with_values(load_chip("edge-npu"), {"cores": cores, "matrix.rows": 4, "matrix.cols": 4})
+    times = []
+    for length in range(20, 60):
+        shape = Attention(1, 2, 2, length, length, 8, 0, None, 8, 8, 32, "int8")
+        mapping = AttentionMapping(shape, q_tile, 4, True, False, 2, (1, cores), "ws", "m")
+        times.append(attention_cost(mapping, chip, {"exp": length * (length + 1.0)}).latency_s)
     assert times == sorted(times)
 
 

@@ -195,8 +195,7 @@ def written_otherwise(case: Case, group: ChargedGroup, path: str, mine: Any, oth
 def attention_tiles(mapping: AttentionMapping) -> Iterator[tuple[Span, Span, list[Span], list[Span]]]:
     """Pairs of a core, query tile, its key tiles, and the keys that each query sees."""
     for pairs, queries in core_parts(mapping):
-        for start in range(queries.start, queries.stop, mapping.q_tile):
-            tile = Span(start, min(start + mapping.q_tile, queries.stop))
+        for tile in queries:
             yield pairs, tile, key_tiles(mapping, tile), [visible_keys(mapping.attention, Span(i, i + 1)) for i in range(*tile)]
 
 

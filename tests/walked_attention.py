@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from sim.attention_mapping import AttentionMapping, core_parts, key_tiles
-from sim.mapping import parts
 
 
 class Speeds(NamedTuple):
@@ -113,7 +112,7 @@ class _Program:
         for pairs, queries in core_parts(mapping):
             found = []
             for pair in range(*pairs):
-                rows = [(tile, key_tiles(mapping, tile)) for tile in parts(queries, mapping.q_tile)]
+                rows = [(tile, key_tiles(mapping, tile)) for tile in queries]
                 for r, (tile, keys) in enumerate(rows):
                     lengths = [each.stop - each.start for each in keys]
                     height = (tile.stop - tile.start) * attention.rows_per_query

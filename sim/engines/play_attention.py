@@ -29,7 +29,7 @@ from sim.engines.repeat import Books, State
 from sim.intervals import CAUSES, Log
 from sim.mapper.attention import TilingBounds, core_ends, flows_of
 from sim.mapper.attention_cost import AttentionCost, InDram, Part, query_cuts
-from sim.mapping import Span, parts
+from sim.mapping import Span
 
 
 class AttentionOps(NamedTuple):
@@ -50,12 +50,12 @@ def rows_of(mapping: AttentionMapping) -> list[Row]:
     """Query tiles of a pair of the most loaded core."""
     attention = mapping.attention
 
-    def cut(queries: Span) -> list[Row]:
-        tiles = [(tile, key_tiles(mapping, tile)) for tile in parts(queries, mapping.q_tile)]
+    def cut(queries: list[Span]) -> list[Row]:
+        tiles = [(tile, key_tiles(mapping, tile)) for tile in queries]
         return [Row((tile.stop - tile.start) * attention.rows_per_query, [keys.stop - keys.start for keys in all]) for tile, all in tiles]
 
-    candidates = {queries: cut(queries) for _, queries in core_parts(mapping)}
-    return max(candidates.values(), key=lambda rows: sum(row.rows * sum(row.keys) for row in rows))
+    candidates = {queries[0]: queries for _, queries in core_parts(mapping)}
+    return max(map(cut, candidates.values()), key=lambda rows: sum(row.rows * sum(row.keys) for row in rows))
 
 
 def attention_steps(mapping: AttentionMapping, part: Part) -> int:

@@ -21,7 +21,7 @@ from sim.execute.arithmetic import Arithmetic, exchanged_elements, issued_macs
 from sim.execute.check import check_buffers, check_compute
 from sim.execute.judge import hidden_pairs
 from sim.execute.tally import Cargo, Tally
-from sim.mapping import Span, innermost, levels_of, parts
+from sim.mapping import Span, innermost, levels_of
 
 _Held = TypeVar("_Held")
 
@@ -175,13 +175,13 @@ class _Run:
         self.way = [level.name for level in (chip.dram, *levels_of(chip, "activations"))]
         self.here: dict[tuple[MemoryLevel, Cargo], int] = {}
 
-    def core(self, pairs: Span, queries: Span) -> None:
+    def core(self, pairs: Span, queries: list[Span]) -> None:
         """One core's share: scores, and as soon as there is no place for more of them, what follows for the oldest."""
         self.held.clear()
         self.here.clear()
-        self.who = pairs, queries
+        self.who = pairs, queries[0]
         for pair in range(*pairs):
-            for tile in parts(queries, self.mapping.q_tile):
+            for tile in queries:
                 self.query_tile(pair, tile)
         while self.scored.used < self.scored.written:
             self.weigh()

@@ -38,6 +38,7 @@ from sim.mapper.attention_cost import (
     use_of,
 )
 from sim.mapper.attention_room import fit
+from sim.mapper.candidates import is_round
 from sim.mapping import innermost
 
 _Of = TypeVar("_Of", "Attention", "AttentionMapping")
@@ -357,16 +358,25 @@ def flows_of(mapping: AttentionMapping, chip: Chip) -> Iterator[AttentionMapping
             yield replace(mapping, dataflow=dataflow, array_axis="n")
 
 
+_ALL_PARTS_UP_TO = 16
+
+
 def _splits(attention: Attention, chip: Chip) -> list[tuple[int, int]]:
-    """Cores over pairs first, the rest, or fewer of it, over query positions; or all, or fewer, over query positions. Keys that several
-    cores read may cost more than these gain, and more cores only add to the splits, but for some over fewer pairs at a time. Those are
-    hardly better (1.1 % for one of 284 random attentions, whose edges fitted) unless cores share a level that holds their tiles: each
-    takes room there, and all splits are tried."""
+    """Cores over pairs first, the rest, or fewer of it, over query tiles; or all, or fewer, over query tiles. Keys that several cores read
+    may cost more than these gain, and more cores only add to the splits, but for some over fewer pairs at a time. Those are hardly better
+    (1.1 % for one of 284 random attentions, whose edges fitted) unless cores share a level that holds their tiles: each takes room there,
+    and all splits are tried."""
     cores = int(chip.cores)
     over_pairs = min(cores, attention.pairs)
     pairs = [1, over_pairs, *(_parts(attention.pairs, cores) if _share_tiles(chip) else [])]
-    found = {(part, parts) for part in pairs for parts in _parts(attention.q_len, cores // part)}
+    found = {(part, parts) for part in pairs for parts in _numbers_of_parts(attention.q_len, cores // part)}
     return sorted(found, key=lambda split: (-split[0] * split[1], split))
+
+
+def _numbers_of_parts(length: int, most: int) -> list[int]:
+    """Numbers of parts of query tiles, few of them all, of many those with three binary digits and then zeros: whichever a longer length
+    would have a shorter one has, too."""
+    return [parts for parts in range(1, min(length, most) + 1) if parts <= _ALL_PARTS_UP_TO or is_round(parts)]
 
 
 def _parts(length: int, most: int) -> list[int]:

@@ -319,12 +319,12 @@ class QueryCuts(NamedTuple):
 
 
 def query_cuts(attention: Attention, parts: int, q_tile: int) -> QueryCuts:
-    """Query tiles of so many positions in so many parts of a pair."""
-    size = int(ceil_div(attention.q_len, parts))
-    cuts = [np.arange(first, min(first + size, attention.q_len), q_tile) for first in range(0, attention.q_len, size)]
-    part = np.repeat(np.arange(len(cuts)), [len(cut) for cut in cuts])
-    starts = np.concatenate(cuts)
-    stops = np.minimum(starts + q_tile, np.minimum((part + 1) * size, attention.q_len))
+    """Query tiles of so many positions, dealt to so many parts of a pair, part by part."""
+    tiles = np.arange(0, attention.q_len, q_tile)
+    part = np.arange(len(tiles)) % parts
+    order = np.argsort(part, kind="stable")
+    starts, part = tiles[order], part[order]
+    stops = np.minimum(starts + q_tile, attention.q_len)
     oldest = 0 * starts if attention.window is None else np.maximum(starts + attention.mask_offset - attention.window + 1, 0)
     newest = np.minimum(np.maximum(stops + attention.mask_offset, oldest), attention.kv_len)
     return QueryCuts(part, stops - starts, oldest, newest)

@@ -210,7 +210,7 @@ def thin_variants(setting: Setting) -> list[Variant]:
     every = variants(setting)
     if setting.cores <= _ALL_SPLITS_OVER or setting.pieces > 1:
         return every
-    chosen = [variant for variant in every if _is_round(math.prod(variant.split))]
+    chosen = [variant for variant in every if is_round(math.prod(variant.split))]
     m, n, _ = setting.extents
     grains = [next((base for base in _bases(setting, axis) if base > 1), 1) for axis in (0, 1)]
 
@@ -227,6 +227,6 @@ def thin_variants(setting: Setting) -> list[Variant]:
     return [variant for variant in chosen if variant.split in kept]
 
 
-def _is_round(cores: int) -> bool:
+def is_round(cores: int) -> bool:
     """Whether a number has at most three binary digits and zeros after them."""
     return cores % (1 << max(0, cores.bit_length() - 3)) == 0
