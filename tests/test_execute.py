@@ -201,15 +201,20 @@ def test_room_is_counted_with_all_copies() -> None:
         execute(one_stage(g, (2, 3, 4), "mnk", buffers=2), small)
 
 
+def share_of(count: int, of_fold: int, length: int) -> int:
+    """The least whole folds that so many units need to have all of a length."""
+    return next(share for share in itertools.count(of_fold, of_fold) if share * count >= length)
+
+
 def issued_by_enumeration(count: int, rows: int, cols: int, dataflow: str, axis: str, extents: tuple[int, int, int]) -> int:
     """PEs that are busy with a fold, fold by fold: every fold has rows x cols of them for as long as it streams."""
     m, n, k = extents
     length = {"m": m, "n": n, "k": k}
-    share = -(-length[axis] // count)
+    over_rows, over_cols, streamed = {"os": "mnk", "ws": "knm", "is": "kmn"}[dataflow]
+    share = share_of(count, {over_rows: rows, over_cols: cols}.get(axis, 1), length[axis])
     total = 0
     for start in range(0, length[axis], share):
         part = length | {axis: min(share, length[axis] - start)}
-        over_rows, over_cols, streamed = {"os": "mnk", "ws": "knm", "is": "kmn"}[dataflow]
         for _ in itertools.product(range(0, part[over_rows], rows), range(0, part[over_cols], cols)):
             total += rows * cols * part[streamed]
     return total
@@ -224,8 +229,11 @@ def test_issued_macs_fill_whole_folds(dataflow: str) -> None:
         unit = chip(*ONE_STAGE, rows=rows, cols=cols, count=count).matrix
         issued = issued_macs(unit, "int8", dataflow, axis, *extents)
         assert issued.all_units == issued_by_enumeration(count, rows, cols, dataflow, axis, extents)
-        share = {"m": (-(-extents[0] // count), *extents[1:]), "n": (extents[0], -(-extents[1] // count), extents[2])}[axis]
-        assert issued.first_unit == issued_by_enumeration(1, rows, cols, dataflow, axis, share)
+        place = "mn".index(axis)
+        of_fold = {"os": (rows, cols), "ws": (1, cols), "is": (cols, 1)}[dataflow][place]
+        first = list(extents)
+        first[place] = min(extents[place], share_of(count, of_fold, extents[place]))
+        assert issued.first_unit == issued_by_enumeration(1, rows, cols, dataflow, axis, (first[0], first[1], first[2]))
 
 
 def test_issued_macs_of_granules_and_packed_operands() -> None:

@@ -137,7 +137,7 @@ def test_a_random_mapping_on_a_random_chip_costs_what_walking_its_loops_costs(da
     for level in chip.memory:
         for charged, sizes in ((cost.read_bytes, walked.read[level.name]), (cost.written_bytes, walked.written[level.name])):
             assert charged[level.name] == close(sizes.get((0, 0), 0))
-            # A smaller part may lie on more matrix units of its core, each of which reads for itself.
+            # A smaller part may stream through more matrix units of its core, each of which reads for itself.
             assert int(chip.matrix.count) > 1 or charged[level.name] == close(max(sizes.values(), default=0))
     assert cost.array_cycles == max(walked.cycles.values())
     assert cost.tile_steps == max(walked.steps.values())

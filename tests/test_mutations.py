@@ -318,7 +318,7 @@ def as_executed(mapping: GemmMapping, hardware: Chip) -> list[Any]:
     levels = [level_bytes(each.name, tally, BITS) for each in hardware.memory[1:]]
     dram = [tally.moved_bytes("dram", way, BITS, hardware.dram.burst_bytes) for way in ("read", "write")]
     busiest = tally.busiest_macs, tally.busiest_unit_macs, tally.busy_cores
-    return [*(tuple(each) for each in levels), *dram, +tally.turns, *busiest, tally.issued_macs]
+    return [*(tuple(each) for each in levels), *dram, +tally.turns, +tally.longest, *busiest, tally.issued_macs]
 
 
 def as_charged(mapping: GemmMapping, hardware: Chip) -> list[Any]:
@@ -326,7 +326,8 @@ def as_charged(mapping: GemmMapping, hardware: Chip) -> list[Any]:
     cost = cost_of(setting_of(mapping.gemm, hardware), choice_of(mapping))
     levels = [(use.read_bytes[each], use.written_bytes[each], use.room_bytes[each]) for each in names]
     dram = [cost.dram_read_bytes, cost.dram_written_bytes]
-    return [*levels, *dram, +Counter(use.turns), use.busiest_macs, use.busiest_unit_macs, use.busy_cores, cost.issued_macs]
+    busiest = use.busiest_macs, use.busiest_unit_macs, use.busy_cores
+    return [*levels, *dram, +Counter(use.turns), +Counter(use.longest), *busiest, cost.issued_macs]
 
 
 def test_no_field_is_without_effect() -> None:
@@ -389,17 +390,17 @@ def test_any_mapping_takes_what_it_is_charged(memory: str) -> None:
         through_dram = [tally.moved_bytes("dram", way, BITS, dram.burst_bytes) for way in ("read", "write")]
         assert through_dram == [cost.dram_read_bytes, cost.dram_written_bytes], mapping
         assert {key: tally.turns[key] for key in charged.turns} == charged.turns, mapping
+        assert tally.longest == charged.longest, mapping
         assert tally.busiest_macs == charged.busiest_macs, mapping
         assert tally.busiest_unit_macs == charged.busiest_unit_macs, mapping
         assert tally.busy_cores == charged.busy_cores, mapping
 
 
 def test_the_same_work_on_other_cores_is_found() -> None:
-    """Attention over 30 queries and keys of 2 pairs: the last of three parts of the queries, of both pairs, is as much work as all those
-    of one pair."""
+    """Attention over 30 queries and keys of 2 pairs: the last of three query tiles, of both pairs, is as much work as all those of one."""
 
     def three_parts(attention: Attention, chip: Chip, counts: Any, *rest: Any, **more: Any) -> tuple[AttentionMapping, AttentionCost]:
-        mapping = AttentionMapping(attention, 2, 8, True, False, 2, (1, 3), "ws", "m")
+        mapping = AttentionMapping(attention, 10, 2, True, False, 2, (1, 3), "ws", "m")
         return mapping, attention_cost(mapping, chip, counts, *rest, **more)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -412,14 +413,14 @@ def test_the_same_work_on_other_cores_is_found() -> None:
     assert told == ("busy_cores: 2 tallied, 3 charged",)
 
 
-def test_several_matrix_units_may_have_more_to_do_with_a_smaller_part() -> None:
-    """Of 4 + 3 rows the second core gets 3: one for each of its 3 units, of 4 rows each, where 4 rows take 2 units."""
+def test_matrix_units_take_whole_folds() -> None:
+    """Of 4 + 3 rows each core gives its to one of its 3 units, of 4 rows each; of 7 + 6 to two of them."""
     hardware = small_chip(*MEMORIES["one"], cores=2, count=3)
-    stages = (StageTiling(Tile(4, 4, 4), AXES, 2),)
-    mapping = GemmMapping(gemm(7, 4, 4), stages, (2, 1), 0, "os", "m")
-    tally = execute(mapping, hardware)
-    assert dict(tally.issued_by_core) == {(0, 0): 2 * 4 * 4 * 4, (1, 0): 3 * 4 * 4 * 4}
-    assert chip_use(mapping, hardware).busiest_macs == tally.busiest_macs == 3 * 4 * 4 * 4
+    for rows, units in ((7, 1), (13, 2)):
+        mapping = GemmMapping(gemm(rows, 4, 4), (StageTiling(Tile(7, 4, 4), AXES, 2),), (2, 1), 0, "os", "m")
+        tally = execute(mapping, hardware)
+        assert dict(tally.issued_by_core) == {(0, 0): units * 4 * 4 * 4, (1, 0): units * 4 * 4 * 4}
+        assert chip_use(mapping, hardware).busiest_macs == tally.busiest_macs == units * 4 * 4 * 4
 
 
 COME_BACK = {

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from hwmodels.chip import Chip, MemoryLevel
+from hwmodels.chip import Chip, MatrixUnit, MemoryLevel
 from hwmodels.formulas import systolic, tensor_core
 from sim.mapping import AXES, OPERAND_AXES, Block, GemmMapping, Span, blocks, chip_stages, whole
 
@@ -127,10 +127,13 @@ def walk(mapping: GemmMapping, chip: Chip) -> Walk:
     return result
 
 
-def unit_parts(length: int, shared: bool, count: int) -> list[int]:
-    if not shared:
+def unit_parts(length: int, name: str, mapping: GemmMapping, unit: MatrixUnit) -> list[int]:
+    """What each unit has of a tile along an axis: whole folds where the axis lies over rows or columns, but for the last."""
+    if mapping.array_axis != name:
         return [length]
-    size = -(-length // count)
+    rows, cols, _ = systolic.AXES[mapping.dataflow]
+    of_fold = {rows: unit.rows, cols: unit.cols}.get(name, 1)
+    size = next(size for size in itertools.count(of_fold, of_fold) if size * unit.count >= length)
     return [min(size, length - start) for start in range(0, length, size)]
 
 
@@ -153,8 +156,8 @@ def play_array(mapping: GemmMapping, chip: Chip, core: CoreIndex, steps: list[li
             counts["psums_written"] += m * n
         else:
             cycles = []
-            for um in unit_parts(m, mapping.array_axis == "m", unit.count):
-                for un in unit_parts(n, mapping.array_axis == "n", unit.count):
+            for um in unit_parts(m, "m", mapping, unit):
+                for un in unit_parts(n, "n", mapping, unit):
                     where = (mapping.dataflow, unit.rows, unit.cols, um, un, k, rate)
                     cycles.append(systolic.tile_cycles(mapping.dataflow, unit.weight_preload, *where[1:]))
                     used = systolic.sram_accesses(*where)
@@ -184,8 +187,7 @@ def play_array(mapping: GemmMapping, chip: Chip, core: CoreIndex, steps: list[li
 
 def largest_unit_part(mapping: GemmMapping, chip: Chip, piece: tuple[int, int, int]) -> tuple[int, int, int]:
     m, n, k = piece
-    count = chip.matrix.count
-    return (unit_parts(m, mapping.array_axis == "m", count)[0], unit_parts(n, mapping.array_axis == "n", count)[0], k)
+    return unit_parts(m, "m", mapping, chip.matrix)[0], unit_parts(n, "n", mapping, chip.matrix)[0], k
 
 
 def step_cycles(mapping: GemmMapping, chip: Chip, piece: tuple[int, int, int], alone: bool) -> int:

@@ -100,8 +100,7 @@ class Issued(NamedTuple):
 def issued_macs(unit: MatrixUnit, number_format: str, dataflow: str, array_axis: str, m: int, n: int, k: int) -> Issued:
     """What a tile takes.
 
-    Systolic arrays cut the tile into equal parts (rounded up) along `array_axis`, one per unit, and pad each part to whole folds. Tensor
-    cores deal out the granules of the whole tile, so that `dataflow` and `array_axis` mean nothing to them.
+    Systolic arrays cut the tile along `array_axis` (`_shares`), and pad each part to whole folds. Tensor cores deal out the granules of the whole tile, so that `dataflow` and `array_axis` mean nothing to them.
     """
     if number_format not in unit.rates:
         raise ValueError(f"the matrix unit has no rate for {number_format}; it has {', '.join(unit.rates)}")
@@ -109,15 +108,23 @@ def issued_macs(unit: MatrixUnit, number_format: str, dataflow: str, array_axis:
     if unit.kind == "tensor_core":
         whole = math.prod(-(-length // size) * size for length, size in zip(lengths.values(), unit.tile, strict=True))
         return Issued(whole, whole)
-    cuts = parts(Span(0, lengths[array_axis]), -(-lengths[array_axis] // unit.count))
+    cuts = _shares(unit, dataflow, array_axis, lengths[array_axis])
     macs = [_padded(unit, number_format, dataflow, lengths | {array_axis: part.stop - part.start}) for part in cuts]
     return Issued(sum(macs), macs[0])
 
 
-def _padded(unit: MatrixUnit, number_format: str, dataflow: str, lengths: dict[str, int]) -> float:
-    """MACs of one array. A PE of rate > 1 takes that many neighbours along k at once, so k is padded to whole groups of them."""
+def _shares(unit: MatrixUnit, dataflow: str, array_axis: str, length: int) -> list[Span]:
+    """The parts of a tile that matrix units take along an axis: as many whole folds each (of an axis that is streamed: elements), but for
+    the last."""
     if dataflow not in _OVER_THE_ARRAY or dataflow not in unit.dataflows:
         raise ValueError(f"dataflow is {dataflow!r}; this array has {', '.join(unit.dataflows)}")
+    over_rows, over_cols = _OVER_THE_ARRAY[dataflow]
+    of_fold = {over_rows: unit.rows, over_cols: unit.cols}.get(array_axis, 1)
+    return parts(Span(0, length), of_fold * -(-length // (of_fold * unit.count)))
+
+
+def _padded(unit: MatrixUnit, number_format: str, dataflow: str, lengths: dict[str, int]) -> float:
+    """MACs of one array. A PE of rate > 1 takes that many neighbours along k at once, so k is padded to whole groups of them."""
     over_rows, over_cols = _OVER_THE_ARRAY[dataflow]
     granule = {"m": 1, "n": 1, "k": 1, over_rows: unit.rows, over_cols: unit.cols}
     group = max(float(unit.rates[number_format]), 1.0)
@@ -149,7 +156,7 @@ def exchanged_elements(
         return Exchanged(*map(round, _operands(*lengths, continues)))
     named = dict(zip("mnk", lengths, strict=True))
     total = [0.0, 0.0, 0.0, 0.0]
-    for part in parts(Span(0, named[array_axis]), -(-named[array_axis] // unit.count)):
+    for part in _shares(unit, dataflow, array_axis, named[array_axis]):
         for m, n, k, is_first in _folds(unit, number_format, dataflow, named | {array_axis: part.stop - part.start}):
             own = _operands(m, n, k, continues or not is_first)
             total = [count + more for count, more in zip(total, own, strict=True)]

@@ -151,10 +151,12 @@ class _Run:
                 del self.held[depth, core, role]
 
     def note_turns(self, depth: int, core: Core, first: Block, last: Block) -> None:
-        """How a tile differs from the one before it, of what all cores share and of the first core, which has a part of every block; the
-        next one comes after `last`."""
+        """How long a tile is, and how it differs from the one before it, of what all cores share and of the first core, which has a part of
+        every block; the next one comes after `last`. Of tiles that are cut from a block the first is the longest."""
         if core not in (None, (0, 0)):
             return
+        for axis, span in zip(AXES, first, strict=True):
+            self.tally.longest[depth, axis] = max(self.tally.longest[depth, axis], span.stop - span.start)
         before = self.last_tile.get(depth)
         self.last_tile[depth] = last
         if before is not None:

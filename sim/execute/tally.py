@@ -29,7 +29,8 @@ class Tally:
     tiles included. `issued_by_core`: those of each core that has any, and `issued_by_unit` of its first matrix unit. `moves`: tiles by
     movement between levels and by their elements. `exchanged`: elements that the matrix units, and in attention the vector unit, read from
     and write to the levels next to them. `turns`: how often, at the stage of that index (of the first core, where each has its own), the
-    next tile lies elsewhere along an axis than the one before it, which tells two orders of loops apart even where they move the same.
+    next tile lies elsewhere along an axis than the one before it, which tells two orders of loops apart even where they move the same; and
+    `longest`: the extent of the longest of these tiles, which tells two sizes apart that take as many steps.
     `softmaxes`: how often the vector unit takes up scores of an attention: whole rows of a query tile, or online those of one key tile.
     `held_bits`: the most that one instance of a level has to make room for, by level and cargo, all buffers of a tile counted.
     """
@@ -40,6 +41,7 @@ class Tally:
     moves: dict[tuple[Traffic, int], int] = field(default_factory=dict)
     exchanged: Counter[Traffic] = field(default_factory=Counter)
     turns: Counter[tuple[int, str]] = field(default_factory=Counter)
+    longest: Counter[tuple[int, str]] = field(default_factory=Counter)
     softmaxes: int = 0
     held_bits: dict[tuple[str, Cargo], int] = field(default_factory=dict)
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from functional.errors import BadInput, Problem
 from hwmodels.chip import Chip
-from sim.mapper.cost import GemmCost, chip_bytes, chip_traffic, cost_of, macs_of_cores, room_bits, tile_turns, weights_fetched
+from sim.mapper.cost import GemmCost, chip_bytes, chip_traffic, cost_of, longest_tiles, macs_of_cores, room_bits, tile_turns, weights_fetched
 from sim.mapper.problem import NOTHING, Asked, Besides, Choice, Extents, Setting, capacity_bytes, setting_of, tile_bits
 from sim.mapper.search import search_each, search_few
 from sim.mapper.traffic import TrafficTile, map_gemm_traffic
@@ -133,13 +133,14 @@ def weight_passes(mapping: GemmMapping, chip: Chip, a_resident: bool = False) ->
 
 class ChipUse(NamedTuple):
     """What a mapping asks of a chip, all cores together: bytes read from and written to each level, bytes that one instance of each on-chip
-    level has to hold, how often the next tile of a stage lies elsewhere along an axis, the MACs that the busiest core and the busiest
-    matrix unit issue, and how many cores issue any."""
+    level has to hold, how often the next tile of a stage lies elsewhere along an axis, and how long the longest is, the MACs that the
+    busiest core and the busiest matrix unit issue, and how many cores issue any."""
 
     read_bytes: dict[str, float]
     written_bytes: dict[str, float]
     room_bytes: dict[str, float]
     turns: dict[tuple[int, str], int]
+    longest: dict[tuple[int, str], int]
     busiest_macs: int
     busiest_unit_macs: int
     busy_cores: int
@@ -150,9 +151,9 @@ def chip_use(mapping: GemmMapping, chip: Chip, a_resident: bool = False) -> Chip
     setting, choice = setting_of(mapping.gemm, chip, a_resident), choice_of(mapping)
     traffic = chip_traffic(setting, choice)
     room = {name: bits / 8 for name, bits in room_bits(setting, choice).items()}
-    macs, turns = macs_of_cores(setting, choice), tile_turns(setting, choice)
+    macs, tiles = macs_of_cores(setting, choice), (tile_turns(setting, choice), longest_tiles(setting, choice))
     busiest = max(macs), max(macs_of_cores(setting, choice, first_unit=True))
-    return ChipUse(_floats(traffic.read), _floats(traffic.written), room, turns, *busiest, sum(each > 0 for each in macs))
+    return ChipUse(_floats(traffic.read), _floats(traffic.written), room, *tiles, *busiest, sum(each > 0 for each in macs))
 
 
 def _floats(sizes: Mapping[str, Any]) -> dict[str, float]:

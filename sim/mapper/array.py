@@ -67,7 +67,7 @@ class Lay(NamedTuple):
 
     def folds(self, length: Amount) -> Amount:
         """Folds of a piece, of the unit that has the largest part; of a streamed axis the cycles in which that enters."""
-        return systolic.paced(self._folds(length if is_one(self.units) else ceil_div(length, self.units), self.pes), self.pace)
+        return systolic.paced(self._folds(length, self.pes if is_one(self.units) else self.pes * self.units), self.pace)
 
     def cycles(self, folds: Amount) -> Amount:
         """What a piece of so many folds contributes to the cycles of its tile, as a factor."""
@@ -102,16 +102,16 @@ class Lay(NamedTuple):
 
     def issued_to_first(self, length: Amount) -> Amount:
         """The same by the unit that has the largest part."""
-        return self.pack * self.pes * self._folds(ceil_div(length, self.units), self.pes)
+        return self.pack * self.pes * self._folds(length, self.pes * self.units)
 
     def _folds(self, part: Amount, size: Amount) -> Amount:
         return ceil_div(systolic.paced(part, self.pack), size)
 
     def _over_units(self, length: Amount, size: Amount) -> Amount:
-        """Folds of a size, summed over the units that get any of a piece."""
+        """Folds of a size, summed over the units that get any of a piece, each as many whole folds of its PEs, but for the last."""
         if is_one(self.units):
             return self._folds(length, size)
-        part = larger(ceil_div(length, self.units), 1)
+        part = larger(self.pes * ceil_div(length, self.pes * self.units), 1)
         full = floor_div(length, part)
         return full * self._folds(part, size) + self._folds(length - full * part, size)
 

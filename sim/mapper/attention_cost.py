@@ -494,10 +494,11 @@ def _product(mapping: AttentionMapping, chip: Chip, m: int, n: int, k: int) -> N
         macs = tensor_core.issued_macs(unit.tile, m, n, k)
         return np.array([[cycles], [macs], [macs], [m * k * a_bytes + n * k * b_bytes], [0], [m * n]], dtype=float)
     total: NDArray[np.float64] = np.zeros((6, 1))
-    shared = m if mapping.array_axis == "m" else n
-    share = -(-shared // unit.count)
+    shared, (rows, cols, _) = m if mapping.array_axis == "m" else n, systolic.AXES[mapping.dataflow]
+    of_fold = unit.rows if mapping.array_axis == rows else unit.cols if mapping.array_axis == cols else 1
+    share = of_fold * -(-shared // (of_fold * unit.count))
     pack = max(rate, 1.0)
-    # All units work on the largest share; the last of them may have less to do, but none has more.
+    # Each unit has as many whole folds, the last of them perhaps fewer.
     for size, units in ((share, shared // share), (shared % share, 1)):
         if size == 0:
             continue

@@ -11,7 +11,7 @@ below while that fetches from it.
 **latency >= max over ports X of prefix_X + busy_X + suffix_X**, for X does no work before prefix_X, then busy_X of it in all, and after its
 last work suffix_X must follow. In detail, for the first core where a level belongs to a core (its parts are the largest, hence its count of
 folds, trips and bytes; all are monotone in the lengths; only a core that sits out tiles between two that it works on, below two shared
-memories, may fetch more, and one whose smaller part lies on more matrix units may read more, and the first is a bound all the same):
+memories, may fetch more, and one whose smaller part streams through more matrix units may read more, and the first is a bound all the same):
 
 * *ready* is the earliest first step: each operand's first tile comes down its chain of holders, one transfer after another; both must cross
   DRAM's port, and the one that does so last still has the rest of its chain before it.
@@ -241,8 +241,7 @@ def room_bits(setting: Setting, choice: Choice) -> dict[str, int]:
 
 
 def macs_of_cores(setting: Setting, choice: Choice, first_unit: bool = False) -> list[int]:
-    """MACs that each core issues, or its first matrix unit. The first core need not issue most: a smaller part may lie on more matrix
-    units, with more padding."""
+    """MACs that each core issues, or its first matrix unit."""
     sizes, laid = zip(*choice.tiles, strict=True), array.laid(setting, choice.dataflow, choice.array_axis)
 
     def cuts_of(extent: int, sizes: Sequence[int], parts: int) -> list[AxisCuts]:
@@ -262,6 +261,12 @@ def tile_turns(setting: Setting, choice: Choice) -> dict[tuple[int, str], int]:
             inside = [[rank[axis] > rank[other] for rank in choice.ranks[: stage + 1]] for other in others]
             found[stage, name] = int(turns(cuts[axis], [cuts[other] for other in others], stage, inside))
     return found
+
+
+def longest_tiles(setting: Setting, choice: Choice) -> dict[tuple[int, str], int]:
+    """Extents of the longest tile of each stage of the first core along each axis."""
+    first = _Case(setting, choice).first
+    return {(stage, name): int(cuts.longest(stage)) for stage in range(len(setting.stages)) for name, cuts in zip(AXES, first, strict=True)}
 
 
 def chip_traffic(setting: Setting, choice: Choice) -> _Traffic:

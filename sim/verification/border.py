@@ -47,8 +47,9 @@ def linear_counts(step: LinearStep, golden: QCaptured, tally: Tally, machine: Ma
     through_dram = {cargo: each for cargo, each in bits.items() if cargo != "outputs" or output == "in DRAM"}
     dram = tally.moved_bytes(name, "read", through_dram, burst), tally.moved_bytes(name, "write", through_dram, burst)
     levels = {each.name: level_bytes(each.name, tally, bits) for each in chip.memory[1:]}
-    turns = {f"{stage} {axis}": tally.turns[stage, axis] for stage in range(len(chip_stages(chip))) for axis in AXES}
-    return Counts(tally.useful_macs, tally.issued_macs, tally.busiest_macs, tally.busiest_unit_macs, tally.busy_cores, *dram, levels, turns)
+    keys = {f"{stage} {axis}": (stage, axis) for stage in range(len(chip_stages(chip))) for axis in AXES}
+    tiles = [{name: counts[key] for name, key in keys.items()} for counts in (tally.turns, tally.longest)]
+    return Counts(tally.useful_macs, tally.issued_macs, tally.busiest_macs, tally.busiest_unit_macs, tally.busy_cores, *dram, levels, *tiles)
 
 
 def scale_bytes(weights: Sequence[QTensor], tally: Tally, chip: Chip) -> int:

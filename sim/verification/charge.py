@@ -46,10 +46,11 @@ def resident_tensors(plan: Plan) -> frozenset[str]:
 
 
 def _charge(group_class: GroupClass, mapped: tiled.Mapped, chip: Chip) -> Counts:
+    longest: dict[str, int] = {}
     useful = sum(int(op.work.useful_macs) for op in group_class.ops if isinstance(op.work, Contraction))
     if isinstance(mapped.choice, tiled.GemmChoice):
         use = chip_use(mapped.choice.mapping, chip, mapped.choice.a_resident)
-        turns = {f"{stage} {axis}": each for (stage, axis), each in use.turns.items()}
+        turns, longest = ({f"{stage} {axis}": each for (stage, axis), each in of.items()} for of in (use.turns, use.longest))
         busiest, cores, levels = (use.busiest_macs, use.busiest_unit_macs), use.busy_cores, _levels(use, chip)
     elif isinstance(mapped.choice, tiled.AttentionChoice):
         asked = attention_use(mapped.choice.mapping, chip, mapped.choice.in_dram)
@@ -58,7 +59,7 @@ def _charge(group_class: GroupClass, mapped: tiled.Mapped, chip: Chip) -> Counts
     else:
         busiest, cores, levels, turns = (0, 0), 0, {}, {}
     dram = int(mapped.dram_read_bytes), int(mapped.dram_written_bytes)
-    return Counts(useful, nearest_count(mapped.issued_macs), *busiest, cores, *dram, levels, turns)
+    return Counts(useful, nearest_count(mapped.issued_macs), *busiest, cores, *dram, levels, turns, longest)
 
 
 def _levels(use: ChipUse | AttentionUse, chip: Chip) -> dict[str, LevelBytes]:

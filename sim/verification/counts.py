@@ -22,7 +22,8 @@ class LevelBytes(NamedTuple):
 class Counts:
     """MACs and bytes of one group: charged, or tallied while it runs. `levels` are on-chip; `turns` is how often the next tile of a stage
     lies elsewhere along an axis of a GEMM ("0 k" for k at the outermost stage), which is its order; of an attention, how often the vector
-    unit takes up scores ("softmax"), which tells online softmax from whole rows. `busiest_core_macs` are those that the core with the most
+    unit takes up scores ("softmax"), which tells online softmax from whole rows. `longest` are the extents of a stage's longest tile, named
+    as turns are. `busiest_core_macs` are those that the core with the most
     work issues, `busiest_unit_macs` those of a matrix unit, `busy_cores` how many issue any."""
 
     useful_macs: int = 0
@@ -34,6 +35,7 @@ class Counts:
     dram_written_bytes: int = 0
     levels: Mapping[str, LevelBytes] = field(default_factory=dict)
     turns: Mapping[str, int] = field(default_factory=dict)
+    longest: Mapping[str, int] = field(default_factory=dict)
 
     def differences(self, charged: Counts) -> list[str]:
         """Where a tally is not what was charged."""
@@ -46,7 +48,8 @@ class Counts:
         numbers: dict[str, int] = {name: getattr(self, name) for name in self.__slots__[:7]}
         for level, each in self.levels.items():
             numbers |= {f"{level}.{name}": number for name, number in each._asdict().items()}
-        return numbers | {f"turns.{name}": number for name, number in self.turns.items()}
+        tiles = {"turns": self.turns, "longest": self.longest}
+        return numbers | {f"{what}.{name}": number for what, each in tiles.items() for name, number in each.items()}
 
     def plus(self, read: int, written: int) -> Counts:
         """With DRAM bytes of what streams past the mapping."""
