@@ -100,7 +100,8 @@ class Issued(NamedTuple):
 def issued_macs(unit: MatrixUnit, number_format: str, dataflow: str, array_axis: str, m: int, n: int, k: int) -> Issued:
     """What a tile takes.
 
-    Systolic arrays cut the tile along `array_axis` (`_shares`), and pad each part to whole folds. Tensor cores deal out the granules of the whole tile, so that `dataflow` and `array_axis` mean nothing to them.
+    Systolic arrays cut the tile along `array_axis` (`_shares`), and pad each part to whole folds. Tensor cores deal out the granules of the
+    whole tile, so that `dataflow` and `array_axis` mean nothing to them.
     """
     if number_format not in unit.rates:
         raise ValueError(f"the matrix unit has no rate for {number_format}; it has {', '.join(unit.rates)}")

@@ -11,7 +11,17 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from functional.errors import BadInput, Problem
 from hwmodels.chip import Chip
-from sim.mapper.cost import GemmCost, chip_bytes, chip_traffic, cost_of, longest_tiles, macs_of_cores, room_bits, tile_turns, weights_fetched
+from sim.mapper.cost import (
+    GemmCost,
+    chip_bytes,
+    chip_traffic,
+    cost_of,
+    longest_tiles,
+    macs_of_cores,
+    room_bits,
+    tile_turns,
+    weights_fetched,
+)
 from sim.mapper.problem import NOTHING, Asked, Besides, Choice, Extents, Setting, capacity_bytes, setting_of, tile_bits
 from sim.mapper.search import search_each, search_few
 from sim.mapper.traffic import TrafficTile, map_gemm_traffic

@@ -11,7 +11,8 @@ below while that fetches from it.
 **latency >= max over ports X of prefix_X + busy_X + suffix_X**, for X does no work before prefix_X, then busy_X of it in all, and after its
 last work suffix_X must follow. In detail, for the first core where a level belongs to a core (its parts are the largest, hence its count of
 folds, trips and bytes; all are monotone in the lengths; only a core that sits out tiles between two that it works on, below two shared
-memories, may fetch more, and one whose smaller part streams through more matrix units may read more, and the first is a bound all the same):
+memories, may fetch more, and one whose smaller part streams through more matrix units may read more, and the first is a bound all the
+same):
 
 * *ready* is the earliest first step: each operand's first tile comes down its chain of holders, one transfer after another; both must cross
   DRAM's port, and the one that does so last still has the rest of its chain before it.

@@ -49,7 +49,8 @@ def linear_counts(step: LinearStep, golden: QCaptured, tally: Tally, machine: Ma
     levels = {each.name: level_bytes(each.name, tally, bits) for each in chip.memory[1:]}
     keys = {f"{stage} {axis}": (stage, axis) for stage in range(len(chip_stages(chip))) for axis in AXES}
     tiles = [{name: counts[key] for name, key in keys.items()} for counts in (tally.turns, tally.longest)]
-    return Counts(tally.useful_macs, tally.issued_macs, tally.busiest_macs, tally.busiest_unit_macs, tally.busy_cores, *dram, levels, *tiles)
+    busiest = tally.busiest_macs, tally.busiest_unit_macs, tally.busy_cores
+    return Counts(tally.useful_macs, tally.issued_macs, *busiest, *dram, levels, *tiles)
 
 
 def scale_bytes(weights: Sequence[QTensor], tally: Tally, chip: Chip) -> int:

@@ -210,7 +210,8 @@ def as_json(check: OpCheck) -> Mapping[str, Any]:
         if each is None:
             return None
         numbers = {name: getattr(each, name) for name in Counts.__slots__}
-        return numbers | {"levels": {name: level._asdict() for name, level in each.levels.items()}, "turns": dict(each.turns), "longest": dict(each.longest)}
+        tiles = {"turns": dict(each.turns), "longest": dict(each.longest)}
+        return numbers | {"levels": {name: level._asdict() for name, level in each.levels.items()}} | tiles
 
     return {
         "name": check.name,
