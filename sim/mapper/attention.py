@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
-from heapq import merge
-from itertools import groupby
-from typing import Any, Generic, NamedTuple, TypeVar
+from functools import cached_property, lru_cache
+from heapq import heappop, heappush
+from itertools import count, product
+from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,10 +80,10 @@ def best_attention(question: _Question[Attention]) -> tuple[AttentionMapping, At
     attention, chip, counts = question.of, question.chip, dict(question.counts)
     asked = question.in_dram, question.part, question.score_bytes
     best: tuple[Any, AttentionMapping, AttentionCost] | None = None
-    for each in merge(*(_least_first(question, *mode) for mode in attention_modes(attention)), key=lambda each: each.least_s):
-        if best is not None and each.least_s > best[0][0]:
+    for least_s, each in _least_first(question, attention_modes(attention)):
+        if best is not None and least_s > best[0][0]:
             break
-        for mapping, cost in _priced(each.mapping, chip, counts, *asked):
+        for mapping, cost in _priced(each.mapping, chip, counts, *asked) if each else ():
             rank = rank_of(mapping, cost)
             if best is None or rank < best[0]:
                 best = rank, mapping, cost
@@ -94,9 +94,10 @@ def best_attention(question: _Question[Attention]) -> tuple[AttentionMapping, At
 
 
 def rank_of(mapping: AttentionMapping, cost: AttentionCost) -> tuple[Any, ...]:
-    """By which mappings are ordered, the best first; of many chips with arrays."""
-    moved_bytes = cost.dram_read_bytes + cost.dram_written_bytes
-    return cost.latency_s, moved_bytes, mapping.online, -mapping.q_tile, -mapping.kv_tile, -mapping.score_buffers
+    """By which mappings are ordered, the best first, but for dataflows; of many chips with arrays."""
+    moved_bytes, (pairs, queries) = cost.dram_read_bytes + cost.dram_written_bytes, mapping.split
+    tiles = -mapping.q_tile, -mapping.kv_tile, -mapping.score_buffers
+    return cost.latency_s, moved_bytes, mapping.online, *tiles, -pairs * queries, pairs
 
 
 def attention_modes(attention: Attention) -> list[tuple[bool, bool]]:
@@ -125,11 +126,12 @@ def attention_candidates(
     tilings of which `least_s_of` some with one query tile [key tiles] says that they are not below it in another sense."""
     found: list[tuple[AttentionMapping, AttentionCost]] = []
     question = _Question(mapping.attention, tuple(counts.items()), in_dram, part, score_bytes, id(chip), chip)
-    kind = mapping.fused, mapping.online
     promising: dict[int, list[bool]] = {}
-    for each in _least_first(question, *kind):
-        if each.least_s >= below_s:
+    for least_s, each in _least_first(question, [(mapping.fused, mapping.online)]):
+        if least_s >= below_s:
             break
+        if each is None:
+            continue
         if id(each.among) not in promising:
             promising[id(each.among)] = (least_s_of(each.among) * (1 - 1e-9) < below_s).tolist()
         if promising[id(each.among)][each.place]:
@@ -183,50 +185,142 @@ class _Bounded(NamedTuple):
         return replace(self.among.first, kv_tile=int(self.among.kv_tiles[self.place]))
 
 
-@lru_cache(maxsize=64)
-def _least_first(question: _Question[Attention], fused: bool, online: bool) -> list[_Bounded]:
-    """Tilings in the order of what no dataflow goes below; with one place for scores only where two do not fit, for they cost no more."""
+class _Split(NamedTuple):
+    """All tilings of one kind with one split, and seconds that they do not go below."""
+
+    least_s: float
+    question: _Question[Attention]
+    fused: bool
+    online: bool
+    split: tuple[int, int]
+
+    def parts(self) -> Sequence[_Tilings]:
+        return _tilings_of_split(self.question, self.fused, self.online, self.split)
+
+
+@dataclass(frozen=True, eq=False)
+class _Tilings:
+    """Tilings with one split and query tile and some key tiles: what they at least ask for but for levels on the chip, seconds that they do
+    not go below, and cycles of the array under each dataflow [flows, key tiles]."""
+
+    question: _Question[Attention]
+    first: AttentionMapping
+    kv_tiles: Counts
+    cycles: Counts
+    least: Least
+
+    @property
+    def least_s(self) -> float:
+        return float(self.least.seconds.min()) * (1 - 1e-12)
+
+    def parts(self) -> Sequence[_Bounded]:
+        return self.bounded
+
+    @cached_property
+    def bounded(self) -> list[_Bounded]:
+        """Each by itself, with levels on the chip."""
+        asked, (vector_cycles, read_bytes, written_bytes, seconds) = self.question, self.least
+        level_s = least_level_s(self.first, self.kv_tiles, asked.chip, asked.in_dram, asked.part) * (1 - 1e-12)
+        product_cycles = np.maximum(self.cycles, level_s * float(asked.chip.clock_hz))
+        seconds = np.maximum(seconds * (1 - 1e-12), level_s)
+        among = TilingBounds(self.first, self.kv_tiles, product_cycles, vector_cycles, read_bytes, written_bytes, seconds)
+        return [_Bounded(each_s, among, i) for i, each_s in enumerate(seconds.tolist())]
+
+
+def _least_first(question: _Question[Attention], modes: Sequence[tuple[bool, bool]]) -> Iterator[tuple[float, _Bounded | None]]:
+    """Tilings in the order of what no dataflow goes below. Splits are cut into query tiles, and these into key tiles, only when it is their
+    turn: before that, seconds that nothing goes below which is still to come."""
+    turns, splits = count(), _splits(question.of, question.chip)
+    waiting: list[tuple[float, int, _Split | _Tilings | _Bounded]] = []
+    for mode, split in product(modes, splits):
+        heappush(waiting, (least_s := _split_s(question, *mode, split), next(turns), _Split(least_s, question, *mode, split)))
+    while waiting:
+        least_s, _, first = heappop(waiting)
+        if isinstance(first, _Bounded):
+            yield least_s, first
+            continue
+        yield least_s, None
+        for each in first.parts():
+            heappush(waiting, (each.least_s, next(turns), each))
+
+
+def _split_s(question: _Question[Attention], fused: bool, online: bool, split: tuple[int, int]) -> float:
+    """Seconds that no tiling with a split goes below: the core with most scores that some query sees has no fewer than the mean, and scores
+    that leave the chip pass DRAM."""
+    attention, chip = question.of, question.chip
+    of_score = _CyclesPerScore.of(attention, chip, dict(question.counts), question.part)
+    of_pair = attention.rows_per_query * float(attention.mask.visible_pairs(attention.q_len, attention.kv_len))
+    scores = int(ceil_div(attention.pairs, split[0])) * of_pair / split[1]
+    seconds = scores * float(max(of_score.array, of_score.vector) / chip.clock_hz)
+    if question.part == "all" and not fused:
+        passed = attention.pairs * of_pair * attention.act_bits / 8
+        dram_s = transfer_s(4 * passed, 3 * passed, *rates_of(chip, chip.dram), chip.dram.bandwidth.shared)
+        seconds = max(seconds, float(dram_s))
+    return seconds * (1 - 1e-12)
+
+
+@lru_cache(maxsize=256)
+def _tilings_of_split(question: _Question[Attention], fused: bool, online: bool, split: tuple[int, int]) -> list[_Tilings]:
+    """With one place for scores only where two do not fit, for they cost no more."""
     attention, chip = question.of, question.chip
     asked = dict(question.counts), question.in_dram, question.part, question.score_bytes
-    bounded = []
-    for _, alike in groupby(tilings_of(attention, chip, fused, online, question.part), key=lambda each: each[0].split):
-        tilings = list(alike)
-        longest = max((kv_tiles for _, kv_tiles in tilings), key=len)  # with all others in it: what fits one beside fits a smaller one
-        firsts = {first.q_tile: first for first, _ in tilings}
-        every = dict(zip(firsts, _array_cycles(list(firsts.values()), longest, chip, question.part), strict=True))
-        with_two = {first.q_tile: fine for first, fine in tilings if first.score_buffers == 2}
-        for first, fine in tilings:
-            of_all = every[first.q_tile]
-            kv_tiles = fine if first.score_buffers == 2 else fine[~np.isin(fine, with_two.get(first.q_tile, ()))]
-            if not len(kv_tiles):
-                continue
-            cycles = of_all if len(kv_tiles) == len(longest) else of_all[:, np.isin(longest, kv_tiles)]
-            vector_cycles, read_bytes, written_bytes, seconds = least(first, kv_tiles, chip, *asked, cycles.min(axis=0))
-            level_s = least_level_s(first, kv_tiles, chip, question.in_dram, question.part) * (1 - 1e-12)
-            product_cycles = np.maximum(cycles, level_s * float(chip.clock_hz))
-            seconds = np.maximum(seconds * (1 - 1e-12), level_s)
-            among = TilingBounds(first, kv_tiles, product_cycles, vector_cycles, read_bytes, written_bytes, seconds)
-            bounded += [_Bounded(each_s, among, i) for i, each_s in enumerate(among.least_s.tolist())]
-    return sorted(bounded, key=lambda each: each.least_s)
+    tilings = list(_fitting(attention, chip, fused, online, question.part, split))
+    if not tilings:
+        return []
+    longest = max((kv_tiles for _, kv_tiles in tilings), key=len)  # with all others in it: what fits one beside fits a smaller one
+    firsts = {first.q_tile: first for first, _ in tilings}
+    every = dict(zip(firsts, _array_cycles(list(firsts.values()), longest, chip, question.part), strict=True))
+    with_two = {first.q_tile: fine for first, fine in tilings if first.score_buffers == 2}
+    found = []
+    for first, fine in tilings:
+        of_all = every[first.q_tile]
+        kv_tiles = fine if first.score_buffers == 2 else fine[~np.isin(fine, with_two.get(first.q_tile, ()))]
+        if not len(kv_tiles):
+            continue
+        cycles = of_all if len(kv_tiles) == len(longest) else of_all[:, np.isin(longest, kv_tiles)]
+        found.append(_Tilings(question, first, kv_tiles, cycles, least(first, kv_tiles, chip, *asked, cycles.min(axis=0))))
+    return found
 
 
 def tilings_of(attention: Attention, chip: Chip, fused: bool, online: bool, part: Part) -> Iterator[tuple[AttentionMapping, Counts]]:
     """Splits, query tiles and places for scores (two where a core has more than one use for them) with the first dataflow, each with the
     key tiles that fit beside; only those for which there are some."""
+    for split in _splits(attention, chip):
+        yield from _fitting(attention, chip, fused, online, part, split)
+
+
+def _fitting(
+    attention: Attention, chip: Chip, fused: bool, online: bool, part: Part, split: tuple[int, int]
+) -> Iterator[tuple[AttentionMapping, Counts]]:
+    """The same with one split."""
     unit = chip.matrix
     rows, keys = (unit.rows, unit.cols) if unit.kind == "systolic" else (unit.tile[0], unit.tile[1])
     dataflow = unit.dataflows[0] if unit.kind == "systolic" else ""
     buffers = 2 if innermost(chip, "activations").double_buffered else 1
     kv_tiles = np.array(_sizes(attention.kv_len, keys))
-    for split in _splits(attention, chip):
-        positions = int(ceil_div(attention.q_len, split[1]))
-        for q_tile in _sizes(positions, max(1, rows // attention.rows_per_query)):
-            one = AttentionMapping(attention, q_tile, attention.kv_len, fused, online, buffers, split, dataflow, "m")
-            is_more = online or q_tile < positions or attention.pairs > split[0]
-            for mapping in [replace(one, score_buffers=2), one] if part == "all" and fused and is_more else [one]:
-                fine = kv_tiles[fit(mapping, kv_tiles, chip)]
-                if len(fine):
-                    yield mapping, fine
+    positions = int(ceil_div(attention.q_len, split[1]))
+    for q_tile in _sizes(positions, max(1, rows // attention.rows_per_query)):
+        one = AttentionMapping(attention, q_tile, attention.kv_len, fused, online, buffers, split, dataflow, "m")
+        is_more = online or q_tile < positions or attention.pairs > split[0]
+        for mapping in [replace(one, score_buffers=2), one] if part == "all" and fused and is_more else [one]:
+            fine = kv_tiles[fit(mapping, kv_tiles, chip)]
+            if len(fine):
+                yield mapping, fine
+
+
+class _CyclesPerScore(NamedTuple):
+    """What the array of a core takes at its peak rate for a score and its value, or for one of them, and its vector unit."""
+
+    array: Any
+    vector: Any
+
+    @classmethod
+    def of(cls, attention: Attention, chip: Chip, counts: Mapping[str, Any], part: Part) -> Self:
+        unit, products = chip.matrix, 2 if part == "all" else 1
+        peak_macs = unit.count * float(unit.rates[attention.compute]) * (unit.rows * unit.cols if unit.kind == "systolic" else 1)
+        visible = attention.batch * attention.heads * float(attention.mask.visible_pairs(attention.q_len, attention.kv_len))
+        lane_cycles = sum(float(often) / visible * chip.vector.cycles[name] for name, often in counts.items())
+        return cls(products * attention.head_dim / peak_macs, lane_cycles / chip.vector.lanes)
 
 
 class Least(NamedTuple):
@@ -251,7 +345,7 @@ def least(
 ) -> Least:
     """Below what each of some key tiles takes, whatever the dataflow: products at the peak rate or in what is known of their
     `array_cycles`, key tiles without whole bursts, and levels on the chip left out. With one key tile the chips may be many."""
-    attention, unit, clock_hz, dram = mapping.attention, chip.matrix, chip.clock_hz, chip.dram
+    attention, clock_hz, dram = mapping.attention, chip.clock_hz, chip.dram
     cuts, sizes = query_cuts(attention, mapping.split[1], mapping.q_tile), kv_tiles[:, None]
     keys = np.minimum(-(-cuts.last // sizes) * sizes, attention.kv_len) - cuts.first // sizes * sizes
     rows = cuts.queries * attention.rows_per_query
@@ -269,13 +363,11 @@ def least(
         read, written = read + 4 * passes + maxima, written + 3 * passes + maxima
     pairs = int(ceil_div(attention.pairs, mapping.split[0]))
     worst = pairs * computed.max(axis=1)
-    peak_macs = unit.count * float(unit.rates[attention.compute]) * (unit.rows * unit.cols if unit.kind == "systolic" else 1)
-    visible = attention.batch * attention.heads * float(attention.mask.visible_pairs(attention.q_len, attention.kv_len))
-    lane_cycles = sum(float(count) / visible * chip.vector.cycles[name] for name, count in counts.items())
+    of_score = _CyclesPerScore.of(attention, chip, counts, part)
     rescaled = rescaled_rows(mapping, rows, -(-cuts.last // sizes) - cuts.first // sizes)
     rescaled_most = pairs * np.add.reduceat(rescaled, begins, axis=1).max(axis=1)
-    vector_cycles = (worst * lane_cycles + rescaled_most * rescale_cycles(attention, chip)) / chip.vector.lanes
-    cycles = np.maximum(worst * (products * attention.head_dim / peak_macs), array_cycles)
+    vector_cycles = worst * of_score.vector + rescaled_most * (rescale_cycles(attention, chip) / chip.vector.lanes)
+    cycles = np.maximum(worst * of_score.array, array_cycles)
     if part == "all":
         alone: Any = 1.0
         if mapping.score_buffers == 2:

@@ -516,7 +516,7 @@ def map_attentions(
         joined = _joined([(which, _columns(cost)) for which, (cost, _) in found], count)
         return AttentionCost(**joined), _joined([(which, moved) for which, (_, moved) in found], count)
     winner, candidates = np.zeros(count, dtype=np.int64), list[AttentionMapping]()
-    rank = np.full((9, count), np.inf)
+    rank = np.full((11, count), np.inf)
     tilings = [each for mode in attention_modes(attention) for each in tilings_of(attention, _with_most_room(chips), *mode, part)]
     for number, (first, kv_tile) in enumerate((each, kv_tile) for each, kv_tiles in tilings for kv_tile in kv_tiles.tolist()):
         tiling = replace(first, kv_tile=kv_tile)
