@@ -85,6 +85,8 @@ class Bounder:
         self.at = layout_of(setting)
         self.inside = loops_inside(tuple(orders))
         self.one_core = setting.cores == 1
+        unit = setting.chip.matrix
+        self.turn_elements = math.prod(unit.tile[:2]) if unit.kind == "tensor_core" and unit.count > 1 else 0
         self.demands = 0
         self.one, self.drain, self.sums, self.finished = (self._next(1) for _ in range(4))
         self.besides = self._next(2 * len(setting.besides.sizes_bytes))
@@ -229,6 +231,10 @@ class Bounder:
         gemms = self.own_numbers if self.is_one else self.own_numbers.take(variant, axis=1)
         whole, out_bytes = gemms[:3], gemms[3]
         np.multiply.reduce(numbers[at.steps : at.moves], axis=1, out=found[self.steps : self.extra])
+        if self.turn_elements:
+            # A piece takes a turn of all tensor cores for each granule along k, however few granules of sums it has.
+            turns = numbers[at.steps, 0] * numbers[at.steps, 1] * numbers[at.cycles, 2]
+            np.maximum(found[self.cycles], turns * self.turn_elements, out=found[self.cycles])
         np.add.reduce(numbers[at.extra], out=found[self.extra])
         own = whole
         if not self.one_core:
