@@ -16,7 +16,7 @@ from sim.engines.play_attention import AttentionOps, least_cycles, play_attentio
 from sim.intervals import CAUSES, KINDS, Log
 from sim.mapper.attention import map_attention
 from sim.mapper.attention_cost import AttentionCost, InDram, Part, attention_cost
-from tests.walked_attention import Sides, Speeds, simulate
+from tests.walked_attention import ARRAY, Sides, Speeds, own_cycles, simulate
 
 SEEDS = range(40)
 
@@ -26,29 +26,32 @@ def small_chip(speeds: Speeds) -> Chip:
     chip = load_chip("edge-npu")
     rate = Bandwidth(read=1 / speeds.dram, write=1 / speeds.dram, shared=True, per_cycle=False)
     dram = replace(chip.dram, bandwidth=rate, latency_s=float(speeds.latency), burst_bytes=1)
-    return replace(chip, clock_hz=1.0, matrix=replace(chip.matrix, rows=2, cols=3), memory=(dram, chip.memory[1]))
+    return replace(chip, clock_hz=1.0, matrix=replace(chip.matrix, rows=ARRAY[0], cols=ARRAY[1]), memory=(dram, chip.memory[1]))
 
 
 def charged(mapping: AttentionMapping, chip: Chip, speeds: Speeds, sides: Sides) -> tuple[AttentionCost, dict[str, float]]:
-    """A cost of whole cycles for each score, with just the bytes that the tiles of the one core have, and of scores that pass DRAM."""
+    """A cost of whole cycles, with just the products and bytes that the tiles of the one core have, and bytes of scores that pass DRAM."""
     attention = mapping.attention
     tiles = [(start, min(start + mapping.q_tile, attention.q_len)) for start in range(0, attention.q_len, mapping.q_tile)]
     rows = attention.q_len * attention.rows_per_query
-    scores, keys = 0, 0
+    scores, keys, own = 0, 0, 0
     for start, stop in tiles:
         oldest = max(0, start + attention.mask_offset - (attention.window or 10**6) + 1)
         newest = min(stop + attention.mask_offset, attention.kv_len)
         here = min(-(-newest // mapping.kv_tile) * mapping.kv_tile, attention.kv_len) - oldest // mapping.kv_tile * mapping.kv_tile
-        scores, keys = scores + (stop - start) * attention.rows_per_query * here, keys + here
+        high = (stop - start) * attention.rows_per_query
+        scores, keys = scores + high * here, keys + here
+        lengths = [*[mapping.kv_tile] * (here // mapping.kv_tile), *([here % mapping.kv_tile] if here % mapping.kv_tile else [])]
+        own += sum(own_cycles(tile, mapping, high, length) for tile in "KV" for length in lengths)
     keys = attention.kv_len if mapping.kv_tile >= attention.kv_len else keys
     read = attention.pairs * attention.head_dim * (rows * sides.queries + 2 * keys * sides.keys)
     written = attention.pairs * attention.head_dim * rows * sides.output
     if not mapping.fused:
         read, written = read + 4 * scores * attention.pairs, written + 3 * scores * attention.pairs
-    cycles = 2 * scores * attention.pairs
-    busy_s = {"matrix": float(speeds.array * cycles), "vector": float(speeds.vector * cycles / 2), "sram": float(speeds.level * cycles)}
+    scores, cycles = scores * attention.pairs, own * attention.pairs
+    busy_s = {"matrix": float(speeds.array * cycles), "vector": float(speeds.vector * scores), "sram": float(speeds.level * cycles)}
     busy_s["dram"] = float((read + written) * speeds.dram)
-    return AttentionCost(0.0, "", busy_s, {}, float(read), float(written), cycles / 2, float(cycles)), busy_s
+    return AttentionCost(0.0, "", busy_s, {}, float(read), float(written), scores, float(cycles)), busy_s
 
 
 MODES = [(1, False, True), (1, True, True), (2, False, True), (2, True, True), (1, False, False)]
@@ -64,7 +67,7 @@ def drawn(seed: int, score_buffers: int, online: bool, fused: bool) -> tuple[Att
     attention = Attention(batch, heads, kv_heads, q_len, kv_len, 2, kv_len - q_len, window, 8, 8, 32, "int8")
     q_tile, kv_tile = rng.randint(1, q_len), rng.randint(1, kv_len + 1)
     mapping = AttentionMapping(attention, q_tile, kv_tile, fused, online, rng.randint(1, 2), (1, 1), rng.choice(["os", "ws"]), "m")
-    drain = int(systolic.drain_cycles(mapping.dataflow, 2, 3))
+    drain = int(systolic.drain_cycles(mapping.dataflow, *ARRAY))
     speeds = Speeds(rng.randint(1, 3), rng.choice([0, 1, 4]), rng.randint(1, 9), rng.randint(1, 5), rng.choice([0, 1, 17, 60]), drain)
     sides = Sides(*(rng.random() < 0.7 for _ in range(3)))
     return replace(mapping, score_buffers=score_buffers), speeds, sides
@@ -97,19 +100,20 @@ def test_all_that_stalls_is_simulated() -> None:
 
 def two_pairs(score_buffers: int) -> AttentionMapping:
     """Two pairs of one query tile with one key tile each."""
-    attention = Attention(1, 2, 2, 4, 4, 2, 4, None, 8, 8, 32, "int8")
-    return AttentionMapping(attention, 4, 4, True, False, 2, (1, 1), "ws", "m", score_buffers=score_buffers)
+    attention = Attention(1, 2, 2, 4, 6, 2, 6, None, 8, 8, 32, "int8")
+    return AttentionMapping(attention, 4, 6, True, False, 2, (1, 1), "ws", "m", score_buffers=score_buffers)
 
 
 @pytest.mark.parametrize(
     ("score_buffers", "expected"),
     [
-        (1, [(0, 16), (48 + 3, 67), (67 + 3, 86), (118 + 3, 137)]),  # S0, then V0 when 32 cycles of softmax are over, then S1, V1
-        (2, [(0, 16), (16, 32), (51, 67), (83, 99)]),  # S1 while the vector unit works; the second softmax ends at 19 + 32 + 32
+        (1, [(0, 8), (8 + 3 + 48, 71), (71 + 3, 82), (82 + 3 + 48, 145)]),  # S0, then V0 when 48 cycles of softmax are over, then S1, V1
+        (2, [(0, 8), (8, 16), (59, 71), (107, 119)]),  # S1 while the vector unit works; the second softmax ends at 11 + 48 + 48
     ],
 )
 def test_two_pairs_by_hand(score_buffers: int, expected: list[tuple[int, int]]) -> None:
-    """16 scores a pair: 16 cycles a product, 3 to drain, 32 of softmax, all on the chip. The next queries come when the output has left."""
+    """4 rows stream through 2 folds for 6 keys, 3 columns each, and through 3 for the values of 6 keys, 2 rows each: 8 and 12 cycles; 3 to
+    drain, 48 of softmax of 24 scores, all on the chip. The next queries come when the output has left."""
     mapping, speeds, sides = two_pairs(score_buffers), Speeds(1, 0, 2, 1, 0, 3), Sides(False, False, False)
     chip = small_chip(speeds)
     cost, busy_s = charged(mapping, chip, speeds, sides)
@@ -125,21 +129,22 @@ def test_two_pairs_by_hand(score_buffers: int, expected: list[tuple[int, int]]) 
     ("part", "expected", "end", "stalls"),
     [
         # 3 cycles to drain, 16 bytes of scores to write: the next ones come when these have left.
-        ("scores", [(0, 16), (35, 51)], 51 + 3 + 16, {"sram_space": 35 - 16, "array": 3, "dram": 16}),
+        ("scores", [(0, 16), (35, 47)], 47 + 3 + 12, {"sram_space": 35 - 16, "array": 3, "dram": 12}),
         # 16 bytes of scores to read; their next ones come meanwhile, but 3 cycles and 8 bytes of output go by until there is its place.
-        ("context", [(16, 32), (43, 59)], 59 + 3 + 8, {"dram": 16 + 8, "sram_space": 43 - 32, "array": 3}),
+        ("context", [(16, 32), (43, 55)], 55 + 3 + 6, {"dram": 16 + 6, "sram_space": 43 - 32, "array": 3}),
     ],
 )
 def test_a_product_alone_by_hand(part: Part, expected: list[tuple[int, int]], end: int, stalls: dict[str, int]) -> None:
-    """Two query tiles of 4 rows with 4 keys, 16 cycles each; DRAM reads and writes a byte per cycle at the same time."""
-    attention = Attention(1, 1, 1, 8, 4, 2, 8, None, 8, 8, 32, "int8")
+    """Query tiles of 4 and 3 rows with 4 keys: two folds of 4 and 3 cycles, of either product, and as much again that another core has
+    more; DRAM reads and writes a byte per cycle at the same time."""
+    attention = Attention(1, 1, 1, 7, 4, 2, 7, None, 8, 8, 32, "int8")
     mapping = AttentionMapping(attention, 4, 4, False, False, 1, (1, 1), "ws", "m")
     chip = small_chip(Speeds(1, 0, 0, 1, 0, 3))
     dram = replace(chip.dram, bandwidth=replace(chip.dram.bandwidth, shared=False))
     chip = replace(chip, memory=(dram, *chip.memory[1:]))
-    read, written = (0.0, 32.0) if part == "scores" else (32.0, 16.0)
-    busy_s = {"matrix": 32.0, "vector": 0.0, "sram": 0.0, "dram": max(read, written)}
-    cost, log = AttentionCost(0.0, "", busy_s, {}, read, written, 32.0, 32.0), Log(("dram", "sram", "matrix", "vector", "launch"))
+    read, written = (0.0, 28.0) if part == "scores" else (28.0, 14.0)
+    busy_s = {"matrix": 28.0, "vector": 0.0, "sram": 0.0, "dram": max(read, written)}
+    cost, log = AttentionCost(0.0, "", busy_s, {}, read, written, 28.0, 28.0), Log(("dram", "sram", "matrix", "vector", "launch"))
     played = play_attention(mapping, chip, cost, busy_s, InDram(queries=False, keys=False, output=part == "context"), part, log)
     found = log.intervals()
     works = (found.resource == found.resources.index("matrix")) & (found.what == KINDS.index("compute"))
@@ -215,3 +220,37 @@ def test_what_is_mapped_has_two_places_where_they_fit_and_help() -> None:
     assert found == {400: 1, 100_000: 2}
     alone, _ = map_attention(replace(shape, heads=2, kv_heads=1, q_len=1, mask_offset=63), base, {"exp": 128})
     assert alone.score_buffers == 1
+
+
+@pytest.mark.parametrize("chip_name", ["cloud-npu", "gemmini-default", "tpu-v4i", "tpu-v5e"])
+def test_a_longer_context_is_never_faster(chip_name: str) -> None:
+    """Key by key, of one mapping: a full tile takes as long whatever follows, also where this only fills an array pass further."""
+    chip, in_dram = load_chip(chip_name), InDram(queries=False, output=False)
+    compute, bits = ("bf16", 16) if "bf16" in chip.formats else ("int8", 8)
+    last_end, last_matrix_s, stays = 0.0, 0.0, 0
+    for keys in range(561, 705):
+        shape = Attention(1, 32, 8, 1, keys, 64, keys - 1, None, bits, bits, 32, compute)
+        split = min(int(chip.cores), shape.pairs), 1
+        mapping = AttentionMapping(shape, 1, 256, True, False, 2, split, chip.matrix.dataflows[0], "m", score_buffers=2)
+        cost = attention_cost(mapping, chip, {"exp": 32 * keys}, in_dram)
+        end = play_attention(mapping, chip, cost, cost.busy_s, in_dram, "all").end
+        assert end >= last_end * (1 - 1e-12), keys
+        stays += cost.busy_s["matrix"] == last_matrix_s
+        last_end, last_matrix_s = end, cost.busy_s["matrix"]
+    assert stays > 100
+
+
+@pytest.mark.parametrize("online", [False, True])
+def test_tiled_is_not_above_cycle_where_softmax_binds(online: bool) -> None:
+    """With two places: what softmax waits for first, and what waits for it last, take the cycles of their own products."""
+    bound = 0
+    for seed in range(400):
+        rng = random.Random(f"softmax {seed}")
+        chip = any_chip(rng)
+        mapping = replace(any_mapping(rng, chip), fused=True, online=online, score_buffers=2)
+        in_dram = InDram(*(rng.random() < 0.7 for _ in range(3)))
+        cost = attention_cost(mapping, chip, {"exp": 10 ** rng.uniform(3, 6)}, in_dram)
+        played = play_attention(mapping, chip, cost, cost.busy_s, in_dram, "all")
+        assert cost.latency_s <= played.end / float(chip.clock_hz) * (1 + 1e-9), seed
+        bound += cost.bound_by == "vector"
+    assert bound > 100

@@ -10,10 +10,13 @@ from typing import NamedTuple
 
 from sim.attention_mapping import AttentionMapping, core_parts, key_tiles
 
+ARRAY = 2, 3
+"""Rows and columns of the array."""
+
 
 class Speeds(NamedTuple):
-    """Cycles per score of each product on the array and on the level beside it, and of the softmax; per byte of DRAM; until DRAM answers;
-    until sums have left the array."""
+    """Cycles of the array and of the level beside it per cycle that a product takes by itself; per score of the softmax; per byte of DRAM;
+    until DRAM answers; until sums have left the array."""
 
     array: int
     level: int
@@ -29,6 +32,18 @@ class Sides(NamedTuple):
     queries: bool
     keys: bool
     output: bool
+
+
+def own_cycles(tile: str, mapping: AttentionMapping, rows: int, keys: int) -> int:
+    """Of a product of rows with a key ("K") or value tile ("V") by itself: folds of the array, each as long as operands stream through it,
+    or as its rows take to be filled or to drain."""
+    side = mapping.attention.head_dim
+    height, width = ARRAY
+    n, k = (keys, side) if tile == "K" else (side, keys)
+    if mapping.dataflow == "os":
+        return -(-rows // height) * -(-n // width) * max(k, height)
+    assert mapping.dataflow == "ws"
+    return -(-k // height) * -(-n // width) * max(rows, height)
 
 
 @dataclass
@@ -132,7 +147,7 @@ class _Program:
         last = None
         for i, keys in enumerate(chunk.lengths):
             tile = self.bring("K", keys, chunk.is_first_row)
-            job = self.product(chunk.rows * keys)
+            job = self.product("K", chunk.rows, keys)
             job.after = [("dram", each, 0) for each in (tile, self.query) if each is not None]
             if i == 0:
                 job.takes.append(("sram_space", self.scores))
@@ -163,7 +178,7 @@ class _Program:
             tiles = [self.bring("V", keys, chunk.is_first_row)]
             if probabilities is not None:
                 tiles.append(self.passed(chunk.rows * keys, probabilities, 0, is_load=True))
-            job = self.product(chunk.rows * keys)
+            job = self.product("V", chunk.rows, keys)
             job.after = [("vector", soft, 0), *(("dram", each, 0) for each in tiles if each is not None)]
             if i == 0 and chunk.is_last and self.mapping.score_buffers == 2:
                 job.takes.append(("sram_space", self.outputs))
@@ -197,8 +212,9 @@ class _Program:
         if self.sides.keys and (chunk.is_last_row or not self.whole):
             job.gives.append((self.tiles[what], 0))
 
-    def product(self, scores: int) -> Job:
-        return self.add("matrix", max(self.speeds.array, self.speeds.level) * scores, works=self.speeds.array * scores)
+    def product(self, tile: str, rows: int, keys: int) -> Job:
+        own = own_cycles(tile, self.mapping, rows, keys)
+        return self.add("matrix", max(self.speeds.array, self.speeds.level) * own, works=self.speeds.array * own)
 
     def add(
         self,

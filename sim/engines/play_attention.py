@@ -4,12 +4,13 @@ Of a query tile: its queries come from DRAM into a place that an output has left
 gives scores; the vector unit works on all scores of the tile (online: on those of each key tile); each value tile gives a part of the
 output; the output is written. Where scores have one place, the next ones wait until these are used. Where they have two, the array computes
 the next ones of the core first and then takes the values for these: the vector unit works on one while the array fills or uses the other.
-All units and ports serve in the order of these steps, in which the array leaves a place before it needs it again. What is charged to the
-units and the levels on the chip is parted over the steps in proportion to the scores that they compute, and is taken with the step; DRAM's
-bytes over the transfers in proportion to their own, so that everything is exactly as busy as charged. Scores that pass through DRAM do so
-op by op: each tile of them is written when it is complete, all are read for their maxima and exponentials, the exponentials are written and
-read to be normalised, and each tile of probabilities that was written is read for its product with the values. Times are cycles, not
-rounded; causes of stalls are those of `sim.engines.play_gemm`.
+All units and ports serve in the order of these steps, in which the array leaves a place before it needs it again. Each product takes the
+array for as many cycles as it does by itself, all by the same factor longer if another core, the one with most cycles, is charged; what is
+charged to the levels on the chip is parted over the products in proportion to these cycles, and is taken with them; that of the vector unit
+in proportion to the scores of each softmax, and DRAM's bytes over the transfers in proportion to their own: everything is exactly as busy
+as charged. Scores that pass through DRAM do so op by op: each tile of them is written when it is complete, all are read for their maxima
+and exponentials, the exponentials are written and read to be normalised, and each tile of probabilities that was written is read for its
+product with the values. Times are cycles, not rounded; causes of stalls are those of `sim.engines.play_gemm`.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from sim.engines.played import Played
 from sim.engines.ports import Ports, Wait
 from sim.engines.repeat import Books, State
 from sim.intervals import CAUSES, Log
-from sim.mapper.attention import TilingBounds, core_ends, flows_of
-from sim.mapper.attention_cost import AttentionCost, InDram, Part, query_cuts
+from sim.mapper.attention import CoreEnds, TilingBounds, core_ends, flows_of
+from sim.mapper.attention_cost import AttentionCost, InDram, Part, product_cycles, query_cuts
 from sim.mapping import Span
 
 
@@ -105,6 +106,15 @@ class _Waits(NamedTuple):
         return self.first_queries + np.maximum(np.maximum(by_turns / 2, self.products), in_turn) + drain + self.last_output
 
 
+class _EndCycles(NamedTuple):
+    """Array cycles that some tilings at least take, under each dataflow [flows, key tiles]: of the scores that softmax waits for at first,
+    of the last product, and of the last query tile's products with values (online: the last product)."""
+
+    first_scores: NDArray[np.float64]
+    last_product: NDArray[np.float64]
+    last_values: NDArray[np.float64]
+
+
 class _Bytes(NamedTuple):
     """DRAM bytes that the played core asks of each transfer: per row of a query tile, per key, per score; and how often a score is read and
     written."""
@@ -137,6 +147,31 @@ def _own_bytes(mapping: AttentionMapping, in_dram: InDram, part: Part) -> _Bytes
         reads,
         writes,
     )
+
+
+def _array_cycles(
+    mapping: AttentionMapping, chip: Chip, rows: Sequence[Row], part: Part, all_cycles: float
+) -> dict[str, dict[int, dict[int, float]]]:
+    """Array cycles of the products with key tiles ("K") and with value tiles ("V"), those that there are, by rows and by keys: what each
+    takes by itself, times what makes it `all_cycles` for all query tiles together."""
+    lengths = dict[int, set[int]]()
+    for row in rows:
+        lengths.setdefault(row.rows, set()).update(row.keys)
+    own = {
+        tile: {m: {keys: float(_tile_cycles(tile, mapping, chip, m, keys)) for keys in each} for m, each in lengths.items()}
+        for tile in {"all": "KV", "scores": "K", "context": "V"}[part]
+    }
+    more = all_cycles / sum(sum(map(of_rows[row.rows].__getitem__, row.keys)) for of_rows in own.values() for row in rows)
+    return {
+        tile: {m: {keys: more * cycles for keys, cycles in of_keys.items()} for m, of_keys in of_rows.items()}
+        for tile, of_rows in own.items()
+    }
+
+
+def _tile_cycles(tile: str, mapping: AttentionMapping, chip: Chip, rows: Any, keys: Any) -> Any:
+    """Array cycles of the product of rows with a key or a value tile, or of many."""
+    side = mapping.attention.head_dim
+    return product_cycles(mapping, chip, rows, *((keys, side) if tile == "K" else (side, keys)))
 
 
 def _drain_cycles(mapping: AttentionMapping, chip: Chip) -> float:
@@ -176,14 +211,14 @@ class _Attention:
         # How many bytes of the chip stand for one of the played core.
         self.dram.read_share = cost.dram_read_bytes / (read * self.pairs) if read else 1.0
         self.dram.write_share = cost.dram_written_bytes / (written * self.pairs) if written else 1.0
-        clock_hz, all_scores = float(chip.clock_hz), scores * self.pairs
-        # Cycles per score and product of the array and each level, and per score of the vector unit.
-        self.array_cycles = busy_s["matrix"] * clock_hz / (all_scores * products)
-        self.vector_cycles = busy_s["vector"] * clock_hz / all_scores
-        self.macs = cost.issued_macs / (all_scores * products)  # that the chip issues, per score and product of the played core
-        self.all_scores, self.products = all_scores, products
+        clock_hz, self.all_scores = float(chip.clock_hz), scores * self.pairs
+        self.all_array = busy_s["matrix"] * clock_hz
+        self.vector_cycles = busy_s["vector"] * clock_hz / self.all_scores  # per score
+        self.array_cycles = _array_cycles(mapping, chip, self.rows, part, self.all_array / self.pairs)
+        # Per array cycle: MACs that the chip issues, and cycles of each level.
+        self.macs = cost.issued_macs / self.all_array
         self.level_cycles = [
-            (port.reader, port.writer, busy_s[name] * clock_hz / (all_scores * products))
+            (port.reader, port.writer, busy_s[name] * clock_hz / self.all_array)
             for name, port in self.ports.of_level.items()
             if port is not self.dram and busy_s[name]
         ]
@@ -208,23 +243,24 @@ class _Attention:
         come before the last product with values, or with keys if there are no others.
         """
         dram, last = self.dram, self.rows[-1]
-        per_score = max([self.array_cycles, *(cycles for _, _, cycles in self.level_cycles)])
+        longest = max([1.0, *(cycles for _, _, cycles in self.level_cycles)])
         from_dram, to_dram = dram.read_cycles_per_byte * dram.read_share, dram.write_cycles_per_byte * dram.write_share
         output = self.bytes.output * to_dram
         reads = self.read * self.pairs * from_dram
-        least = dram.latency + reads + last.rows * (last.keys[-1] * per_score + output) + self.drain if reads else 0.0
+        last_product = longest * self.array_cycles["K" if self.part == "scores" else "V"][last.rows][last.keys[-1]]
+        least = dram.latency + reads + last_product + last.rows * output + self.drain if reads else 0.0
         if self.part != "all":
             return least
         first, online = self.rows[0], self.mapping.online
         waits = _Waits(
-            products=self.all_scores * self.products * per_score,
+            products=self.all_array * longest,
             softmax=self.all_scores * self.vector_cycles,
             scores=self.pairs * sum(len(each.keys) if online else 1 for each in self.rows) * self.drain,
             outputs=self.pairs * len(self.rows) * self.drain,
             sides=self.pairs * sum(each.rows for each in self.rows) * (self.bytes.query * from_dram + output),
             first_queries=first.rows * self.bytes.query * from_dram,
-            first_scores=first.rows * (first.keys[0] if online else sum(first.keys)) * per_score,
-            last_values=last.rows * (last.keys[-1] if online else sum(last.keys)) * per_score,
+            first_scores=longest * sum(map(self.array_cycles["K"][first.rows].__getitem__, first.keys[:1] if online else first.keys)),
+            last_values=last_product if online else longest * sum(map(self.array_cycles["V"][last.rows].__getitem__, last.keys)),
             last_output=last.rows * output,
         )
         keys = first.keys[0] * self.bytes.key * from_dram
@@ -272,19 +308,18 @@ class _Attention:
         queries or the scores that were `written` to DRAM, and what `room` names are there and the levels are free. When the operands of the
         last are read. (The innermost loop.)"""
         matrix, log, op, used = self.ports.matrix, self.log, self.op_of[tile], self.used[tile]
-        array_cycles, key_bytes, level_cycles = self.array_cycles, self.bytes.key, self.level_cycles
+        array_cycles, key_bytes, level_cycles = self.array_cycles[tile][rows], self.bytes.key, self.level_cycles
         fetches, came_first = is_first_row or not self.keep_keys, tile == "K"
         score_bytes = self.bytes.score if tile == "V" and self.bytes.reads else 0.0
         name, ready = room
         end = ready
         for keys in lengths:
-            scores = rows * keys
             if fetches:
                 self.whole[tile] = self._load(keys * key_bytes, used.pop(0), op)
                 used.append(0.0)
             came = max(self.whole[tile], queries)
             if score_bytes:
-                came = max(came, self._load(scores * score_bytes, written, op))
+                came = max(came, self._load(rows * keys * score_bytes, written, op))
             free = start = matrix.free
             cause = "dependency"
             if came_first and came > start:
@@ -300,13 +335,14 @@ class _Attention:
                     start, cause = writer.free, "dependency"
             if start > free:
                 self._wait(cause, free, start)
-            end = worked = matrix.issue(start, array_cycles * scores)
+            taken = array_cycles[keys]
+            end = worked = matrix.issue(start, taken)
             if log is not None:
-                log.add("matrix", "compute", start, worked, macs=scores * self.macs, op=op)
+                log.add("matrix", "compute", start, worked, macs=taken * self.macs, op=op)
             for reader, writer, cycles in level_cycles:
-                done = reader.issue(start, cycles * scores)
+                done = reader.issue(start, cycles * taken)
                 if writer is not reader:
-                    writer.issue(start, cycles * scores)
+                    writer.issue(start, cycles * taken)
                 if log is not None:
                     log.add(reader.name, "move", start, done, op=op)
                 if done > end:
@@ -462,9 +498,8 @@ def least_of_tilings(tilings: TilingBounds, chip: Chip, in_dram: InDram, part: P
         return np.add.reduceat(np.broadcast_to(column, keys.shape), begins, axis=1)[each, most]
 
     ends = core_ends(first, tilings.kv_tiles, cuts, begins, most)
-    head, tail = ends.head, ends.tail
     tile_rows, scores = summed(rows), summed(rows * keys)
-    fetched = np.where(tilings.kv_tiles >= attention.kv_len, keys[each, head], summed(keys))
+    fetched = np.where(tilings.kv_tiles >= attention.kv_len, attention.kv_len, summed(keys))
     own_read = tile_rows * own.query + products * fetched * own.key + scores * own.score_read
     own_written = tile_rows * own.output + scores * own.score_written
     dram, clock_hz = chip.dram, float(chip.clock_hz)
@@ -474,22 +509,34 @@ def least_of_tilings(tilings: TilingBounds, chip: Chip, in_dram: InDram, part: P
     from_dram, to_dram = reads / np.maximum(own_read, 1e-300), writes / np.maximum(own_written, 1e-300)
     latency = float(dram.latency_s) * clock_hz
     drain = np.array([_drain_cycles(flow, chip) for flow in flows_of(first, chip)])[:, None]
-    last = tilings.product_cycles / (scores * pairs) * ends.last_keys / products + own.output * to_dram / pairs
-    cycles = np.where(own_read > 0, latency + reads + rows[tail] * last + drain, 0.0)
+    longest = np.maximum(tilings.level_cycles / tilings.array_cycles, 1.0)  # of array and levels, per array cycle
+    of_ends = _EndCycles(*(longest * cycles for cycles in _end_cycles(first, chip, part, ends)))
+    last_output = ends.last_rows * own.output * to_dram / pairs
+    cycles = np.where(own_read > 0, latency + reads + of_ends.last_product + last_output + drain, 0.0)
     if part == "all":
-        per_score = tilings.product_cycles / (scores * pairs * products)
         waits = _Waits(
-            products=tilings.product_cycles,
+            products=longest * tilings.array_cycles,
             softmax=tilings.vector_cycles * (1 - 1e-12),
             scores=pairs * summed(end - begin if first.online else 1) * drain,
             outputs=pairs * summed(1) * drain,
             sides=tile_rows * (own.query * from_dram + own.output * to_dram),
-            first_queries=rows[head] * own.query * from_dram / pairs,
-            first_scores=ends.first_scores * per_score,
-            last_values=ends.last_scores * per_score,
-            last_output=rows[tail] * own.output * to_dram / pairs,
+            first_queries=ends.first_rows * own.query * from_dram / pairs,
+            first_scores=of_ends.first_scores,
+            last_values=of_ends.last_values,
+            last_output=last_output,
         )
         starts = ends.first_keys * own.key * from_dram / pairs + latency * bool(own.key or own.query)
         cycles = np.maximum(cycles, starts + waits.least(first.score_buffers, drain))
     least: NDArray[np.float64] = cycles.min(axis=0)
     return least
+
+
+def _end_cycles(mapping: AttentionMapping, chip: Chip, part: Part, ends: CoreEnds) -> _EndCycles:
+    """Of tilings that differ in their key tiles from the mapping."""
+    found = []
+    for flow in flows_of(mapping, chip):
+        firsts = _tile_cycles("K", flow, chip, ends.first_rows, ends.sizes)
+        lasts = _tile_cycles("K" if part == "scores" else "V", flow, chip, ends.last_rows, ends.sizes)
+        last = np.where(ends.last_keys == ends.sizes[0], *lasts)
+        found.append(((ends.first_tiles * firsts).sum(axis=0), last, (ends.last_tiles * lasts).sum(axis=0)))
+    return _EndCycles(*(np.array(column, dtype=float) for column in zip(*found, strict=True)))

@@ -160,12 +160,13 @@ def _answer(asked: _Question[AttentionMapping]) -> tuple[tuple[AttentionMapping,
 
 class TilingBounds(NamedTuple):
     """Tilings with one split and query tile and some key tiles, and what they at least ask of the most loaded core [key tiles]: cycles of
-    products, of the array under each dataflow or of the busiest level on the chip [flows, key tiles], and of the vector unit, bytes that
-    DRAM reads and writes, and seconds."""
+    the array under each dataflow [flows, key tiles], of the busiest level on the chip and of the vector unit, bytes that DRAM reads and
+    writes, and seconds."""
 
     first: AttentionMapping
     kv_tiles: Counts
-    product_cycles: NDArray[np.float64]
+    array_cycles: Counts
+    level_cycles: NDArray[np.float64]
     vector_cycles: NDArray[np.float64]
     read_bytes: Any
     written_bytes: Any
@@ -221,9 +222,8 @@ class _Tilings:
         """Each by itself, with levels on the chip."""
         asked, (vector_cycles, read_bytes, written_bytes, seconds) = self.question, self.least
         level_s = least_level_s(self.first, self.kv_tiles, asked.chip, asked.in_dram, asked.part) * (1 - 1e-12)
-        product_cycles = np.maximum(self.cycles, level_s * float(asked.chip.clock_hz))
-        seconds = np.maximum(seconds * (1 - 1e-12), level_s)
-        among = TilingBounds(self.first, self.kv_tiles, product_cycles, vector_cycles, read_bytes, written_bytes, seconds)
+        seconds, level_cycles = np.maximum(seconds * (1 - 1e-12), level_s), level_s * float(asked.chip.clock_hz)
+        among = TilingBounds(self.first, self.kv_tiles, self.cycles, level_cycles, vector_cycles, read_bytes, written_bytes, seconds)
         return [_Bounded(each_s, among, i) for i, each_s in enumerate(seconds.tolist())]
 
 
@@ -369,12 +369,12 @@ def least(
     vector_cycles = worst * of_score.vector + rescaled_most * (rescale_cycles(attention, chip) / chip.vector.lanes)
     cycles = np.maximum(worst * of_score.array, array_cycles)
     if part == "all":
-        alone: Any = 1.0
+        alone = cycles
         if mapping.score_buffers == 2:
-            most = computed.argmax(axis=1)
-            ends = core_ends(mapping, kv_tiles, cuts, begins, most)
-            alone = (ends.first_scores + ends.last_scores) / (2 * pairs * computed.max(axis=1))
-        cycles = np.maximum(cycles, cycles * alone + vector_cycles)
+            ends = core_ends(mapping, kv_tiles, cuts, begins, computed.argmax(axis=1))
+            of_both = ends.first_rows * ends.first_tiles + ends.last_rows * ends.last_tiles
+            alone = (of_both * ends.sizes).sum(axis=0) * (of_score.array / products)
+        cycles = np.maximum(cycles, alone + vector_cycles)
     latency_s = np.where(read > 0, dram.latency_s, 0.0)
     starts = cuts.first[begins] // sizes * sizes
     first_keys = np.minimum(kv_tiles, attention.kv_len - starts.max(axis=1))
@@ -384,29 +384,32 @@ def least(
 
 
 class CoreEnds(NamedTuple):
-    """Of the query tiles of a core with each of some key tiles [key tiles]: which is the first and which the last, keys of the first and of
-    the last key tile, and the scores that softmax waits for at first and those that it is done with last."""
+    """Of the query tiles of a core with each of some key tiles [key tiles]: rows of the first and of the last query tile, and keys of its
+    first, or last, key tile; keys of a full key tile and of the smaller one at the end, and how many of each give the scores that softmax
+    waits for at first, and those that it is done with last [2, key tiles]."""
 
-    head: Counts
-    tail: Counts
+    first_rows: Counts
+    last_rows: Counts
     first_keys: Counts
     last_keys: Counts
-    first_scores: Counts
-    last_scores: Counts
+    sizes: Counts
+    first_tiles: Counts
+    last_tiles: Counts
 
 
 def core_ends(mapping: AttentionMapping, kv_tiles: Counts, cuts: QueryCuts, begins: Counts, part: Counts) -> CoreEnds:
     """Of query tiles that are cut in parts from `begins` on, those of one `part` with each of the key tiles [key tiles]."""
-    kv_len = mapping.attention.kv_len
+    kv_len, each = mapping.attention.kv_len, np.arange(len(kv_tiles))
     head, tail = begins[part], np.append(begins[1:], len(cuts.queries))[part] - 1
-    starts, stops = cuts.first // kv_tiles[:, None] * kv_tiles[:, None], -(-cuts.last // kv_tiles[:, None]) * kv_tiles[:, None]
-    each = np.arange(len(kv_tiles))
-    first_keys = np.minimum(kv_tiles, kv_len - starts[each, head])
-    last_keys = np.minimum(kv_tiles, kv_len - stops[each, tail] + kv_tiles)
-    keys = np.minimum(stops, kv_len) - starts
-    of_first, of_last = (first_keys, last_keys) if mapping.online else (keys[each, head], keys[each, tail])
+    sizes = np.array([kv_tiles, np.maximum(kv_len % kv_tiles, 1)])
+    begin, end = cuts.first // kv_tiles[:, None], -(-cuts.last // kv_tiles[:, None])
+    at_edge = end * kv_tiles[:, None] > kv_len
+    tiles = np.array([end - begin - at_edge, at_edge])
+    heads, tails = tiles[:, each, head], tiles[:, each, tail]
+    first, last = np.array([heads[0] > 0, heads[0] == 0]), np.array([tails[1] == 0, tails[1] > 0])
+    keys = (first * sizes).sum(axis=0), (last * sizes).sum(axis=0)
     rows = cuts.queries * mapping.attention.rows_per_query
-    return CoreEnds(head, tail, first_keys, last_keys, rows[head] * of_first, rows[tail] * of_last)
+    return CoreEnds(rows[head], rows[tail], *keys, sizes, *((first, last) if mapping.online else (heads, tails)))
 
 
 def _array_cycles(firsts: Sequence[AttentionMapping], kv_tiles: Counts, chip: Chip, part: Part) -> Counts:

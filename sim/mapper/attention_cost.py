@@ -16,7 +16,7 @@ suffix. Before the array and the vector unit do anything, DRAM has answered and 
 them the last output tile is still to be written. DRAM itself, and levels on the chip that tiles pass while they pass its port, wait for its
 first answer. While a query tile has the only place for scores, array and vector unit work by turns: both take their time. With two places
 the vector unit still has nothing to do before the first scores are complete, and the array is not done before the last of them are
-multiplied by the values; the products of a core count by their scores.
+multiplied by the values: of the core with most scores, in the part that these products have in its array cycles.
 """
 
 from __future__ import annotations
@@ -83,8 +83,9 @@ class _Tiles(NamedTuple):
 
 class _Use(NamedTuple):
     """What pairs ask of a core: array cycles, MACs issued, in all and by its first matrix unit, operand bytes read, sums read and written,
-    rows that are rescaled online, as often as they are, score elements and rows, bytes of tiles fetched and stored, the scores that softmax
-    waits for at first and those that it is done with last, and the rows of the first query tile and the keys of its first key tile."""
+    rows that are rescaled online, as often as they are, score elements and rows, bytes of tiles fetched and stored, array cycles of the
+    scores that softmax waits for at first and of the values for those that it is done with last, and the rows of the first query tile and
+    the keys of its first key tile."""
 
     cycles: Any
     issued_macs: Any
@@ -98,8 +99,8 @@ class _Use(NamedTuple):
     query_bytes: Any
     key_bytes: Any
     output_bytes: Any
-    first_scores: Any
-    last_scores: Any
+    first_cycles: Any
+    last_cycles: Any
     first_rows: Any
     first_keys: Any
 
@@ -146,7 +147,7 @@ def cost_of_use(
     latency_s, bound_by = _bound(mapping, chip, busy, in_dram, read > 0, first)
     if part == "all":
         most = _Use(*columns[:, columns[_Use._fields.index("computed_scores")].argmax()].tolist())
-        alone = 1.0 if mapping.score_buffers == 1 else (most.first_scores + most.last_scores) / (2 * pairs * most.computed_scores)
+        alone = 1.0 if mapping.score_buffers == 1 else (most.first_cycles + most.last_cycles) / (pairs * most.cycles)
         by_turns_s = _bound(mapping, chip, {"matrix": busy["matrix"] * alone + busy["vector"]}, in_dram, read > 0, first)[0]
         busier = chosen(busy["matrix"] >= busy["vector"], "matrix", "vector")
         latency_s, bound_by = larger(latency_s, by_turns_s), chosen(by_turns_s > latency_s, busier, bound_by)
@@ -349,8 +350,6 @@ class _Moves(NamedTuple):
     query_bytes: NDArray[np.float64]
     key_bytes: NDArray[np.float64]
     output_bytes: NDArray[np.float64]
-    first_scores: NDArray[np.float64]
-    last_scores: NDArray[np.float64]
     first_rows: NDArray[np.float64]
     first_keys: NDArray[np.float64]
 
@@ -362,41 +361,57 @@ def moves_of(mapping: AttentionMapping, chip: Chip, part: Part) -> _Moves:
     side_bytes = packed(chip, rows * attention.head_dim * attention.act_bits / 8)
     key_bytes = (2 if part == "all" else 1) * _key_bytes(mapping, chip, tiles)
     columns = (rows * tiles.keys, rows, side_bytes * (part != "context"), key_bytes, side_bytes * (part != "scores"))
-    return _Moves(tiles, *(np.bincount(tiles.part, weights=column).astype(np.float64) for column in columns), *_edges(mapping, tiles, rows))
+    first, _ = _ends(tiles)
+    heads = rows[first], np.where(tiles.full > 0, mapping.kv_tile, attention.kv_len % mapping.kv_tile)[first]
+    sums = (np.bincount(tiles.part, weights=column) for column in columns)
+    return _Moves(tiles, *(column.astype(np.float64) for column in (*sums, *heads)))
 
 
-def _edges(mapping: AttentionMapping, tiles: _Tiles, rows: Counts) -> tuple[NDArray[np.float64], ...]:
-    """Scores of the first and of the last query tile of each part, online of their first and last key tile; rows of the first query tile,
-    and keys of its first key tile."""
+def _ends(tiles: _Tiles) -> tuple[Counts, Counts]:
+    """Which query tiles are the first and the last of each part."""
     changes = np.flatnonzero(np.diff(tiles.part))
-    first, last = np.append(0, changes + 1), np.append(changes, len(rows) - 1)
-    edge = mapping.attention.kv_len % mapping.kv_tile
-    head = np.where(tiles.full > 0, mapping.kv_tile, edge)
-    tail = np.where(tiles.edge > 0, edge, mapping.kv_tile)
-    of_first, of_last = (rows * head, rows * tail) if mapping.online else (rows * tiles.keys, rows * tiles.keys)
-    return tuple(column.astype(np.float64) for column in (of_first[first], of_last[last], rows[first], head[first]))
+    return np.append(0, changes + 1), np.append(changes, len(tiles.part) - 1)
 
 
 def use_of(mapping: AttentionMapping, chip: Chip, part: Part, moves: _Moves) -> _Use:
     """What one pair asks, for each part of the query positions. Query tiles have few lengths: each product is worked out once."""
     attention, tiles = mapping.attention, moves.tiles
     products = np.zeros((6, len(moves.computed_scores)))
+    scored, weighed = np.zeros((2, 2, len(tiles.part)))  # cycles of each product with a full key tile and with the smaller one at the end
     edge_keys = attention.kv_len % mapping.kv_tile
     for queries in set(tiles.queries.tolist()):
         rows, alike = queries * attention.rows_per_query, tiles.queries == queries
-        for number, keys in ((tiles.full, mapping.kv_tile), (tiles.edge, edge_keys)):
+        for size, (number, keys) in enumerate(((tiles.full, mapping.kv_tile), (tiles.edge, edge_keys))):
             often = np.bincount(tiles.part, weights=number * alike)
             if not keys or not often.any():
                 continue
             if part != "context":
-                products += often * _product(mapping, chip, rows, keys, attention.head_dim)
+                product = _product(mapping, chip, rows, keys, attention.head_dim)
+                products += often * product
+                scored[size, alike] = product[0]
             if part != "scores":
-                products += often * _product(mapping, chip, rows, attention.head_dim, keys)
+                product = _product(mapping, chip, rows, attention.head_dim, keys)
+                products += often * product
+                weighed[size, alike] = product[0]
     cycles, issued, by_unit, operands, psum_reads, psum_writes = products
     rows = tiles.queries * attention.rows_per_query
     more = *_more_sums(mapping, part, rows, tiles.keys, tiles.full + tiles.edge), rescaled_rows(mapping, rows, tiles.full + tiles.edge)
     reads, writes, rescaled = (np.bincount(tiles.part, weights=column) for column in more)
-    return _Use(cycles, issued, by_unit, operands, psum_reads + reads, psum_writes + writes, rescaled, *moves[1:])
+    sums = psum_reads + reads, psum_writes + writes
+    ends = _end_cycles(mapping, tiles, scored, weighed)
+    return _Use(cycles, issued, by_unit, operands, *sums, rescaled, *moves[1:-2], *ends, *moves[-2:])
+
+
+def _end_cycles(
+    mapping: AttentionMapping, tiles: _Tiles, scored: NDArray[np.float64], weighed: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Array cycles of the first query tile's scores and of the last one's values in each part, online with their first and last key tile;
+    of products with a full key tile and with the smaller one [2, query tiles]."""
+    heads = tails = np.array([tiles.full, tiles.edge])
+    if mapping.online:
+        heads, tails = np.array([tiles.full > 0, tiles.full == 0]), np.array([tiles.edge == 0, tiles.edge > 0])
+    first, last = _ends(tiles)
+    return (heads * scored).sum(axis=0)[first], (tails * weighed).sum(axis=0)[last]
 
 
 def _more_sums(mapping: AttentionMapping, part: Part, rows: Counts, keys: Counts, key_tiles: Counts) -> tuple[Counts, Counts]:
