@@ -401,6 +401,32 @@ def test_tilings_that_are_left_out_play_no_better(
     assert score_buffers == max(each for *_, each in plays)
 
 
+@pytest.mark.parametrize("online", [False, True])
+@pytest.mark.parametrize("seed", range(20))
+def test_what_is_known_of_tilings_is_below_what_plays_where_softmax_binds(seed: int, online: bool) -> None:
+    """On small arrays, of which the two products, and the tiles at the edge, take different cycles."""
+    rng = random.Random(f"softmax {seed}")
+    numbers = {"matrix.rows": rng.choice([1, 2, 5]), "matrix.cols": rng.choice([1, 3, 8]), "memory.dram.bandwidth": 1e12}
+    chip = replace(with_values(load_chip("edge-npu"), numbers))
+    shape = replace(random_shape(rng), compute="bf16")
+    counts = {"exp": 10 ** rng.uniform(3, 5)}
+    asked = chip, counts, InDram(), "all", (0.0, 0.0)
+    mapping, _ = map_attention(shape, *asked)  # type: ignore[arg-type]
+    bounds = dict[tuple[int, int, int], float]()
+
+    def noted(tilings: TilingBounds) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+        first, cycles = tilings.first, least_of_tilings(tilings, chip, InDram(), "all").tolist()
+        bounds.update({(first.q_tile, kv_tile, first.score_buffers): each for kv_tile, each in zip(tilings.kv_tiles, cycles, strict=True)})
+        return 0 * tilings.least_s
+
+    every = attention_candidates(replace(mapping, fused=True, online=online), *asked, np.inf, noted)  # type: ignore[arg-type]
+    for each, priced in every:
+        least = least_cycles(each, chip, priced, priced.busy_s, InDram(), "all")
+        assert bounds[each.q_tile, each.kv_tile, each.score_buffers] <= least * (1 + 1e-9), each
+        assert least <= play_attention(each, chip, priced, priced.busy_s, InDram(), "all").end * (1 + 1e-9), each
+    assert every
+
+
 @pytest.mark.parametrize("chip_name", ["edge-npu", "gemmini-default", "cloud-npu", "tpu-v4i"])
 @pytest.mark.parametrize(("q_len", "kv_len", "window"), [(1, 301, None), (33, 33, None), (20, 65, None), (20, 65, 7)])
 @pytest.mark.parametrize(("fused", "online", "part"), [

@@ -241,7 +241,7 @@ def test_a_longer_context_is_never_faster(chip_name: str) -> None:
 
 
 @pytest.mark.parametrize("online", [False, True])
-def test_tiled_is_not_above_cycle_where_softmax_binds(online: bool) -> None:
+def test_no_play_is_below_its_bounds_where_softmax_binds(online: bool) -> None:
     """With two places: what softmax waits for first, and what waits for it last, take the cycles of their own products."""
     bound = 0
     for seed in range(400):
@@ -251,6 +251,7 @@ def test_tiled_is_not_above_cycle_where_softmax_binds(online: bool) -> None:
         in_dram = InDram(*(rng.random() < 0.7 for _ in range(3)))
         cost = attention_cost(mapping, chip, {"exp": 10 ** rng.uniform(3, 6)}, in_dram)
         played = play_attention(mapping, chip, cost, cost.busy_s, in_dram, "all")
-        assert cost.latency_s <= played.end / float(chip.clock_hz) * (1 + 1e-9), seed
+        least = least_cycles(mapping, chip, cost, cost.busy_s, in_dram, "all")
+        assert max(cost.latency_s * float(chip.clock_hz), least) <= played.end * (1 + 1e-9), seed
         bound += cost.bound_by == "vector"
     assert bound > 100
