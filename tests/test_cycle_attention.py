@@ -206,6 +206,18 @@ def test_no_play_is_below_its_bounds_and_better_hardware_is_never_slower(seed: i
         assert all(new <= old * (1 + 1e-9) for old, new in zip(before, after, strict=True)), path
 
 
+def test_scores_that_pass_dram_do_not_keep_the_first_product_waiting_for_it() -> None:
+    """Queries and keys lie on the chip: the array begins at once, and DRAM has answered when the first scores are back."""
+    chip = load_chip("edge-npu")
+    shape = Attention(1, 2, 2, 4, 64, 32, 60, None, 8, 8, 32, "int8")
+    mapping, sides = AttentionMapping(shape, 4, 64, False, False, 2, (1, 1), "ws", "m"), InDram(False, False, False)
+    cost = attention_cost(mapping, chip, {"exp": 512}, sides)
+    played_s = play_attention(mapping, chip, cost, cost.busy_s, sides, "all").end / float(chip.clock_hz)
+    assert cost.busy_s["matrix"] + cost.busy_s["vector"] <= cost.latency_s <= played_s
+    slow = with_values(chip, {"memory.dram.latency": 1e-7 + 2 * played_s})
+    assert attention_cost(mapping, slow, {"exp": 512}, sides).latency_s == cost.latency_s
+
+
 def test_what_is_mapped_has_two_places_where_they_fit_and_help() -> None:
     """In little memory one place is what fits; what a core does at once has no use for two."""
     shape = Attention(1, 4, 2, 64, 64, 8, 0, None, 8, 8, 32, "int8")

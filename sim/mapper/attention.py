@@ -357,6 +357,7 @@ def least(
     read = attention.pairs * products * key_elements * (attention.kv_bits / 8) * in_dram.keys + score_bytes[0]
     read = read + side_bytes * (part != "context") * in_dram.queries
     written = side_bytes * (part != "scores") * in_dram.output + score_bytes[1]
+    latency_s = np.where(read > 0, dram.latency_s, 0.0)
     if part == "all" and not mapping.fused:
         passes = attention.pairs * computed.sum(axis=1) * attention.act_bits / 8
         maxima = attention.batch * attention.heads * attention.q_len * attention.act_bits / 8
@@ -375,7 +376,6 @@ def least(
             of_both = ends.first_rows * ends.first_tiles + ends.last_rows * ends.last_tiles
             alone = (of_both * ends.sizes).sum(axis=0) * (of_score.array / products)
         cycles = np.maximum(cycles, alone + vector_cycles)
-    latency_s = np.where(read > 0, dram.latency_s, 0.0)
     starts = cuts.first[begins] // sizes * sizes
     first_keys = np.minimum(kv_tiles, attention.kv_len - starts.max(axis=1))
     first_s, suffix_s = ends_s(mapping, int(rows[begins].min()), first_keys, chip, in_dram)

@@ -135,7 +135,7 @@ def cost_of_use(
 
     key_bytes = _once_per_pair(mapping, chip, part) if mapping.keys_shared else whole.key_bytes
     read = whole.query_bytes * in_dram.queries + key_bytes * in_dram.keys + score_bytes[0]
-    written = whole.output_bytes * in_dram.output + score_bytes[1]
+    written, waits = whole.output_bytes * in_dram.output + score_bytes[1], read > 0  # not for scores that pass DRAM later
     if part == "all" and not mapping.fused:
         loaded, stored = _spilled_bytes(attention, whole)
         read, written = read + loaded, written + stored
@@ -144,11 +144,11 @@ def cost_of_use(
     levels = {level.name: _level_bytes(chip, level, mapping, asked, in_dram, part) for level, asked in uses}
     busy, ports = _busy(mapping, chip, worst, (read, written), levels, {name: float(count) / visible for name, count in counts.items()})
     first = min(use.first_rows.tolist()), min(use.first_keys.tolist())
-    latency_s, bound_by = _bound(mapping, chip, busy, in_dram, read > 0, first)
+    latency_s, bound_by = _bound(mapping, chip, busy, in_dram, waits, first)
     if part == "all":
         most = _Use(*columns[:, columns[_Use._fields.index("computed_scores")].argmax()].tolist())
         alone = 1.0 if mapping.score_buffers == 1 else (most.first_cycles + most.last_cycles) / (pairs * most.cycles)
-        by_turns_s = _bound(mapping, chip, {"matrix": busy["matrix"] * alone + busy["vector"]}, in_dram, read > 0, first)[0]
+        by_turns_s = _bound(mapping, chip, {"matrix": busy["matrix"] * alone + busy["vector"]}, in_dram, waits, first)[0]
         busier = chosen(busy["matrix"] >= busy["vector"], "matrix", "vector")
         latency_s, bound_by = larger(latency_s, by_turns_s), chosen(by_turns_s > latency_s, busier, bound_by)
     return AttentionCost(latency_s, bound_by, busy, ports, read, written, whole.computed_scores, whole.issued_macs)
