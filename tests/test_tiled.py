@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise, product
 
@@ -267,10 +268,14 @@ def test_longer_contexts_and_larger_batches_are_never_faster() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("is_random", [False, True])
-def test_steps_that_are_a_little_longer_are_not_faster(is_random: bool) -> None:
-    """Of 1,145 random chips it happened on one, with a prompt of 40 instead of 39 (0.17 %), which is not among these."""
-    found = [case for seed in range(20) for case in cases(seed, is_random, "tiled")]
+@pytest.mark.parametrize(("is_random", "seeds"), [
+    (False, range(20)),
+    # Some, and those that were faster: attention kept whole rows wherever they fitted, its queries were cut into equal parts for the cores,
+    # and tiles into equal parts for matrix units.
+    (True, [*range(12), 36, 141, 353, 394, 650, 714, 883]),
+])
+def test_steps_that_are_a_little_longer_are_not_faster(is_random: bool, seeds: Sequence[int]) -> None:
+    found = [case for seed in seeds for case in cases(seed, is_random, "tiled")]
     assert len(found) > 100
     assert max(case.faster for case in found) <= NOISE
 
