@@ -517,11 +517,13 @@ def map_attentions(
         return AttentionCost(**joined), _joined([(which, moved) for which, (_, moved) in found], count)
     winner, candidates = np.zeros(count, dtype=np.int64), list[AttentionMapping]()
     rank = np.full((11, count), np.inf)
-    tilings = [each for mode in attention_modes(attention) for each in tilings_of(attention, _with_most_room(chips), *mode, part)]
-    for number, (first, kv_tile) in enumerate((each, kv_tile) for each, kv_tiles in tilings for kv_tile in kv_tiles.tolist()):
-        tiling = replace(first, kv_tile=kv_tile)
-        fitting = fit(tiling, kv_tile, chips)
-        below_s = least(first, np.array([kv_tile]), chips, counts, in_dram, part, score_bytes).seconds * (1 - 1e-12)
+    every = [each for mode in attention_modes(attention) for each in tilings_of(attention, _with_most_room(chips), *mode, part)]
+    bounded = []
+    for number, tiling in enumerate(replace(first, kv_tile=kv_tile) for first, kv_tiles in every for kv_tile in kv_tiles.tolist()):
+        below_s = least(tiling, np.array([tiling.kv_tile]), chips, counts, in_dram, part, score_bytes).seconds * (1 - 1e-12)
+        bounded.append((float(below_s.min()), number, tiling, below_s))
+    for _, number, tiling, below_s in sorted(bounded, key=lambda each: each[:2]):
+        fitting = fit(tiling, tiling.kv_tile, chips)
         if not (fitting & (below_s <= rank[0])).any():
             continue
         moves = moves_of(tiling, chips, part)
