@@ -2,7 +2,8 @@
 
 **Order.** The mapper's choice is played first. Then others are visited of which a bound that is at least their tiled latency
 (`sim.mapper.ranked`; of attention, `least_cycles`) does not say that they cannot be faster by more than `NEAR`: attention in the order of
-the bound; of the `RANKED` GEMMs with the least, for many tie in it, those first that a guess says to end soonest. At most
+the bound; of the `RANKED` GEMMs with the least, for many tie in it, those first that a guess says to end soonest, and before them one that
+leaves DRAM idle for a while: where all that tie keep it as busy as the array, each waits for the other. At most
 `MOST_VISITS` of them are played, each for as long as it may still be the fastest, `MOST_STEPS` tile steps in all. What was played, and
 whether the order was followed to its end, is in the result. Mappings that tiled would have taken for faster than its own choice (where its
 search is not exact) are left out, so that no group is below its tiled figure.
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -26,10 +27,10 @@ from sim.engines.play_waves import play_waves
 from sim.engines.played import Besides, GemmOps, Played
 from sim.engines.ports import Window
 from sim.intervals import Log
-from sim.mapper import MappedGemm, choice_of, cost_gemm
+from sim.mapper import MappedGemm, choice_of, cost_gemm, map_together
 from sim.mapper.array import laid
 from sim.mapper.attention import TilingBounds, attention_candidates
-from sim.mapper.problem import ROLE_AXES, Setting, setting_of
+from sim.mapper.problem import ROLE_AXES, Same, Setting, setting_of
 from sim.mapper.ranked import candidates, program_of, sees_all
 from sim.mapping import AXES, GemmMapping
 from sim.plan import Plan
@@ -41,6 +42,10 @@ NEAR = 2e-3
 MOST_VISITS = 12
 RANKED = 128
 MOST_STEPS = 2000
+FAR = 0.01
+SLOWER = 0.75
+"""If the mapper's choice plays so much above its bound, what it would choose with so much of DRAM's bandwidth is visited first."""
+
 FEW_TILES = 4096
 """Tiles that a mapping may always have; else up to twice those of the mapper's choice."""
 
@@ -144,7 +149,19 @@ def _others(group_class: GroupClass, mapped: tiled.Mapped, plan: Plan, peaks: ro
         return tiled.mapped_gemm(group_class, plan, peaks, as_mapped, choice.a_resident)
 
     best = [(some[i].bound_s, partial(as_group, some[i].mapping)) for i in order[: MOST_VISITS - 1]]
+    if below_s > (1 + FAR) * mapped.latency_s:
+        (slow,) = map_together([tiled.asked_of(group_class, plan)], _with_slower_dram(Same(chip)), pieces=pieces)
+        if slow.mapping != choice.mapping and slow.cost.tile_steps <= few:
+            best.insert(0, (mapped.latency_s, partial(as_group, slow.mapping)))
     return _Others(best, min([ranked.others_s, *(some[i].bound_s for i in order[MOST_VISITS - 1 :])]))
+
+
+@lru_cache(maxsize=32)
+def _with_slower_dram(chip: Same[Chip]) -> Chip:
+    """The same, where DRAM has a share of its bandwidth."""
+    dram = chip.itself.dram
+    rates = replace(dram.bandwidth, read=SLOWER * dram.bandwidth.read, write=SLOWER * dram.bandwidth.write)
+    return replace(chip.itself, memory=(replace(dram, bandwidth=rates), *chip.itself.memory[1:]))
 
 
 def _guess_s(mapping: GemmMapping, setting: Setting) -> float:
