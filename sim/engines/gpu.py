@@ -171,7 +171,7 @@ class _Group:
         """The tiles of attention, or of one of its products, and their cost."""
         counts = self.group_class.load.counts
         if is_integer(attention.compute):  # scores are rounded to integers once per row, so whole rows of them stay on the chip
-            mapping, _ = map_attention(attention, self.chip, counts, in_dram, part)
+            mapping, _ = map_attention(attention, self.chip, counts, in_dram, part, whole_rows=True)
             mapping = replace(mapping, keys_shared=True)  # in the L2
         else:
             mapping = _attention_mapping(attention, self.chip, self.board)

@@ -54,11 +54,13 @@ def map_attention(
     in_dram: InDram = ALL_IN_DRAM,
     part: Part = "all",
     score_bytes: tuple[float, float] = (0, 0),
+    whole_rows: bool = False,
 ) -> tuple[AttentionMapping, AttentionCost]:
-    """The mapping of least latency (then DRAM traffic, then whole rows before online, then larger tiles) among tiles of whole array passes,
-    equal cuts, the whole length. Raises `BadInput` if not one query tile fits.
+    """The mapping of least latency (then DRAM traffic, then whole rows before online, then larger tiles) among tiles of whole array passes
+    and the whole length; `whole_rows`: of those that keep whole rows of scores on the chip, if any fits. Raises `BadInput` if not one query
+    tile fits.
     """
-    return best_attention(_Question(attention, tuple(counts.items()), in_dram, part, score_bytes, id(chip), chip))
+    return best_attention(_Question(attention, tuple(counts.items()), in_dram, part, score_bytes, id(chip), chip, whole_rows))
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,25 +74,32 @@ class _Question(Generic[_Of]):
     score_bytes: tuple[float, float]
     chip_identity: int
     chip: Chip = field(compare=False)
+    whole_rows: bool = False
 
 
 @lru_cache(maxsize=64)
 def best_attention(question: _Question[Attention]) -> tuple[AttentionMapping, AttentionCost]:
     """The answer, remembered: layers ask alike."""
-    attention, chip, counts = question.of, question.chip, dict(question.counts)
-    asked = question.in_dram, question.part, question.score_bytes
+    modes, level = attention_modes(question.of), innermost(question.chip, "activations")
+    for some in [modes[:1], modes] if question.whole_rows else [modes]:
+        best = _best_of(question, some)
+        if best is not None:
+            return best
+    raise BadInput(Problem("not one query with one key fits", f"raise memory.{level.name}.capacity", path=f"memory.{level.name}.capacity"))
+
+
+def _best_of(question: _Question[Attention], modes: Sequence[tuple[bool, bool]]) -> tuple[AttentionMapping, AttentionCost] | None:
+    """Of some ways the best mapping, if any fits."""
+    asked = question.chip, dict(question.counts), question.in_dram, question.part, question.score_bytes
     best: tuple[Any, AttentionMapping, AttentionCost] | None = None
-    for least_s, each in _least_first(question, attention_modes(attention)):
+    for least_s, each in _least_first(question, modes):
         if best is not None and least_s > best[0][0]:
             break
-        for mapping, cost in _priced(each.mapping, chip, counts, *asked) if each else ():
+        for mapping, cost in _priced(each.mapping, *asked) if each else ():
             rank = rank_of(mapping, cost)
             if best is None or rank < best[0]:
                 best = rank, mapping, cost
-    if best is not None:
-        return best[1], best[2]
-    level = innermost(chip, "activations")
-    raise BadInput(Problem("not one query with one key fits", f"raise memory.{level.name}.capacity", path=f"memory.{level.name}.capacity"))
+    return None if best is None else best[1:]
 
 
 def rank_of(mapping: AttentionMapping, cost: AttentionCost) -> tuple[Any, ...]:
