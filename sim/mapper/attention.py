@@ -65,7 +65,8 @@ def map_attention(
 
 @dataclass(frozen=True, slots=True)
 class _Question(Generic[_Of]):
-    """An attention or a tiling, and what its price depends on, on the very same chip: held, so that its identity stays its own."""
+    """An attention or a tiling, and what its price depends on, on the very same chip: held, so that its identity stays its own; and whether
+    whole rows of scores are kept on the chip if they fit."""
 
     of: _Of
     counts: tuple[tuple[str, Any], ...]
