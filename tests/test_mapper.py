@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib
 import itertools
+import math
 import platform
 import random
 import resource
@@ -29,11 +30,11 @@ from hwmodels.formulas.tiling import cut_axis
 from hwmodels.load import load_chip
 from sim.mapper import NOTHING, Besides, GemmCost, array, cost_gemm, map_gemm, map_gemm_traffic
 from sim.mapper.bound import Bounder
-from sim.mapper.candidates import array_grains, thin_tiles, variants
+from sim.mapper.candidates import all_tiles, array_grains, thin_tiles, variants
 from sim.mapper.cost import _Case, evaluate
 from sim.mapper.problem import Choice, Setting, setting_of
-from sim.mapper.space import all_of, thin_of
-from sim.mapper.tables import Asked, AxisAsked, depth_of, fill, layout_of
+from sim.mapper.space import TilesOf, all_of, thin_of
+from sim.mapper.tables import Asked, AxisAsked, depth_of, fill, layout_of, takes_turns
 from sim.mapping import AXES, Gemm, GemmMapping, StageTiling, Tile, chip_stages
 from tests.chips import chips as valid_chips
 from tests.walked_gemm import latency_s, walk
@@ -290,6 +291,13 @@ def test_numbers_of_single_axes_make_what_the_array_is_charged(data: st.DataObje
     if chip.matrix.kind == "systolic":
         assert numbers[at.cycles].prod() == used.cycles
         assert numbers[at.extra].sum() == used.extra_cycles
+    elif takes_turns(setting):
+        (m_granules, n_granules, _), (m_pieces, n_pieces, _) = numbers[at.granules : at.rows].reshape(2, -1, 3).swapaxes(1, 2)
+        turns = np.ceil(np.outer(m_granules, n_granules) / chip.matrix.count)
+        cycles = m_pieces @ turns @ n_pieces * numbers[at.cycles, 2] * chip.matrix.tile[0] * chip.matrix.tile[1]
+        assert cycles <= used.cycles * (1 + 1e-12)
+        if math.prod(chip.matrix.tile) % setting.rate == 0:
+            assert cycles == pytest.approx(used.cycles)
     own = case.laid.accesses(dict.fromkeys((W, A, P), case.charges))
     extents = [sum(block.blocks * block.length for block in axis.around[-1]) for axis in case.first]
     m, n, k = numbers[at.accesses]
@@ -621,6 +629,26 @@ def test_doubtful_bounds_are_not_trusted(shape: tuple[int, int, int]) -> None:
     assert search.calls < 20
 
 
+@pytest.mark.parametrize("name", ["t4", "mi100"])
+def test_units_that_have_nothing_in_the_last_turn_are_bounded_as_they_cost(name: str) -> None:
+    """Pieces at the edge have no whole number of turns of granules; so the search need not begin again."""
+    chip = load_chip(name)
+    setting = setting_of(Gemm(2048, 8192, 2048, 16, 16, 16, 32, chip.default_format), chip)
+    assert search_module.Search([setting], [thin_of(setting)])._ends_well()
+
+
+@pytest.mark.parametrize("tiles", [thin_tiles, all_tiles])
+@pytest.mark.parametrize("name", ["t4", "cloud-npu", "tpu-v4i"])
+def test_candidates_of_several_splits_are_those_of_each(name: str, tiles: TilesOf) -> None:
+    chip = load_chip(name)
+    setting = setting_of(Gemm(37, 300, 130, 16, 16, 16, 32, chip.default_format), chip)
+    parts = [1, 2, 3, 7, 40]
+    for axis in range(3):
+        sizes, splits = tiles(setting, axis, parts)
+        for number, own in enumerate(parts):
+            assert (sizes[:, splits == number] == tiles(setting, axis, [own]).sizes).all()
+
+
 @pytest.mark.parametrize("tokens", [1, 512])
 def test_results_that_an_inner_stage_stores_in_dram_are_bounded_in_whole_bursts(tokens: int) -> None:
     """On 132 cores some ten thousand mappings of lm_head differ in nothing but what bursts add to the results of each core."""
@@ -663,7 +691,7 @@ def test_candidates_in_the_order_of_search_are_all_of_them(name: str) -> None:
     setting = setting_of(Gemm(300, 1000, 700, 16, 16, 16, 32, "bf16"), chip)
     search = search_module.Search([setting], [thin_of(setting)])
     for number, axis in enumerate(search.axes):
-        every = thin_tiles(setting, number, 1)
+        every = thin_tiles(setting, number, [1]).sizes
         fine = (every <= search.bounder.longest[number]).all(axis=0)
         ((tiles, *_), wanted) = axis.tiles, {*map(tuple, every[:, fine].T.tolist())}
         columns = [tuple(column) for column in tiles.T.tolist()]

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from hwmodels.chip import Role
 from hwmodels.formulas.elementwise import chosen, smaller
 from sim.mapper.problem import ROLE_AXES, Place, Setting, capacity_bytes
-from sim.mapper.tables import Floats, layout_of
+from sim.mapper.tables import Floats, layout_of, takes_turns
 
 OPERANDS: tuple[Role, Role] = ("activations", "weights")
 
@@ -86,7 +86,7 @@ class Bounder:
         self.inside = loops_inside(tuple(orders))
         self.one_core = setting.cores == 1
         unit = setting.chip.matrix
-        self.turn_elements = math.prod(unit.tile[:2]) if unit.kind == "tensor_core" and unit.count > 1 else 0
+        self.turn_elements, self.units = math.prod(unit.tile[:2]) if takes_turns(setting) else 0, unit.count
         self.demands = 0
         self.one, self.drain, self.sums, self.finished = (self._next(1) for _ in range(4))
         self.besides = self._next(2 * len(setting.besides.sizes_bytes))
@@ -231,7 +231,12 @@ class Bounder:
         gemms = self.own_numbers if self.is_one else self.own_numbers.take(variant, axis=1)
         whole, out_bytes = gemms[:3], gemms[3]
         np.multiply.reduce(numbers[at.steps : at.moves], axis=1, out=found[self.steps : self.extra])
-        if self.turn_elements:
+        if self.turn_elements and single:
+            granules, pieces = numbers[at.granules : at.rows, :2].reshape(2, -1, 2, count)
+            turns = np.ceil(granules[:, None, 0] * granules[:, 1] / self.units)
+            turns *= pieces[:, None, 0] * pieces[:, 1]
+            np.multiply(np.add.reduce(turns, axis=(0, 1)) * numbers[at.cycles, 2], self.turn_elements, out=found[self.cycles])
+        elif self.turn_elements:
             # A piece takes a turn of all tensor cores for each granule along k, however few granules of sums it has.
             turns = numbers[at.steps, 0] * numbers[at.steps, 1] * numbers[at.cycles, 2]
             np.maximum(found[self.cycles], turns * self.turn_elements, out=found[self.cycles])
@@ -328,7 +333,7 @@ class Bounder:
             rows, cols = numbers[at.lengths : at.blocks, :2].swapaxes(0, 1)
             burst_bytes = self.setting.chip.dram.burst_bytes
             bursts = rows[:, None] * cols * out_bytes / burst_bytes
-            often = numbers[at.blocks : at.rows, None, 0] * numbers[at.blocks : at.rows, 1]
+            often = numbers[at.blocks : at.granules, None, 0] * numbers[at.blocks : at.granules, 1]
             wasted = np.add.reduce((np.ceil(bursts) - bursts) * often, axis=(0, 1))
             found[self.waste_written] += wasted * burst_bytes
 

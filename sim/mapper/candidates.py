@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -128,26 +128,32 @@ def _packed(bases: tuple[int, ...], rate: float) -> tuple[int, ...]:
     return tuple(sorted({base * pack for base in bases for pack in packs} - {1}))
 
 
-def every_tile(setting: Setting, axis: int, parts: int) -> Ints:
-    """[1, candidates] of one axis: every integer, of one stage."""
+class Tiles(NamedTuple):
+    """Candidate tiles [stages, candidates] of an axis, of one split after another, and the number of each one's split."""
+
+    sizes: Ints
+    splits: Ints
+
+
+def every_tile(setting: Setting, axis: int, parts: Sequence[int]) -> Tiles:
+    """Those of one axis, split into each of these parts: every integer, of one stage."""
     return _within_each(setting, axis, parts, lambda extent: np.arange(1, extent + 1))
 
 
-def all_tiles(setting: Setting, axis: int, parts: int) -> Ints:
-    """[stages, candidates] of one axis: candidates within each candidate of the stage around."""
+def all_tiles(setting: Setting, axis: int, parts: Sequence[int]) -> Tiles:
+    """Those of one axis, split into each of these parts: candidates within each candidate of the stage around."""
     grains = array_grains(setting, axis)
     return _within_each(setting, axis, parts, lambda extent: candidate_tiles(extent, grains))
 
 
-def _within_each(setting: Setting, axis: int, parts: int, within: Callable[[int], Ints]) -> Ints:
-    """[stages, candidates] of one axis: those within the extent of each of the stage around."""
-    if len(setting.stages) == 1 and (parts == 1 or setting.split_stage == 0):
-        return within(-(-setting.extents[axis] // parts))[None]
+def _within_each(setting: Setting, axis: int, parts: Sequence[int], within: Callable[[int], Ints]) -> Tiles:
+    """Those of one axis that are within the extent of each of the stage around."""
+    if len(setting.stages) == 1 and setting.split_stage == 0:
+        each = [within(-(-setting.extents[axis] // own)) for own in parts]
+        return Tiles(np.concatenate(each)[None], np.arange(len(parts)).repeat([*map(len, each)]))
 
-    def tiles_of(extents: Ints, innermost: bool) -> Ints:
+    def tiles_of(extents: Ints, innermost: bool, _: Ints) -> Ints:
         each = [within(extent) for extent in extents.tolist()]
-        if len(each) == 1:
-            return each[0][:, None]
         found = np.tile(extents, (max(map(len, each)), 1))
         for i, tiles in enumerate(each):
             found[: len(tiles), i] = tiles
@@ -156,42 +162,46 @@ def _within_each(setting: Setting, axis: int, parts: int, within: Callable[[int]
     return _chains(setting, axis, parts, tiles_of)
 
 
-def _chains(setting: Setting, axis: int, parts: int, tiles_of: Callable[[Ints, bool], Ints]) -> Ints:
-    """[stages, chains] of tiles within tiles, ascending; `tiles_of(extents, innermost)` gives those within blocks of these extents [tiles,
-    extents], the same one more than once where there are fewer. A tile that cores share has as many columns of each piece."""
-    chains = np.empty((0, 1), dtype=np.int64)
+def _chains(setting: Setting, axis: int, parts: Sequence[int], tiles_of: Callable[[Ints, bool, Ints], Ints]) -> Tiles:
+    """Chains of tiles within tiles, ascending; `tiles_of(extents, innermost, splits)` gives those within blocks of these extents [tiles,
+    extents] of these splits, the same one more than once where there are fewer. A tile that cores share has as many columns of each
+    piece."""
+    splits, cores = np.arange(len(parts)), np.array(parts)
+    chains = np.empty((0, len(parts)), dtype=np.int64)
     for stage in range(len(setting.stages)):
-        extents = chains[-1] if stage else np.array([setting.extents[axis]])
-        if stage == setting.split_stage and parts > 1:
-            extents = ceil_div(extents, parts)
+        extents = chains[-1] if stage else np.array([setting.extents[axis]] * len(parts))
+        if stage == setting.split_stage:
+            extents = ceil_div(extents, cores[splits])
         alike = setting.pieces if axis == AXES.index("n") and stage < setting.split_stage else 1
-        tiles = np.sort(alike * tiles_of(extents // alike, stage + 1 == len(setting.stages)), axis=0)
+        tiles = np.sort(alike * tiles_of(extents // alike, stage + 1 == len(setting.stages), splits), axis=0)
         new = np.empty(tiles.shape, dtype=bool)
         new[0] = True
         np.not_equal(tiles[1:], tiles[:-1], out=new[1:])
-        around, new_chains = chains.repeat(np.add.reduce(new), axis=1), tiles.T[new.T]
+        often = np.add.reduce(new)
+        around, new_chains, splits = chains.repeat(often, axis=1), tiles.T[new.T], splits.repeat(often)
         chains = np.empty((stage + 1, len(new_chains)), dtype=np.int64)
         chains[:stage], chains[stage] = around, new_chains
-    return chains
+    return Tiles(chains, splits)
 
 
 _LADDER = np.array(sorted({1, *(base * 2**i for i in range(24) for base in (2, 3))}))
 """Array extents of which the thinned search makes tiles."""
 
 
-def thin_tiles(setting: Setting, axis: int, parts: int) -> Ints:
-    """[stages, candidates] of one axis, fewer: all of a block, one element, and 1, 2, 3, 4, 6 ... array extents, as a PE with one MAC per
-    cycle has them; of outer stages the largest extents, for each core. Neither the rate nor what is cut has a say in which these are, so
-    that what suits a lower rate or a longer axis is there for this one, too; and as one element of each role fits, something does.
+def thin_tiles(setting: Setting, axis: int, parts: Sequence[int]) -> Tiles:
+    """Those of one axis, split into each of these parts, fewer: all of a block, one element, and 1, 2, 3, 4, 6 ... array extents, as a PE
+    with one MAC per cycle has them; of outer stages the largest extents, for each core. Neither the rate nor what is cut has a say in which
+    these are, so that what suits a lower rate or a longer axis is there for this one, too; and as one element of each role fits, something
+    does.
     """
     bases = [base for base in _bases(setting, axis) if base > 1] or [1]
     longest = setting.extents[axis]
     fine = distinct(np.concatenate([base * _LADDER[max(1, longest // base) >= _LADDER] for base in bases]))[:, None]
-    coarse = bases[-1] * (parts if setting.pieces == 1 else 1)
-    rough = coarse * _LADDER[longest // coarse >= _LADDER][:, None]
+    coarse = bases[-1] * _LADDER[longest // bases[-1] >= _LADDER][:, None]
+    cores = np.array(parts) if setting.pieces == 1 else np.ones(len(parts), dtype=np.int64)
 
-    def tiles_of(extents: Ints, innermost: bool) -> Ints:
-        sizes = fine if innermost else rough
+    def tiles_of(extents: Ints, innermost: bool, splits: Ints) -> Ints:
+        sizes = fine if innermost else coarse * cores[splits]
         tiles = np.empty((2 + len(sizes), len(extents)), dtype=np.int64)
         tiles[0], tiles[1], tiles[2:] = 1, extents, sizes
         return np.minimum(tiles, extents, out=tiles)
@@ -211,19 +221,16 @@ def thin_variants(setting: Setting) -> list[Variant]:
     if setting.cores <= _ALL_SPLITS_OVER or setting.pieces > 1:
         return every
     chosen = [variant for variant in every if is_round(math.prod(variant.split))]
-    m, n, _ = setting.extents
-    grains = [next((base for base in _bases(setting, axis) if base > 1), 1) for axis in (0, 1)]
-
-    def size(split: tuple[int, int]) -> tuple[Any, Any]:
-        rows, cols = (ceil_div(ceil_div(extent, parts), grain) * grain for extent, parts, grain in zip((m, n), split, grains, strict=True))
-        return rows * cols, rows + cols
-
-    kept: dict[tuple[int, int], tuple[Any, Any]] = {}
-    for split in sorted({variant.split for variant in chosen}, key=lambda split: (math.prod(split), *size(split), split)):
-        area, around = size(split)
-        surpassed = any(other[0] <= area and other[1] <= around for other in kept.values())
-        if math.prod(split) <= _ALL_SPLITS_OVER or not surpassed:
-            kept[split] = area, around
+    splits = np.array(list(dict.fromkeys(variant.split for variant in chosen))).T
+    extents = np.array(setting.extents[:2])[:, None]
+    grains = np.array([next((base for base in _bases(setting, axis) if base > 1), 1) for axis in (0, 1)])[:, None]
+    cores, sides = np.multiply.reduce(splits), ceil_div(ceil_div(extents, splits), grains) * grains
+    area, around = np.multiply.reduce(sides), np.add.reduce(sides)
+    order = np.lexsort((*splits[::-1], around, area, cores))
+    cores, area, around = cores[order], area[order], around[order]
+    is_less = (area[:, None] <= area) & (around[:, None] <= around)
+    surpassed = np.triu(is_less, 1).any(axis=0)
+    kept = {*map(tuple, splits[:, order[(cores <= _ALL_SPLITS_OVER) | ~surpassed]].T.tolist())}
     return [variant for variant in chosen if variant.split in kept]
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from itertools import product
+from itertools import groupby, product
+from operator import itemgetter
 from threading import Lock
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from sim.mapper.bound import Bounder, Form, form_of
-from sim.mapper.candidates import ORDERS, ORDERS_ALIKE, Order, Variant, all_tiles, every_tile, thin_tiles, thin_variants, variants
+from sim.mapper.candidates import ORDERS, ORDERS_ALIKE, Order, Tiles, Variant, all_tiles, every_tile, thin_tiles, thin_variants, variants
 from sim.mapper.problem import Setting
 from sim.mapper.tables import Asked, AxisAsked, Floats, Flow, Ints, depth_of, fill, is_one_chip, layout_of, place_of
 from sim.mapping import AXES
@@ -20,8 +21,8 @@ from sim.mapping import AXES
 NO_TILE = 1e30
 """A number so large that no mapping has it: where there is no candidate."""
 
-TilesOf: TypeAlias = Callable[[Setting, int, int], Ints]
-"""Candidate tiles [stages, candidates] of an axis of a GEMM on a chip that is split into parts."""
+TilesOf: TypeAlias = Callable[[Setting, int, Sequence[int]], Tiles]
+"""Candidate tiles of an axis of a GEMM on a chip that is split into each of some parts."""
 
 Space: TypeAlias = tuple[Sequence[Variant], Sequence[Any], TilesOf]
 """Variants, orders and tiles that are combined."""
@@ -139,14 +140,18 @@ class Columns:
                 new = [*range(len(keys))]
             asked = []
             for i in new:
-                groups = [_that_fit(Asked(parts, tiles_of(settings[j], i, parts), j), longest[i]) for j, parts in kinds[i].groups]
+                groups: list[Asked] = []
+                for j, own in groupby(kinds[i].groups, key=itemgetter(0)):
+                    parts = [each for _, each in own]
+                    fitting = _that_fit(tiles_of(settings[j], i, parts), len(parts), longest[i])
+                    groups += [Asked(each, tiles, j) for each, tiles in zip(parts, fitting, strict=True)]
                 asked.append(AxisAsked(i, groups, kinds[i].flows, depth_of(groups)))
             # Deeper axes come first, so that those that a level parts stand together.
             asked.sort(key=lambda each: -each.depth)
-            for own, begins in zip(asked, self._added(settings, asked) if asked else (), strict=True):
-                tiles = [each.tiles for each in own.groups] * len(own.flows)
-                self.known[keys[own.axis]] = SearchAxis(tiles, kinds[own.axis].of_variants, own.depth, begins)
-            found = [self.known[key]._replace(kinds=own.of_variants) for key, own in zip(keys, kinds, strict=True)]
+            for each, begins in zip(asked, self._added(settings, asked) if asked else (), strict=True):
+                tiles = [group.tiles for group in each.groups] * len(each.flows)
+                self.known[keys[each.axis]] = SearchAxis(tiles, kinds[each.axis].of_variants, each.depth, begins)
+            found = [self.known[key]._replace(kinds=each.of_variants) for key, each in zip(keys, kinds, strict=True)]
             return found, self.numbers
 
     def _added(self, settings: Sequence[Setting], asked: Sequence[AxisAsked]) -> list[list[int]]:
@@ -183,31 +188,35 @@ def remembered_columns(form: Form) -> Columns:
     return Columns()
 
 
-def _that_fit(asked: Asked, longest: Floats) -> Asked:
-    """Candidates that fit where they are one element long along the other axes."""
-    fine = asked.tiles <= longest
+def _that_fit(tiles: Tiles, splits: int, longest: Floats) -> list[Ints]:
+    """Of so many splits each the candidates that fit where they are one element long along the other axes."""
+    fine = (tiles.sizes <= longest).all(axis=0)
     if not fine.all():
-        asked = asked._replace(tiles=asked.tiles.compress(fine.all(axis=0), axis=1))
-        if not asked.tiles.size:
+        tiles = Tiles(tiles.sizes.compress(fine, axis=1), tiles.splits.compress(fine))
+        if not np.bincount(tiles.splits, minlength=splits).all():
             raise NoTile
-    return asked if len(asked.tiles) == 1 else asked._replace(tiles=_in_fours(asked.tiles))
+    tiles = tiles if len(tiles.sizes) == 1 else _in_fours(tiles)
+    return np.split(tiles.sizes, (tiles.splits[1:] > tiles.splits[:-1]).nonzero()[0] + 1, axis=1)
 
 
-def _in_fours(tiles: Ints) -> Ints:
-    """Chains of tiles [stages, candidates], so that those within one tile of the stage around begin at a multiple of four: the last of them
-    stands there again, which `fill` takes for no tile. Blocks of neighbours then differ in fewer tiles, and their bounds are closer: it
-    halves the boxes that prefill on a TPU v4i opens. From three stages on, chains with tiles of one element stand apart, for these are far
-    from the next longer ones: it opens a tenth of the boxes on cloud-npu with two more levels (on two stages it would open more)."""
-    around = tiles[:-1]
-    if len(tiles) > 2:
-        tiles = tiles[:, np.lexsort((*tiles[::-1], *(tiles > 1)))]
-        around = np.concatenate([np.where(tiles[1:] > 1, tiles[:-1], 0), tiles > 1])
-    ends = np.ones(tiles.shape[1], dtype=bool)
+def _in_fours(tiles: Tiles) -> Tiles:
+    """Chains of tiles, so that those within one tile of the stage around begin at a multiple of four: the last of them stands there again,
+    which `fill` takes for no tile. Blocks of neighbours then differ in fewer tiles, and their bounds are closer: it halves the boxes that
+    prefill on a TPU v4i opens. From three stages on, chains with tiles of one element stand apart, for these are far from the next longer
+    ones: it opens a tenth of the boxes on cloud-npu with two more levels (on two stages it would open more)."""
+    sizes, splits = tiles
+    around = sizes[:-1]
+    if len(sizes) > 2:
+        order = np.lexsort((*sizes[::-1], *(sizes > 1), splits))
+        sizes, splits = sizes.take(order, axis=1), splits.take(order)
+        around = np.concatenate([np.where(sizes[1:] > 1, sizes[:-1], 0), sizes > 1])
+    ends = np.ones(sizes.shape[1], dtype=bool)
     np.not_equal(around[:, 1:], around[:, :-1]).any(axis=0, out=ends[:-1])
+    ends[:-1] |= splits[1:] > splits[:-1]
     lasts = ends.nonzero()[0]
     often = np.ones(len(ends), dtype=np.int64)
     often[lasts] += -np.diff(lasts, prepend=-1) % 4
-    return tiles.repeat(often, axis=1)
+    return Tiles(sizes.repeat(often, axis=1), splits.repeat(often))
 
 
 def first_level(axes: Sequence[SearchAxis], combinations: int, at_first: int) -> int:

@@ -47,16 +47,19 @@ class Layout(NamedTuple):
     edges: int
     lengths: int
     blocks: int
+    granules: int
+    pieces: int
     rows: int
 
 
 @lru_cache(maxsize=8)
-def _layout(stages: int, several: bool, kinds: int) -> Layout:
+def _layout(stages: int, several: bool, kinds: int, in_turns: bool) -> Layout:
     """Where the numbers of a chip with so many stages stand, with several cores or one, from an inner stage of which blocks of so many
-    kinds are stored in DRAM."""
+    kinds are stored in DRAM, and with granules that matrix units take in turns or with other ones."""
     # The last row of `own` are the steps of the array.
     of_all = (stages * (stages + 1), 1, 1, 1) if several else (0, 0, 0, 0)
-    widths = (stages, 1, 1, stages, stages, stages, 1, 1, *of_all, 1, 1, 1, 1, kinds, kinds)
+    pieces = 2**stages if in_turns else 0
+    widths = (stages, 1, 1, stages, stages, stages, 1, 1, *of_all, 1, 1, 1, 1, kinds, kinds, pieces, pieces)
     return Layout(*(sum(widths[:i]) for i in range(len(widths) + 1)))
 
 
@@ -69,7 +72,12 @@ def _stored_kinds(setting: Setting) -> int:
 
 def layout_of(setting: Setting) -> Layout:
     """Where the numbers of a GEMM on a chip stand."""
-    return _layout(len(setting.stages), setting.cores > 1, _stored_kinds(setting))
+    return _layout(len(setting.stages), setting.cores > 1, _stored_kinds(setting), takes_turns(setting))
+
+
+def takes_turns(setting: Setting) -> bool:
+    """Whether the granules of a piece are dealt to several units, of which some may have none in the last turn."""
+    return setting.chip.matrix.kind == "tensor_core" and setting.chip.matrix.count > 1
 
 
 class Asked(NamedTuple):
@@ -190,7 +198,7 @@ def geometry(setting: Setting, tiles: Whole, parts: Any, cuts: Cuts) -> Floats:
         stage = setting.holders["psums"][1].stage
         stored = _divided(cuts.counts[stage], cuts.lengths[stage], tiles[stage])
         # Of several cores the first stands before those of all.
-        table[at.blocks : at.rows], table[at.lengths : at.blocks] = (each[-2:].reshape(-1, tiles.shape[1]) for each in stored)
+        table[at.blocks : at.granules], table[at.lengths : at.blocks] = (each[-2:].reshape(-1, tiles.shape[1]) for each in stored)
     return table
 
 
@@ -238,13 +246,16 @@ def array_factors(setting: Setting, lay: array.Lay, ends: Whole, counts: Whole, 
     the first core and by all), and a term of the extra cycles. What `lay` holds may be numbers for each candidate; `ends` are the pieces
     [candidates] of which the array takes longer than their share of a sequence; `counts` and `lengths` those of `Cuts`.
 
-    The cycles of a tensor core are at least its granules over the units.
+    The cycles of a tensor core are at least its granules over the units; of several units the table also has, for each kind of pieces, how
+    many granules they have, and how many they are.
     """
     at = layout_of(setting)
     kinds = counts.shape[1]
     pieces = np.empty((kinds + 1, len(ends)))
     pieces[:kinds], pieces[kinds] = lengths[0], ends
     folds = lay.folds(pieces)
+    if at.granules < at.pieces:
+        table[at.granules : at.pieces], table[at.pieces : at.rows] = folds[:kinds], counts[0]
     np.add.reduce(counts[0] * lay.cycles(folds[:kinds]), out=table[at.cycles])
     if setting.chip.matrix.kind == "tensor_core":
         table[at.cycles] *= lay.turns
@@ -264,44 +275,40 @@ def fill(settings: Sequence[Setting], axes: Sequence[AxisAsked], none: float, ou
     many columns as 2 to the axis's depth, of which those that no mapping has are of `none`; and say where each axis begins. A candidate
     that stands there again has such numbers, too. Of one GEMM and chip, or of some GEMMs, or of some chips with nothing but their arrays
     different."""
-    setting = settings[0]
+    setting, rows = settings[0], layout_of(settings[0])
     tiles, extents, parts = _columns_of_groups(settings, axes)
     cuts = cuts_of(setting, extents, tiles, parts)
     numbers = geometry(setting, tiles, parts if setting.cores > 1 else 1, cuts)
-    spans = _side_by_side([len(axis.groups) << axis.depth for axis in axes])
+    spans = _side_by_side([sum(each.tiles.shape[1] for each in axis.groups) for axis in axes])
     # What does not depend on the array is alike for all flows of an axis.
     flows = [(axis, span, flow) for axis, span in zip(axes, spans, strict=True) for flow in axis.flows]
 
-    def of_flows(of_groups: Any, out: Any = None) -> Any:
-        return np.concatenate([of_groups[..., span] for _, span, _ in flows], axis=-1, out=out)
+    def of_flows(of_groups: Any) -> Any:
+        return of_groups if len(flows) == len(axes) else np.concatenate([of_groups[..., span] for _, span, _ in flows], axis=-1)
 
-    of_flows(numbers, out)
     seen = slice(None) if are_all_counted(setting) else slice(1)
     counts, lengths = (of_flows(each[-1][seen]) for each in (cuts.counts, cuts.lengths))
     ends = np.concatenate([(cuts.lasts[-1], cuts.firsts[-1])[flow[0] == "os"][span] for _, span, flow in flows])
     kinds = [(axis, flow, each) for axis, _, flow in flows for each in axis.groups]
-    lay = _lays([(array.lay_of(settings[each.setting], *flow, AXES[axis.axis]), 1 << axis.depth) for axis, flow, each in kinds])
-    array_factors(setting, lay, ends, counts, lengths, out)
-    rows, columns = layout_of(setting), _side_by_side([1 << axis.depth for axis, _, _ in kinds])
+    lay = _lays([(array.lay_of(settings[each.setting], *flow, AXES[axis.axis]), each.tiles.shape[1]) for axis, flow, each in kinds])
+    numbers = of_flows(numbers)
+    array_factors(setting, lay, ends, counts, lengths, numbers)
+    columns = _side_by_side([each.tiles.shape[1] for _, _, each in kinds])
     if len(tiles) > 1:
-        out[rows.own : rows.moves, _again(of_flows(tiles), [own.start for own in columns])] = none
-    no_mapping = np.full((rows.rows, 1), none)
-    no_mapping[rows.moves : rows.firsts] = 1
-    for (_, _, each), own in zip(kinds, columns, strict=True):
-        out[:, own.start + each.tiles.shape[1] : own.stop] = no_mapping
+        numbers[rows.own : rows.moves, _again(of_flows(tiles), [own.start for own in columns])] = none
+    out[:] = none
+    out[rows.moves : rows.firsts] = 1
+    for own, begin in zip(columns, _side_by_side([1 << axis.depth for axis, _, _ in kinds]), strict=True):
+        out[:, begin.start : begin.start + own.stop - own.start] = numbers[:, own]
     return [own.start for own in _side_by_side([axis.columns for axis in axes])]
 
 
 def _columns_of_groups(settings: Sequence[Setting], axes: Sequence[AxisAsked]) -> tuple[Whole, Whole, Whole]:
-    """Of all groups the candidates [stages, columns], filled up with tiles of one element; and of each column the extent and parts of its
-    axis."""
+    """Of all groups the candidates [stages, columns], and of each column the extent and parts of its axis."""
     groups = [(axis, each) for axis in axes for each in axis.groups]
-    widths = [1 << axis.depth for axis, _ in groups]
-    tiles = np.ones((len(settings[0].stages), sum(widths)))
-    for (_, each), own in zip(groups, _side_by_side(widths), strict=True):
-        tiles[:, own.start : own.start + each.tiles.shape[1]] = each.tiles
+    tiles = np.concatenate([each.tiles for _, each in groups], axis=1, dtype=float)
     given = [(settings[each.setting].extents[axis.axis], each.parts) for axis, each in groups]
-    extents, parts = np.array(given, dtype=float).T.repeat(widths, axis=1)
+    extents, parts = np.array(given, dtype=float).T.repeat([each.tiles.shape[1] for _, each in groups], axis=1)
     return tiles, extents, parts
 
 
