@@ -314,6 +314,20 @@ def test_a_longer_context_is_not_faster_where_whole_rows_cease_to_fit() -> None:
     assert times == sorted(times)
 
 
+@pytest.mark.parametrize(("kib", "queries"), [(16, 64), (32, 1), (64, 64), (256, 96)])
+def test_what_has_room_for_no_array_pass_is_mapped_nearly_as_well_as_with_tiles_of_any_size(
+    monkeypatch: pytest.MonkeyPatch, kib: int, queries: int
+) -> None:
+    """cloud-npu, whose array has 128 rows and columns, with little SRAM: with tiles of one or of whole passes it took up to two hundred
+    times as long."""
+    chip = with_values(load_chip("cloud-npu"), {"memory.sram.capacity": kib * 1024.0})
+    shape = Attention(1, 32, 8, queries, 96, 64, 96 - queries, None, 16, 16, 32, "bf16")
+    counts = {"exp": 32.0 * shape.mask.visible_pairs(queries, 96)}
+    found_s = map_attention(shape, chip, counts)[1].latency_s
+    monkeypatch.setattr("sim.mapper.attention._sizes", lambda length, some: np.arange(length, 0, -1))
+    assert found_s <= 1.2 * map_attention(shape, replace(chip), counts)[1].latency_s
+
+
 @pytest.mark.parametrize(("cores", "q_tile"), [(4, 1), (7, 2), (3, 8)])
 def test_longer_prompts_are_not_faster_on_several_cores(cores: int, q_tile: int) -> None:
     """Query tiles dealt in turn: with one more query the tiles of a core at most grow. (Cut into equal parts, 29 queries are faster than 28
@@ -355,8 +369,8 @@ def test_as_many_cores_work_as_there_is_room_for() -> None:
     rooms = (2e3, 3e3, 5e3, 1e4, 2e4, 4e4, 1e5, 1e6)
     found = [map_attention(shape, shared_chip(room), {"exp": 360_000}) for room in rooms]
     assert all(fits(mapping, shared_chip(room)) for (mapping, _), room in zip(found, rooms, strict=True))
-    # Online with single keys, sums keep SRAM busy: with room for it, four cores with more queries each, which share keys, ask less of it.
-    assert [mapping.busy_cores for mapping, _ in found] == [1, 2, 3, 6, 6, 4, 5, 6]
+    # Where there is little room, one core with key tiles of some length takes less time than several with single keys.
+    assert [mapping.busy_cores for mapping, _ in found] == [1, 1, 1, 3, 6, 6, 6, 6]
     assert all(more.latency_s <= less.latency_s for (_, less), (_, more) in pairwise(found))
 
 
@@ -453,16 +467,18 @@ def test_what_tilings_cost_at_least_is_below_what_they_cost(
 
 def all_mappings(shape: Attention, chip: Chip, fused: bool, online: bool) -> list[AttentionMapping]:
     """Over one pair at a time or as many as there are cores for, or any number where these share the level, and over any part of the
-    queries; with tiles of 1, of whole array passes doubled, and of all there is."""
+    queries; with tiles of all there is, of an array pass, these doubled and halved; for queries of three quarters of one, for keys of three
+    doubled and halved."""
 
-    def sizes(length: int, granule: int) -> set[int]:
-        return {1, length, *(granule << i for i in range(length) if granule << i < length)}
+    def sizes(length: int, granule: int, threes: int) -> set[int]:
+        of_three = {3 * granule // 4, *(3 * granule << i for i in range(threes))} - {0}
+        return {1, length, *(granule >> i for i in range(3)), *(granule << i for i in range(12)), *of_three} & {*range(1, length + 1)}
 
     unit, found = chip.matrix, []
     over_pairs = range(1, shape.pairs + 1) if chip.memory[1].per == "chip" else {1, min(shape.pairs, int(chip.cores))}
     splits = [(p, q) for p in over_pairs for q in range(1, shape.q_len + 1) if p * q <= chip.cores]
-    for split, kv_tile, places in itertools.product(splits, sizes(shape.kv_len, unit.cols), (1, 2) if fused else (1,)):
-        for q_tile in sizes(-(-shape.q_len // split[1]), max(1, unit.rows // shape.rows_per_query)):
+    for split, kv_tile, places in itertools.product(splits, sizes(shape.kv_len, unit.cols, 12), (1, 2) if fused else (1,)):
+        for q_tile in sizes(-(-shape.q_len // split[1]), max(1, unit.rows // shape.rows_per_query), 0):
             one = AttentionMapping(shape, q_tile, kv_tile, fused, online, 2, split, "os", "m", score_buffers=places)
             found += [replace(one, dataflow=flow, array_axis=axis) for flow in unit.dataflows for axis in ("m", "n")]  # type: ignore[arg-type]
     return [each for each in found if fits(each, chip)]

@@ -550,7 +550,7 @@ def test_mappings_are_ranked_by_a_bound_between_tiled_and_played(data: st.DataOb
 def all_choices(setting: Setting) -> Iterator[Choice]:
     """For each variant and order all tiles of a chip of one stage that fit, as arrays."""
     for variant in variants(setting):
-        per_axis = [all_of(setting)[2](setting, axis, (*variant.split, 1)[axis])[0] for axis in range(3)]
+        per_axis = [all_of(setting)[2](setting, axis, [(*variant.split, 1)[axis]]).sizes[0] for axis in range(3)]
         m, n, k = (each.ravel() for each in np.meshgrid(*per_axis, indexing="ij"))
         fine = np.ones(len(m), dtype=bool)
         for place in setting.places[1:]:

@@ -38,7 +38,7 @@ from sim.mapper.attention_cost import (
     use_of,
 )
 from sim.mapper.attention_room import fit
-from sim.mapper.candidates import is_round
+from sim.mapper.candidates import inner_sizes, is_round, outer_sizes
 from sim.mapping import innermost
 
 _Of = TypeVar("_Of", "Attention", "AttentionMapping")
@@ -307,9 +307,15 @@ def _fitting(
     rows, keys = (unit.rows, unit.cols) if unit.kind == "systolic" else (unit.tile[0], unit.tile[1])
     dataflow = unit.dataflows[0] if unit.kind == "systolic" else ""
     buffers = 2 if innermost(chip, "activations").double_buffered else 1
-    kv_tiles = np.array(_sizes(attention.kv_len, keys))
+    keys, kv_len = int(keys), attention.kv_len
+    kv_sizes = inner_sizes((keys,), kv_len) if attention.q_len <= _FEW_QUERIES else outer_sizes((keys,), kv_len, 1)
+    kv_tiles = _sizes(kv_len, kv_sizes)
     positions = int(ceil_div(attention.q_len, split[1]))
-    for q_tile in _sizes(positions, max(1, rows // attention.rows_per_query)):
+    granule = int(max(1, rows // attention.rows_per_query))
+    q_sizes = outer_sizes((granule,), positions, 1)
+    if attention.q_len > _FEW_QUERIES:
+        q_sizes = q_sizes[(q_sizes >= granule) | np.isin(q_sizes, [1, *outer_sizes((granule,), positions, 2)])]
+    for q_tile in _sizes(positions, q_sizes).tolist():
         one = AttentionMapping(attention, q_tile, attention.kv_len, fused, online, buffers, split, dataflow, "m")
         is_more = online or q_tile < positions or attention.pairs > split[0]
         for mapping in [replace(one, score_buffers=2), one] if part == "all" and fused and is_more else [one]:
@@ -463,6 +469,9 @@ def flows_of(mapping: AttentionMapping, chip: Chip) -> Iterator[AttentionMapping
             yield replace(mapping, dataflow=dataflow, array_axis="n")
 
 
+_FEW_QUERIES = 64
+"""Of which more tiles are tried: of many, each costs time."""
+
 _ALL_PARTS_UP_TO = 16
 
 
@@ -489,11 +498,6 @@ def _parts(length: int, most: int) -> list[int]:
     return list({-(-length // parts): parts for parts in range(min(length, most), 0, -1)}.values())
 
 
-def _sizes(length: int, granule: int) -> list[int]:
-    """The whole length, granules doubled until then, and 1, which fits best; the largest first."""
-    sizes = {1, length}
-    size = granule
-    while size < length:
-        sizes.add(size)
-        size *= 2
-    return sorted(sizes, reverse=True)
+def _sizes(length: int, some: Counts) -> Counts:
+    """The whole length, and those of some sizes that are shorter; the largest first."""
+    return np.append(some[some < length], length)[::-1]
